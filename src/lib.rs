@@ -1,0 +1,11 @@
+//! Catchment turns the audit trails of cloud providers into one live stream of asset changes.
+//!
+//! The life of one event: a [`source`] hands records to the [`ingest`] loop; [`normalize`] turns each into drafts of
+//! changes by declarative rules; the [`inventory`] adds what the asset was before; the [`log`] makes the result
+//! durable, which is when the source may acknowledge; the [`hub`] encodes it once for every subscriber of [`http`].
+//! `docs/ARCHITECTURE.md` tells the same with more words.
+
+pub mod log;
+pub mod model;
+pub mod retry;
+pub mod source;

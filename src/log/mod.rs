@@ -1,0 +1,159 @@
+//! The event log: the one commit point.
+//!
+//! A [`Batch`] is everything that one delivery of a source leads to: events, what the inventory now holds, rejected
+//! records and the source's new position. It becomes durable as a whole or not at all. A source acknowledges upstream
+//! only when its [`Pending`] has resolved.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::sync::{oneshot, watch};
+
+use crate::model::{AssetName, Epoch, EventHead, Rejected, Seq, SourceId, Time};
+
+/// An encoded event on its way into the log.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// What the log indexes.
+    pub head: EventHead,
+    /// The event as one line of JSON, without line break.
+    pub json: Bytes,
+}
+
+/// What commits together.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Events, in order.
+    pub events: Vec<NewEvent>,
+    /// Assets that changed, in the inventory's own encoding; a later value of the same name replaces an earlier one.
+    pub assets: Vec<(AssetName, Bytes)>,
+    /// Records that go to quarantine.
+    pub rejected: Vec<Rejected>,
+    /// The new position of the source that the batch came from.
+    pub cursor: Option<(SourceId, Bytes)>,
+}
+
+/// A run of consecutive events as read back.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// The position of the first event.
+    pub first: Seq,
+    /// One head per event.
+    pub heads: Vec<EventHead>,
+    /// The events as lines of JSON, each ended by `\n`.
+    pub lines: Bytes,
+}
+
+/// A record in quarantine.
+#[derive(Clone, Debug)]
+pub struct Quarantined {
+    /// Its own running number, from 1.
+    pub number: u64,
+    /// The record, where it came from and what was wrong.
+    pub rejected: Rejected,
+}
+
+/// Resolves when a batch is durable, with the position of the last event in the log.
+#[derive(Debug)]
+pub struct Pending(oneshot::Receiver<Result<Seq, LogError>>);
+
+impl Pending {
+    /// A pending append and the end by which the writer resolves it.
+    #[must_use]
+    pub fn new() -> (oneshot::Sender<Result<Seq, LogError>>, Self) {
+        let (sender, receiver) = oneshot::channel();
+        (sender, Self(receiver))
+    }
+}
+
+impl Future for Pending {
+    type Output = Result<Seq, LogError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|outcome| outcome.unwrap_or(Err(LogError::Closed)))
+    }
+}
+
+/// Why the log can't do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LogError {
+    /// The position is older than what retention kept.
+    #[error("position {after} is older than the oldest kept event {floor}")]
+    BelowFloor {
+        /// The position asked for.
+        after: Seq,
+        /// The oldest event that is kept.
+        floor: Seq,
+    },
+    /// The log was stopped.
+    #[error("the log is closed")]
+    Closed,
+    /// Reading or writing failed. After a failed write the log takes no more: what is on disk is in doubt until it is
+    /// opened again.
+    #[error("{action} in {path}: {cause}")]
+    Storage {
+        /// What was tried: `append a batch`, `read events`, …
+        action: &'static str,
+        /// The data directory.
+        path: String,
+        /// The store's own words.
+        cause: String,
+    },
+}
+
+/// The log as the rest of the program sees it. Every method may block on the disk: async callers go through
+/// `spawn_blocking`, all but [`floor`](EventLog::floor), [`tail`](EventLog::tail) and [`epoch`](EventLog::epoch).
+pub trait EventLog: Send + Sync {
+    /// Takes a batch, in order. Blocks while the writer's queue is full; the [`Pending`] resolves when the batch is
+    /// on disk.
+    ///
+    /// # Errors
+    /// When the log is closed or poisoned by a failed write.
+    fn append(&self, batch: Batch) -> Result<Pending, LogError>;
+
+    /// The identity of this log.
+    fn epoch(&self) -> Epoch;
+
+    /// The oldest event kept; one past the tail when none is.
+    fn floor(&self) -> Seq;
+
+    /// The newest durable event. A change is only a wake-up.
+    fn tail(&self) -> watch::Receiver<Seq>;
+
+    /// The events after a position, oldest first: at least one block unless the tail is reached, then as many as
+    /// `max_bytes` of lines take. The first block may begin before `after + 1`; callers skip what they have.
+    ///
+    /// # Errors
+    /// [`LogError::BelowFloor`] when events between `after` and the floor were dropped.
+    fn read(&self, after: Seq, max_bytes: usize) -> Result<Vec<Block>, LogError>;
+
+    /// The position of the event with this CloudEvents id.
+    fn find(&self, id: &str) -> Result<Option<Seq>, LogError>;
+
+    /// The first event observed at or after a moment; one past the tail when none was. (`observed` never goes back
+    /// along the log.)
+    fn first_observed_since(&self, observed: Time) -> Result<Seq, LogError>;
+
+    /// The newest `limit` events of an asset before a position (`None`: the tail), newest first.
+    fn history(&self, asset: &AssetName, before: Option<Seq>, limit: usize) -> Result<Vec<Seq>, LogError>;
+
+    /// Hands every stored asset to `visit`, in no order.
+    fn for_each_asset(&self, visit: &mut dyn FnMut(AssetName, Bytes)) -> Result<(), LogError>;
+
+    /// The durable position of a source.
+    fn cursor(&self, source: &SourceId) -> Result<Option<Bytes>, LogError>;
+
+    /// Quarantined records after a number, oldest first.
+    fn quarantine(&self, after: u64, limit: usize) -> Result<Vec<Quarantined>, LogError>;
+
+    /// Drops what the retention limits no longer cover. `now` is handed in, so that tests choose it.
+    fn retain(&self, now: Time) -> Result<(), LogError>;
+
+    /// Bytes that the kept events take in the store.
+    fn size_bytes(&self) -> u64;
+
+    /// Writes what is queued and stops. Later appends are refused.
+    fn close(&self);
+}

@@ -1,0 +1,102 @@
+//! Asset names and what can happen to an asset.
+
+use std::fmt;
+use std::sync::Arc;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Deserialize, Serialize};
+
+/// What happened to an asset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It came to be.
+    Create,
+    /// Something about it changed.
+    Update,
+    /// It is gone.
+    Delete,
+}
+
+impl Action {
+    /// `create`, `update` or `delete`: the last word of an event's `type`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// Everything but the `pchar`s of RFC 3986 section 3.3 that need no encoding.
+const NOT_PCHAR: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-').remove(b'.').remove(b'_').remove(b'~')
+    .remove(b'!').remove(b'$').remove(b'&').remove(b'\'').remove(b'(').remove(b')')
+    .remove(b'*').remove(b'+').remove(b',').remove(b';').remove(b'=')
+    .remove(b':').remove(b'@');
+
+/// The stable name of an asset, a URI: `asset://<provider>/<account>/<region or ->/<service/kind/id>`.
+///
+/// Made of what any single event about the asset tells, so that every event gives the same name; contains no type
+/// name, so that no renaming of types moves it. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AssetName(Arc<str>);
+
+impl AssetName {
+    /// Joins the parts. `tail` is already encoded ([`AssetName::encode`] for each of its variable parts).
+    #[must_use]
+    pub fn new(provider: &str, account: &str, region: &str, tail: &str) -> Self {
+        Self(format!("asset://{provider}/{}/{}/{tail}", Encoded(account), Encoded(region)).into())
+    }
+
+    /// A name as it was printed before. Nothing is checked: a text that names nothing is simply not found.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// Percent-encodes one part of a tail, `/` included.
+    #[must_use]
+    pub fn encode(part: &str) -> impl fmt::Display + '_ {
+        Encoded(part)
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+struct Encoded<'a>(&'a str);
+
+impl fmt::Display for Encoded<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            // An empty path segment would make the name ambiguous.
+            return f.write_str("-");
+        }
+        utf8_percent_encode(self.0, NOT_PCHAR).fmt(f)
+    }
+}
+
+impl fmt::Display for AssetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_percent_encoded() {
+        let tail = format!("logs/log-group/{}", AssetName::encode("/aws/lambda/é x"));
+        let name = AssetName::new("aws", "123837392027", "", &tail);
+        assert_eq!(name.as_str(), "asset://aws/123837392027/-/logs/log-group/%2Faws%2Flambda%2F%C3%A9%20x");
+    }
+}

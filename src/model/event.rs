@@ -1,0 +1,101 @@
+//! What filters and indexes need to know of an event, without its configurations and raw record.
+
+use serde::Deserialize;
+
+use super::{Action, AssetName, Time};
+
+/// The short view of an encoded event: what the stream's filters look at and the log indexes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventHead {
+    /// CloudEvents `id`: `<provider event id>:<index>`.
+    pub id: String,
+    /// The provider's event time.
+    pub time: Time,
+    /// When we saw the record.
+    pub observed: Time,
+    /// What happened.
+    pub action: Action,
+    /// The asset's name.
+    pub asset: AssetName,
+    /// The provider-neutral type.
+    pub asset_type: String,
+    /// `aws` or `azure`.
+    pub provider: String,
+    /// The account, subscription or tenant that the asset lives in.
+    pub account: String,
+    /// The region, `-` for global assets.
+    pub region: String,
+    /// Who did it, in every spelling that a person may filter by: id, ARN, name, human.
+    pub principals: Vec<String>,
+    /// With what: `console`, `cli`, `terraform`, …
+    pub method: String,
+}
+
+impl EventHead {
+    /// Reads the head out of an encoded event (the JSON object of the stream).
+    ///
+    /// # Errors
+    /// When the text is not an event of ours.
+    pub fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
+        let event: Event = serde_json::from_slice(json)?;
+        let data = event.data;
+        let principal = data.attribution.principal.unwrap_or_default();
+        let human = data.attribution.human.and_then(|human| human.id);
+        Ok(Self {
+            id: event.id,
+            time: event.time,
+            observed: data.observed,
+            action: data.action,
+            asset: data.asset.name,
+            asset_type: data.asset.r#type,
+            provider: data.asset.provider,
+            account: data.asset.account,
+            region: data.asset.region,
+            principals: [principal.id, principal.arn, principal.name, human].into_iter().flatten().collect(),
+            method: data.attribution.method,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Event {
+    id: String,
+    time: Time,
+    data: Data,
+}
+
+#[derive(Deserialize)]
+struct Data {
+    action: Action,
+    asset: Asset,
+    attribution: Attribution,
+    observed: Time,
+}
+
+#[derive(Deserialize)]
+struct Asset {
+    name: AssetName,
+    r#type: String,
+    provider: String,
+    account: String,
+    region: String,
+}
+
+#[derive(Deserialize)]
+struct Attribution {
+    method: String,
+    principal: Option<Principal>,
+    human: Option<Human>,
+}
+
+#[derive(Default, Deserialize)]
+struct Principal {
+    id: Option<String>,
+    arn: Option<String>,
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Human {
+    id: Option<String>,
+}

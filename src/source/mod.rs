@@ -1,0 +1,194 @@
+//! Sources: where records come from.
+//!
+//! A source knows its service and the [`Intake`], nothing else. It hands over a [`Delivery`] and acknowledges upstream
+//! only after [`Intake::submit`] has returned: then the delivery's events, rejects and cursor are on disk.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::log::{LogError, Pending};
+use crate::model::{RawRecord, Rejected, SourceId, Time};
+
+/// What a source hands over at once.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The source.
+    pub source: SourceId,
+    /// Records in the provider's order, oldest first where that is known.
+    pub records: Vec<RawRecord>,
+    /// What could not even be cut into records.
+    pub rejected: Vec<Rejected>,
+    /// The source's position after this delivery, in its own encoding; kept with the events.
+    pub cursor: Option<Bytes>,
+}
+
+/// A delivery on its way to the ingest loop.
+#[derive(Debug)]
+pub struct Submission {
+    /// The records.
+    pub delivery: Delivery,
+    /// Takes the pending append.
+    pub reply: oneshot::Sender<Result<Pending, LogError>>,
+    /// Room in the byte budget, given back when the delivery has been worked off.
+    pub permit: Option<tokio::sync::OwnedSemaphorePermit>,
+}
+
+/// The way into the pipeline. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Intake {
+    queue: mpsc::Sender<Submission>,
+    bytes: Arc<Semaphore>,
+    budget: u32,
+}
+
+impl Intake {
+    /// An intake that holds at most `deliveries` and `budget_bytes` of records, and the end that the ingest loop reads.
+    #[must_use]
+    pub fn new(deliveries: usize, budget_bytes: u32) -> (Self, mpsc::Receiver<Submission>) {
+        let (queue, receiver) = mpsc::channel(deliveries);
+        (Self { queue, bytes: Arc::new(Semaphore::new(budget_bytes as usize)), budget: budget_bytes }, receiver)
+    }
+
+    /// Hands over a delivery and waits until it is durable. Waits while the pipeline is full. Dropping the future
+    /// before it resolves leaves open whether the delivery became durable; delivering it again does no harm.
+    ///
+    /// # Errors
+    /// When the pipeline has stopped or the log failed: nothing may be acknowledged.
+    pub async fn submit(&self, delivery: Delivery) -> Result<(), LogError> {
+        self.enqueue(delivery).await?.await.map(|_| ())
+    }
+
+    /// Hands over a delivery and returns as soon as it has its place in the order; the [`Pending`] tells when it is
+    /// durable. For sources that keep several deliveries in flight.
+    ///
+    /// # Errors
+    /// As [`submit`](Intake::submit).
+    pub async fn enqueue(&self, delivery: Delivery) -> Result<Pending, LogError> {
+        let size: usize = delivery.records.iter().map(|record| record.bytes.len()).sum();
+        // One delivery larger than the whole budget waits for all of it rather than for ever.
+        let size = u32::try_from(size).unwrap_or(u32::MAX).min(self.budget);
+        let permit = Arc::clone(&self.bytes).acquire_many_owned(size).await.map_err(|_| LogError::Closed)?;
+        let (reply, pending) = oneshot::channel();
+        let submission = Submission { delivery, reply, permit: Some(permit) };
+        self.queue.send(submission).await.map_err(|_| LogError::Closed)?;
+        pending.await.map_err(|_| LogError::Closed)?
+    }
+}
+
+/// Something that delivers records until it is told to stop or has no more.
+#[async_trait]
+pub trait Source: Send {
+    /// Delivers. `Ok` means that there is nothing more to come (or `stop` was cancelled); an error that the source
+    /// could not get over by itself makes the supervisor start it again after a wait.
+    async fn run(&mut self, intake: Intake, status: StatusHandle, stop: CancellationToken) -> Result<(), SourceError>;
+}
+
+/// Why a source gave up.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The pipeline or the log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// Its service or files can't be read.
+    #[error("{action}: {cause}")]
+    Upstream {
+        /// What was tried, with the place: `list /var/trail`, `look up events in eu-west-1`.
+        action: String,
+        /// What it answered.
+        cause: String,
+    },
+}
+
+/// What `/v1/sources` tells of a source.
+#[derive(Clone, Debug, Serialize)]
+pub struct SourceStatus {
+    /// The kind, as in the configuration: `file`, `aws_lookup_events`.
+    pub kind: &'static str,
+    /// `starting`, `running`, `retrying`, `finished` or `stopped`.
+    pub state: SourceState,
+    /// Records delivered since start.
+    pub records: u64,
+    /// The event time of the newest record delivered, where the source knows it.
+    pub newest_record: Option<Time>,
+    /// How far behind the source is, in seconds, where it knows.
+    pub lag_secs: Option<f64>,
+    /// The last failure, for a person.
+    pub last_error: Option<String>,
+    /// When that was.
+    pub last_error_at: Option<Time>,
+    /// The position, in words: `trail.json at byte 1234`.
+    pub position: Option<String>,
+}
+
+/// What a source is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceState {
+    /// Not yet delivering.
+    Starting,
+    /// Delivering, or waiting for more to come.
+    Running,
+    /// Failed; trying again.
+    Retrying,
+    /// Delivered all there was.
+    Finished,
+    /// Told to stop.
+    Stopped,
+}
+
+/// The status of every source, for `/v1/sources`. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct StatusBoard(Arc<Mutex<BTreeMap<SourceId, SourceStatus>>>);
+
+impl StatusBoard {
+    /// Registers a source and gives it the handle through which it tells how it fares.
+    #[must_use]
+    pub fn register(&self, source: SourceId, kind: &'static str) -> StatusHandle {
+        let status = SourceStatus {
+            kind,
+            state: SourceState::Starting,
+            records: 0,
+            newest_record: None,
+            lag_secs: None,
+            last_error: None,
+            last_error_at: None,
+            position: None,
+        };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(source.clone(), status);
+        StatusHandle { board: self.clone(), source }
+    }
+
+    /// All of them, by name.
+    #[must_use]
+    pub fn snapshot(&self) -> BTreeMap<SourceId, SourceStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// One source's place on the [`StatusBoard`].
+#[derive(Clone, Debug)]
+pub struct StatusHandle {
+    board: StatusBoard,
+    source: SourceId,
+}
+
+impl StatusHandle {
+    /// The source's name.
+    #[must_use]
+    pub fn source(&self) -> &SourceId {
+        &self.source
+    }
+
+    /// Changes what the board tells.
+    pub fn update(&self, change: impl FnOnce(&mut SourceStatus)) {
+        if let Some(status) = self.board.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&self.source) {
+            change(status);
+        }
+    }
+}
