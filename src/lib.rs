@@ -6,6 +6,7 @@
 //! `docs/ARCHITECTURE.md` tells the same with more words.
 
 pub mod log;
+pub mod metrics;
 pub mod model;
 pub mod retry;
 pub mod source;

@@ -46,7 +46,10 @@ mod tests {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(8));
         for whole in [1, 2, 4, 8, 8, 8] {
             let wait = backoff.next_wait();
-            assert!(wait >= Duration::from_secs(whole) / 2 && wait <= Duration::from_secs(whole), "{wait:?} of {whole} s");
+            assert!(
+                wait >= Duration::from_secs(whole) / 2 && wait <= Duration::from_secs(whole),
+                "{wait:?} of {whole} s"
+            );
         }
         backoff.reset();
         assert!(backoff.next_wait() <= Duration::from_secs(1));
