@@ -5,8 +5,11 @@
 //! durable, which is when the source may acknowledge; the [`hub`] encodes it once for every subscriber of [`http`].
 //! `docs/ARCHITECTURE.md` tells the same with more words.
 
+pub mod ingest;
+pub mod inventory;
 pub mod log;
 pub mod metrics;
 pub mod model;
+pub mod normalize;
 pub mod retry;
 pub mod source;

@@ -1,12 +1,18 @@
 //! The types that the parts share. Pure: no clock, no I/O, no runtime.
 
 mod asset;
+mod attribution;
+mod draft;
 mod event;
 mod ids;
 mod raw;
 mod time;
 
 pub use asset::{Action, AssetName};
+pub use attribution::{Assumed, Attribution, Confidence, Human, OnBehalfOf, Principal, Tool};
+pub use draft::{
+    AssetKind, AssetRef, Association, Draft, DraftAction, KeyedSet, Operation, RecordInfo, RelationChange, Step,
+};
 pub use event::EventHead;
 pub use ids::{Cursor, Epoch, ParseCursorError, Seq, SourceId};
 pub use raw::{Origin, RawRecord, Rejected};

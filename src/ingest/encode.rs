@@ -1,0 +1,188 @@
+//! The event as it leaves: CloudEvents 1.0, structured JSON, one line, members in the order of the published schema.
+//!
+//! Configurations and the raw record are JSON already; their bytes are put in place as they are.
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::inventory::{Applied, Change, ConfigurationState, PreviousState};
+use crate::log::NewEvent;
+use crate::model::{Action, AssetName, Association, Attribution, Draft, EventHead, Operation, RecordInfo, Time};
+
+/// What an event is made of.
+pub(super) struct EventParts<'a> {
+    pub(super) type_prefix: &'a str,
+    pub(super) record: &'a RecordInfo,
+    pub(super) draft: &'a Draft,
+    pub(super) applied: &'a Applied,
+    pub(super) associations: &'a [Association],
+    pub(super) id: &'a str,
+    pub(super) observed: Time,
+    pub(super) rules_version: &'a str,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    specversion: &'static str,
+    id: &'a str,
+    source: &'a str,
+    r#type: String,
+    subject: &'a AssetName,
+    time: Time,
+    datacontenttype: &'static str,
+    dataschema: &'static str,
+    partitionkey: &'a AssetName,
+}
+
+/// `data` up to the configuration.
+#[derive(Serialize)]
+struct DataHead<'a> {
+    action: Action,
+    asset: Asset<'a>,
+    operation: &'a Operation,
+    attribution: &'a Attribution,
+    associations: &'a [Association],
+}
+
+#[derive(Serialize)]
+struct Asset<'a> {
+    name: &'a AssetName,
+    r#type: &'a str,
+    provider: &'a str,
+    provider_type: &'a str,
+    id: &'a str,
+    arn: Option<&'a str>,
+    display_name: Option<&'a str>,
+    account: &'a str,
+    region: &'a str,
+    tags: &'a Value,
+}
+
+/// `data` between the configurations and the raw record.
+#[derive(Serialize)]
+struct DataTail<'a> {
+    previous_state: PreviousState,
+    changes: &'a [Change],
+    late: bool,
+    observed: Time,
+    normalizer: Normalizer<'a>,
+}
+
+#[derive(Serialize)]
+struct Normalizer<'a> {
+    rule: &'a str,
+    version: &'a str,
+}
+
+#[derive(Serialize)]
+struct State {
+    configuration_state: ConfigurationState,
+}
+
+impl EventParts<'_> {
+    /// Encodes the event, with the head that the log indexes.
+    pub(super) fn encode(&self) -> Result<NewEvent, serde_json::Error> {
+        let kind = &self.draft.asset.kind;
+        let name = &self.applied.name;
+        let configurations = [&self.applied.configuration, &self.applied.previous_configuration];
+        let known: usize = configurations.into_iter().flatten().map(Bytes::len).sum();
+        let mut json = Vec::with_capacity(2_048 + known + self.record.raw.len());
+        open(
+            &mut json,
+            &Envelope {
+                specversion: "1.0",
+                id: self.id,
+                source: &self.record.source,
+                r#type: format!("{}.asset.{}", self.type_prefix, self.applied.action.as_str()),
+                subject: name,
+                time: self.record.time,
+                datacontenttype: "application/json",
+                dataschema: "/v1/schema/asset-event-1.json",
+                partitionkey: name,
+            },
+        )?;
+        json.extend_from_slice(b",\"data\":");
+        open(
+            &mut json,
+            &DataHead {
+                action: self.applied.action,
+                asset: Asset {
+                    name,
+                    r#type: &kind.neutral_type,
+                    provider: kind.provider,
+                    provider_type: &kind.provider_type,
+                    id: &self.draft.asset.id,
+                    arn: self.applied.arn.as_deref(),
+                    display_name: self.applied.display_name.as_deref(),
+                    account: &self.draft.asset.account,
+                    region: &self.draft.asset.region,
+                    tags: &self.applied.tags,
+                },
+                operation: &self.record.operation,
+                attribution: &self.record.attribution,
+                associations: self.associations,
+            },
+        )?;
+        member(&mut json, "configuration", self.applied.configuration.as_deref());
+        more(&mut json, &State { configuration_state: self.applied.configuration_state })?;
+        member(&mut json, "previous_configuration", self.applied.previous_configuration.as_deref());
+        more(
+            &mut json,
+            &DataTail {
+                previous_state: self.applied.previous_state,
+                changes: &self.applied.changes,
+                late: self.applied.late,
+                observed: self.observed,
+                normalizer: Normalizer { rule: &self.draft.rule, version: self.rules_version },
+            },
+        )?;
+        member(&mut json, "raw", Some(&self.record.raw));
+        json.extend_from_slice(b"}}");
+        Ok(NewEvent { head: self.head(), json: json.into() })
+    }
+
+    fn head(&self) -> EventHead {
+        let attribution = &self.record.attribution;
+        let principal = attribution.principal.as_ref();
+        let of_principal = principal.into_iter().flat_map(|p| [&p.id, &p.arn, &p.name]).flatten();
+        let human = attribution.human.as_ref().map(|human| &human.id);
+        EventHead {
+            id: self.id.to_owned(),
+            time: self.record.time,
+            observed: self.observed,
+            action: self.applied.action,
+            asset: self.applied.name.clone(),
+            asset_type: self.draft.asset.kind.neutral_type.clone(),
+            provider: self.draft.asset.kind.provider.to_owned(),
+            account: self.draft.asset.account.clone(),
+            region: self.draft.asset.region.clone(),
+            principals: of_principal.chain(human).cloned().collect(),
+            method: attribution.method.to_string(),
+        }
+    }
+}
+
+/// An object whose closing brace is still to come.
+fn open(json: &mut Vec<u8>, value: &impl Serialize) -> Result<(), serde_json::Error> {
+    serde_json::to_writer(&mut *json, value)?;
+    json.pop();
+    Ok(())
+}
+
+/// Further members of the object that is open.
+fn more(json: &mut Vec<u8>, value: &impl Serialize) -> Result<(), serde_json::Error> {
+    let at = json.len();
+    open(json, value)?;
+    if let Some(brace) = json.get_mut(at) {
+        *brace = b',';
+    }
+    Ok(())
+}
+
+fn member(json: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
+    json.extend_from_slice(b",\"");
+    json.extend_from_slice(name.as_bytes());
+    json.extend_from_slice(b"\":");
+    json.extend_from_slice(value.unwrap_or(b"null"));
+}

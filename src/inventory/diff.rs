@@ -1,0 +1,111 @@
+//! What changed between two configurations: RFC 6902 operations, each with the value it replaced.
+//!
+//! Applied in order to the old document, the operations give the new one; undone in reverse, they give the old one
+//! back (`old` tells what to put there). Sets are compared by their keys.
+
+use jsonptr::PointerBuf;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::set::{key_of, keys_of};
+use crate::model::KeyedSet;
+
+/// One operation of `changes`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Change {
+    /// What to do.
+    pub op: ChangeOp,
+    /// Where; `-` at the end of an array for an element that came into a set.
+    pub path: PointerBuf,
+    /// The new value; null for `remove`.
+    pub value: Value,
+    /// The value before; null for `add`.
+    pub old: Value,
+}
+
+/// The operations that a difference is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeOp {
+    /// It was not there.
+    Add,
+    /// It is gone.
+    Remove,
+    /// It is another.
+    Replace,
+}
+
+/// The difference.
+#[must_use]
+pub fn diff(old: &Value, new: &Value, sets: &[KeyedSet]) -> Vec<Change> {
+    let mut changes = Vec::new();
+    compare(old, new, &PointerBuf::root(), sets, &mut changes);
+    changes
+}
+
+fn compare(old: &Value, new: &Value, at: &PointerBuf, sets: &[KeyedSet], changes: &mut Vec<Change>) {
+    match (old, new) {
+        _ if old == new => {}
+        (Value::Object(old), Value::Object(new)) => compare_objects(old, new, at, sets, changes),
+        (Value::Array(old_elements), Value::Array(new_elements)) => {
+            let set = sets.iter().find(|set| set.at == *at);
+            let compared = set.is_some_and(|set| compare_sets(old_elements, new_elements, set, sets, changes));
+            if !compared {
+                changes.push(replaced(at, old, new));
+            }
+        }
+        _ => changes.push(replaced(at, old, new)),
+    }
+}
+
+fn replaced(at: &PointerBuf, old: &Value, new: &Value) -> Change {
+    Change { op: ChangeOp::Replace, path: at.clone(), value: new.clone(), old: old.clone() }
+}
+
+fn compare_objects(
+    old: &Map<String, Value>,
+    new: &Map<String, Value>,
+    at: &PointerBuf,
+    sets: &[KeyedSet],
+    changes: &mut Vec<Change>,
+) {
+    for (key, old_value) in old {
+        let path = at.with_trailing_token(key.as_str());
+        match new.get(key) {
+            Some(new_value) => compare(old_value, new_value, &path, sets, changes),
+            None => changes.push(Change { op: ChangeOp::Remove, path, value: Value::Null, old: old_value.clone() }),
+        }
+    }
+    for (key, value) in new.iter().filter(|(key, _)| !old.contains_key(*key)) {
+        let path = at.with_trailing_token(key.as_str());
+        changes.push(Change { op: ChangeOp::Add, path, value: value.clone(), old: Value::Null });
+    }
+}
+
+/// Elements that changed, at their old places; then what left, last first, so that the places hold; then what came.
+/// False when the elements can't be told apart by their keys, or do not stand in the order that this would give.
+fn compare_sets(old: &[Value], new: &[Value], set: &KeyedSet, sets: &[KeyedSet], changes: &mut Vec<Change>) -> bool {
+    let (Some(old_keys), Some(new_keys)) = (keys_of(old, set), keys_of(new, set)) else { return false };
+    let stayed: Vec<_> = old.iter().filter(|element| new_keys.contains_key(&key_of(element, set))).collect();
+    let came: Vec<_> = new.iter().filter(|element| !old_keys.contains_key(&key_of(element, set))).collect();
+    let expected_order = stayed.iter().chain(&came).map(|element| key_of(element, set));
+    if !expected_order.eq(new.iter().map(|element| key_of(element, set))) {
+        return false;
+    }
+    for (index, element) in old.iter().enumerate() {
+        if let Some(after) = new_keys.get(&key_of(element, set)).and_then(|at| new.get(*at)) {
+            compare(element, after, &set.at.with_trailing_token(index), sets, changes);
+        }
+    }
+    for (index, element) in old.iter().enumerate().rev() {
+        if !new_keys.contains_key(&key_of(element, set)) {
+            let path = set.at.with_trailing_token(index);
+            changes.push(Change { op: ChangeOp::Remove, path, value: Value::Null, old: element.clone() });
+        }
+    }
+    for element in came {
+        let path = set.at.with_trailing_token("-");
+        changes.push(Change { op: ChangeOp::Add, path, value: element.clone(), old: Value::Null });
+    }
+    true
+}

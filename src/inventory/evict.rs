@@ -1,0 +1,69 @@
+//! Forgetting the assets that changed longest ago.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::model::AssetName;
+
+/// Keeps the sum of sizes below a limit: first in, first out, where a touch puts an asset back to the end.
+#[derive(Debug)]
+pub(super) struct Evictor {
+    max_bytes: usize,
+    bytes: usize,
+    /// Size and the number of the last touch.
+    held: HashMap<AssetName, (usize, u64)>,
+    /// Touches in order; only an asset's last one counts.
+    touches: VecDeque<(AssetName, u64)>,
+    next: u64,
+}
+
+impl Evictor {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, bytes: 0, held: HashMap::new(), touches: VecDeque::new(), next: 0 }
+    }
+
+    /// An asset changed and now takes `size` bytes: whom to forget for it.
+    pub(super) fn touch(&mut self, name: AssetName, size: usize) -> Vec<AssetName> {
+        self.next += 1;
+        self.touches.push_back((name.clone(), self.next));
+        self.bytes += size;
+        if let Some((old, _)) = self.held.insert(name, (size, self.next)) {
+            self.bytes -= old;
+        }
+        let mut forgotten = Vec::new();
+        // The asset just touched stays, however large it is.
+        while self.bytes > self.max_bytes && self.held.len() > 1 {
+            let Some((name, touch)) = self.touches.pop_front() else { break };
+            if self.held.get(&name).is_some_and(|(_, last)| *last == touch) {
+                if let Some((size, _)) = self.held.remove(&name) {
+                    self.bytes -= size;
+                }
+                forgotten.push(name);
+            }
+        }
+        if self.touches.len() > 2 * self.held.len() + 1024 {
+            self.touches.retain(|(name, touch)| self.held.get(name).is_some_and(|(_, last)| last == touch));
+        }
+        forgotten
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changed_longest_ago_goes_first() {
+        let name = |text: &str| AssetName::from_text(text);
+        let mut evictor = Evictor::new(30);
+        assert!(evictor.touch(name("a"), 10).is_empty());
+        assert!(evictor.touch(name("b"), 10).is_empty());
+        assert!(evictor.touch(name("a"), 10).is_empty());
+        assert!(evictor.touch(name("c"), 10).is_empty());
+        assert_eq!(evictor.touch(name("d"), 10), [name("b")]);
+        assert_eq!(evictor.touch(name("e"), 100), [name("a"), name("c"), name("d")]);
+        for _ in 0..10_000 {
+            evictor.touch(name("e"), 5);
+        }
+        assert!(evictor.touches.len() < 2_000, "touches of one asset do not pile up");
+    }
+}

@@ -1,0 +1,62 @@
+//! Arrays that are sets: elements found by their keys.
+
+use std::collections::HashMap;
+
+use jsonptr::PointerBuf;
+use serde_json::Value;
+
+use crate::model::KeyedSet;
+
+/// What makes an element itself, as text: the JSON of the values under the key pointers. A missing value is as null.
+pub(super) fn key_of(element: &Value, set: &KeyedSet) -> String {
+    key_by(element, &set.key)
+}
+
+fn key_by(element: &Value, pointers: &[PointerBuf]) -> String {
+    let mut key = String::new();
+    for pointer in pointers {
+        let value = pointer.resolve(element).unwrap_or(&Value::Null);
+        // Numbers as text and numbers as numbers are the same key: providers are not strict.
+        match value {
+            Value::Number(number) => key.push_str(&format!("\"{number}\"")),
+            value => key.push_str(&value.to_string()),
+        }
+        key.push('\u{1f}');
+    }
+    key
+}
+
+/// Where each key stands. `None` when two elements share a key.
+pub(super) fn keys_of(elements: &[Value], set: &KeyedSet) -> Option<HashMap<String, usize>> {
+    let mut keys = HashMap::with_capacity(elements.len());
+    for (index, element) in elements.iter().enumerate() {
+        if keys.insert(key_of(element, set), index).is_some() {
+            return None;
+        }
+    }
+    Some(keys)
+}
+
+/// The place of the element that has the same key as `wanted`.
+pub(super) fn position(elements: &[Value], wanted: &Value, set: &KeyedSet) -> Option<usize> {
+    let key = key_of(wanted, set);
+    elements.iter().position(|element| key_of(element, set) == key)
+}
+
+/// Puts `new` into the order that a difference can tell: what stayed in its old order, then what came.
+pub(super) fn align(old: &[Value], new: Vec<Value>, set: &KeyedSet) -> Vec<Value> {
+    if keys_of(old, set).is_none() || keys_of(&new, set).is_none() {
+        return new;
+    }
+    let mut rest: Vec<Option<Value>> = new.into_iter().map(Some).collect();
+    let mut aligned = Vec::with_capacity(rest.len());
+    let keys: HashMap<String, usize> =
+        rest.iter().enumerate().filter_map(|(index, element)| Some((key_of(element.as_ref()?, set), index))).collect();
+    for element in old {
+        if let Some(stayed) = keys.get(&key_of(element, set)).and_then(|index| rest.get_mut(*index)?.take()) {
+            aligned.push(stayed);
+        }
+    }
+    aligned.extend(rest.into_iter().flatten());
+    aligned
+}

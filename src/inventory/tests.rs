@@ -1,0 +1,321 @@
+use std::sync::Arc;
+
+use jsonptr::PointerBuf;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::model::{AssetKind, KeyedSet};
+
+fn pointer(text: &str) -> PointerBuf {
+    PointerBuf::parse(text).unwrap()
+}
+
+fn rules() -> KeyedSet {
+    KeyedSet { at: pointer("/rules"), key: Arc::new([pointer("/port"), pointer("/peer")]) }
+}
+
+fn kind() -> Arc<AssetKind> {
+    Arc::new(AssetKind {
+        provider: "aws",
+        provider_type: "AWS::EC2::SecurityGroup".to_owned(),
+        neutral_type: "network.security_group".to_owned(),
+        display: vec![pointer("/groupName")],
+        tags: pointer("/tags"),
+        sets: vec![rules()],
+    })
+}
+
+fn name(id: &str) -> AssetName {
+    AssetName::new("aws", "111122223333", "eu-west-1", &format!("ec2/security-group/{id}"))
+}
+
+fn draft(id: &str, action: DraftAction, steps: Vec<Step>) -> Draft {
+    Draft {
+        action,
+        asset: AssetRef {
+            kind: kind(),
+            name: name(id),
+            id: id.to_owned(),
+            arn: Some(format!("arn:composed:{id}")),
+            arn_is_told: false,
+            account: "111122223333".to_owned(),
+            region: "eu-west-1".to_owned(),
+        },
+        steps,
+        partial: false,
+        associations: Vec::new(),
+        rule: "aws/ec2/Test".into(),
+        generic: false,
+    }
+}
+
+const CREATE: DraftAction = DraftAction::Known(Action::Create);
+const UPDATE: DraftAction = DraftAction::Known(Action::Update);
+const DELETE: DraftAction = DraftAction::Known(Action::Delete);
+
+fn at(seconds: i64) -> Time {
+    Time::from_millis(seconds * 1_000)
+}
+
+fn json_of(bytes: Option<&Bytes>) -> Value {
+    bytes.map_or(Value::Null, |bytes| serde_json::from_slice(bytes).unwrap())
+}
+
+fn rule(port: u16) -> Value {
+    json!({ "port": port, "peer": "203.0.113.7/32", "note": "x" })
+}
+
+fn add(port: u16) -> Step {
+    Step::Add { set: rules(), elements: vec![rule(port)] }
+}
+
+fn remove(port: u16) -> Step {
+    Step::Remove { set: rules(), elements: vec![json!({ "port": port, "peer": "203.0.113.7/32" })] }
+}
+
+#[test]
+fn the_life_of_an_asset() {
+    let inventory = Inventory::new();
+    let created =
+        inventory.apply(at(1), "e1:0", &draft("sg-1", CREATE, vec![Step::Replace(json!({ "groupName": "web" }))]));
+    assert_eq!((created.action, created.previous_state), (Action::Create, PreviousState::Absent));
+    assert_eq!(
+        (created.configuration_state, created.display_name.as_deref()),
+        (ConfigurationState::Complete, Some("web"))
+    );
+
+    let opened = inventory.apply(at(2), "e2:0", &draft("sg-1", UPDATE, vec![add(22)]));
+    assert_eq!(json_of(opened.previous_configuration.as_ref()), json!({ "groupName": "web" }));
+    assert_eq!(json_of(opened.configuration.as_ref()), json!({ "groupName": "web", "rules": [rule(22)] }));
+    assert_eq!(opened.configuration_state, ConfigurationState::Complete);
+
+    let closed = inventory.apply(at(3), "e3:0", &draft("sg-1", UPDATE, vec![add(80), remove(22)]));
+    assert_eq!(
+        json!(closed.changes),
+        json!([
+            { "op": "remove", "path": "/rules/0", "value": null, "old": rule(22) },
+            { "op": "add", "path": "/rules/-", "value": rule(80), "old": null },
+        ])
+    );
+
+    let deleted = inventory.apply(at(4), "e4:0", &draft("sg-1", DELETE, Vec::new()));
+    assert_eq!(deleted.configuration, None);
+    assert_eq!(json_of(deleted.previous_configuration.as_ref()), json!({ "groupName": "web", "rules": [rule(80)] }));
+    assert_eq!(
+        (deleted.configuration_state, deleted.display_name.as_deref()),
+        (ConfigurationState::Deleted, Some("web"))
+    );
+
+    let again = inventory.apply(at(5), "e5:0", &draft("sg-1", CREATE, vec![Step::Replace(json!({}))]));
+    assert_eq!((again.previous_state, again.previous_configuration), (PreviousState::Deleted, None));
+}
+
+#[test]
+fn unknown_is_never_dressed_up_as_absent() {
+    let inventory = Inventory::new();
+    let update = inventory.apply(at(1), "e1:0", &draft("sg-1", UPDATE, vec![add(22)]));
+    assert_eq!(
+        (update.previous_state, update.configuration_state),
+        (PreviousState::Unknown, ConfigurationState::Partial)
+    );
+    assert_eq!(update.previous_configuration, None);
+    let delete = inventory.apply(at(1), "e2:0", &draft("sg-2", DELETE, Vec::new()));
+    assert_eq!(
+        (delete.previous_state, delete.configuration_state),
+        (PreviousState::Unknown, ConfigurationState::Deleted)
+    );
+    let upsert = inventory.apply(at(1), "e3:0", &draft("sg-3", DraftAction::Upsert, vec![Step::Replace(json!({}))]));
+    assert_eq!((upsert.action, upsert.previous_state), (Action::Create, PreviousState::Unknown));
+    let upsert = inventory.apply(at(2), "e4:0", &draft("sg-3", DraftAction::Upsert, vec![Step::Replace(json!({}))]));
+    assert_eq!((upsert.action, upsert.previous_state), (Action::Update, PreviousState::Present));
+}
+
+#[test]
+fn what_could_not_be_done_makes_a_configuration_partial_until_it_is_replaced() {
+    let inventory = Inventory::new();
+    inventory.apply(at(1), "e1:0", &draft("sg-1", CREATE, vec![Step::Replace(json!({ "rules": [] }))]));
+    let state = |time, steps| inventory.apply(at(time), "e:0", &draft("sg-1", UPDATE, steps)).configuration_state;
+    assert_eq!(state(2, vec![remove(22)]), ConfigurationState::Partial, "removing what is not there");
+    assert_eq!(state(3, vec![add(22)]), ConfigurationState::Partial, "still");
+    assert_eq!(state(4, vec![Step::Replace(json!({ "rules": [] }))]), ConfigurationState::Complete);
+    assert_eq!(state(5, vec![Step::Touch]), ConfigurationState::Partial);
+}
+
+#[test]
+fn an_older_record_leaves_the_asset_as_it_is() {
+    let inventory = Inventory::new();
+    inventory.apply(at(10), "e1:0", &draft("sg-1", CREATE, vec![Step::Replace(json!({ "groupName": "web" }))]));
+    let late = inventory.apply(at(5), "e0:0", &draft("sg-1", UPDATE, vec![add(22)]));
+    assert!(late.late && late.stored.is_none());
+    assert_eq!((late.previous_state, late.configuration_state), (PreviousState::Unknown, ConfigurationState::Partial));
+    let held = inventory.get(&name("sg-1")).unwrap();
+    assert_eq!((json_of(held.configuration.as_ref()), held.changed), (json!({ "groupName": "web" }), at(10)));
+}
+
+#[test]
+fn a_renamed_asset_keeps_its_first_name_also_over_a_restart() {
+    let inventory = Inventory::new();
+    let create =
+        inventory.apply(at(1), "e1:0", &draft("old", CREATE, vec![Step::Replace(json!({ "groupName": "a" }))]));
+    let rename = Step::Rename { id: "new".to_owned(), alias: name("new"), arn: None };
+    let renamed = inventory.apply(at(2), "e2:0", &draft("old", UPDATE, vec![rename]));
+    let restored = Inventory::new();
+    for stored in [create.stored, renamed.stored].into_iter().flatten() {
+        restored.restore(&stored).unwrap();
+    }
+    for inventory in [inventory, restored] {
+        let later = inventory.apply(at(3), "e3:0", &draft("new", UPDATE, vec![add(22)]));
+        assert_eq!(later.name, name("old"));
+        assert_eq!(later.previous_state, PreviousState::Present);
+        let held = inventory.get(&name("new")).unwrap();
+        assert_eq!((held.id.as_str(), &held.aliases), ("new", &vec![name("new")]));
+    }
+}
+
+#[test]
+fn what_is_stored_is_what_was_held() {
+    let inventory = Inventory::new();
+    let steps = vec![Step::Replace(json!({ "groupName": "web", "tags": { "Name": "é" }, "rules": [rule(22)] }))];
+    let applied = inventory.apply(at(1), "e1:0", &draft("sg-1", CREATE, steps));
+    let restored = Inventory::new();
+    restored.restore(&applied.stored.unwrap()).unwrap();
+    let (held, again) = (inventory.get(&name("sg-1")).unwrap(), restored.get(&name("sg-1")).unwrap());
+    assert_eq!(format!("{held:?}"), format!("{again:?}"));
+    assert!(restored.restore(b"{").is_err());
+}
+
+#[test]
+fn walking_goes_through_all_names_in_order() {
+    let inventory = Inventory::new();
+    for n in (0..700).rev() {
+        inventory.apply(at(1), "e:0", &draft(&format!("sg-{n:03}"), CREATE, Vec::new()));
+    }
+    let mut seen = Vec::new();
+    inventory.walk(Some(&name("sg-099")), &mut |held| {
+        seen.push(held.id.clone());
+        seen.len() < 550
+    });
+    assert_eq!((seen.first().unwrap().as_str(), seen.last().unwrap().as_str(), seen.len()), ("sg-100", "sg-649", 550));
+}
+
+#[test]
+fn a_bounded_inventory_forgets() {
+    let inventory = Inventory::bounded(10_000);
+    for n in 0..100 {
+        inventory.apply(at(n), "e:0", &draft(&format!("sg-{n}"), CREATE, Vec::new()));
+    }
+    assert!(inventory.len() < 20 && inventory.get(&name("sg-99")).is_some() && inventory.get(&name("sg-0")).is_none());
+}
+
+fn document() -> impl Strategy<Value = Value> {
+    let element = (0_u8..6, 0_u8..2, prop::option::of(0_u8..3))
+        .prop_map(|(port, peer, note)| json!({ "port": port, "peer": format!("10.0.0.{peer}"), "note": note }));
+    let member = prop_oneof![
+        (0_u8..4).prop_map(Value::from),
+        Just(Value::Null),
+        prop::collection::vec(0_u8..3, 0..3).prop_map(Value::from),
+        prop::collection::btree_map("[ab/~]{1,2}", (0_u8..3).prop_map(Value::from), 0..3).prop_map(|map| json!(map)),
+    ];
+    (prop::collection::btree_map("[a-c]", member, 0..4), prop::option::of(prop::collection::vec(element, 0..6)))
+        .prop_map(|(members, rules)| {
+            let mut document = json!(members);
+            if let Some(rules) = rules {
+                document["rules"] = Value::Array(rules);
+            }
+            document
+        })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let elements = || {
+        prop::collection::vec((0_u8..6, 0_u8..2, 0_u8..3), 1..3).prop_map(|elements| {
+            let element = |(port, peer, note)| json!({ "port": port, "peer": format!("10.0.0.{peer}"), "note": note });
+            elements.into_iter().map(element).collect::<Vec<Value>>()
+        })
+    };
+    let place = "/[a-c](/[ab])?".prop_map(|text: String| pointer(&text));
+    prop_oneof![
+        document().prop_map(Step::Replace),
+        (place.clone(), 0_u8..4).prop_map(|(at, value)| Step::Set { at, value: json!(value) }),
+        place.prop_map(|at| Step::Unset { at }),
+        document().prop_map(|patch| Step::Merge { at: PointerBuf::root(), patch }),
+        elements().prop_map(|elements| Step::Add { set: rules(), elements }),
+        elements().prop_map(|elements| Step::Remove { set: rules(), elements }),
+        elements().prop_map(|elements| Step::MergeElements { set: rules(), elements }),
+        prop::collection::vec("[ab]", 1..3).prop_map(|keys| Step::RemoveMembers { at: pointer("/a"), keys }),
+    ]
+}
+
+/// Applies a change as RFC 6902 says.
+fn redo(document: &mut Value, change: &Change) {
+    match change.op {
+        ChangeOp::Remove => {
+            change.path.delete(document).expect("what is removed was there");
+        }
+        ChangeOp::Replace => {
+            assert_eq!(change.path.resolve(document).ok(), Some(&change.old), "`old` is what was there");
+            put(document, &change.path, change.value.clone());
+        }
+        ChangeOp::Add => match change.path.split_back() {
+            Some((parent, last)) if last.decoded() == "-" => {
+                parent.resolve_mut(document).unwrap().as_array_mut().unwrap().push(change.value.clone());
+            }
+            _ => put(document, &change.path, change.value.clone()),
+        },
+    }
+}
+
+fn undo(document: &mut Value, change: &Change) {
+    match (change.op, change.path.split_back()) {
+        (ChangeOp::Add, Some((parent, last))) if last.decoded() == "-" => {
+            parent.resolve_mut(document).unwrap().as_array_mut().unwrap().pop();
+        }
+        (ChangeOp::Add, _) => {
+            change.path.delete(document);
+        }
+        (ChangeOp::Remove, Some((parent, last))) if parent.resolve(document).is_ok_and(Value::is_array) => {
+            let elements = parent.resolve_mut(document).unwrap().as_array_mut().unwrap();
+            elements.insert(last.decoded().parse().unwrap(), change.old.clone());
+        }
+        (ChangeOp::Remove | ChangeOp::Replace, _) => put(document, &change.path, change.old.clone()),
+    }
+}
+
+fn put(document: &mut Value, path: &PointerBuf, value: Value) {
+    match path.split_back() {
+        None => *document = value,
+        Some((parent, last)) => match parent.resolve_mut(document).unwrap() {
+            Value::Array(elements) => elements[last.decoded().parse::<usize>().unwrap()] = value,
+            members => members[&*last.decoded()] = value,
+        },
+    }
+}
+
+proptest! {
+    /// `changes` leads from the old document to the new one, and back.
+    #[test]
+    fn changes_can_be_redone_and_undone(start in document(), steps in prop::collection::vec(step(), 1..6)) {
+        let inventory = Inventory::new();
+        inventory.apply(at(1), "e1:0", &draft("sg-1", CREATE, vec![Step::Replace(start.clone())]));
+        let applied = inventory.apply(at(2), "e2:0", &draft("sg-1", UPDATE, steps));
+        let (old, new) = (json_of(applied.previous_configuration.as_ref()), json_of(applied.configuration.as_ref()));
+        prop_assert_eq!(&old, &start);
+        let mut document = old.clone();
+        for change in &applied.changes {
+            redo(&mut document, change);
+        }
+        prop_assert_eq!(&document, &new);
+        for change in applied.changes.iter().rev() {
+            undo(&mut document, change);
+        }
+        prop_assert_eq!(document, old);
+    }
+
+    /// A difference is empty exactly when nothing differs.
+    #[test]
+    fn no_change_no_difference(old in document(), new in document()) {
+        prop_assert!(diff(&old, &old, &[rules()]).is_empty());
+        prop_assert_eq!(diff(&old, &new, &[rules()]).is_empty(), old == new);
+    }
+}

@@ -1,0 +1,99 @@
+//! Who did it, from where, with what.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+/// Attribution of a change, as it stands in the event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Attribution {
+    /// `console`, `cli`, `powershell`, `sdk`, `terraform`, `pulumi`, `cdk`, `cloudformation`, `service`, `other`.
+    pub method: Arc<str>,
+    /// The evidence, for a person.
+    pub method_reason: String,
+    /// `high` when the provider itself says so, `medium` when only the client does, `low` when it is a guess.
+    pub confidence: Confidence,
+    /// The tool, where one is told.
+    pub tool: Option<Tool>,
+    /// The caller's IP address; null when the provider names one of its own services instead.
+    pub ip: Option<String>,
+    /// The user agent, without the brackets that some services put around it.
+    pub user_agent: Option<String>,
+    /// Whose credentials made the call.
+    pub principal: Option<Principal>,
+    /// The role behind temporary credentials.
+    pub assumed: Option<Assumed>,
+    /// The person behind the principal, where there is evidence.
+    pub human: Option<Human>,
+    /// Whether the session was authenticated with a second factor; null when not told.
+    pub mfa: Option<bool>,
+    /// For whom a service or application acted.
+    pub on_behalf_of: Option<OnBehalfOf>,
+}
+
+/// How sure the method is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Confidence {
+    /// The provider itself says so.
+    High,
+    /// Only the client says so.
+    Medium,
+    /// A guess.
+    #[default]
+    Low,
+}
+
+/// A tool and its version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Tool {
+    /// `terraform`, `aws-cli`, `boto3`, `autoscaling.amazonaws.com`, …
+    pub name: String,
+    /// Its version, where told.
+    pub version: Option<String>,
+}
+
+/// Whose credentials made the call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Principal {
+    /// `root`, `user`, `role`, `federated_user`, `identity_center_user`, `saml_user`, `web_identity_user`, `account`,
+    /// `service`, `directory_user`, `unknown`.
+    pub kind: &'static str,
+    /// The provider's unique id: `AIDA…`, `AROA…:session`.
+    pub id: Option<String>,
+    /// The ARN of the user or of the session.
+    pub arn: Option<String>,
+    /// The name of the user or role.
+    pub name: Option<String>,
+    /// The account that it belongs to.
+    pub account: Option<String>,
+}
+
+/// The role behind temporary credentials.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Assumed {
+    /// The role.
+    pub role_arn: Option<String>,
+    /// The session's name.
+    pub session_name: Option<String>,
+    /// The roles assumed before it, nearest first, where they are known.
+    pub chain: Vec<String>,
+}
+
+/// The person behind a principal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Human {
+    /// A user name or mail address.
+    pub id: String,
+    /// The evidence: `sourceIdentity`, `identityCenter`, `userName`, `sessionName`, …
+    pub how: &'static str,
+}
+
+/// For whom a service or application acted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OnBehalfOf {
+    /// The IAM Identity Center user id.
+    pub user_id: Option<String>,
+    /// Its identity store.
+    pub identity_store_arn: Option<String>,
+}

@@ -1,0 +1,216 @@
+//! What the normalizer makes of one record: drafts of changes, to be completed by the inventory.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jsonptr::PointerBuf;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Action, AssetName, Attribution, Time};
+
+/// A record that was understood, with all that its events share.
+#[derive(Clone, Debug)]
+pub struct RecordInfo {
+    /// The provider's id of the event; a hash of the record where it has none.
+    pub event_id: String,
+    /// The provider's event time.
+    pub time: Time,
+    /// CloudEvents `source`: `//aws/<account>/<region>`.
+    pub source: String,
+    /// The call.
+    pub operation: Operation,
+    /// Who did it.
+    pub attribution: Attribution,
+    /// The record on one line, redacted.
+    pub raw: Bytes,
+}
+
+/// The provider's call.
+#[derive(Clone, Debug, Serialize)]
+pub struct Operation {
+    /// The service: `ec2.amazonaws.com`.
+    pub service: String,
+    /// The call as the record spells it: `CreateFunction20150331`.
+    pub name: String,
+    /// The provider's id of the event.
+    pub event_id: String,
+    /// The provider's id of the request.
+    pub request_id: Option<String>,
+    /// Always `success`: a failed call is no change.
+    pub outcome: &'static str,
+}
+
+/// What a rule says that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DraftAction {
+    /// This, certainly.
+    Known(Action),
+    /// Create or update, by what the inventory holds.
+    Upsert,
+}
+
+/// One asset's change as one record tells it.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// What happened.
+    pub action: DraftAction,
+    /// To which asset.
+    pub asset: AssetRef,
+    /// What it did to the configuration.
+    pub steps: Vec<Step>,
+    /// The record does not tell all of it.
+    pub partial: bool,
+    /// Other assets that the record names.
+    pub associations: Vec<Association>,
+    /// The rule: `aws/ec2/RunInstances`.
+    pub rule: Arc<str>,
+    /// Classified by a generic rule: no curated or generated rule knows the call.
+    pub generic: bool,
+}
+
+/// An asset as a record names it.
+#[derive(Clone, Debug)]
+pub struct AssetRef {
+    /// Its kind.
+    pub kind: Arc<AssetKind>,
+    /// Its name.
+    pub name: AssetName,
+    /// The provider's id.
+    pub id: String,
+    /// The ARN or other full name.
+    pub arn: Option<String>,
+    /// The ARN stands in the record; it is not composed from a template.
+    pub arn_is_told: bool,
+    /// The account it lives in.
+    pub account: String,
+    /// The region it lives in, `-` for global ones.
+    pub region: String,
+}
+
+/// A kind of asset, as the rules define it.
+#[derive(Clone, Debug)]
+pub struct AssetKind {
+    /// `aws` or `azure`.
+    pub provider: &'static str,
+    /// The provider's name of the type: `AWS::EC2::Instance`.
+    pub provider_type: String,
+    /// The neutral one: `compute.instance`.
+    pub neutral_type: String,
+    /// Where the configuration tells the name that people know, first match wins.
+    pub display: Vec<PointerBuf>,
+    /// Where the configuration keeps the tags.
+    pub tags: PointerBuf,
+    /// The arrays that are sets.
+    pub sets: Vec<KeyedSet>,
+}
+
+/// An array that is a set, and what makes an element itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyedSet {
+    /// The array within the configuration.
+    pub at: PointerBuf,
+    /// Pointers into an element; all of them together are its key.
+    pub key: Arc<[PointerBuf]>,
+}
+
+/// One step of what a call does to a configuration. The values are out of the record already.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// The configuration becomes this.
+    Replace(Value),
+    /// The value at a place becomes this.
+    Set {
+        /// The place; missing parents are made.
+        at: PointerBuf,
+        /// The value.
+        value: Value,
+    },
+    /// What is at a place goes.
+    Unset {
+        /// The place.
+        at: PointerBuf,
+    },
+    /// RFC 7396 merge patch.
+    Merge {
+        /// The object.
+        at: PointerBuf,
+        /// The patch.
+        patch: Value,
+    },
+    /// Elements come into a set; one with the same key is replaced.
+    Add {
+        /// The set.
+        set: KeyedSet,
+        /// The elements.
+        elements: Vec<Value>,
+    },
+    /// Elements leave a set.
+    Remove {
+        /// The set.
+        set: KeyedSet,
+        /// Elements, or as much of them as the key needs.
+        elements: Vec<Value>,
+    },
+    /// Members leave an object: tags by their keys. What is not there is as it should be.
+    RemoveMembers {
+        /// The object.
+        at: PointerBuf,
+        /// The keys.
+        keys: Vec<String>,
+    },
+    /// Elements of a set are merged (RFC 7396) with what comes under the same key.
+    MergeElements {
+        /// The set.
+        set: KeyedSet,
+        /// The patches.
+        elements: Vec<Value>,
+    },
+    /// The provider gave the asset another id. It keeps its first name.
+    Rename {
+        /// The new id.
+        id: String,
+        /// What a record that knows only the new id would name it.
+        alias: AssetName,
+        /// The new ARN.
+        arn: Option<String>,
+    },
+    /// What another asset holds is copied.
+    Copy {
+        /// The other asset.
+        from: AssetName,
+        /// What of it.
+        from_at: PointerBuf,
+        /// To where.
+        at: PointerBuf,
+    },
+    /// Something changed that the record does not tell.
+    Touch,
+}
+
+/// Another asset that a record names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Association {
+    /// `in`, `attached_to`, `member_of`, `uses`, `encrypted_by`, `assumes`, …
+    pub relation: Arc<str>,
+    /// The neutral type of the other asset.
+    #[serde(rename = "type")]
+    pub neutral_type: Arc<str>,
+    /// The provider's id of it.
+    pub id: String,
+    /// Its name.
+    pub name: AssetName,
+    /// `added` or `removed` where the event changes the relation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<RelationChange>,
+}
+
+/// What an event does to a relation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RelationChange {
+    /// From now on it holds.
+    Added,
+    /// It no longer holds.
+    Removed,
+}

@@ -1,0 +1,197 @@
+//! Where the rules come from: compiled in, and from a folder at run time.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use include_dir::{Dir, include_dir};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::attribution::MethodRules;
+use super::compile::{RuleError, RuleText, by_name_prefix, compile, key_at, line_of};
+use super::generic::GenericRules;
+use super::plan::{AssetPlan, Plan};
+use super::redact::SecretNames;
+
+static BUILT_IN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/normalizers");
+
+/// Files of `normalizers/aws/` that are not rules of a service.
+const SPECIAL: [&str; 3] = ["attribution.toml", "generic.toml", "redact.toml"];
+
+/// Everything that the normalizer knows.
+#[derive(Debug)]
+pub(super) struct Catalog {
+    pub(super) aws: Plan,
+    pub(super) by_name_prefix: HashMap<Box<str>, Arc<AssetPlan>>,
+    pub(super) neutral_types: HashMap<String, String>,
+    pub(super) generic: GenericRules,
+    pub(super) methods: MethodRules,
+    pub(super) secrets: SecretNames,
+    /// `<crate version>+<hash of the rules>`.
+    pub(super) version: Arc<str>,
+}
+
+/// Why the rules can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// The folder or a file of it can't be read.
+    #[error("read rules from {path}: {cause}")]
+    Unreadable {
+        /// The folder or file.
+        path: PathBuf,
+        /// The system's words.
+        cause: std::io::Error,
+    },
+    /// Mistakes in the rules, all of them.
+    #[error("{} in the rules:\n{}", count(.0.len()), .0.iter().map(|error| format!("  {error}")).collect::<Vec<_>>().join("\n"))]
+    Mistakes(Vec<RuleError>),
+}
+
+fn count(mistakes: usize) -> String {
+    if mistakes == 1 { "1 mistake".to_owned() } else { format!("{mistakes} mistakes") }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Taxonomy {
+    /// Neutral type → what it is.
+    types: BTreeMap<String, String>,
+    /// Provider type → neutral type, where no rule file defines the asset.
+    #[serde(default)]
+    aws: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Redact {
+    names: Vec<String>,
+}
+
+/// The texts of a rule set: the built-in ones, then those of a folder.
+struct Texts(BTreeMap<(bool, String), String>);
+
+impl Texts {
+    fn load(overrides: Option<&Path>) -> Result<Self, CatalogError> {
+        let mut texts = BTreeMap::new();
+        add_built_in(&BUILT_IN, &mut texts);
+        if let Some(folder) = overrides {
+            add_folder(folder, folder, &mut texts)?;
+        }
+        Ok(Self(texts))
+    }
+
+    /// The last word on a special file.
+    fn last(&self, name: &str) -> Option<(&str, &str)> {
+        let found = [true, false].into_iter().find_map(|overrides| self.0.get_key_value(&(overrides, name.to_owned())));
+        found.map(|((_, name), text)| (name.as_str(), text.as_str()))
+    }
+
+    fn parse<T: DeserializeOwned>(&self, name: &str, errors: &mut Vec<RuleError>) -> Option<T> {
+        let Some((file, text)) = self.last(name) else {
+            errors.push(RuleError {
+                file: name.to_owned(),
+                line: 1,
+                key: "file".to_owned(),
+                message: "missing".to_owned(),
+            });
+            return None;
+        };
+        match toml::from_str(text) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let start = error.span().map_or(0, |span| span.start);
+                errors.push(RuleError {
+                    file: file.to_owned(),
+                    line: line_of(text, start),
+                    key: key_at(text, start),
+                    message: error.message().to_owned(),
+                });
+                None
+            }
+        }
+    }
+
+    fn rules(&self, provider: &str) -> Vec<RuleText> {
+        let of_provider = self.0.iter().filter(|((_, file), _)| {
+            let name = file.strip_prefix(provider).and_then(|rest| rest.strip_prefix('/'));
+            name.is_some_and(|name| !SPECIAL.contains(&name))
+        });
+        // Generated files come first within their layer, so that curated ones win.
+        let mut texts: Vec<_> = of_provider
+            .map(|((overrides, file), text)| RuleText { file: file.clone(), text: text.clone(), overrides: *overrides })
+            .collect();
+        texts.sort_by_key(|text| (text.overrides, !text.file.contains("/generated/"), text.file.clone()));
+        texts
+    }
+
+    fn version(&self) -> Arc<str> {
+        let mut hash = Xxh3::new();
+        for ((_, file), text) in &self.0 {
+            hash.update(file.as_bytes());
+            hash.update(&[0]);
+            hash.update(text.as_bytes());
+            hash.update(&[0]);
+        }
+        let [a, b, c, d, ..] = hash.digest().to_be_bytes();
+        format!("{}+{a:02x}{b:02x}{c:02x}{d:02x}", env!("CARGO_PKG_VERSION")).into()
+    }
+}
+
+fn add_built_in(folder: &Dir<'static>, texts: &mut BTreeMap<(bool, String), String>) {
+    for file in folder.files().filter(|file| file.path().extension().is_some_and(|extension| extension == "toml")) {
+        if let Some(text) = file.contents_utf8() {
+            texts.insert((false, file.path().to_string_lossy().into_owned()), text.to_owned());
+        }
+    }
+    for folder in folder.dirs() {
+        add_built_in(folder, texts);
+    }
+}
+
+fn add_folder(root: &Path, folder: &Path, texts: &mut BTreeMap<(bool, String), String>) -> Result<(), CatalogError> {
+    let unreadable = |path: &Path| {
+        let path = path.to_owned();
+        move |cause| CatalogError::Unreadable { path, cause }
+    };
+    for entry in std::fs::read_dir(folder).map_err(unreadable(folder))? {
+        let path = entry.map_err(unreadable(folder))?.path();
+        if path.is_dir() {
+            add_folder(root, &path, texts)?;
+        } else if path.extension().is_some_and(|extension| extension == "toml") {
+            let text = std::fs::read_to_string(&path).map_err(unreadable(&path))?;
+            let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+            texts.insert((true, name), text);
+        }
+    }
+    Ok(())
+}
+
+impl Catalog {
+    /// Loads and compiles the built-in rules and those of a folder of the same shape.
+    pub(super) fn load(overrides: Option<&Path>) -> Result<Self, CatalogError> {
+        let texts = Texts::load(overrides)?;
+        let mut errors = Vec::new();
+        let taxonomy: Option<Taxonomy> = texts.parse("taxonomy.toml", &mut errors);
+        let generic = texts.parse("aws/generic.toml", &mut errors);
+        let methods = texts.parse("aws/attribution.toml", &mut errors);
+        let redact: Option<Redact> = texts.parse("aws/redact.toml", &mut errors);
+        let neutral: HashSet<String> =
+            taxonomy.as_ref().map(|taxonomy| taxonomy.types.keys().cloned().collect()).unwrap_or_default();
+        let (aws, mistakes) = compile("aws", &texts.rules("aws"), &neutral);
+        errors.extend(mistakes);
+        match (taxonomy, generic, methods, redact) {
+            (Some(taxonomy), Some(generic), Some(methods), Some(redact)) if errors.is_empty() => Ok(Self {
+                by_name_prefix: by_name_prefix(&aws.assets),
+                neutral_types: taxonomy.aws.into_iter().collect(),
+                secrets: SecretNames::new(redact.names.iter().map(String::as_str)),
+                version: texts.version(),
+                aws,
+                generic,
+                methods,
+            }),
+            _ => Err(CatalogError::Mistakes(errors)),
+        }
+    }
+}

@@ -1,0 +1,503 @@
+//! From rule files to a [`Plan`]. Finds every mistake, not only the first.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use jsonptr::PointerBuf;
+use toml::Spanned;
+
+use super::expression::Sources;
+use super::plan::{
+    AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, Condition, ElementsPlan, EventPlan, Glob, OpPlan, Plan,
+    StepPlan, Template, Test, ValuePlan,
+};
+use super::pointer::Path;
+use super::rule::{
+    AssetChoice, AssetRule, AssociationRule, ConditionRule, EventRule, ObjectField, OneOrMany, Op, RuleAction,
+    RuleFile, StepRule, Texts,
+};
+use crate::model::{Action, AssetKind, KeyedSet};
+
+/// A mistake in a rule file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}: {key}: {message}")]
+pub struct RuleError {
+    /// The file, as it was given.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// The key: `events.RunInstances.apply`.
+    pub key: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// A rule file and its text.
+pub(super) struct RuleText {
+    /// `aws/ec2.toml`.
+    pub(super) file: String,
+    pub(super) text: String,
+    /// Given at run time: it may override what the built-in files say.
+    pub(super) overrides: bool,
+}
+
+/// Compiles the files of one provider. Later files override what earlier ones say of the same asset or event.
+pub(super) fn compile(
+    provider: &'static str,
+    texts: &[RuleText],
+    neutral_types: &HashSet<String>,
+) -> (Plan, Vec<RuleError>) {
+    let mut errors = Vec::new();
+    let mut files = Vec::new();
+    for text in texts {
+        match toml::from_str::<RuleFile>(&text.text) {
+            Ok(file) => files.push((text, file)),
+            Err(error) => errors.push(parse_error(text, &error)),
+        }
+    }
+    let mut plan = Plan::default();
+    for (text, file) in &files {
+        let mut compiler = Compiler { provider, text, errors: &mut errors, plan: &mut plan, neutral_types };
+        compiler.assets(file);
+    }
+    let mut defined: HashMap<(String, String, bool), String> = HashMap::new();
+    for (text, file) in files {
+        for (service, name) in
+            file.service.0.iter().flat_map(|service| file.events.keys().map(move |name| (service, name)))
+        {
+            let key = (service.clone(), name.clone(), text.overrides);
+            if let Some(other) = defined.insert(key, text.file.clone()) {
+                let line = line_of(&text.text, text.text.find(&format!("events.{name}")).unwrap_or(0));
+                let message =
+                    format!("{other} has rules for this event already; several rules of one event stand in one file");
+                errors.push(RuleError { file: text.file.clone(), line, key: format!("events.{name}"), message });
+            }
+        }
+        let mut compiler = Compiler { provider, text, errors: &mut errors, plan: &mut plan, neutral_types };
+        compiler.events(file);
+    }
+    for service in plan.services.values_mut() {
+        service.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+    }
+    (plan, errors)
+}
+
+fn parse_error(text: &RuleText, error: &toml::de::Error) -> RuleError {
+    let start = error.span().map_or(0, |span| span.start);
+    RuleError {
+        file: text.file.clone(),
+        line: line_of(&text.text, start),
+        key: key_at(&text.text, start),
+        message: error.message().to_owned(),
+    }
+}
+
+pub(super) fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}
+
+/// The table that an offset lies in, for messages about text that could not be read into rules.
+pub(super) fn key_at(text: &str, offset: usize) -> String {
+    let before = text.get(..offset).unwrap_or(text);
+    let header = before.lines().rev().find(|line| line.starts_with('['));
+    header.map_or_else(|| "top level".to_owned(), |line| line.trim_matches(['[', ']', ' ']).to_owned())
+}
+
+struct Compiler<'c> {
+    provider: &'static str,
+    text: &'c RuleText,
+    errors: &'c mut Vec<RuleError>,
+    plan: &'c mut Plan,
+    neutral_types: &'c HashSet<String>,
+}
+
+impl Compiler<'_> {
+    fn error(&mut self, span: Range<usize>, key: &str, message: impl Into<String>) {
+        self.errors.push(RuleError {
+            file: self.text.file.clone(),
+            line: line_of(&self.text.text, span.start),
+            key: key.to_owned(),
+            message: message.into(),
+        });
+    }
+
+    fn assets(&mut self, file: &RuleFile) {
+        for (provider_type, rule) in &file.assets {
+            let key = format!("assets.{provider_type:?}");
+            let Some(asset) = self.asset(provider_type, rule.get_ref(), &key) else { continue };
+            let asset = Arc::new(asset);
+            if let Some(prefix) = &rule.get_ref().id_prefix {
+                for service in &file.service.0 {
+                    let prefixes = &mut self.plan.services.entry(service.as_str().into()).or_default().prefixes;
+                    prefixes.retain(|(known, _)| **known != **prefix);
+                    prefixes.push((prefix.as_str().into(), Arc::clone(&asset)));
+                }
+            }
+            self.plan.assets.insert(provider_type.as_str().into(), asset);
+        }
+    }
+
+    fn asset(&mut self, provider_type: &str, rule: &AssetRule, key: &str) -> Option<AssetPlan> {
+        let neutral_type = rule.neutral_type.get_ref();
+        if !self.neutral_types.contains(neutral_type) {
+            let message = format!("unknown neutral type {neutral_type:?}; normalizers/taxonomy.toml lists them");
+            self.error(rule.neutral_type.span(), &format!("{key}.type"), message);
+        }
+        let name = self.template(&rule.name, &format!("{key}.name"))?;
+        let arn = match &rule.arn {
+            Some(arn) => Some(self.template(arn, &format!("{key}.arn"))?),
+            None => None,
+        };
+        let tags = match &rule.tags {
+            Some(tags) => self.config_pointer(tags, &format!("{key}.tags"))?,
+            None => PointerBuf::from_tokens(["tags"]),
+        };
+        let mut display = Vec::new();
+        if let Some(texts) = &rule.display {
+            for text in &texts.get_ref().0 {
+                display
+                    .push(self.config_pointer(&Spanned::new(texts.span(), text.clone()), &format!("{key}.display"))?);
+            }
+        }
+        let mut sets = Vec::new();
+        for (at, keys) in &rule.sets {
+            let key = format!("{key}.sets.{:?}", at.get_ref());
+            sets.push(KeyedSet { at: self.config_pointer(at, &key)?, key: self.set_key(at.span(), keys, &key)? });
+        }
+        Some(AssetPlan {
+            kind: Arc::new(AssetKind {
+                provider: self.provider,
+                provider_type: provider_type.to_owned(),
+                neutral_type: neutral_type.clone(),
+                display,
+                tags,
+                sets,
+            }),
+            name,
+            arn,
+            global: rule.global,
+        })
+    }
+
+    fn template(&mut self, text: &Spanned<String>, key: &str) -> Option<Template> {
+        let template = Template::parse(text.get_ref());
+        if template.is_none() {
+            self.error(text.span(), key, "a `{` is not closed");
+        }
+        template
+    }
+
+    fn config_pointer(&mut self, text: &Spanned<String>, key: &str) -> Option<PointerBuf> {
+        match PointerBuf::parse(text.get_ref().as_str()) {
+            Ok(pointer) => Some(pointer),
+            Err(error) => {
+                let message = format!("{:?} is no JSON Pointer (RFC 6901): {error}", text.get_ref());
+                self.error(text.span(), key, message);
+                None
+            }
+        }
+    }
+
+    fn set_key(&mut self, span: Range<usize>, texts: &OneOrMany<String>, key: &str) -> Option<Arc<[PointerBuf]>> {
+        let pointers: Option<Vec<_>> =
+            texts.0.iter().map(|text| self.config_pointer(&Spanned::new(span.clone(), text.clone()), key)).collect();
+        pointers.map(Into::into)
+    }
+
+    fn events(&mut self, file: RuleFile) {
+        // One name per rule, also where the file serves several event sources.
+        let first = file.service.0.first().cloned().unwrap_or_default();
+        let label = first.split('.').next().unwrap_or_default();
+        for (name, rules) in file.events {
+            for service in &file.service.0 {
+                let rule: Arc<str> = format!("{}/{label}/{name}", self.provider).into();
+                let key = format!("events.{name}");
+                let plans: Vec<_> = rules.0.iter().filter_map(|spanned| self.event(&rule, spanned, &key)).collect();
+                let service = self.plan.services.entry(service.as_str().into()).or_default();
+                service.events.insert(name.as_str().into(), plans);
+            }
+        }
+    }
+
+    fn event(&mut self, rule: &Arc<str>, spanned: &Spanned<EventRule>, key: &str) -> Option<EventPlan> {
+        let event = spanned.get_ref();
+        let when = self.conditions(&event.when, &format!("{key}.when"))?;
+        let body = match &event.skip {
+            Some(reason) => {
+                if event.action.is_some() || event.asset.is_some() || !event.apply.is_empty() {
+                    self.error(spanned.span(), key, "a rule with `skip` has no `action`, `asset` or `apply`");
+                }
+                Body::Skip(reason.as_str().into())
+            }
+            None => Body::Change(Box::new(self.change(spanned, key)?)),
+        };
+        let mut redact = Vec::new();
+        if let Some(texts) = &event.redact {
+            for text in &texts.get_ref().0 {
+                match Path::parse(text) {
+                    Ok(path) => redact.push(path),
+                    Err(error) => {
+                        let message = format!("{text:?} is no JSON Pointer (RFC 6901): {error}");
+                        self.error(texts.span(), &format!("{key}.redact"), message);
+                    }
+                }
+            }
+        }
+        Some(EventPlan { rule: Arc::clone(rule), when, redact: redact.into(), body })
+    }
+
+    fn change(&mut self, spanned: &Spanned<EventRule>, key: &str) -> Option<ChangePlan> {
+        let event = spanned.get_ref();
+        let Some(action) = event.action else {
+            self.error(spanned.span(), key, "`action` is missing: create, update, delete or upsert (or give a `skip`)");
+            return None;
+        };
+        let asset = match &event.asset {
+            Some(AssetChoice::Type(provider_type)) => {
+                let asset = self.asset_named(provider_type, spanned.span(), key)?;
+                let vars: HashSet<_> = event.vars.keys().map(String::as_str).collect();
+                self.check_vars(&asset, &vars, spanned.span(), key);
+                AssetPick::Kind(asset)
+            }
+            Some(AssetChoice::ByIdPrefix) => AssetPick::ByIdPrefix,
+            None => {
+                self.error(spanned.span(), key, "`asset` is missing: a type under [assets], or { by = \"id_prefix\" }");
+                return None;
+            }
+        };
+        let Some(id) = self.sources(&event.id, &format!("{key}.id")) else {
+            if event.id.is_none() {
+                self.error(spanned.span(), key, "`id` is missing: where the record tells which asset it is");
+            }
+            return None;
+        };
+        let sets = match &asset {
+            AssetPick::Kind(asset) => asset.kind.sets.clone(),
+            AssetPick::ByIdPrefix => Vec::new(),
+        };
+        let apply: Vec<_> =
+            event.apply.iter().filter_map(|step| self.step(step, &sets, &format!("{key}.apply"))).collect();
+        let associations: Vec<_> = event
+            .associations
+            .iter()
+            .filter_map(|association| self.association(association, &format!("{key}.associations")))
+            .collect();
+        Some(ChangePlan {
+            action: match action {
+                RuleAction::Create => Some(Action::Create),
+                RuleAction::Update => Some(Action::Update),
+                RuleAction::Delete => Some(Action::Delete),
+                RuleAction::Upsert => None,
+            },
+            asset,
+            id,
+            each: self.sources(&event.each, &format!("{key}.each")),
+            vars: self.vars(&event.vars, &format!("{key}.vars")),
+            arn: self.sources(&event.arn, &format!("{key}.arn")),
+            account: self.sources(&event.account, &format!("{key}.account")),
+            region: self.sources(&event.region, &format!("{key}.region")),
+            except: self.sources(&event.except, &format!("{key}.except")),
+            apply: apply.into(),
+            associations: associations.into(),
+            partial: event.partial,
+        })
+    }
+
+    fn asset_named(&mut self, provider_type: &str, span: Range<usize>, key: &str) -> Option<Arc<AssetPlan>> {
+        let asset = self.plan.assets.get(provider_type).cloned();
+        if asset.is_none() {
+            self.error(span, key, format!("no [assets.{provider_type:?}] in any rule file"));
+        }
+        asset
+    }
+
+    fn check_vars(&mut self, asset: &AssetPlan, vars: &HashSet<&str>, span: Range<usize>, key: &str) {
+        let templates = std::iter::once(&asset.name).chain(&asset.arn);
+        let missing: Vec<_> =
+            templates.flat_map(Template::vars).filter(|name| !vars.contains(name)).map(str::to_owned).collect();
+        for name in missing {
+            let message =
+                format!("the name or ARN of {:?} needs `{{{name}}}`: give it under `vars`", asset.kind.provider_type);
+            self.error(span.clone(), key, message);
+        }
+    }
+
+    fn sources(&mut self, texts: &Texts, key: &str) -> Option<Sources> {
+        let texts = texts.as_ref()?;
+        self.sources_of(&texts.get_ref().0, texts.span(), key)
+    }
+
+    fn sources_of(&mut self, texts: &[String], span: Range<usize>, key: &str) -> Option<Sources> {
+        match Sources::parse(texts) {
+            Ok(sources) => Some(sources),
+            Err(error) => {
+                self.error(span, key, error.to_string());
+                None
+            }
+        }
+    }
+
+    fn vars(&mut self, vars: &BTreeMap<String, Spanned<OneOrMany<String>>>, key: &str) -> Box<[(Box<str>, Sources)]> {
+        let mut compiled = Vec::new();
+        for (name, texts) in vars {
+            if let Some(sources) = self.sources_of(&texts.get_ref().0, texts.span(), &format!("{key}.{name}")) {
+                compiled.push((name.as_str().into(), sources));
+            }
+        }
+        compiled.into()
+    }
+
+    fn conditions(&mut self, rules: &BTreeMap<Spanned<String>, ConditionRule>, key: &str) -> Option<Box<[Condition]>> {
+        let mut conditions = Vec::new();
+        for (pointer, ConditionRule(texts)) in rules {
+            let what = self.sources_of(std::slice::from_ref(pointer.get_ref()), pointer.span(), key)?;
+            let test = match texts.as_slice() {
+                [only] if only == "*" => Test::Present,
+                [only] if only == "!" => Test::Absent,
+                texts => Test::OneOf(texts.iter().map(|text| Glob::parse(text)).collect()),
+            };
+            conditions.push(Condition { what, test });
+        }
+        Some(conditions.into())
+    }
+
+    fn step(&mut self, spanned: &Spanned<StepRule>, sets: &[KeyedSet], key: &str) -> Option<StepPlan> {
+        let rule = spanned.get_ref();
+        let at = match &rule.at {
+            Some(at) => self.config_pointer(at, &format!("{key}.at"))?,
+            None => PointerBuf::root(),
+        };
+        let op = match rule.op {
+            Op::Replace => OpPlan::Replace(self.value(spanned, key)?),
+            Op::Set => OpPlan::Set { at: self.inner(spanned, at, key)?, value: self.value(spanned, key)? },
+            Op::Unset => OpPlan::Unset { at: self.inner(spanned, at, key)? },
+            Op::Merge if rule.each.is_some() => {
+                OpPlan::MergeElements { set: self.set(spanned, at, sets, key)?, elements: self.elements(spanned, key)? }
+            }
+            Op::Merge => OpPlan::Merge { at, patch: self.value(spanned, key)? },
+            Op::Add => OpPlan::Add { set: self.set(spanned, at, sets, key)?, elements: self.elements(spanned, key)? },
+            Op::Remove if rule.by.is_none() && !sets.iter().any(|set| set.at == at) => {
+                OpPlan::RemoveMembers { at: self.inner(spanned, at, key)?, keys: self.elements(spanned, key)? }
+            }
+            Op::Remove => {
+                OpPlan::Remove { set: self.set(spanned, at, sets, key)?, elements: self.elements(spanned, key)? }
+            }
+            // Said by the action; written out in a rule it does no harm.
+            Op::Delete => return None,
+            Op::Rename => OpPlan::Rename { id: self.required_sources(spanned, &rule.id, "id", key)? },
+            Op::Copy => {
+                let Some(provider_type) = &rule.asset else {
+                    self.error(spanned.span(), key, "`copy` needs `asset`, the provider type to copy from");
+                    return None;
+                };
+                let asset = self.asset_named(provider_type, spanned.span(), key)?;
+                self.check_vars(&asset, &HashSet::new(), spanned.span(), key);
+                let from_at = match &rule.from_at {
+                    Some(from_at) => self.config_pointer(from_at, &format!("{key}.from_at"))?,
+                    None => PointerBuf::root(),
+                };
+                OpPlan::Copy { asset, id: self.required_sources(spanned, &rule.id, "id", key)?, from_at, at }
+            }
+            Op::Touch => OpPlan::Touch,
+        };
+        Some(StepPlan { when: self.conditions(&rule.when, &format!("{key}.when"))?, required: rule.required, op })
+    }
+
+    fn required_sources(&mut self, step: &Spanned<StepRule>, texts: &Texts, name: &str, key: &str) -> Option<Sources> {
+        if texts.is_none() {
+            self.error(step.span(), key, format!("this step needs `{name}`"));
+        }
+        self.sources(texts, &format!("{key}.{name}"))
+    }
+
+    /// `at` of a step that can't work on the root.
+    fn inner(&mut self, step: &Spanned<StepRule>, at: PointerBuf, key: &str) -> Option<PointerBuf> {
+        if at.is_root() {
+            self.error(step.span(), key, "this step needs `at`: a pointer below the root");
+            return None;
+        }
+        Some(at)
+    }
+
+    /// The set that a step works on: its key by the step's own `by`, else as the asset declares it.
+    fn set(&mut self, step: &Spanned<StepRule>, at: PointerBuf, sets: &[KeyedSet], key: &str) -> Option<KeyedSet> {
+        if let Some(by) = &step.get_ref().by {
+            return Some(KeyedSet { key: self.set_key(by.span(), by.get_ref(), &format!("{key}.by"))?, at });
+        }
+        if let Some(set) = sets.iter().find(|set| set.at == at) {
+            return Some(set.clone());
+        }
+        let message = format!(
+            "{:?} is no set: give the asset `sets = {{ {:?} = [key pointers] }}`, or the step `by`",
+            at.as_str(),
+            at.as_str()
+        );
+        self.error(step.span(), key, message);
+        None
+    }
+
+    fn value(&mut self, step: &Spanned<StepRule>, key: &str) -> Option<ValuePlan> {
+        let rule = step.get_ref();
+        match (&rule.from, &rule.value, &rule.object) {
+            (Some(_), None, None) => self.sources(&rule.from, &format!("{key}.from")).map(ValuePlan::From),
+            (None, Some(value), None) => Some(ValuePlan::Literal(value.clone())),
+            (None, None, Some(object)) => self.object(object, step.span(), &format!("{key}.object")),
+            _ => {
+                self.error(step.span(), key, "this step needs one of `from`, `value` or `object`");
+                None
+            }
+        }
+    }
+
+    fn object(&mut self, fields: &BTreeMap<String, ObjectField>, span: Range<usize>, key: &str) -> Option<ValuePlan> {
+        let mut members = Vec::new();
+        for (name, field) in fields {
+            let value = match field {
+                ObjectField::Sources(OneOrMany(texts)) => {
+                    ValuePlan::From(self.sources_of(texts, span.clone(), &format!("{key}.{name}"))?)
+                }
+                ObjectField::Nested(fields) => self.object(fields, span.clone(), &format!("{key}.{name}"))?,
+            };
+            members.push((name.clone(), value));
+        }
+        Some(ValuePlan::Object(members))
+    }
+
+    fn elements(&mut self, step: &Spanned<StepRule>, key: &str) -> Option<ElementsPlan> {
+        let rule = step.get_ref();
+        let each = self.sources(&rule.each, &format!("{key}.each"));
+        let has_value = rule.value.is_some() || rule.object.is_some();
+        if each.is_none() && !has_value {
+            self.error(step.span(), key, "this step needs `each`, `value` or `object`");
+            return None;
+        }
+        let value = if has_value { Some(self.value(step, key)?) } else { None };
+        Some(ElementsPlan { each, value })
+    }
+
+    fn association(&mut self, spanned: &Spanned<AssociationRule>, key: &str) -> Option<AssociationPlan> {
+        let rule = spanned.get_ref();
+        let asset = self.asset_named(rule.provider_type.get_ref(), rule.provider_type.span(), key)?;
+        let vars: HashSet<_> = rule.vars.keys().map(String::as_str).collect();
+        self.check_vars(&asset, &vars, spanned.span(), key);
+        if rule.id.is_none() {
+            self.error(spanned.span(), key, "an association needs `id`");
+        }
+        Some(AssociationPlan {
+            relation: rule.relation.as_str().into(),
+            neutral_type: asset.kind.neutral_type.as_str().into(),
+            asset,
+            id: self.sources(&rule.id, &format!("{key}.id"))?,
+            each: self.sources(&rule.each, &format!("{key}.each")),
+            vars: self.vars(&rule.vars, &format!("{key}.vars")),
+            change: rule.change,
+        })
+    }
+}
+
+/// Asset plans by the literal part of their name, so that an ARN can be taken to its kind.
+pub(super) fn by_name_prefix(assets: &HashMap<Box<str>, Arc<AssetPlan>>) -> HashMap<Box<str>, Arc<AssetPlan>> {
+    let named = assets.values().filter_map(|asset| Some((asset.name.literal_prefix()?.into(), Arc::clone(asset))));
+    named.collect()
+}

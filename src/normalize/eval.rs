@@ -1,0 +1,305 @@
+//! Running the rules of one event on one record.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::expression::{Scope, Sources};
+use super::plan::{
+    AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, EventPlan, OpPlan, Parts, Plan, ServicePlan, StepPlan,
+};
+use super::record::{Member, Record};
+use crate::model::{Action, AssetKind, AssetRef, Association, Draft, DraftAction, Step};
+
+/// Where the record's assets live, unless a rule says otherwise.
+pub(super) struct Place<'a> {
+    pub(super) service: &'a str,
+    pub(super) account: &'a str,
+    pub(super) region: &'a str,
+}
+
+/// What the rules made of a record.
+pub(super) enum Evaluated {
+    Drafts(Vec<Draft>),
+    /// A rule says that the call changes no asset.
+    Skipped {
+        reason: Arc<str>,
+        rule: Arc<str>,
+    },
+    /// Rules exist, but none of their conditions holds.
+    NoRuleApplies,
+    /// A rule applies, but the record tells no id.
+    Unnamed {
+        rule: Arc<str>,
+    },
+}
+
+/// Applies every rule whose conditions hold.
+pub(super) fn evaluate(plan: &Plan, rules: &[EventPlan], record: &Record<'_>, place: &Place<'_>) -> Evaluated {
+    let scope = Scope { record, element: None };
+    let mut drafts = Vec::new();
+    let mut otherwise = Evaluated::NoRuleApplies;
+    for rule in rules.iter().filter(|rule| rule.holds(scope)) {
+        match &rule.body {
+            Body::Skip(reason) => {
+                otherwise = Evaluated::Skipped { reason: Arc::clone(reason), rule: Arc::clone(&rule.rule) };
+            }
+            Body::Change(change) => {
+                let evaluation = Evaluation { plan, rule, change, record, place };
+                if !evaluation.drafts(&mut drafts) {
+                    otherwise = Evaluated::Unnamed { rule: Arc::clone(&rule.rule) };
+                }
+            }
+        }
+    }
+    if drafts.is_empty() { otherwise } else { Evaluated::Drafts(drafts) }
+}
+
+struct Evaluation<'e> {
+    plan: &'e Plan,
+    rule: &'e EventPlan,
+    change: &'e ChangePlan,
+    record: &'e Record<'e>,
+    place: &'e Place<'e>,
+}
+
+impl Evaluation<'_> {
+    /// False: no asset could be named.
+    fn drafts(&self, drafts: &mut Vec<Draft>) -> bool {
+        let scope = Scope { record: self.record, element: None };
+        let failed: Vec<String> = self.change.except.as_ref().map_or_else(Vec::new, |except| {
+            let values = except.elements(scope);
+            values.iter().filter_map(|value| value.as_str().map(str::to_owned)).collect()
+        });
+        let Some(each) = &self.change.each else {
+            return self.draft(scope, &failed, drafts);
+        };
+        let mut named = false;
+        for element in &each.elements(scope) {
+            let scope = Scope { record: self.record, element: Some(element) };
+            named |= !self.rule.holds_for_element(scope) || self.draft(scope, &failed, drafts);
+        }
+        named
+    }
+
+    fn draft(&self, scope: Scope<'_>, failed: &[String], drafts: &mut Vec<Draft>) -> bool {
+        let Some(id) = self.change.id.text(scope) else { return false };
+        if failed.contains(&id) {
+            return true;
+        }
+        let Some(asset) = self.asset_plan(&id) else { return false };
+        let Some(vars) = vars(&self.change.vars, scope) else { return false };
+        let told = |sources: &Option<Sources>, otherwise: &str| {
+            sources.as_ref().and_then(|sources| sources.text(scope)).unwrap_or_else(|| otherwise.to_owned())
+        };
+        let account = told(&self.change.account, self.place.account);
+        let region = told(&self.change.region, self.place.region);
+        let parts = Parts { partition: partition(&region), region: &region, account: &account, id: &id, vars: &vars };
+        let Some(name) = asset.asset_name(&parts) else { return false };
+        let told_arn = self.change.arn.as_ref().and_then(|arn| arn.text(scope)).filter(|arn| arn.starts_with("arn:"));
+        let arn_is_told = told_arn.is_some();
+        let arn = told_arn.or_else(|| asset.arn.as_ref()?.render(&parts, false));
+
+        let (steps, mut partial) = self.steps(&asset, &parts, scope);
+        partial |= self.change.partial
+            || self.record.is_omitted(Member::RequestParameters)
+            || self.record.is_omitted(Member::ResponseElements);
+        if steps.is_empty() && !matches!(self.change.action, Some(Action::Delete)) {
+            partial = true;
+        }
+        let associations = self.change.associations.iter().flat_map(|plan| self.associations(plan, scope)).collect();
+        drafts.push(Draft {
+            action: self.change.action.map_or(DraftAction::Upsert, DraftAction::Known),
+            asset: AssetRef {
+                kind: Arc::clone(&asset.kind),
+                name,
+                arn,
+                arn_is_told,
+                region: if asset.global { "-".to_owned() } else { region.clone() },
+                account: account.clone(),
+                id,
+            },
+            steps,
+            partial,
+            associations,
+            rule: Arc::clone(&self.rule.rule),
+            generic: false,
+        });
+        true
+    }
+
+    fn asset_plan(&self, id: &str) -> Option<Arc<AssetPlan>> {
+        match &self.change.asset {
+            AssetPick::Kind(asset) => Some(Arc::clone(asset)),
+            AssetPick::ByIdPrefix => {
+                let service = self.plan.services.get(self.place.service)?;
+                Some(by_id_prefix(service, id).unwrap_or_else(|| unknown_prefix(self.place.service, id)))
+            }
+        }
+    }
+
+    /// The steps that have something to apply, and whether a required one has nothing.
+    fn steps(&self, asset: &AssetPlan, parts: &Parts<'_>, scope: Scope<'_>) -> (Vec<Step>, bool) {
+        let mut steps = Vec::new();
+        let mut partial = false;
+        for plan in &self.change.apply {
+            if !plan.when.iter().all(|condition| condition.holds(scope)) {
+                continue;
+            }
+            match step(plan, asset, parts, scope) {
+                Some(step) => steps.push(step),
+                None => partial |= plan.required,
+            }
+        }
+        (steps, partial)
+    }
+
+    fn associations(&self, plan: &AssociationPlan, scope: Scope<'_>) -> Vec<Association> {
+        let one = |scope: Scope<'_>| {
+            let id = plan.id.text(scope)?;
+            let vars = vars(&plan.vars, scope)?;
+            // Where the id is a whole ARN, the other asset may live in another account or region.
+            let part = |number: usize| id.strip_prefix("arn:")?.split(':').nth(number).filter(|part| !part.is_empty());
+            let (account, region) = (part(3).unwrap_or(self.place.account), part(2).unwrap_or(self.place.region));
+            let short = if id.starts_with("arn:") { id.rsplit(['/', ':']).next().unwrap_or(&id) } else { &id };
+            let parts = Parts { partition: partition(region), region, account, id: short, vars: &vars };
+            Some(Association {
+                relation: Arc::clone(&plan.relation),
+                neutral_type: Arc::clone(&plan.neutral_type),
+                name: plan.asset.asset_name(&parts)?,
+                id: short.to_owned(),
+                change: plan.change,
+            })
+        };
+        match &plan.each {
+            None => one(scope).into_iter().collect(),
+            Some(each) => {
+                let elements = each.elements(scope);
+                elements
+                    .iter()
+                    .filter_map(|element| one(Scope { record: self.record, element: Some(element) }))
+                    .collect()
+            }
+        }
+    }
+}
+
+fn step(plan: &StepPlan, asset: &AssetPlan, parts: &Parts<'_>, scope: Scope<'_>) -> Option<Step> {
+    let some = |elements: Vec<Value>| (!elements.is_empty()).then_some(elements);
+    Some(match &plan.op {
+        OpPlan::Replace(value) => Step::Replace(value.value(scope)?),
+        OpPlan::Set { at, value } => Step::Set { at: at.clone(), value: value.value(scope)? },
+        OpPlan::Unset { at } => Step::Unset { at: at.clone() },
+        OpPlan::Merge { at, patch } => {
+            Step::Merge { at: at.clone(), patch: patch.value(scope).filter(Value::is_object)? }
+        }
+        OpPlan::Add { set, elements } => Step::Add { set: set.clone(), elements: some(elements.elements(scope))? },
+        OpPlan::Remove { set, elements } => {
+            Step::Remove { set: set.clone(), elements: some(elements.elements(scope))? }
+        }
+        OpPlan::RemoveMembers { at, keys } => {
+            let keys =
+                keys.elements(scope).iter().filter_map(|key| key.as_str().map(str::to_owned)).collect::<Vec<_>>();
+            (!keys.is_empty()).then_some(())?;
+            Step::RemoveMembers { at: at.clone(), keys }
+        }
+        OpPlan::MergeElements { set, elements } => {
+            Step::MergeElements { set: set.clone(), elements: some(elements.elements(scope))? }
+        }
+        OpPlan::Rename { id } => {
+            let id = id.text(scope).filter(|id| id != parts.id)?;
+            let parts = Parts { id: &id, ..*parts };
+            let alias = asset.asset_name(&parts)?;
+            let arn = asset.arn.as_ref().and_then(|arn| arn.render(&parts, false));
+            Step::Rename { alias, arn, id }
+        }
+        OpPlan::Copy { asset: other, id, from_at, at } => {
+            let id = id.text(scope)?;
+            let parts = Parts { id: &id, vars: &[], ..*parts };
+            Step::Copy { from: other.asset_name(&parts)?, from_at: from_at.clone(), at: at.clone() }
+        }
+        OpPlan::Touch => Step::Touch,
+    })
+}
+
+/// `None`: one of them can't be found.
+fn vars<'p>(plans: &'p [(Box<str>, Sources)], scope: Scope<'_>) -> Option<Vec<(&'p str, String)>> {
+    plans.iter().map(|(name, sources)| Some((&**name, sources.text(scope)?))).collect()
+}
+
+fn by_id_prefix(service: &ServicePlan, id: &str) -> Option<Arc<AssetPlan>> {
+    let found = service.prefixes.iter().find(|(prefix, _)| id.starts_with(&**prefix));
+    found.map(|(_, asset)| Arc::clone(asset))
+}
+
+/// An id of a kind that no rule file knows: `tgw-attach-0123` of `ec2.amazonaws.com`.
+fn unknown_prefix(service: &str, id: &str) -> Arc<AssetPlan> {
+    let service = service.split('.').next().unwrap_or(service);
+    let kind = id.rsplit_once('-').map_or("resource", |(kind, _)| kind);
+    Arc::new(unclassified(service, kind))
+}
+
+/// A kind that no rule file defines, named after its service and what is known of its type.
+pub(super) fn unclassified(service: &str, kind: &str) -> AssetPlan {
+    let literal = format!("{service}/{kind}/").replace(['{', '}'], "");
+    AssetPlan {
+        kind: Arc::new(AssetKind {
+            provider: "aws",
+            provider_type: format!("{service}:{kind}"),
+            neutral_type: format!("unclassified.{service}"),
+            display: Vec::new(),
+            tags: jsonptr::PointerBuf::from_tokens(["tags"]),
+            sets: Vec::new(),
+        }),
+        name: super::plan::Template::parse(&format!("{literal}{{id}}")).unwrap_or_default(),
+        arn: None,
+        global: false,
+    }
+}
+
+/// <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference-arns.html>
+pub(super) fn partition(region: &str) -> &'static str {
+    if region.starts_with("cn-") {
+        "aws-cn"
+    } else if region.starts_with("us-gov-") {
+        "aws-us-gov"
+    } else {
+        "aws"
+    }
+}
+
+/// The API name behind a versioned event name: `CreateFunction20150331v2`, `CreateDistribution2020_05_31`.
+pub(super) fn without_version(name: &str) -> Cow<'_, str> {
+    let without_v =
+        name.rsplit_once('v').filter(|(_, digits)| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()));
+    for candidate in [Some(name), without_v.map(|(before, _)| before)].into_iter().flatten() {
+        let letters = candidate.trim_end_matches(|c: char| c.is_ascii_digit() || c == '_');
+        let date = candidate.get(letters.len()..).unwrap_or_default();
+        let digits = date.bytes().filter(u8::is_ascii_digit).count();
+        if digits == 8 && date.starts_with("20") && !letters.is_empty() {
+            return Cow::Borrowed(letters);
+        }
+    }
+    Cow::Borrowed(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_suffixes_are_dropped_and_nothing_else() {
+        for (name, expected) in [
+            ("CreateFunction20150331", "CreateFunction"),
+            ("UpdateFunctionCode20150331v2", "UpdateFunctionCode"),
+            ("CreateDistribution2020_05_31", "CreateDistribution"),
+            ("PutIp4", "PutIp4"),
+            ("CreateTagsV2", "CreateTagsV2"),
+            ("20150331", "20150331"),
+            ("Év2", "Év2"),
+        ] {
+            assert_eq!(without_version(name), expected, "{name}");
+        }
+    }
+}

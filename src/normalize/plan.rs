@@ -1,0 +1,321 @@
+//! Rules as they are run: pointers parsed, names resolved, everything checked.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use jsonptr::PointerBuf;
+use serde_json::Value;
+
+use super::expression::{Scope, Sources};
+use super::pointer::Path;
+use super::transform::scalar_text;
+use crate::model::{Action, AssetKind, AssetName, KeyedSet, RelationChange};
+
+/// The compiled rules of one provider.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) services: HashMap<Box<str>, ServicePlan>,
+    /// By provider type.
+    pub(super) assets: HashMap<Box<str>, Arc<AssetPlan>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct ServicePlan {
+    /// By event name without version suffix. All rules of a name that hold are applied.
+    pub(super) events: HashMap<Box<str>, Vec<EventPlan>>,
+    /// Id prefixes of the service's assets, longest first.
+    pub(super) prefixes: Vec<(Box<str>, Arc<AssetPlan>)>,
+}
+
+impl Plan {
+    pub(super) fn events(&self, service: &str, name: &str) -> Option<&[EventPlan]> {
+        self.services.get(service)?.events.get(name).map(Vec::as_slice)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct AssetPlan {
+    pub(super) kind: Arc<AssetKind>,
+    pub(super) name: Template,
+    pub(super) arn: Option<Template>,
+    pub(super) global: bool,
+}
+
+impl AssetPlan {
+    pub(super) fn asset_name(&self, parts: &Parts<'_>) -> Option<AssetName> {
+        let tail = self.name.render(parts, true)?;
+        let region = if self.global { "-" } else { parts.region };
+        Some(AssetName::new(self.kind.provider, parts.account, region, &tail))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct EventPlan {
+    /// `aws/ec2/RunInstances`.
+    pub(super) rule: Arc<str>,
+    pub(super) when: Box<[Condition]>,
+    pub(super) redact: Box<[Path]>,
+    pub(super) body: Body,
+}
+
+impl EventPlan {
+    /// The conditions on the record hold.
+    pub(super) fn holds(&self, scope: Scope<'_>) -> bool {
+        self.when.iter().filter(|condition| !condition.what.is_of_element()).all(|condition| condition.holds(scope))
+    }
+
+    /// The conditions on the element hold.
+    pub(super) fn holds_for_element(&self, scope: Scope<'_>) -> bool {
+        self.when.iter().filter(|condition| condition.what.is_of_element()).all(|condition| condition.holds(scope))
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Body {
+    Skip(Arc<str>),
+    Change(Box<ChangePlan>),
+}
+
+#[derive(Debug)]
+pub(super) struct ChangePlan {
+    pub(super) action: Option<Action>,
+    pub(super) asset: AssetPick,
+    pub(super) id: Sources,
+    pub(super) each: Option<Sources>,
+    pub(super) vars: Box<[(Box<str>, Sources)]>,
+    pub(super) arn: Option<Sources>,
+    pub(super) account: Option<Sources>,
+    pub(super) region: Option<Sources>,
+    pub(super) except: Option<Sources>,
+    pub(super) apply: Box<[StepPlan]>,
+    pub(super) associations: Box<[AssociationPlan]>,
+    pub(super) partial: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum AssetPick {
+    Kind(Arc<AssetPlan>),
+    ByIdPrefix,
+}
+
+#[derive(Debug)]
+pub(super) struct StepPlan {
+    pub(super) when: Box<[Condition]>,
+    pub(super) required: bool,
+    pub(super) op: OpPlan,
+}
+
+#[derive(Debug)]
+pub(super) enum OpPlan {
+    Replace(ValuePlan),
+    Set { at: PointerBuf, value: ValuePlan },
+    Unset { at: PointerBuf },
+    Merge { at: PointerBuf, patch: ValuePlan },
+    Add { set: KeyedSet, elements: ElementsPlan },
+    Remove { set: KeyedSet, elements: ElementsPlan },
+    RemoveMembers { at: PointerBuf, keys: ElementsPlan },
+    MergeElements { set: KeyedSet, elements: ElementsPlan },
+    Rename { id: Sources },
+    Copy { asset: Arc<AssetPlan>, id: Sources, from_at: PointerBuf, at: PointerBuf },
+    Touch,
+}
+
+#[derive(Debug)]
+pub(super) enum ValuePlan {
+    From(Sources),
+    Literal(Value),
+    Object(Vec<(String, ValuePlan)>),
+}
+
+impl ValuePlan {
+    pub(super) fn value(&self, scope: Scope<'_>) -> Option<Value> {
+        match self {
+            Self::From(sources) => sources.value(scope).map(std::borrow::Cow::into_owned),
+            Self::Literal(value) => Some(value.clone()),
+            Self::Object(fields) => {
+                let members: serde_json::Map<_, _> =
+                    fields.iter().filter_map(|(key, field)| Some((key.clone(), field.value(scope)?))).collect();
+                (!members.is_empty()).then_some(Value::Object(members))
+            }
+        }
+    }
+}
+
+/// Elements of a set.
+#[derive(Debug)]
+pub(super) struct ElementsPlan {
+    /// One per element; without it, one alone.
+    pub(super) each: Option<Sources>,
+    /// What is made of it; without it, the element itself.
+    pub(super) value: Option<ValuePlan>,
+}
+
+impl ElementsPlan {
+    pub(super) fn elements(&self, scope: Scope<'_>) -> Vec<Value> {
+        match (&self.each, &self.value) {
+            (None, None) => Vec::new(),
+            (None, Some(value)) => value.value(scope).into_iter().collect(),
+            (Some(each), None) => each.elements(scope).into_iter().map(std::borrow::Cow::into_owned).collect(),
+            (Some(each), Some(value)) => each
+                .elements(scope)
+                .iter()
+                .filter_map(|element| value.value(Scope { record: scope.record, element: Some(element) }))
+                .collect(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct AssociationPlan {
+    pub(super) relation: Arc<str>,
+    pub(super) asset: Arc<AssetPlan>,
+    pub(super) neutral_type: Arc<str>,
+    pub(super) id: Sources,
+    pub(super) each: Option<Sources>,
+    pub(super) vars: Box<[(Box<str>, Sources)]>,
+    pub(super) change: Option<RelationChange>,
+}
+
+/// One entry of `when`.
+#[derive(Debug)]
+pub(super) struct Condition {
+    pub(super) what: Sources,
+    pub(super) test: Test,
+}
+
+#[derive(Debug)]
+pub(super) enum Test {
+    Present,
+    Absent,
+    OneOf(Box<[Glob]>),
+}
+
+impl Condition {
+    pub(super) fn holds(&self, scope: Scope<'_>) -> bool {
+        let value = self.what.stated(scope);
+        match (&self.test, value) {
+            (Test::Present, value) => value.is_some(),
+            (Test::Absent, value) => value.is_none(),
+            (Test::OneOf(_), None) => false,
+            (Test::OneOf(globs), Some(value)) => {
+                scalar_text(&value).is_some_and(|text| globs.iter().any(|glob| glob.matches(&text)))
+            }
+        }
+    }
+}
+
+/// A text that may begin or end with `*`. Compared without regard to case, as providers are not strict either.
+#[derive(Debug)]
+pub(super) struct Glob {
+    open_start: bool,
+    open_end: bool,
+    text: Box<str>,
+}
+
+impl Glob {
+    pub(super) fn parse(text: &str) -> Self {
+        let (open_start, text) = text.strip_prefix('*').map_or((false, text), |rest| (true, rest));
+        let (open_end, text) = text.strip_suffix('*').map_or((false, text), |rest| (true, rest));
+        Self { open_start, open_end, text: text.to_ascii_lowercase().into() }
+    }
+
+    pub(super) fn matches(&self, text: &str) -> bool {
+        let text = text.to_ascii_lowercase();
+        match (self.open_start, self.open_end) {
+            (false, false) => *text == *self.text,
+            (true, false) => text.ends_with(&*self.text),
+            (false, true) => text.starts_with(&*self.text),
+            (true, true) => text.contains(&*self.text),
+        }
+    }
+}
+
+/// A text with `{parts}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Template(Box<[Part]>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(Box<str>),
+    Partition,
+    Region,
+    Account,
+    Id,
+    Var(Box<str>),
+}
+
+/// What a template is filled with.
+pub(super) struct Parts<'a> {
+    pub(super) partition: &'a str,
+    pub(super) region: &'a str,
+    pub(super) account: &'a str,
+    pub(super) id: &'a str,
+    pub(super) vars: &'a [(&'a str, String)],
+}
+
+impl Template {
+    /// `None`: a brace is left open.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('{') {
+            if !before.is_empty() {
+                parts.push(Part::Text(before.into()));
+            }
+            let (name, after) = after.split_once('}')?;
+            parts.push(match name {
+                "partition" => Part::Partition,
+                "region" => Part::Region,
+                "account" => Part::Account,
+                "id" => Part::Id,
+                name => Part::Var(name.into()),
+            });
+            rest = after;
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.into()));
+        }
+        Some(Self(parts.into()))
+    }
+
+    /// The names that an event must give under `vars`.
+    pub(super) fn vars(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Var(name) => Some(name.as_ref()),
+            _ => None,
+        })
+    }
+
+    /// The text before `{id}`, where nothing else varies: `ec2/security-group/`.
+    pub(super) fn literal_prefix(&self) -> Option<&str> {
+        match &*self.0 {
+            [Part::Text(text), Part::Id] => Some(text),
+            _ => None,
+        }
+    }
+
+    /// `None`: a var was not found.
+    pub(super) fn render(&self, parts: &Parts<'_>, encode: bool) -> Option<String> {
+        let mut text = String::new();
+        for part in &self.0 {
+            let value = match part {
+                Part::Text(literal) => {
+                    text.push_str(literal);
+                    continue;
+                }
+                Part::Partition => parts.partition,
+                Part::Region => parts.region,
+                Part::Account => parts.account,
+                Part::Id => parts.id,
+                Part::Var(name) => parts.vars.iter().find(|(var, _)| *var == &**name).map(|(_, value)| value)?,
+            };
+            if encode {
+                let _ = write!(text, "{}", AssetName::encode(value));
+            } else {
+                text.push_str(value);
+            }
+        }
+        Some(text)
+    }
+}

@@ -1,0 +1,148 @@
+//! JSON Pointers (RFC 6901) into records, which spell their keys in more than one case.
+
+use std::borrow::Cow;
+
+use jsonptr::Pointer;
+use serde_json::{Map, Value};
+
+/// A pointer, parsed and split once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Path {
+    tokens: Box<[Token]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Token {
+    Key(Box<str>),
+    /// `*`: every element of an array.
+    Every,
+}
+
+impl Path {
+    pub(super) fn parse(text: &str) -> Result<Self, jsonptr::ParseError> {
+        let tokens = Pointer::parse(text)?.tokens().map(|token| match token.decoded() {
+            Cow::Borrowed("*") => Token::Every,
+            key => Token::Key(key.into()),
+        });
+        Ok(Self { tokens: tokens.collect() })
+    }
+
+    /// The first token and what follows it. `None` for the root.
+    pub(super) fn split_first(&self) -> Option<(&str, PathSlice<'_>)> {
+        match self.tokens.split_first()? {
+            (Token::Key(key), rest) => Some((key, PathSlice(rest))),
+            (Token::Every, rest) => Some(("*", PathSlice(rest))),
+        }
+    }
+
+    pub(super) fn as_slice(&self) -> PathSlice<'_> {
+        PathSlice(&self.tokens)
+    }
+
+    /// The tokens as text, `*` for every element.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = &str> {
+        self.tokens.iter().map(|token| match token {
+            Token::Key(key) => key.as_ref(),
+            Token::Every => "*",
+        })
+    }
+}
+
+/// A path, or the rest of one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PathSlice<'p>(&'p [Token]);
+
+impl PathSlice<'_> {
+    /// What the path leads to. `*` gives an array of what each element leads to.
+    pub(super) fn resolve<'v>(self, mut value: &'v Value) -> Option<Cow<'v, Value>> {
+        for (at, token) in self.0.iter().enumerate() {
+            value = match (token, value) {
+                (Token::Key(key), Value::Object(members)) => member(members, key)?,
+                (Token::Key(key), Value::Array(elements)) => elements.get(key.parse::<usize>().ok()?)?,
+                (Token::Every, Value::Array(elements)) => {
+                    let rest = PathSlice(self.0.get(at + 1..)?);
+                    return Some(Cow::Owned(Value::Array(rest.resolve_every(elements))));
+                }
+                _ => return None,
+            };
+        }
+        Some(Cow::Borrowed(value))
+    }
+
+    fn resolve_every(self, elements: &[Value]) -> Vec<Value> {
+        let mut found = Vec::new();
+        for element in elements {
+            match self.resolve(element).map(Cow::into_owned) {
+                // A `*` further down has given an array already.
+                Some(Value::Array(inner)) if self.0.contains(&Token::Every) => found.extend(inner),
+                Some(value) => found.push(value),
+                None => {}
+            }
+        }
+        found
+    }
+}
+
+/// A member by its key: exactly, else ignoring the case of the first letter, else ignoring case.
+pub(super) fn member<'v>(members: &'v Map<String, Value>, key: &str) -> Option<&'v Value> {
+    if let Some(value) = members.get(key) {
+        return Some(value);
+    }
+    let ignoring_case = || members.iter().filter(|(name, _)| name.eq_ignore_ascii_case(key));
+    let same_but_first_letter = |name: &str| name.get(1..).is_some() && name.get(1..) == key.get(1..);
+    ignoring_case()
+        .find(|(name, _)| same_but_first_letter(name))
+        .or_else(|| ignoring_case().next())
+        .map(|(_, value)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn resolved(value: &Value, path: &str) -> Option<Value> {
+        Path::parse(path).unwrap().as_slice().resolve(value).map(Cow::into_owned)
+    }
+
+    #[test]
+    fn exact_then_first_letter_then_any_case() {
+        let value = json!({ "dBName": 1, "DBName": 2, "DBNAME": 3, "é": { "X": 4 } });
+        assert_eq!(resolved(&value, "/DBName"), Some(json!(2)));
+        assert_eq!(resolved(&value, "/dBName"), Some(json!(1)));
+        assert_eq!(resolved(&json!({ "dbname": 3, "dBName": 1 }), "/DBName"), Some(json!(1)));
+        assert_eq!(resolved(&json!({ "dbname": 3 }), "/DBName"), Some(json!(3)));
+        assert_eq!(resolved(&value, "/é/x"), Some(json!(4)));
+        assert_eq!(resolved(&value, "/nothing"), None);
+        assert_eq!(resolved(&value, "/dBName/deeper"), None);
+    }
+
+    #[test]
+    fn star_collects_from_every_element() {
+        let value = json!({ "items": [{ "a": [{ "b": 1 }, { "b": 2 }] }, {}, { "a": [{ "b": 3 }] }] });
+        assert_eq!(resolved(&value, "/items/*/a/*/b"), Some(json!([1, 2, 3])));
+        assert_eq!(resolved(&value, "/items/0/a/1/b"), Some(json!(2)));
+        assert_eq!(resolved(&value, "/items/*/none"), Some(json!([])));
+        assert_eq!(resolved(&value, "/*"), None);
+    }
+
+    proptest! {
+        /// On what it finds exactly, our resolution is RFC 6901's.
+        #[test]
+        fn agrees_with_rfc_6901(keys in prop::collection::vec("[a-zA-Z~/0-9é]{0,4}", 0..5), leaf in any::<i32>()) {
+            let pointer = jsonptr::PointerBuf::from_tokens(keys.iter().map(String::as_str));
+            let value = keys.iter().rev().fold(json!(leaf), |inner, key| json!({ key.as_str(): inner }));
+            let found = resolved(&value, pointer.as_str());
+            prop_assert_eq!(found.as_ref(), pointer.resolve(&value).ok());
+            prop_assert_eq!(found, Some(json!(leaf)));
+        }
+
+        #[test]
+        fn never_panics(path in "(/[a-z*~0-9]{0,3}){0,5}", text in "[\\[\\]{}\":,a-z0-9]{0,40}") {
+            if let (Ok(path), Ok(value)) = (Path::parse(&path), serde_json::from_str::<Value>(&text)) {
+                let _ = path.as_slice().resolve(&value);
+            }
+        }
+    }
+}

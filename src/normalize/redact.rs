@@ -1,0 +1,414 @@
+//! What leaves the normalizer carries no credentials: values are replaced in the record's own text, before anything
+//! is taken out of it.
+//!
+//! Two things say what is a secret: the names of members (`sessionToken`, `userData`, … at any depth, also inside JSON that
+//! is written as a string), and the pointers of a rule's `redact`. The same pass brings the record onto one line and
+//! refuses what would break those who read it.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::Range;
+
+use memchr::memchr2;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::pointer::Path;
+
+/// What stands in the place of a secret.
+pub(super) const REDACTED: &str = "\"[redacted]\"";
+
+/// Readers differ in how deep they can go; real records stay below 20.
+const MAX_DEPTH: usize = 100;
+
+/// JSON in a string in JSON in a string: followed so far.
+const MAX_NESTED_TEXTS: usize = 3;
+
+/// Why a record's text can't be passed on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum UnfitText {
+    #[error("nested deeper than {MAX_DEPTH} levels")]
+    TooDeep,
+    #[error("a lone surrogate (\\ud800 to \\udfff without its other half) at byte {at}")]
+    LoneSurrogate { at: usize },
+}
+
+/// The names of members whose values are secrets, in lower case.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SecretNames(HashSet<Box<str>>);
+
+impl SecretNames {
+    pub(super) fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
+        Self(names.into_iter().map(|name| name.to_ascii_lowercase().into()).collect())
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        // Lower-casing on the stack: nearly all names are short and none of these is long.
+        let mut buffer = [0_u8; 48];
+        let Some(lower) = buffer.get_mut(..name.len()) else { return false };
+        lower.copy_from_slice(name.as_bytes());
+        lower.make_ascii_lowercase();
+        std::str::from_utf8(lower).is_ok_and(|lower| self.0.contains(lower))
+    }
+}
+
+/// The text on one line, without secrets. Borrowed when nothing had to change.
+///
+/// `text` is JSON that a parser has accepted.
+pub(super) fn sanitize<'t>(text: &'t str, names: &SecretNames, paths: &[&Path]) -> Result<Cow<'t, str>, UnfitText> {
+    let mut text = Cow::Borrowed(text);
+    for path in paths {
+        let tokens: Vec<_> = path.tokens().collect();
+        let mut spans = Vec::new();
+        if let Ok(root) = serde_json::from_str::<&RawValue>(&text) {
+            find_spans(&text, root, &tokens, &mut spans);
+        }
+        if !spans.is_empty() {
+            text = Cow::Owned(replace(&text, spans.into_iter().map(|span| (span, Cow::Borrowed(REDACTED))).collect()));
+        }
+    }
+    let edits = Scan { text: &text, at: 0, names, edits: Vec::new(), nested: 0 }.run()?;
+    Ok(if edits.is_empty() { text } else { Cow::Owned(replace(&text, edits)) })
+}
+
+type Edit<'t> = (Range<usize>, Cow<'t, str>);
+
+fn replace(text: &str, edits: Vec<Edit<'_>>) -> String {
+    let mut replaced = String::with_capacity(text.len());
+    let mut from = 0;
+    for (span, with) in edits {
+        replaced.push_str(text.get(from..span.start).unwrap_or_default());
+        replaced.push_str(&with);
+        from = span.end;
+    }
+    replaced.push_str(text.get(from..).unwrap_or_default());
+    replaced
+}
+
+/// The spans of what a pointer leads to, in order. Null and booleans are no secrets.
+fn find_spans(text: &str, value: &RawValue, tokens: &[&str], spans: &mut Vec<Range<usize>>) {
+    let raw = value.get();
+    let Some((token, rest)) = tokens.split_first() else {
+        if !matches!(raw.as_bytes().first(), None | Some(b'n' | b't' | b'f')) && raw != REDACTED {
+            // `raw` is a part of `text`.
+            let start = raw.as_ptr() as usize - text.as_ptr() as usize;
+            spans.push(start..start + raw.len());
+        }
+        return;
+    };
+    match raw.as_bytes().first() {
+        Some(b'{') => {
+            let Ok(Entries(entries)) = serde_json::from_str(raw) else { return };
+            for (key, value) in entries.into_iter().filter(|(key, _)| *token == "*" || key.eq_ignore_ascii_case(token))
+            {
+                let _ = key;
+                find_spans(text, value, rest, spans);
+            }
+        }
+        Some(b'[') => {
+            let Ok(elements) = serde_json::from_str::<Vec<&RawValue>>(raw) else { return };
+            let index = token.parse::<usize>().ok();
+            for (at, value) in elements.into_iter().enumerate() {
+                if *token == "*" || index == Some(at) {
+                    find_spans(text, value, rest, spans);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// An object's members in the order of the text.
+struct Entries<'t>(Vec<(String, &'t RawValue)>);
+
+impl<'de> Deserialize<'de> for Entries<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit;
+        impl<'de> Visitor<'de> for Visit {
+            type Value = Entries<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(Visit)
+    }
+}
+
+/// One pass over the tokens of a JSON text.
+struct Scan<'t> {
+    text: &'t str,
+    at: usize,
+    names: &'t SecretNames,
+    edits: Vec<Edit<'t>>,
+    nested: usize,
+}
+
+impl<'t> Scan<'t> {
+    fn run(mut self) -> Result<Vec<Edit<'t>>, UnfitText> {
+        let mut depth = 0_usize;
+        while let Some(byte) = self.peek() {
+            match byte {
+                b'"' => {
+                    let span = self.string()?;
+                    self.whitespace();
+                    if self.peek() == Some(b':') {
+                        self.at += 1;
+                        self.whitespace();
+                        if self.is_secret(span) {
+                            self.redact_value()?;
+                        }
+                    } else if self.nested < MAX_NESTED_TEXTS {
+                        self.nested_text(span)?;
+                    }
+                }
+                b'{' | b'[' => {
+                    depth += 1;
+                    if depth > MAX_DEPTH {
+                        return Err(UnfitText::TooDeep);
+                    }
+                    self.at += 1;
+                }
+                b'}' | b']' => {
+                    depth = depth.saturating_sub(1);
+                    self.at += 1;
+                }
+                b' ' | b'\t' | b'\n' | b'\r' => self.whitespace(),
+                _ => self.at += 1,
+            }
+        }
+        Ok(self.edits)
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    /// Skips white space; where it breaks the line, it goes.
+    fn whitespace(&mut self) {
+        let start = self.at;
+        let mut breaks = false;
+        while let Some(byte @ (b' ' | b'\t' | b'\n' | b'\r')) = self.peek() {
+            breaks |= matches!(byte, b'\n' | b'\r');
+            self.at += 1;
+        }
+        if breaks {
+            self.edits.push((start..self.at, Cow::Borrowed("")));
+        }
+    }
+
+    /// Skips a string; gives what stands between its quotes.
+    fn string(&mut self) -> Result<Range<usize>, UnfitText> {
+        self.at += 1;
+        let start = self.at;
+        let bytes = self.text.as_bytes();
+        while let Some(found) = bytes.get(self.at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+            self.at += found;
+            if bytes.get(self.at) == Some(&b'"') {
+                let span = start..self.at;
+                self.at += 1;
+                return Ok(span);
+            }
+            self.escape()?;
+        }
+        self.at = bytes.len();
+        Ok(start..self.at)
+    }
+
+    /// Skips an escape, a pair of surrogates as one.
+    fn escape(&mut self) -> Result<(), UnfitText> {
+        let unit = |at: usize| {
+            let digits = self.text.get(at..at + 6)?.strip_prefix("\\u")?;
+            u16::from_str_radix(digits, 16).ok()
+        };
+        match unit(self.at) {
+            Some(0xd800..=0xdbff) if matches!(unit(self.at + 6), Some(0xdc00..=0xdfff)) => self.at += 12,
+            Some(0xd800..=0xdfff) => return Err(UnfitText::LoneSurrogate { at: self.at }),
+            Some(_) => self.at += 6,
+            None => self.at += 2,
+        }
+        Ok(())
+    }
+
+    fn is_secret(&self, key: Range<usize>) -> bool {
+        let Some(name) = self.text.get(key.clone()) else { return false };
+        if !name.contains('\\') {
+            return self.names.contains(name);
+        }
+        let quoted = self.text.get(key.start.saturating_sub(1)..key.end + 1).unwrap_or_default();
+        serde_json::from_str::<String>(quoted).is_ok_and(|name| self.names.contains(&name))
+    }
+
+    /// Replaces the value that begins here, unless it is null, a boolean, an empty text or replaced already.
+    fn redact_value(&mut self) -> Result<(), UnfitText> {
+        let start = self.at;
+        match self.peek() {
+            Some(b'"') => {
+                let span = self.string()?;
+                if span.is_empty() || self.text.get(start..self.at) == Some(REDACTED) {
+                    return Ok(());
+                }
+            }
+            Some(b'{' | b'[') => self.skip_nested()?,
+            Some(b'-' | b'0'..=b'9') => {
+                while matches!(self.peek(), Some(b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9')) {
+                    self.at += 1;
+                }
+            }
+            _ => return Ok(()),
+        }
+        self.edits.push((start..self.at, Cow::Borrowed(REDACTED)));
+        Ok(())
+    }
+
+    fn skip_nested(&mut self) -> Result<(), UnfitText> {
+        let mut depth = 0_usize;
+        while let Some(byte) = self.peek() {
+            match byte {
+                b'"' => {
+                    self.string()?;
+                    continue;
+                }
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            self.at += 1;
+            if depth > MAX_DEPTH {
+                return Err(UnfitText::TooDeep);
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A string that holds JSON with secrets is written anew without them.
+    fn nested_text(&mut self, span: Range<usize>) -> Result<(), UnfitText> {
+        let Some(inner) = self.text.get(span.clone()) else { return Ok(()) };
+        if !inner.trim_start().starts_with(['{', '[']) || !inner.contains("\\\"") {
+            return Ok(());
+        }
+        let quoted = span.start.saturating_sub(1)..span.end + 1;
+        let unescaped = self.text.get(quoted.clone()).and_then(|text| serde_json::from_str::<String>(text).ok());
+        let Some(unescaped) = unescaped.filter(|text| serde_json::from_str::<&RawValue>(text).is_ok()) else {
+            return Ok(());
+        };
+        let edits =
+            Scan { text: &unescaped, at: 0, names: self.names, edits: Vec::new(), nested: self.nested + 1 }.run()?;
+        // Line breaks inside a string are escaped: nothing to mend but secrets.
+        let edits: Vec<_> = edits.into_iter().filter(|(_, with)| !with.is_empty()).collect();
+        if !edits.is_empty() {
+            let text = serde_json::Value::String(replace(&unescaped, edits)).to_string();
+            self.edits.push((quoted, Cow::Owned(text)));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn names() -> SecretNames {
+        SecretNames::new(["sessionToken", "password", "userData"])
+    }
+
+    fn sanitized(text: &str) -> String {
+        sanitize(text, &names(), &[]).unwrap().into_owned()
+    }
+
+    #[test]
+    fn secrets_go_whatever_they_are_and_the_rest_stays_to_the_byte() {
+        for (text, expected) in [
+            (r#"{"a": 1.50, "Password" : "x\"y", "z":[1]}"#, r#"{"a": 1.50, "Password" : "[redacted]", "z":[1]}"#),
+            (r#"{"password":{"a":["}"]},"b":1}"#, r#"{"password":"[redacted]","b":1}"#),
+            (r#"{"pass\u0077ord":-1.5e3}"#, r#"{"pass\u0077ord":"[redacted]"}"#),
+            (r#"{"password":null,"userData":false}"#, r#"{"password":null,"userData":false}"#),
+            (r#"{"password":""}"#, r#"{"password":""}"#),
+            (r#"{"a":"password"}"#, r#"{"a":"password"}"#),
+            (r#"{"a":"{\"password\":\"x\",\"b\":1}"}"#, r#"{"a":"{\"password\":\"[redacted]\",\"b\":1}"}"#),
+            ("{\n  \"a\": [\r\n1,\n 2]\n}", r#"{"a": [1,2]}"#),
+            (r#"{"a":"\ud83d\ude00\\"}"#, r#"{"a":"\ud83d\ude00\\"}"#),
+        ] {
+            assert_eq!(sanitized(text), expected, "{text}");
+        }
+        assert!(matches!(sanitize(r#"{"a":1}"#, &names(), &[]), Ok(Cow::Borrowed(_))));
+    }
+
+    #[test]
+    fn pointers_of_rules() {
+        let path = Path::parse("/requestParameters/environment/*/value").unwrap();
+        let text = r#"{"requestParameters":{"Environment":[{"name":"A","value":"s"},{"value":null},{"value":7}]}}"#;
+        let expected = r#"{"requestParameters":{"Environment":[{"name":"A","value":"[redacted]"},{"value":null},{"value":"[redacted]"}]}}"#;
+        assert_eq!(sanitize(text, &names(), &[&path]).unwrap(), expected);
+    }
+
+    #[test]
+    fn unfit_texts() {
+        let deep = format!("{}{}", "[".repeat(101), "]".repeat(101));
+        assert_eq!(sanitize(&deep, &names(), &[]), Err(UnfitText::TooDeep));
+        assert_eq!(sanitize(r#"{"a":"\ud800"}"#, &names(), &[]), Err(UnfitText::LoneSurrogate { at: 6 }));
+        assert_eq!(sanitize(r#"{"a":"\ude00\ud83d"}"#, &names(), &[]), Err(UnfitText::LoneSurrogate { at: 6 }));
+    }
+
+    fn arbitrary_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "\\PC{0,8}".prop_map(Value::from),
+            "planted-[a-z]{4}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 40, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec(("(password|a|b|userData|x\"y)", inner), 0..4)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// The plain meaning: every secret member's value replaced, nothing else touched.
+    fn redacted(value: &Value) -> Value {
+        match value {
+            Value::Object(members) => members
+                .iter()
+                .map(|(key, value)| {
+                    let secret = ["password", "userData"].contains(&key.as_str());
+                    let kept = value.is_null() || value.is_boolean() || *value == json!("");
+                    (key.clone(), if secret && !kept { json!("[redacted]") } else { redacted(value) })
+                })
+                .collect(),
+            Value::Array(elements) => elements.iter().map(redacted).collect(),
+            scalar => scalar.clone(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn does_what_it_says(value in arbitrary_json(), pretty in any::<bool>()) {
+            let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
+            let out = sanitized(&text);
+            prop_assert!(!out.contains('\n'));
+            prop_assert_eq!(serde_json::from_str::<Value>(&out).unwrap(), redacted(&value));
+        }
+
+        #[test]
+        fn never_panics(text in "[\\[\\]{}\":,\\\\ud8a0-9p ]{0,60}") {
+            let _ = sanitize(&text, &names(), &[]);
+        }
+    }
+}
