@@ -213,24 +213,24 @@ impl Compiler<'_> {
             for service in &file.service.0 {
                 let rule: Arc<str> = format!("{}/{label}/{name}", self.provider).into();
                 let key = format!("events.{name}");
-                let plans: Vec<_> = rules.0.iter().filter_map(|spanned| self.event(&rule, spanned, &key)).collect();
+                let plans: Vec<_> =
+                    rules.get_ref().0.iter().filter_map(|event| self.event(&rule, event, rules.span(), &key)).collect();
                 let service = self.plan.services.entry(service.as_str().into()).or_default();
                 service.events.insert(name.as_str().into(), plans);
             }
         }
     }
 
-    fn event(&mut self, rule: &Arc<str>, spanned: &Spanned<EventRule>, key: &str) -> Option<EventPlan> {
-        let event = spanned.get_ref();
+    fn event(&mut self, rule: &Arc<str>, event: &EventRule, span: Range<usize>, key: &str) -> Option<EventPlan> {
         let when = self.conditions(&event.when, &format!("{key}.when"))?;
         let body = match &event.skip {
             Some(reason) => {
                 if event.action.is_some() || event.asset.is_some() || !event.apply.is_empty() {
-                    self.error(spanned.span(), key, "a rule with `skip` has no `action`, `asset` or `apply`");
+                    self.error(span.clone(), key, "a rule with `skip` has no `action`, `asset` or `apply`");
                 }
                 Body::Skip(reason.as_str().into())
             }
-            None => Body::Change(Box::new(self.change(spanned, key)?)),
+            None => Body::Change(Box::new(self.change(event, span, key)?)),
         };
         let mut redact = Vec::new();
         if let Some(texts) = &event.redact {
@@ -247,28 +247,27 @@ impl Compiler<'_> {
         Some(EventPlan { rule: Arc::clone(rule), when, redact: redact.into(), body })
     }
 
-    fn change(&mut self, spanned: &Spanned<EventRule>, key: &str) -> Option<ChangePlan> {
-        let event = spanned.get_ref();
+    fn change(&mut self, event: &EventRule, span: Range<usize>, key: &str) -> Option<ChangePlan> {
         let Some(action) = event.action else {
-            self.error(spanned.span(), key, "`action` is missing: create, update, delete or upsert (or give a `skip`)");
+            self.error(span.clone(), key, "`action` is missing: create, update, delete or upsert (or give a `skip`)");
             return None;
         };
         let asset = match &event.asset {
             Some(AssetChoice::Type(provider_type)) => {
-                let asset = self.asset_named(provider_type, spanned.span(), key)?;
+                let asset = self.asset_named(provider_type, span.clone(), key)?;
                 let vars: HashSet<_> = event.vars.keys().map(String::as_str).collect();
-                self.check_vars(&asset, &vars, spanned.span(), key);
+                self.check_vars(&asset, &vars, span.clone(), key);
                 AssetPick::Kind(asset)
             }
             Some(AssetChoice::ByIdPrefix) => AssetPick::ByIdPrefix,
             None => {
-                self.error(spanned.span(), key, "`asset` is missing: a type under [assets], or { by = \"id_prefix\" }");
+                self.error(span.clone(), key, "`asset` is missing: a type under [assets], or { by = \"id_prefix\" }");
                 return None;
             }
         };
         let Some(id) = self.sources(&event.id, &format!("{key}.id")) else {
             if event.id.is_none() {
-                self.error(spanned.span(), key, "`id` is missing: where the record tells which asset it is");
+                self.error(span.clone(), key, "`id` is missing: where the record tells which asset it is");
             }
             return None;
         };

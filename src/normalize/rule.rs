@@ -20,7 +20,7 @@ pub(super) struct RuleFile {
     #[serde(default)]
     pub(super) assets: BTreeMap<String, Spanned<AssetRule>>,
     #[serde(default)]
-    pub(super) events: BTreeMap<String, OneOrMany<Spanned<EventRule>>>,
+    pub(super) events: BTreeMap<String, Spanned<OneOrMany<EventRule>>>,
 }
 
 /// `[assets."AWS::EC2::SecurityGroup"]`.

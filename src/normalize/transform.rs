@@ -21,6 +21,7 @@ pub(super) enum Transform {
     Epoch,
     ArnResource,
     ArnPath,
+    ArnParent,
     ArnAccount,
     ArnRegion,
     ArmId,
@@ -48,6 +49,7 @@ impl Transform {
             Self::Epoch => epoch(&value),
             Self::ArnResource => Some(map_text(value, |text| json!(arn_resource(text)))),
             Self::ArnPath => Some(map_text(value, |text| json!(arn_path(text)))),
+            Self::ArnParent => value.as_str().and_then(arn_parent).map(|text| json!(text)),
             Self::ArnAccount => arn_part(&value, 4),
             Self::ArnRegion => arn_part(&value, 3),
             Self::ArmId => Some(map_text(value, |text| json!(text.trim_end_matches('/').to_lowercase()))),
@@ -247,6 +249,15 @@ fn arn_path(text: &str) -> &str {
     resource.map_or(text, |resource| resource.split_once(['/', ':']).map_or(resource, |(_, path)| path))
 }
 
+/// The part before the last of an ARN's resource, where that is not its kind: `…:task/blue/0123` → `blue`,
+/// `…:task-definition/web:7` → `web`.
+fn arn_parent(text: &str) -> Option<&str> {
+    let resource = text.strip_prefix("arn:")?.splitn(5, ':').nth(4)?;
+    let mut parts = resource.rsplit(['/', ':']).skip(1);
+    let parent = parts.next().filter(|parent| !parent.is_empty())?;
+    parts.next().map(|_| parent)
+}
+
 fn arn_part(value: &Value, part: usize) -> Option<Value> {
     let text = value.as_str().filter(|text| text.starts_with("arn:"))?;
     text.split(':').nth(part).filter(|part| !part.is_empty()).map(|part| json!(part))
@@ -366,9 +377,14 @@ mod tests {
             ("arn_resource", json!("deployer"), Some(json!("deployer"))),
             (
                 "arn_path",
+                "arn_parent",
                 json!("arn:aws:iam::123837392027:oidc-provider/token.example.com/v2"),
                 Some(json!("token.example.com/v2")),
             ),
+            ("arn_parent", json!("arn:aws:ecs:eu-west-1:123837392027:task/blue/0123"), Some(json!("blue"))),
+            ("arn_parent", json!("arn:aws:ecs:eu-west-1:123837392027:task-definition/web:7"), Some(json!("web"))),
+            ("arn_parent", json!("arn:aws:ecs:eu-west-1:123837392027:task/0123"), None),
+            ("arn_parent", json!("web"), None),
             ("arn_account", json!("arn:aws:iam::123837392027:role/x"), Some(json!("123837392027"))),
             ("arn_region", json!("arn:aws:iam::123837392027:role/x"), None),
             (
@@ -390,9 +406,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_transform_panics(which in 0_usize..21, text in "[\\[\\]{}\":,a-zA-Z0-9%. ]{0,60}") {
+        fn no_transform_panics(which in 0_usize..22, text in "[\\[\\]{}\":,a-zA-Z0-9%. ]{0,60}") {
             let names = ["json", "url_decode", "tag_map", "ec2_items", "ec2_ip_permissions", "ec2_ip_permissions_egress", "epoch",
-                "arn_resource", "arn_path", "arn_account", "arn_region", "arm_id", "entra_targets", "lambda_function", "lambda_qualifier", "camel",
+                "arn_resource", "arn_path", "arn_parent", "arn_account", "arn_region", "arm_id", "entra_targets", "lambda_function", "lambda_qualifier", "camel",
                 "keys", "string", "lower", "split", "wrap"];
             let value = serde_json::from_str(&text).unwrap_or(json!(text));
             let _ = apply(names[which], value);
