@@ -163,18 +163,27 @@ fn unwrap_items(value: Value) -> Value {
 /// `requestParameters`: either `ipPermissions` or the flat form of EC2-Classic's time.
 fn ip_permissions(request: &Value, egress: bool) -> Value {
     let Some(members) = request.as_object() else { return json!([]) };
-    let flat = std::slice::from_ref(request);
-    let permissions = match member(members, "ipPermissions") {
-        Some(permissions) if !items(permissions).is_empty() => items(permissions),
-        _ if member(members, "ipProtocol").is_some() => flat,
-        _ => items(request),
+    let permissions = match member(members, "ipPermissions").map(items) {
+        Some(permissions) if !permissions.is_empty() => permissions,
+        _ => std::slice::from_ref(request),
     };
     permissions.iter().filter_map(Value::as_object).flat_map(|permission| rules_of(permission, egress)).collect()
 }
 
 fn rules_of(permission: &Map<String, Value>, egress: bool) -> Vec<Value> {
     let Some(protocol) = member(permission, "ipProtocol").and_then(scalar_text) else { return Vec::new() };
-    let port = |key: &str| member(permission, key).and_then(Value::as_i64).unwrap_or(-1);
+    // EC2 answers with names where a request may give numbers, and knows no ports of "all protocols".
+    let protocol = match &*protocol {
+        "1" => "icmp",
+        "6" => "tcp",
+        "17" => "udp",
+        "58" => "icmpv6",
+        other => other,
+    };
+    let port = |key: &str| match protocol {
+        "-1" => -1,
+        _ => member(permission, key).and_then(Value::as_i64).unwrap_or(-1),
+    };
     let base =
         json!({ "isEgress": egress, "ipProtocol": protocol, "fromPort": port("fromPort"), "toPort": port("toPort") });
     let mut rules = Vec::new();
@@ -190,17 +199,12 @@ fn rules_of(permission: &Map<String, Value>, egress: bool) -> Vec<Value> {
         ("ipRanges", "cidrIp", "cidrIpv4"),
         ("ipv6Ranges", "cidrIpv6", "cidrIpv6"),
         ("prefixListIds", "prefixListId", "prefixListId"),
+        ("groups", "groupId", "referencedGroupInfo"),
     ] {
-        for range in member(permission, list).map(items).unwrap_or_default() {
-            if let Some(peer) = range.as_object().and_then(|range| member(range, from)) {
-                push(to, peer.clone(), range.get("description"));
-            }
-        }
-    }
-    for group in member(permission, "groups").map(items).unwrap_or_default() {
-        let Some(group) = group.as_object() else { continue };
-        if let Some(id) = member(group, "groupId") {
-            push("referencedGroupInfo", json!({ "groupId": id }), group.get("description"));
+        for range in member(permission, list).map(items).unwrap_or_default().iter().filter_map(Value::as_object) {
+            let Some(peer) = member(range, from) else { continue };
+            let peer = if list == "groups" { json!({ "groupId": peer }) } else { peer.clone() };
+            push(to, peer, member(range, "description"));
         }
     }
     for (from, to) in [("cidrIp", "cidrIpv4"), ("cidrIpv6", "cidrIpv6")] {
@@ -211,11 +215,15 @@ fn rules_of(permission: &Map<String, Value>, egress: bool) -> Vec<Value> {
     rules
 }
 
-/// The elements of an array or of `{"items": […]}`.
+/// The elements of an array, of `{"items": […]}`, or an object alone: XML does not tell a list of one from its element.
 fn items(value: &Value) -> &[Value] {
     match value {
         Value::Array(elements) => elements,
-        Value::Object(members) => members.get("items").and_then(Value::as_array).map_or(&[], Vec::as_slice),
+        Value::Object(members) => match members.get("items") {
+            Some(items) => items.as_array().map_or(&[], Vec::as_slice),
+            None if members.is_empty() => &[],
+            None => std::slice::from_ref(value),
+        },
         _ => &[],
     }
 }
@@ -377,7 +385,6 @@ mod tests {
             ("arn_resource", json!("deployer"), Some(json!("deployer"))),
             (
                 "arn_path",
-                "arn_parent",
                 json!("arn:aws:iam::123837392027:oidc-provider/token.example.com/v2"),
                 Some(json!("token.example.com/v2")),
             ),
