@@ -144,11 +144,10 @@ impl Engine {
         for member in [Member::RequestParameters, Member::ResponseElements] {
             record.load(member).map_err(not_json)?;
         }
-        let account = account(&record).ok_or_else(|| {
-            Outcome::rejected("no_account", "neither recipientAccountId nor userIdentity.accountId tells the account")
-        })?;
+        let told_account = account(&record);
+        let account = told_account.as_deref().unwrap_or("-");
         let region = record.text(Member::AwsRegion).unwrap_or(Cow::Borrowed("-"));
-        let place = Place { service: &call.service, account: &account, region: &region };
+        let place = Place { service: &call.service, account, region: &region };
         let evaluated = if rules.is_empty() {
             let known =
                 Known { by_name_prefix: &self.catalog.by_name_prefix, neutral_types: &self.catalog.neutral_types };
@@ -157,9 +156,13 @@ impl Engine {
             evaluate(&self.catalog.aws, rules, &record, &place)
         };
         Ok(match evaluated {
+            Evaluated::Drafts(_) if told_account.is_none() => Outcome::rejected(
+                "no_account",
+                "neither recipientAccountId nor userIdentity.accountId tells the account; an asset can't be named without it",
+            ),
             Evaluated::Drafts(drafts) => {
                 let time = event_time(&record)?;
-                let event_id = record.text(Member::EventId).map_or_else(|| hashed_id(text), Cow::into_owned);
+                let event_id = event_id(&record).unwrap_or_else(|| hashed_id(text));
                 let info = RecordInfo {
                     time,
                     source: format!("//aws/{account}/{region}"),
@@ -253,6 +256,12 @@ fn event_time(record: &Record<'_>) -> Result<Time, Outcome> {
         .text(Member::EventTime)
         .ok_or_else(|| Outcome::rejected("no_event_time", "no eventTime; a change without its time can't be placed"))?;
     text.parse().map_err(|error| Outcome::rejected("no_event_time", format!("eventTime: {error}")))
+}
+
+/// CloudTrail's is a GUID; anonymised logs have `-` or `...` in its place, which names no event.
+fn event_id(record: &Record<'_>) -> Option<String> {
+    let id = record.text(Member::EventId)?;
+    (id.bytes().filter(u8::is_ascii_alphanumeric).count() >= 4).then(|| id.into_owned())
 }
 
 /// Pre-processed logs have lost the eventID: the same record still gets the same id.

@@ -193,14 +193,12 @@ pub(super) enum Test {
 
 impl Condition {
     pub(super) fn holds(&self, scope: Scope<'_>) -> bool {
-        let value = self.what.stated(scope);
-        match (&self.test, value) {
-            (Test::Present, value) => value.is_some(),
-            (Test::Absent, value) => value.is_none(),
-            (Test::OneOf(_), None) => false,
-            (Test::OneOf(globs), Some(value)) => {
+        match &self.test {
+            Test::Present => self.what.stated(scope).is_some(),
+            Test::Absent => self.what.value(scope).is_none(),
+            Test::OneOf(globs) => self.what.stated(scope).is_some_and(|value| {
                 scalar_text(&value).is_some_and(|text| globs.iter().any(|glob| glob.matches(&text)))
-            }
+            }),
         }
     }
 }

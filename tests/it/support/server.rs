@@ -1,0 +1,291 @@
+//! The real binary, run as a user would, on a free port.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Long enough for a busy machine; a test that waits so long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The binary under test.
+pub fn catchment() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_catchment"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CATCHMENT_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// A running gateway. Killed when dropped.
+pub struct Server {
+    child: Child,
+    address: SocketAddr,
+    log: Receiver<String>,
+}
+
+impl Server {
+    /// Runs `catchment serve` with this configuration, written to `folder/catchment.toml`.
+    pub fn serve(folder: &Path, config: &str) -> Self {
+        let path = folder.join("catchment.toml");
+        std::fs::write(&path, config).unwrap();
+        let mut command = catchment();
+        command.arg("serve").arg("--config").arg(path).args(["--listen", "127.0.0.1:0"]);
+        Self::start(command)
+    }
+
+    /// Runs a command that serves on a port of its choice, and waits until it is ready.
+    pub fn start(mut command: Command) -> Self {
+        command.args(["--log-format", "json"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stderr = child.stderr.take().unwrap();
+        let (sender, log) = sync_channel(100_000);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let _ = sender.try_send(line);
+            }
+        });
+        let mut seen = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        let address = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(line) = log.recv_timeout(left) else {
+                let _ = child.kill();
+                panic!("the server did not say where it listens:\n{}", seen.join("\n"));
+            };
+            let fields = serde_json::from_str::<Value>(&line).unwrap_or_default();
+            let find = |value: &Value| value.get("address").and_then(Value::as_str).map(str::to_owned);
+            let address = find(&fields).or_else(|| fields.get("fields").and_then(find));
+            seen.push(line);
+            if let Some(address) = address {
+                break address.parse().unwrap();
+            }
+        };
+        let server = Self { child, address, log };
+        server.wait_until("ready", || server.try_get("/readyz").is_some_and(|(status, _)| status == 200));
+        server
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Status and body of a request; `None` when the server can't be reached.
+    pub fn try_get(&self, path: &str) -> Option<(u16, String)> {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build();
+        let mut response = ureq::Agent::new_with_config(config).get(self.url(path)).call().ok()?;
+        let status = response.status().as_u16();
+        Some((status, response.body_mut().with_config().limit(1 << 30).read_to_string().ok()?))
+    }
+
+    pub fn get(&self, path: &str) -> (u16, String) {
+        self.try_get(path).unwrap_or_else(|| panic!("no answer to {path}; log:\n{}", self.log_lines().join("\n")))
+    }
+
+    pub fn get_json(&self, path: &str) -> Value {
+        let (status, body) = self.get(path);
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
+    }
+
+    /// The events of a bounded read (NDJSON).
+    pub fn events(&self, parameters: &str) -> Vec<Value> {
+        let (status, body) = self.get(&format!("/v1/events?format=ndjson&{parameters}"));
+        assert_eq!(status, 200, "{parameters}: {body}");
+        body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Every event in the log.
+    pub fn all_events(&self) -> Vec<Value> {
+        self.events("since=1970-01-01T00:00:00Z&until=0s")
+    }
+
+    /// Waits for something to come true.
+    pub fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds() {
+            assert!(Instant::now() < deadline, "still not {what}; log:\n{}", self.log_lines().join("\n"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// An open stream of Server-Sent Events.
+    pub fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Frames {
+        Frames::open(self.address, path, headers)
+    }
+
+    /// What was logged since the last call.
+    pub fn log_lines(&self) -> Vec<String> {
+        self.log.try_iter().collect()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Asks the server to stop and waits for it.
+    pub fn terminate(mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait()
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the server does not end; log:\n{}", self.log_lines().join("\n"));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One frame of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frame {
+    pub event: Option<String>,
+    pub id: Option<String>,
+    pub data: String,
+}
+
+impl Frame {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.data).unwrap_or_else(|error| panic!("{error}: {}", self.data))
+    }
+}
+
+/// The frames of a stream, read by the rules of the HTML standard, section 9.2.6.
+pub struct Frames {
+    lines: BufReader<Chunked>,
+    pub head: String,
+}
+
+impl Frames {
+    fn open(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
+        use std::io::Write;
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\naccept: text/event-stream\r\n");
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        request.push_str("\r\n");
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut reader = BufReader::new(socket);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(reader.read_line(&mut head).unwrap() > 0, "closed within the head: {head}");
+        }
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        Self { lines: BufReader::new(Chunked { inner: reader, left: 0, ended: false }), head }
+    }
+}
+
+impl Iterator for Frames {
+    type Item = Frame;
+
+    /// The next frame with data, control frames included; `None` when the stream has ended.
+    fn next(&mut self) -> Option<Frame> {
+        let mut frame = Frame::default();
+        let mut has_data = false;
+        loop {
+            let mut line = String::new();
+            if self.lines.read_line(&mut line).unwrap_or(0) == 0 {
+                return None;
+            }
+            let line = line.trim_end_matches(['\n', '\r']);
+            if line.is_empty() {
+                if has_data {
+                    return Some(frame);
+                }
+                frame = Frame::default();
+                continue;
+            }
+            let (field, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match field {
+                "event" => frame.event = Some(value.to_owned()),
+                "id" => frame.id = Some(value.to_owned()),
+                "data" => {
+                    if has_data {
+                        frame.data.push('\n');
+                    }
+                    frame.data.push_str(value);
+                    has_data = true;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// HTTP/1.1 chunked transfer coding.
+struct Chunked {
+    inner: BufReader<TcpStream>,
+    left: usize,
+    ended: bool,
+}
+
+impl Read for Chunked {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while self.left == 0 && !self.ended {
+            let mut line = String::new();
+            if self.inner.read_line(&mut line)? == 0 {
+                return Ok(0);
+            }
+            let line = line.trim();
+            if line.is_empty() {
+                continue;
+            }
+            self.left = usize::from_str_radix(line, 16).map_err(std::io::Error::other)?;
+            self.ended = self.left == 0;
+        }
+        if self.ended {
+            return Ok(0);
+        }
+        let most = buffer.len().min(self.left);
+        let read = self.inner.read(&mut buffer[..most])?;
+        self.left -= read;
+        Ok(read)
+    }
+}
+
+/// A folder of this test alone, gone afterwards.
+pub fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// Where the public SSE clients are installed: by `tests/run`, which every test run goes through.
+pub fn clients() -> PathBuf {
+    let path = std::env::var_os("CATCHMENT_TEST_CLIENTS").map(PathBuf::from);
+    path.unwrap_or_else(|| panic!("CATCHMENT_TEST_CLIENTS is not set: tests/run installs the clients and sets it"))
+}
