@@ -4,6 +4,16 @@
 //! records and the source's new position. It becomes durable as a whole or not at all. A source acknowledges upstream
 //! only when its [`Pending`] has resolved.
 
+mod block;
+mod codec;
+#[cfg(test)]
+mod conformance;
+pub mod embedded;
+pub mod memory;
+mod record;
+pub mod retention;
+mod search;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,6 +21,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
+pub use self::embedded::EmbeddedLog;
+pub use self::memory::MemoryLog;
+pub use self::retention::Retention;
+use crate::metrics::Metrics;
 use crate::model::{AssetName, Epoch, EventHead, Rejected, Seq, SourceId, Time};
 
 /// An encoded event on its way into the log.
@@ -156,4 +170,17 @@ pub trait EventLog: Send + Sync {
 
     /// Writes what is queued and stops. Later appends are refused.
     fn close(&self);
+}
+
+/// The identity of a new log: never zero, and short enough to be read out (13 hexadecimal digits at most).
+fn draw_epoch() -> Epoch {
+    Epoch(fastrand::u64(1..1 << 52))
+}
+
+/// Tells the metrics what the log holds.
+fn report(metrics: &Metrics, floor: Seq, tail: Seq, bytes: u64) {
+    let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    metrics.log_floor.set(gauge(floor.0));
+    metrics.log_tail.set(gauge(tail.0));
+    metrics.log_size_bytes.set(gauge(bytes));
 }

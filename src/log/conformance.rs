@@ -1,0 +1,512 @@
+//! What every implementation of [`EventLog`] has to do, run on each of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::{Batch, EmbeddedLog, EventLog, LogError, MemoryLog, NewEvent, Pending, Retention};
+use crate::metrics::Metrics;
+use crate::model::{Action, AssetName, EventHead, Origin, Rejected, Seq, SourceId, Time};
+
+/// A log under test, with the directory it lives in.
+struct Subject {
+    log: Box<dyn EventLog>,
+    directory: Option<TempDir>,
+    retention: Retention,
+}
+
+impl Subject {
+    fn memory(retention: Retention) -> Self {
+        Self { log: Box::new(MemoryLog::new(retention, metrics())), directory: None, retention }
+    }
+
+    fn embedded(retention: Retention) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let log = EmbeddedLog::open(directory.path(), retention, metrics()).unwrap();
+        Self { log: Box::new(log), directory: Some(directory), retention }
+    }
+
+    /// Drops the log and opens it again, where it lasts.
+    fn reopen(self) -> Self {
+        let Some(directory) = self.directory else { return self };
+        drop(self.log);
+        let log = EmbeddedLog::open(directory.path(), self.retention, metrics()).unwrap();
+        Self { log: Box::new(log), directory: Some(directory), retention: self.retention }
+    }
+}
+
+type Open = fn(Retention) -> Subject;
+
+macro_rules! suite {
+    ($($test:ident),+ $(,)?) => {
+        mod memory {
+            $(#[test] fn $test() { super::$test(super::Subject::memory); })+
+        }
+        mod embedded {
+            $(#[test] fn $test() { super::$test(super::Subject::embedded); })+
+        }
+    };
+}
+
+suite!(
+    an_empty_log_has_nothing,
+    events_are_read_back_as_they_were,
+    reading_in_small_runs_meets_every_event_once,
+    a_large_batch_is_taken_whole,
+    a_moment_is_found_whatever_it_falls_on,
+    history_is_paged_newest_first,
+    the_last_word_on_an_asset_and_a_cursor_holds,
+    quarantine_is_numbered_and_without_repetition,
+    quarantine_keeps_within_its_limits,
+    size_drops_the_oldest_blocks_with_their_indexes,
+    age_drops_only_what_is_too_old,
+    a_log_that_lost_every_event_goes_on_counting,
+    an_event_logged_again_is_found_after_the_first_was_dropped,
+    names_of_any_length_are_taken,
+    a_closed_log_takes_nothing_and_still_reads,
+    the_tail_moves_before_an_append_resolves,
+    random_runs_agree_with_a_plain_list,
+);
+
+pub(super) fn metrics() -> Arc<Metrics> {
+    Arc::new(Metrics::new().unwrap())
+}
+
+pub(super) fn event(n: u64, asset: &str, observed: i64) -> NewEvent {
+    let head = EventHead {
+        id: format!("event-{n}:0"),
+        time: Time::from_millis(observed - 1000),
+        observed: Time::from_millis(observed),
+        action: [Action::Create, Action::Update, Action::Delete][n as usize % 3],
+        asset: AssetName::from_text(asset),
+        asset_type: "network.vpc".to_owned(),
+        provider: "aws".to_owned(),
+        account: "123456789012".to_owned(),
+        region: "eu-west-1".to_owned(),
+        principals: vec!["jane".to_owned(), format!("arn:{n}")],
+        method: "console".to_owned(),
+    };
+    NewEvent { head, json: Bytes::from(format!(r#"{{"n":{n},"asset":"{asset}"}}"#)) }
+}
+
+/// Like [`event`], with a line that does not compress.
+pub(super) fn bulky(n: u64, asset: &str, observed: i64, bytes: usize) -> NewEvent {
+    let mut random = fastrand::Rng::with_seed(n);
+    let json = std::iter::repeat_with(|| random.alphanumeric()).take(bytes).collect::<String>();
+    NewEvent { json: Bytes::from(json), ..event(n, asset, observed) }
+}
+
+pub(super) fn rejected(bytes: &[u8], observed: i64) -> Rejected {
+    Rejected {
+        origin: Origin { source: SourceId::from("trail"), location: "trail.json".into(), index: 3 },
+        code: "not_json",
+        reason: "expected a value at byte 0".to_owned(),
+        bytes: Bytes::copy_from_slice(bytes),
+        observed: Time::from_millis(observed),
+    }
+}
+
+pub(super) fn of_events(events: Vec<NewEvent>) -> Batch {
+    Batch { events, ..Batch::default() }
+}
+
+fn of_rejected(rejected: Vec<Rejected>) -> Batch {
+    Batch { rejected, ..Batch::default() }
+}
+
+pub(super) fn wait(pending: Pending) -> Result<Seq, LogError> {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(pending)
+}
+
+pub(super) fn append(log: &dyn EventLog, batch: Batch) -> Seq {
+    wait(log.append(batch).unwrap()).unwrap()
+}
+
+/// Every event after a position, read `max_bytes` at a time, as (position, head, line).
+pub(super) fn walk(log: &dyn EventLog, after: Seq, max_bytes: usize) -> Vec<(Seq, EventHead, String)> {
+    let (mut events, mut position) = (Vec::new(), after);
+    loop {
+        let blocks = log.read(position, max_bytes).unwrap();
+        if blocks.is_empty() {
+            return events;
+        }
+        for block in blocks {
+            let lines = std::str::from_utf8(&block.lines).unwrap();
+            assert!(lines.ends_with('\n'));
+            assert_eq!(lines.lines().count(), block.heads.len());
+            for ((line, head), seq) in lines.lines().zip(block.heads).zip(block.first.0..) {
+                if seq > position.0 {
+                    assert_eq!(seq, position.0 + 1, "no gap and no double");
+                    position = Seq(seq);
+                    events.push((position, head, line.to_owned()));
+                }
+            }
+        }
+    }
+}
+
+fn assets_of(log: &dyn EventLog) -> HashMap<String, Bytes> {
+    let mut assets = HashMap::new();
+    log.for_each_asset(&mut |name, value| assert!(assets.insert(name.to_string(), value).is_none())).unwrap();
+    assets
+}
+
+fn name(text: &str) -> AssetName {
+    AssetName::from_text(text)
+}
+
+fn an_empty_log_has_nothing(open: Open) {
+    let log = open(Retention::default()).log;
+    assert_eq!((log.floor(), *log.tail().borrow(), log.size_bytes()), (Seq(1), Seq(0), 0));
+    assert_ne!(log.epoch().0, 0);
+    assert!(log.epoch().to_string().len() <= 13);
+    assert!(log.read(Seq(0), 1000).unwrap().is_empty());
+    assert!(log.read(Seq(99), 1000).unwrap().is_empty(), "a position past the tail is no error");
+    assert_eq!(log.find("event-1:0").unwrap(), None);
+    assert_eq!(log.first_observed_since(Time::from_millis(0)).unwrap(), Seq(1));
+    assert!(log.history(&name("a"), None, 10).unwrap().is_empty());
+    assert_eq!(log.cursor(&SourceId::from("trail")).unwrap(), None);
+    assert!(log.quarantine(0, 10).unwrap().is_empty());
+    log.retain(Time::from_millis(i64::MAX)).unwrap();
+    assert_eq!(append(&*log, Batch::default()), Seq(0));
+}
+
+fn events_are_read_back_as_they_were(open: Open) {
+    let subject = open(Retention::default());
+    let events: Vec<_> = (1..=5).map(|n| event(n, "a", 1000 + n as i64)).collect();
+    assert_eq!(append(&*subject.log, of_events(events[..2].to_vec())), Seq(2));
+    assert_eq!(append(&*subject.log, of_events(events[2..].to_vec())), Seq(5));
+    let size = subject.log.size_bytes();
+    assert!(size > 0);
+    let log = subject.reopen().log;
+    assert_eq!((log.floor(), *log.tail().borrow(), log.size_bytes()), (Seq(1), Seq(5), size));
+    let read = walk(&*log, Seq(0), usize::MAX);
+    assert_eq!(read.len(), 5);
+    for ((seq, head, line), (n, event)) in read.iter().zip((1..).zip(&events)) {
+        assert_eq!((*seq, head), (Seq(n), &event.head));
+        assert_eq!(line.as_bytes(), event.json);
+        assert_eq!(log.find(&head.id).unwrap(), Some(Seq(n)));
+    }
+}
+
+fn reading_in_small_runs_meets_every_event_once(open: Open) {
+    let log = open(Retention::default()).log;
+    for run in 0..20 {
+        append(&*log, of_events((0..=run % 7).map(|n| event(run * 10 + n, "a", run as i64)).collect()));
+    }
+    let tail = *log.tail().borrow();
+    for max_bytes in [0, 1, 100, 10_000] {
+        for after in [0, 1, tail.0 / 2, tail.0 - 1, tail.0] {
+            assert_eq!(walk(&*log, Seq(after), max_bytes).len() as u64, tail.0 - after);
+        }
+    }
+    assert_eq!(log.read(Seq(0), 1).unwrap().len(), 1);
+    assert_eq!(log.read(Seq(0), usize::MAX).unwrap().len(), 20);
+}
+
+fn a_large_batch_is_taken_whole(open: Open) {
+    let subject = open(Retention::default());
+    let mut events: Vec<_> = (0..6_000).map(|n| bulky(n, "a", n as i64, 2_000)).collect();
+    events[3_000].json = Bytes::from(vec![b'x'; 5 << 20]);
+    let sizes: Vec<_> = events.iter().map(|event| event.json.len()).collect();
+    assert_eq!(append(&*subject.log, of_events(events)), Seq(6_000));
+    let log = subject.reopen().log;
+    let read = walk(&*log, Seq(0), 4 << 20);
+    assert_eq!(read.iter().map(|(.., line)| line.len()).collect::<Vec<_>>(), sizes);
+    let blocks = log.read(Seq(0), usize::MAX).unwrap();
+    assert!(blocks.iter().all(|block| block.lines.len() <= 1 << 20 || block.heads.len() == 1));
+}
+
+fn a_moment_is_found_whatever_it_falls_on(open: Open) {
+    let log = open(Retention::default()).log;
+    let observed = [10, 10, 20, 20, 20, 30, 50, 50, 70];
+    for (n, pair) in (0..).zip(observed.chunks(2)) {
+        append(&*log, of_events((0..).zip(pair).map(|(m, at)| event(n * 10 + m, "a", *at)).collect()));
+    }
+    for moment in 0..80 {
+        let expected = observed.iter().position(|at| *at >= moment).unwrap_or(observed.len()) as u64 + 1;
+        assert_eq!(log.first_observed_since(Time::from_millis(moment)).unwrap(), Seq(expected), "at {moment}");
+    }
+}
+
+fn history_is_paged_newest_first(open: Open) {
+    let log = open(Retention::default()).log;
+    // Names of which one begins the other must not be mixed up.
+    let assets = ["asset://aws/1/-/x", "asset://aws/1/-/x/y", "asset://aws/1/-/x/y/z"];
+    for n in 0..30 {
+        append(&*log, of_events(vec![event(n, assets[n as usize % 3], n as i64)]));
+    }
+    let asset = name(assets[1]);
+    let expected: Vec<_> = (0..30).filter(|n| n % 3 == 1).map(|n| Seq(n + 1)).rev().collect();
+    assert_eq!(log.history(&asset, None, 100).unwrap(), expected);
+    let (mut paged, mut before) = (Vec::new(), None);
+    loop {
+        let page = log.history(&asset, before, 3).unwrap();
+        let Some(last) = page.last() else { break };
+        before = Some(*last);
+        paged.extend(page);
+    }
+    assert_eq!(paged, expected);
+    assert!(log.history(&asset, Some(Seq(0)), 3).unwrap().is_empty());
+    assert!(log.history(&asset, None, 0).unwrap().is_empty());
+    assert!(log.history(&name("asset://aws/1/-/"), None, 3).unwrap().is_empty());
+}
+
+fn the_last_word_on_an_asset_and_a_cursor_holds(open: Open) {
+    let subject = open(Retention::default());
+    let state = |value: &'static str, cursor: &'static str| Batch {
+        assets: vec![(name("a"), "early".into()), (name("b"), value.into()), (name("a"), value.into())],
+        cursor: Some((SourceId::from("trail"), cursor.into())),
+        ..Batch::default()
+    };
+    // Sent together, so that the writer may group them.
+    let (first, second) =
+        (subject.log.append(state("one", "1")).unwrap(), subject.log.append(state("two", "2")).unwrap());
+    assert_eq!((wait(first).unwrap(), wait(second).unwrap()), (Seq(0), Seq(0)));
+    let log = subject.reopen().log;
+    assert_eq!(assets_of(&*log), HashMap::from([("a".to_owned(), "two".into()), ("b".to_owned(), "two".into())]));
+    assert_eq!(log.cursor(&SourceId::from("trail")).unwrap(), Some("2".into()));
+    assert_eq!(log.cursor(&SourceId::from("trail2")).unwrap(), None);
+}
+
+fn numbers(log: &dyn EventLog) -> Vec<u64> {
+    log.quarantine(0, usize::MAX).unwrap().iter().map(|record| record.number).collect()
+}
+
+fn quarantine_is_numbered_and_without_repetition(open: Open) {
+    let subject = open(Retention::default());
+    let records = |range: std::ops::Range<u8>| of_rejected(range.map(|n| rejected(&[n], i64::from(n))).collect());
+    append(&*subject.log, records(0..4));
+    append(&*subject.log, records(2..6));
+    append(&*subject.log, of_rejected(vec![rejected(b"twice", 9), rejected(b"twice", 10)]));
+    let log = subject.reopen().log;
+    append(&*log, records(0..6));
+    assert_eq!(numbers(&*log), [1, 2, 3, 4, 5, 6, 7]);
+    let page = log.quarantine(4, 2).unwrap();
+    assert_eq!(page.iter().map(|record| record.number).collect::<Vec<_>>(), [5, 6]);
+    assert_eq!(format!("{:?}", page[0].rejected), format!("{:?}", rejected(&[4], 4)));
+    assert!(log.quarantine(7, 2).unwrap().is_empty());
+}
+
+fn quarantine_keeps_within_its_limits(open: Open) {
+    let records = |range: std::ops::Range<u8>| of_rejected(range.map(|n| rejected(&[n], 0)).collect());
+    let log = open(Retention { quarantine_records: 3, ..Retention::default() }).log;
+    append(&*log, records(0..2));
+    append(&*log, records(2..4));
+    assert_eq!(numbers(&*log), [2, 3, 4]);
+    append(&*log, records(10..20));
+    assert_eq!(numbers(&*log), [12, 13, 14], "one batch may exceed the limit");
+    append(&*log, records(0..1));
+    assert_eq!(numbers(&*log), [13, 14, 15], "what was dropped may come again");
+
+    let log = open(Retention { quarantine_bytes: 2_500, ..Retention::default() }).log;
+    for n in 0..6 {
+        let bytes = bulky(n, "a", 0, 1_000).json;
+        append(&*log, of_rejected(vec![rejected(&bytes, 0)]));
+    }
+    assert!(numbers(&*log) == [5, 6] || numbers(&*log) == [4, 5, 6], "{:?}", numbers(&*log));
+}
+
+fn size_drops_the_oldest_blocks_with_their_indexes(open: Open) {
+    let max = 100_000;
+    let subject = open(Retention { max_bytes: Some(max), ..Retention::default() });
+    let log = &*subject.log;
+    let asset = |n| Batch { assets: vec![(name(&format!("asset {n}")), "kept".into())], ..Batch::default() };
+    for n in 0..300 {
+        let events = vec![bulky(n, &format!("asset {}", n % 2), n as i64, 1_000)];
+        append(log, Batch { events, ..asset(n % 2) });
+        assert!(log.size_bytes() <= max + 2_000, "size is held without being asked to");
+    }
+    log.retain(Time::from_millis(0)).unwrap();
+    let floor = log.floor();
+    assert!(floor.0 > 150 && floor.0 < 250, "{floor}");
+    assert!(log.size_bytes() <= max && log.size_bytes() > max / 2);
+
+    let log = subject.reopen().log;
+    assert_eq!((log.floor(), *log.tail().borrow()), (floor, Seq(300)));
+    assert_eq!(walk(&*log, Seq(floor.0 - 1), 10_000).len() as u64, 301 - floor.0);
+    let below = log.read(Seq(floor.0 - 2), 10_000).map(|_| ()).unwrap_err();
+    assert!(
+        matches!(below, LogError::BelowFloor { after, floor: at } if after.0 == floor.0 - 2 && at == floor),
+        "{below}"
+    );
+    assert_eq!(log.find(&format!("event-{}:0", floor.0 - 2)).unwrap(), None, "dropped");
+    assert_eq!(log.find(&format!("event-{}:0", floor.0 - 1)).unwrap(), Some(floor), "kept");
+    assert_eq!(log.first_observed_since(Time::from_millis(0)).unwrap(), floor);
+    let oldest = log.history(&name("asset 0"), None, 1_000).unwrap().last().copied().unwrap();
+    assert!(oldest >= floor && oldest.0 <= floor.0 + 1);
+    assert!(log.history(&name("asset 0"), Some(Seq(floor.0 - 1)), 10).unwrap().is_empty());
+    assert_eq!(assets_of(&*log).len(), 2, "assets stay");
+}
+
+fn age_drops_only_what_is_too_old(open: Open) {
+    let log = open(Retention { max_age: Some(Duration::from_millis(100)), ..Retention::default() }).log;
+    for n in 0..10 {
+        append(&*log, of_events(vec![event(2 * n, "a", n as i64 * 10), event(2 * n + 1, "a", n as i64 * 10 + 5)]));
+    }
+    for (now, floor) in [(100, 1), (105, 1), (106, 3), (50, 3), (150, 11), (155, 11), (156, 13), (10_000, 21)] {
+        log.retain(Time::from_millis(now)).unwrap();
+        assert_eq!(log.floor(), Seq(floor), "a block goes with the younger of its events; at {now}");
+    }
+}
+
+fn a_log_that_lost_every_event_goes_on_counting(open: Open) {
+    let retention = Retention { max_age: Some(Duration::from_millis(1)), ..Retention::default() };
+    let subject = open(retention);
+    append(&*subject.log, of_events((0..10).map(|n| event(n, "a", 0)).collect()));
+    subject.log.retain(Time::from_millis(1_000)).unwrap();
+    let log = subject.reopen().log;
+    assert_eq!((log.floor(), *log.tail().borrow(), log.size_bytes()), (Seq(11), Seq(10), 0));
+    assert_eq!(log.first_observed_since(Time::from_millis(0)).unwrap(), Seq(11));
+    assert!(log.read(Seq(10), 10).unwrap().is_empty());
+    assert!(matches!(log.read(Seq(9), 10), Err(LogError::BelowFloor { .. })));
+    assert_eq!(append(&*log, of_events(vec![event(10, "a", 2_000)])), Seq(11));
+    assert_eq!(walk(&*log, Seq(10), 10).len(), 1);
+}
+
+fn an_event_logged_again_is_found_after_the_first_was_dropped(open: Open) {
+    let log = open(Retention { max_age: Some(Duration::from_millis(1)), ..Retention::default() }).log;
+    append(&*log, of_events(vec![event(1, "a", 0)]));
+    append(&*log, of_events(vec![event(1, "a", 1_000)]));
+    log.retain(Time::from_millis(1_000)).unwrap();
+    assert_eq!((log.floor(), log.find("event-1:0").unwrap()), (Seq(2), Some(Seq(2))));
+}
+
+fn names_of_any_length_are_taken(open: Open) {
+    let subject = open(Retention::default());
+    let long = |last: char| format!("asset://{}{last}", "é".repeat(100_000));
+    let mut batch = Batch::default();
+    for last in ['a', 'b'] {
+        let base = event(u64::from(last), &long(last), 0);
+        let head = EventHead { id: long(last), ..base.head };
+        batch.events.push(NewEvent { head, json: base.json });
+        batch.assets.push((name(&long(last)), last.to_string().into()));
+    }
+    batch.cursor = Some((SourceId::from(long('c').as_str()), "9".into()));
+    append(&*subject.log, batch);
+    let log = subject.reopen().log;
+    assert_eq!((log.find(&long('a')).unwrap(), log.find(&long('b')).unwrap()), (Some(Seq(1)), Some(Seq(2))));
+    assert_eq!(log.history(&name(&long('b')), None, 9).unwrap(), [Seq(2)]);
+    assert_eq!(assets_of(&*log), HashMap::from([(long('a'), "a".into()), (long('b'), "b".into())]));
+    assert_eq!(log.cursor(&SourceId::from(long('c').as_str())).unwrap(), Some("9".into()));
+}
+
+fn a_closed_log_takes_nothing_and_still_reads(open: Open) {
+    let log = open(Retention::default()).log;
+    let pending: Vec<_> = (0..10).map(|n| log.append(of_events(vec![event(n, "a", 0)])).unwrap()).collect();
+    log.close();
+    for (n, pending) in (1..).zip(pending) {
+        assert_eq!(wait(pending).unwrap(), Seq(n), "what was queued is written");
+    }
+    assert!(matches!(log.append(Batch::default()), Err(LogError::Closed)));
+    assert_eq!(walk(&*log, Seq(0), 1_000).len(), 10);
+    log.close();
+}
+
+fn the_tail_moves_before_an_append_resolves(open: Open) {
+    let log = open(Retention::default()).log;
+    let mut tail = log.tail();
+    let pending = log.append(of_events(vec![event(0, "a", 0), event(1, "a", 0)])).unwrap();
+    assert_eq!(wait(pending).unwrap(), Seq(2));
+    assert!(tail.has_changed().unwrap());
+    assert_eq!(*tail.borrow_and_update(), Seq(2));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Batches of so many events, sent without waiting in between; each event that much later than the last.
+    Append(Vec<usize>, i64),
+    /// Retention, so long after the newest event.
+    Retain(i64),
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (prop::collection::vec(0..40_usize, 1..5), 0..30_i64).prop_map(|(sizes, pace)| Step::Append(sizes, pace)),
+        2 => (0..3_000_i64).prop_map(Step::Retain),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+const MODEL_AGE: i64 = 2_000;
+const MODEL_BYTES: u64 = 6_000;
+
+fn random_runs_agree_with_a_plain_list(open: Open) {
+    let retention = Retention {
+        max_age: Some(Duration::from_millis(MODEL_AGE as u64)),
+        max_bytes: Some(MODEL_BYTES),
+        ..Retention::default()
+    };
+    proptest!(ProptestConfig { cases: 12, ..ProptestConfig::default() }, |(steps in prop::collection::vec(step(), 1..25))| {
+        let (mut subject, mut all, mut now) = (open(retention), Vec::new(), 0);
+        for step in steps {
+            match step {
+                Step::Append(sizes, pace) => append_all(&*subject.log, &sizes, pace, &mut all, &mut now),
+                Step::Retain(later) => {
+                    let at = Time::from_millis(now + later);
+                    subject.log.retain(at).unwrap();
+                    check_retained(&*subject.log, now + later - MODEL_AGE);
+                }
+                Step::Reopen => subject = subject.reopen(),
+            }
+            check(&*subject.log, &all);
+        }
+    });
+}
+
+fn append_all(log: &dyn EventLog, sizes: &[usize], pace: i64, all: &mut Vec<NewEvent>, now: &mut i64) {
+    let mut expected = Vec::new();
+    let sent: Vec<_> = sizes
+        .iter()
+        .map(|size| {
+            let from = all.len();
+            for n in from..from + size {
+                *now += pace;
+                all.push(event(n as u64, &format!("asset {}", n % 3), *now));
+            }
+            expected.push(Seq(all.len() as u64));
+            log.append(of_events(all[from..].to_vec())).unwrap()
+        })
+        .collect();
+    let sent: Vec<_> = sent.into_iter().map(|pending| wait(pending).unwrap()).collect();
+    assert_eq!(sent, expected);
+}
+
+/// After retention the oldest block is one that may stay, and the size is within its limit.
+fn check_retained(log: &dyn EventLog, expired: i64) {
+    assert!(log.size_bytes() <= MODEL_BYTES);
+    if let Some(block) = log.read(Seq(log.floor().0 - 1), 1).unwrap().first() {
+        assert!(block.heads.last().unwrap().observed.millis() >= expired);
+    }
+}
+
+fn check(log: &dyn EventLog, all: &[NewEvent]) {
+    // Size may be looked at after an append has resolved, but before the next.
+    append(log, Batch::default());
+    let floor = log.floor();
+    assert_eq!(*log.tail().borrow(), Seq(all.len() as u64));
+    let kept = &all[floor.0 as usize - 1..];
+    let read = walk(log, Seq(floor.0 - 1), 3_000);
+    assert_eq!(read.len(), kept.len());
+    for ((seq, head, line), event) in read.iter().zip(kept) {
+        assert_eq!((head, line.as_bytes()), (&event.head, event.json.as_ref()));
+        assert_eq!(log.find(&head.id).unwrap(), Some(*seq));
+    }
+    if let Some(dropped) = all[..floor.0 as usize - 1].last() {
+        assert_eq!(log.find(&dropped.head.id).unwrap(), None);
+    }
+    for asset in ["asset 0", "asset 1", "asset 2"].map(name) {
+        let of_asset = read.iter().filter(|(_, head, _)| head.asset == asset).map(|(seq, ..)| *seq);
+        assert_eq!(log.history(&asset, None, usize::MAX).unwrap(), of_asset.rev().collect::<Vec<_>>());
+    }
+    let newest = all.last().map_or(0, |event| event.head.observed.millis());
+    for moment in [0, newest / 3, newest, newest + 1].map(Time::from_millis) {
+        let expected = kept.iter().position(|event| event.head.observed >= moment).unwrap_or(kept.len());
+        assert_eq!(log.first_observed_since(moment).unwrap(), Seq(floor.0 + expected as u64));
+    }
+}

@@ -1,0 +1,95 @@
+//! How long things are kept.
+
+use std::time::Duration;
+
+use crate::model::Time;
+
+/// What the log keeps. The default keeps every event; quarantine is always bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Events observed longer ago than this may go.
+    pub max_age: Option<Duration>,
+    /// Bytes of stored blocks; the oldest go when there are more.
+    pub max_bytes: Option<u64>,
+    /// Records in quarantine; the oldest go when there are more.
+    pub quarantine_records: u64,
+    /// Bytes of stored records in quarantine; the oldest go when there are more.
+    pub quarantine_bytes: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { max_age: None, max_bytes: None, quarantine_records: 10_000, quarantine_bytes: 256 << 20 }
+    }
+}
+
+impl Retention {
+    /// What has to go at `now`.
+    pub(super) fn goal(&self, now: Time, bytes: u64) -> Goal {
+        let expired = self.max_age.map(|age| {
+            let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+            Time::from_millis(now.millis().saturating_sub(age))
+        });
+        Goal { expired, bytes: self.excess_goal(bytes).bytes }
+    }
+
+    /// What has to go for the sake of size alone. Once over the limit, a sixteenth more goes than has to: a full log
+    /// then drops blocks now and then, not with every event.
+    pub(super) fn excess_goal(&self, bytes: u64) -> Goal {
+        let over = self.max_bytes.filter(|max| bytes > *max);
+        Goal { expired: None, bytes: over.map(|max| max - max / 16) }
+    }
+
+    /// Whether quarantine holds more than it may.
+    pub(super) fn quarantine_is_over(&self, records: u64, bytes: u64) -> bool {
+        records > self.quarantine_records || bytes > self.quarantine_bytes
+    }
+}
+
+/// What a pass over the oldest blocks is after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Goal {
+    expired: Option<Time>,
+    bytes: Option<u64>,
+}
+
+impl Goal {
+    /// Whether there is anything to look for.
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether the oldest block goes, of a log that takes `bytes`. A block goes only when its newest event may.
+    pub(super) fn drops(&self, newest: Time, bytes: u64) -> bool {
+        self.expired.is_some_and(|expired| newest < expired) || self.bytes.is_some_and(|target| bytes > target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_goes_a_margin_below_the_limit_once_over_it() {
+        let retention = Retention { max_bytes: Some(1600), ..Retention::default() };
+        assert!(retention.excess_goal(1600).is_empty(), "at the limit nothing goes");
+        let goal = retention.excess_goal(1601);
+        assert!(goal.drops(Time::from_millis(0), 1501));
+        assert!(!goal.drops(Time::from_millis(0), 1500));
+    }
+
+    #[test]
+    fn age_keeps_what_is_exactly_as_old_as_allowed() {
+        let retention = Retention { max_age: Some(Duration::from_millis(100)), ..Retention::default() };
+        let goal = retention.goal(Time::from_millis(1000), u64::MAX);
+        assert!(goal.drops(Time::from_millis(899), 0));
+        assert!(!goal.drops(Time::from_millis(900), u64::MAX));
+        let forever = Retention { max_age: Some(Duration::MAX), ..Retention::default() };
+        assert!(!forever.goal(Time::from_millis(1000), 0).drops(Time::from_millis(0), 0));
+    }
+
+    #[test]
+    fn the_default_keeps_every_event() {
+        assert!(Retention::default().goal(Time::from_millis(i64::MAX), u64::MAX).is_empty());
+    }
+}
