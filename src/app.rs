@@ -1,0 +1,305 @@
+//! Wiring: open, bind, spawn, wait, and the phases of stopping. Nothing is decided here but the order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::config::{Config, SourceConfig};
+use crate::http::{self, AppState, HttpConfig, HttpConfigError, Readiness};
+use crate::hub::{Hub, HubConfig};
+use crate::ingest::Ingest;
+use crate::inventory::{Inventory, RestoreError};
+use crate::log::{EmbeddedLog, EventLog, LogError, MemoryLog, Retention};
+use crate::metrics::Metrics;
+use crate::model::{SourceId, Time};
+use crate::normalize::{CatalogError, Engine};
+use crate::source::aws_lookup_events::LookupEventsSource;
+use crate::source::clock::Clock;
+use crate::source::file::FileSource;
+use crate::source::supervise::supervise;
+use crate::source::{Intake, Source, StatusBoard};
+
+/// Deliveries that may wait for the ingest loop.
+const INTAKE_DELIVERIES: usize = 64;
+/// Bytes of records that may be between sources and ingest loop.
+const INTAKE_BYTES: u32 = 64 << 20;
+/// How often retention by age is looked at.
+const RETENTION_EVERY: Duration = Duration::from_secs(60);
+
+/// Why the gateway did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The rules can't be used.
+    #[error(transparent)]
+    Rules(#[from] CatalogError),
+    /// The `[http]` section can't be used.
+    #[error(transparent)]
+    Http(#[from] HttpConfigError),
+    /// The address can't be listened on.
+    #[error("listen on {address}: {cause}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        cause: std::io::Error,
+    },
+    /// The log can't be opened, read or written.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The log holds an asset that this version can't read.
+    #[error("rebuild the inventory: {0}")]
+    Restore(#[from] RestoreError),
+    /// A metric is defined twice.
+    #[error("set up the metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// A part of the program panicked.
+    #[error("a part of the program broke down: {0}")]
+    BrokeDown(#[from] JoinError),
+    /// The ingest thread can't be started.
+    #[error("start the ingest thread: {0}")]
+    Thread(std::io::Error),
+    /// Stopping took longer than allowed.
+    #[error("stopping took longer than {0:?}; what was under way is left")]
+    DrainDeadline(Duration),
+}
+
+/// A source that is not configured but given by the command: the demo's.
+pub struct ExtraSource {
+    /// Its name in `/v1/sources`.
+    pub id: SourceId,
+    /// Its kind there.
+    pub kind: &'static str,
+    /// The source.
+    pub source: Box<dyn Source>,
+}
+
+/// Runs the gateway until `stop` is cancelled, or until the log fails. `listening` is told the bound address.
+///
+/// # Errors
+/// When it can't start, when the log fails, or when stopping takes longer than configured.
+pub async fn run(
+    config: Config,
+    extra: Option<ExtraSource>,
+    listening: impl FnOnce(SocketAddr),
+    stop: CancellationToken,
+) -> Result<(), AppError> {
+    let metrics = Arc::new(Metrics::new()?);
+    let engine = Arc::new(Engine::load(config.normalizers.dir.as_deref())?);
+    let address = config.http.listen;
+    let bind = |cause| AppError::Bind { address, cause };
+    let listener = TcpListener::bind(address).await.map_err(bind)?;
+    let address = listener.local_addr().map_err(bind)?;
+    let (log, inventory) = open(&config, &metrics).await?;
+    let gateway = Gateway::start(&config, engine, log, inventory, metrics, listener)?;
+    gateway.start_sources(&config, extra).await?;
+    info!(%address, "listening");
+    listening(address);
+    gateway.until_stopped(stop, config.shutdown.drain()).await
+}
+
+/// The log, and the inventory as the log has it.
+async fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<(Arc<dyn EventLog>, Arc<Inventory>), AppError> {
+    let retention = Retention {
+        max_age: config.log.max_age(),
+        max_bytes: config.log.max_bytes(),
+        ..Retention::default()
+    };
+    let metrics = Arc::clone(metrics);
+    if config.ephemeral {
+        return Ok((Arc::new(MemoryLog::new(retention, metrics)), Arc::new(Inventory::new())));
+    }
+    let data_dir = config.data_dir.clone();
+    spawn_blocking(move || {
+        let log = EmbeddedLog::open(&data_dir, retention, metrics)?;
+        let inventory = Inventory::new();
+        let mut restored = Ok(());
+        log.for_each_asset(&mut |_, stored| {
+            if restored.is_ok() {
+                restored = inventory.restore(&stored);
+            }
+        })?;
+        restored?;
+        info!(data_dir = %data_dir.display(), assets = inventory.len(), events = %log.tail().borrow().0, "log open");
+        Ok((Arc::new(log) as Arc<dyn EventLog>, Arc::new(inventory)))
+    })
+    .await?
+}
+
+/// The running parts.
+struct Gateway {
+    log: Arc<dyn EventLog>,
+    metrics: Arc<Metrics>,
+    statuses: StatusBoard,
+    intake: Intake,
+    /// Ends when the intake is closed and worked off, or when the log fails.
+    ingest: tokio::task::JoinHandle<Result<(), LogError>>,
+    sources: TaskTracker,
+    stop_sources: CancellationToken,
+    serving: TaskTracker,
+    stop_serving: CancellationToken,
+    readiness: Readiness,
+}
+
+impl Gateway {
+    fn start(
+        config: &Config,
+        engine: Arc<Engine>,
+        log: Arc<dyn EventLog>,
+        inventory: Arc<Inventory>,
+        metrics: Arc<Metrics>,
+        listener: TcpListener,
+    ) -> Result<Self, AppError> {
+        let (intake, submissions) = Intake::new(INTAKE_DELIVERIES, INTAKE_BYTES);
+        let clock = Clock::system();
+        metrics.start_time.set(seconds(clock.now()));
+        let now = clock.clone();
+        let ingest = Ingest::new(
+            engine,
+            Arc::clone(&inventory),
+            Arc::clone(&log),
+            Arc::clone(&metrics),
+            config.events.type_prefix.clone(),
+            Box::new(move || now.now()),
+        )?;
+        let ingest = spawn_blocking(move || ingest.run(submissions));
+        let (serving, stop_serving) = (TaskTracker::new(), CancellationToken::new());
+        let hub_config = HubConfig { ring_bytes: config.http.ring_bytes, ..HubConfig::default() };
+        let hub = Hub::start(Arc::clone(&log), &hub_config, &serving, stop_serving.clone());
+        let (statuses, readiness) = (StatusBoard::default(), Readiness::default());
+        let router = http::router(AppState {
+            hub,
+            log: Arc::clone(&log),
+            assets: inventory,
+            sources: statuses.clone(),
+            metrics: Arc::clone(&metrics),
+            readiness: readiness.clone(),
+            stop: stop_serving.clone(),
+            clock: now_utc,
+            config: HttpConfig {
+                heartbeat_secs: config.http.heartbeat_secs,
+                max_streams: config.http.max_streams,
+                cors_origins: config.http.cors_origins.clone(),
+                type_prefix: config.events.type_prefix.clone(),
+            },
+        })?;
+        serving.spawn(http::serve(listener, router, stop_serving.clone()));
+        serving.spawn(retain(Arc::clone(&log), clock, stop_serving.clone()));
+        let (sources, stop_sources) = (TaskTracker::new(), CancellationToken::new());
+        Ok(Self { log, metrics, statuses, intake, ingest, sources, stop_sources, serving, stop_serving, readiness })
+    }
+
+    async fn start_sources(&self, config: &Config, extra: Option<ExtraSource>) -> Result<(), AppError> {
+        let latch = self.readiness.latch("sources");
+        let clock = Clock::system();
+        for (id, source_config) in &config.sources {
+            let cursor = {
+                let (log, id) = (Arc::clone(&self.log), id.clone());
+                spawn_blocking(move || log.cursor(&id)).await??
+            };
+            let (id, clock) = (id.clone(), clock.clone());
+            let (kind, source): (_, Box<dyn Source>) = match source_config.clone() {
+                SourceConfig::File(config) => ("file", Box::new(FileSource::new(id.clone(), config, cursor, clock))),
+                SourceConfig::AwsLookupEvents(config) => {
+                    ("aws_lookup_events", Box::new(LookupEventsSource::new(id.clone(), config, cursor, clock)))
+                }
+            };
+            self.start_source(ExtraSource { id, kind, source });
+        }
+        if let Some(extra) = extra {
+            self.start_source(extra);
+        }
+        latch.release();
+        Ok(())
+    }
+
+    fn start_source(&self, ExtraSource { id, kind, source }: ExtraSource) {
+        supervise(
+            &self.sources,
+            source,
+            self.intake.clone(),
+            self.statuses.register(id, kind),
+            Arc::clone(&self.metrics),
+            Clock::system(),
+            self.stop_sources.clone(),
+        );
+    }
+
+    /// Waits for the end, and stops in phases under one deadline: sources; ingest; log; streams.
+    async fn until_stopped(mut self, stop: CancellationToken, drain: Duration) -> Result<(), AppError> {
+        let failed = tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            ended = &mut self.ingest => Some(ended),
+        };
+        let deadline = Instant::now() + drain;
+        // Readiness fails from here on, whatever the streams still do.
+        let _stopping = self.readiness.latch("stopping");
+        self.stop_sources.cancel();
+        self.sources.close();
+        let mut in_time = finished("sources", self.sources.wait(), deadline).await.is_some();
+        // The last sender: the ingest loop ends when the queue is worked off.
+        drop(self.intake);
+        let outcome = match failed {
+            Some(ended) => ended?,
+            None => match finished("ingest", self.ingest, deadline).await {
+                Some(ended) => ended?,
+                None => {
+                    in_time = false;
+                    Ok(())
+                }
+            },
+        };
+        let log = Arc::clone(&self.log);
+        in_time &= finished("log", spawn_blocking(move || log.close()), deadline).await.is_some();
+        self.stop_serving.cancel();
+        self.serving.close();
+        in_time &= finished("streams", self.serving.wait(), deadline).await.is_some();
+        if let Err(error) = outcome {
+            error!(%error, "stopped because the log failed");
+            return Err(error.into());
+        }
+        if !in_time {
+            return Err(AppError::DrainDeadline(drain));
+        }
+        info!("stopped");
+        Ok(())
+    }
+}
+
+/// Waits for a phase of stopping; `None`, and a word about it, when it is late.
+async fn finished<T>(phase: &str, work: impl Future<Output = T>, deadline: Instant) -> Option<T> {
+    let outcome = timeout_at(deadline, work).await.ok();
+    if outcome.is_none() {
+        warn!(phase, "not finished in time");
+    }
+    outcome
+}
+
+/// Drops what retention no longer covers, now and then.
+async fn retain(log: Arc<dyn EventLog>, clock: Clock, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(RETENTION_EVERY);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let (log, now) = (Arc::clone(&log), clock.now());
+        match spawn_blocking(move || log.retain(now)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "retention failed; tried again later"),
+            Err(error) => error!(%error, "retention broke down"),
+        }
+    }
+}
+
+fn now_utc() -> Time {
+    Clock::system().now()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a Unix time in milliseconds is exact in a double")]
+fn seconds(time: Time) -> f64 {
+    time.millis() as f64 / 1_000.0
+}
