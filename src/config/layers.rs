@@ -1,7 +1,10 @@
 //! Finding the layers, merging them, and checking the result.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +14,8 @@ use super::{Config, Finding, Origin, Severity, check};
 
 /// Looked for, in this order, when no file is named.
 const DEFAULT_PLACES: [&str; 2] = ["./catchment.toml", "/etc/catchment/catchment.toml"];
+/// A larger file is a mistaken path.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
 const PREFIX: &str = "CATCHMENT_";
 /// Variables that are no keys of the configuration.
 const OTHER_VARIABLES: [&str; 2] = ["CATCHMENT_CONFIG", "CATCHMENT_LOG"];
@@ -24,6 +29,12 @@ impl Environment {
     #[must_use]
     pub fn of_process() -> Self {
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect()
+    }
+
+    /// The filter of `CATCHMENT_LOG`, where there is one.
+    #[must_use]
+    pub fn log_filter(&self) -> Option<Cow<'_, str>> {
+        self.get("CATCHMENT_LOG").map(|filter| filter.to_string_lossy())
     }
 
     fn get(&self, name: &str) -> Option<&OsString> {
@@ -86,7 +97,7 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        cause: std::io::Error,
+        cause: io::Error,
     },
     /// Something in it is wrong. Warnings stand after the errors.
     #[error("{}", lines(.0))]
@@ -126,7 +137,12 @@ fn find_file(flags: &Flags, environment: &Environment) -> Option<PathBuf> {
 }
 
 fn parse_file(path: &Path) -> Result<Document, LoadError> {
-    let text = std::fs::read_to_string(path).map_err(|cause| LoadError::Unreadable { path: path.to_owned(), cause })?;
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text));
+    let unreadable = |cause| LoadError::Unreadable { path: path.to_owned(), cause };
+    if read.map_err(unreadable)? as u64 > MAX_FILE_BYTES {
+        return Err(unreadable(io::Error::other(format!("larger than {MAX_FILE_BYTES} bytes"))));
+    }
     let name: Arc<str> = path.display().to_string().into();
     Document::parse(&name, &text).map_err(|finding| LoadError::Invalid(vec![finding]))
 }

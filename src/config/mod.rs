@@ -12,6 +12,7 @@ mod check;
 mod document;
 mod layers;
 mod source;
+mod suggest;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -39,6 +39,9 @@ pub struct FileConfig {
     /// How often to look for more, in milliseconds.
     #[serde(default = "poll_millis")]
     pub poll_millis: u64,
+    /// How many times its size a compressed file may grow before it is taken for a bomb.
+    #[serde(default = "max_expansion")]
+    pub max_expansion: u32,
 }
 
 /// CloudTrail's LookupEvents API.
@@ -74,6 +77,9 @@ fn follow() -> bool {
 }
 fn poll_millis() -> u64 {
     500
+}
+fn max_expansion() -> u32 {
+    200
 }
 fn poll_secs() -> u64 {
     60

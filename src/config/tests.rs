@@ -134,15 +134,19 @@ fn the_file_may_be_named_by_the_environment() {
 }
 
 #[test]
-fn a_named_file_that_is_missing_is_an_error() {
+fn a_named_file_that_is_no_file_is_an_error() {
     let flags = Flags { config: Some(PathBuf::from("/no/such.toml")), ..Flags::default() };
     let error = load(&flags, &Environment::default()).unwrap_err().to_string();
     assert!(error.starts_with("read configuration /no/such.toml: "), "{error}");
+
+    let flags = Flags { config: Some(PathBuf::from("/dev/zero")), ..Flags::default() };
+    let error = load(&flags, &Environment::default()).unwrap_err().to_string();
+    assert_eq!(error, "read configuration /dev/zero: larger than 1048576 bytes");
 }
 
 #[test]
 fn every_mistake_is_told_with_key_and_line() {
-    let known_file = "known keys are path, follow, poll_millis";
+    let known_file = "known keys are path, follow, poll_millis, max_expansion";
     for (text, expected) in [
         (
             "[sources.trail.file]\npath = \"/\"\npathh = \"x\"\nfolow = true",
