@@ -5,10 +5,13 @@
 //! durable, which is when the source may acknowledge; the [`hub`] encodes it once for every subscriber of [`http`].
 //! `docs/ARCHITECTURE.md` tells the same with more words.
 
+pub mod cli;
 pub mod config;
 pub mod log;
 pub mod metrics;
 pub mod model;
 pub mod retry;
 pub mod secret;
+pub mod shutdown;
 pub mod source;
+pub mod telemetry;
