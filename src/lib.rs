@@ -5,6 +5,8 @@
 //! durable, which is when the source may acknowledge; the [`hub`] encodes it once for every subscriber of [`http`].
 //! `docs/ARCHITECTURE.md` tells the same with more words.
 
+pub mod cli;
+pub mod config;
 pub mod ingest;
 pub mod inventory;
 pub mod log;
@@ -12,4 +14,7 @@ pub mod metrics;
 pub mod model;
 pub mod normalize;
 pub mod retry;
+pub mod secret;
+pub mod shutdown;
 pub mod source;
+pub mod telemetry;

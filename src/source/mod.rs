@@ -3,6 +3,8 @@
 //! A source knows its service and the [`Intake`], nothing else. It hands over a [`Delivery`] and acknowledges upstream
 //! only after [`Intake::submit`] has returned: then the delivery's events, rejects and cursor are on disk.
 
+pub mod demo;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 

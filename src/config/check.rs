@@ -1,0 +1,214 @@
+//! What a type can't say: values that make no sense, alone or together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::{Config, FileConfig, Finding, HttpConfig, LookupEventsConfig, Origin, Severity, SourceConfig};
+use crate::model::SourceId;
+
+/// CloudTrail's event history goes back 90 days.
+const LOOKUP_HISTORY_SECS: u64 = 90 * 24 * 60 * 60;
+/// An event can appear in the event history up to about 15 minutes late.
+const LOOKUP_DELAY_SECS: u64 = 15 * 60;
+/// LookupEvents allows 2 requests a second, account and region.
+const LOOKUP_RATE: f64 = 2.0;
+/// Many proxies drop a connection that is quiet for a minute.
+const PROXY_TIMEOUT_SECS: u64 = 60;
+/// Kubernetes kills a pod 30 s after it asked it to stop.
+const PATIENCE_MILLIS: u64 = 30_000;
+/// Smaller, and a single large event would fill the ring.
+const MIN_RING_BYTES: usize = 1024 * 1024;
+
+/// Everything wrong with a configuration. Looks whether paths exist, and touches nothing.
+pub(super) fn check(config: &Config, origins: &BTreeMap<String, Origin>) -> Vec<Finding> {
+    let mut report = Report { origins, findings: Vec::new() };
+    check_http(&config.http, &mut report);
+    check_log(config, &mut report);
+    if !is_type_prefix(&config.events.type_prefix) {
+        report.error("events.type_prefix", "must be words with dots between them, such as io.catchment or com.example");
+    }
+    if let Some(dir) = config.normalizers.dir.as_deref().filter(|dir| !dir.is_dir()) {
+        report.error("normalizers.dir", &format!("{} is not a folder", dir.display()));
+    }
+    if config.shutdown.drain_millis > PATIENCE_MILLIS {
+        report.warn("shutdown.drain_millis", "is longer than the 30 s that most supervisors wait before they kill");
+    }
+    check_sources(&config.sources, &mut report);
+    report.findings
+}
+
+struct Report<'a> {
+    origins: &'a BTreeMap<String, Origin>,
+    findings: Vec<Finding>,
+}
+
+impl Report<'_> {
+    fn add(&mut self, severity: Severity, key: &str, message: &str) {
+        // A key that was left out is blamed on the section that should hold it.
+        let mut place = key;
+        let origin = loop {
+            match (self.origins.get(place), place.rsplit_once('.')) {
+                (Some(origin), _) => break Some(origin.clone()),
+                (None, Some((parent, _))) => place = parent,
+                (None, None) => break None,
+            }
+        };
+        self.findings.push(Finding { severity, key: key.to_owned(), origin, message: message.to_owned() });
+    }
+
+    fn error(&mut self, key: &str, message: &str) {
+        self.add(Severity::Error, key, message);
+    }
+
+    fn warn(&mut self, key: &str, message: &str) {
+        self.add(Severity::Warning, key, message);
+    }
+}
+
+fn check_http(http: &HttpConfig, report: &mut Report<'_>) {
+    if !http.listen.ip().is_loopback() {
+        let message = "whoever reaches this address can read every event: there is no authentication; let a proxy \
+                       that asks for it stand before it, or listen on 127.0.0.1";
+        report.warn("http.listen", message);
+    }
+    for origin in &http.cors_origins {
+        if !is_web_origin(origin) {
+            let message =
+                format!("{origin:?} is neither * nor an origin such as https://dashboard.example.com (no path)");
+            report.error("http.cors_origins", &message);
+        }
+    }
+    match http.heartbeat_secs {
+        0 => report.error("http.heartbeat_secs", "must be at least 1"),
+        secs if secs >= PROXY_TIMEOUT_SECS => {
+            report.warn("http.heartbeat_secs", "many proxies close a connection that is quiet for 60 s");
+        }
+        _ => {}
+    }
+    if http.max_streams == 0 {
+        report.error("http.max_streams", "must be at least 1");
+    }
+    if http.ring_bytes < MIN_RING_BYTES {
+        report.error("http.ring_bytes", "must be at least 1048576 (1 MiB), the size of the largest event");
+    }
+}
+
+fn check_log(config: &Config, report: &mut Report<'_>) {
+    if config.data_dir.as_os_str().is_empty() {
+        report.error("data_dir", "must name a folder");
+    } else if config.data_dir.exists() && !config.data_dir.is_dir() {
+        report.error("data_dir", &format!("{} is not a folder", config.data_dir.display()));
+    }
+    if config.log.retention_days == 0 && config.log.retention_bytes == 0 {
+        report.warn("log.retention_bytes", "without a limit of age or size the log grows until the disk is full");
+    }
+    if config.ephemeral && report.origins.contains_key("data_dir") {
+        report.warn("ephemeral", "data_dir is set too, and not used: events are kept in memory only");
+    }
+}
+
+fn check_sources(sources: &BTreeMap<SourceId, SourceConfig>, report: &mut Report<'_>) {
+    if sources.is_empty() {
+        report.warn("sources", "none is configured, so no event will ever come");
+    }
+    let mut paths: BTreeMap<&Path, &SourceId> = BTreeMap::new();
+    for (name, source) in sources {
+        if !is_source_name(&name.0) {
+            let key = format!("sources.{name}");
+            report.error(&key, "a source's name is 1 to 63 of a-z, 0-9, _ and -");
+        }
+        let key = |field: &str| format!("sources.{name}.{}.{field}", source.kind());
+        match source {
+            SourceConfig::File(file) => {
+                check_file(file, &key, report);
+                if let Some(other) = paths.insert(&file.path, name) {
+                    report.warn(&key("path"), &format!("source {other} reads it too; its records are kept once"));
+                }
+            }
+            SourceConfig::AwsLookupEvents(lookup) => check_lookup_events(lookup, &key, report),
+        }
+    }
+}
+
+fn check_file(file: &FileConfig, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+    if file.path.as_os_str().is_empty() {
+        report.error(&key("path"), "must name a file or a folder");
+    } else if !file.path.exists() {
+        report.warn(&key("path"), &format!("{} does not exist (yet)", file.path.display()));
+    }
+    if file.poll_millis < 10 {
+        report.error(&key("poll_millis"), "must be at least 10");
+    }
+}
+
+fn check_lookup_events(lookup: &LookupEventsConfig, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+    if lookup.regions.is_empty() {
+        report.error(&key("regions"), "must name at least one region, such as [\"us-east-1\"]");
+    }
+    let mut seen = BTreeSet::new();
+    for region in &lookup.regions {
+        if !is_region(region) {
+            report.error(&key("regions"), &format!("{region:?} is not a region such as eu-west-1"));
+        } else if !seen.insert(region) {
+            report.error(&key("regions"), &format!("{region} stands there twice"));
+        }
+    }
+    if lookup.poll_secs == 0 {
+        report.error(&key("poll_secs"), "must be at least 1");
+    }
+    if lookup.lookback_secs > LOOKUP_HISTORY_SECS {
+        report.error(&key("lookback_secs"), "must be at most 7776000: CloudTrail's event history is 90 days long");
+    }
+    if lookup.overlap_secs < LOOKUP_DELAY_SECS {
+        report.warn(&key("overlap_secs"), "events appear up to 15 minutes late: below 900, such are missed");
+    }
+    if !(lookup.requests_per_second.is_finite() && lookup.requests_per_second > 0.0) {
+        report.error(&key("requests_per_second"), "must be above 0");
+    } else if lookup.requests_per_second > LOOKUP_RATE {
+        report
+            .warn(&key("requests_per_second"), "CloudTrail allows 2 in each account and region, and refuses the rest");
+    }
+    if lookup.endpoint_url.as_deref().is_some_and(|url| !url.starts_with("https://") && !url.starts_with("http://")) {
+        report.error(&key("endpoint_url"), "must begin with https:// or http://");
+    }
+    check_credentials(lookup, key, report);
+}
+
+fn check_credentials(lookup: &LookupEventsConfig, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+    match (&lookup.access_key_id, &lookup.secret_access_key, &lookup.session_token) {
+        (Some(_), None, _) => report.error(&key("secret_access_key"), "is missing beside access_key_id"),
+        (None, Some(_), _) => report.error(&key("access_key_id"), "is missing beside secret_access_key"),
+        (None, None, Some(_)) => {
+            report.error(&key("session_token"), "needs access_key_id and secret_access_key beside it");
+        }
+        (Some(_), Some(_), _) | (None, None, None) => {}
+    }
+}
+
+/// `[a-z0-9_-]{1,63}`: fits metric labels, log lines and file names without quoting.
+fn is_source_name(name: &str) -> bool {
+    matches!(name.len(), 1..=63) && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
+}
+
+/// Reverse-DNS, as CloudEvents recommends for `type`.
+fn is_type_prefix(prefix: &str) -> bool {
+    let word = |word: &str| {
+        !word.is_empty() && word.bytes().all(|b| matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-'))
+    };
+    prefix.len() <= 200 && prefix.split('.').all(word)
+}
+
+/// `us-east-1`, `us-gov-west-1`, `cn-north-1`.
+fn is_region(region: &str) -> bool {
+    let mut parts = region.rsplit('-');
+    let number = parts.next().is_some_and(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+    let words: Vec<&str> = parts.collect();
+    number && words.len() >= 2 && words.iter().all(|w| !w.is_empty() && w.bytes().all(|b| b.is_ascii_lowercase()))
+}
+
+/// An origin as a browser sends it (RFC 6454, section 6.2), or `*`.
+fn is_web_origin(origin: &str) -> bool {
+    let Some((scheme, authority)) = origin.split_once("://") else { return origin == "*" };
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');
+    matches!(scheme, "http" | "https") && !authority.is_empty() && authority.bytes().all(legal)
+}

@@ -1,0 +1,249 @@
+//! The configuration: what can be set, and how the layers are merged.
+//!
+//! Later layers win: the defaults (`config/catchment.default.toml` tells them with comments), the file, the
+//! environment, the command line. The file is the one of `--config`, else of `CATCHMENT_CONFIG`, else
+//! `./catchment.toml`, else `/etc/catchment/catchment.toml`; the last two only where they exist. Environment
+//! variables are `CATCHMENT_` and the key in upper case, with `__` between levels: `CATCHMENT_HTTP__LISTEN`.
+//!
+//! Nothing is guessed: an unknown key, a wrong value and an unknown variable are errors that name the key and the
+//! line, or the variable.
+
+mod check;
+mod document;
+mod layers;
+mod source;
+mod suggest;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+pub use layers::{Environment, Flags, LoadError, Loaded, load};
+pub use source::{FileConfig, LookupEventsConfig, SourceConfig};
+
+use crate::model::SourceId;
+
+/// The default configuration as a file with comments: what `catchment check --print-default` prints.
+pub const DEFAULT_FILE: &str = include_str!("../../config/catchment.default.toml");
+
+/// Everything that can be set.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the log is kept. Made when missing.
+    pub data_dir: PathBuf,
+    /// Keep the log in memory instead: it is gone when the process ends.
+    pub ephemeral: bool,
+    /// `[http]`.
+    pub http: HttpConfig,
+    /// `[log]`.
+    pub log: LogConfig,
+    /// `[events]`.
+    pub events: EventsConfig,
+    /// `[normalizers]`.
+    pub normalizers: NormalizersConfig,
+    /// `[shutdown]`.
+    pub shutdown: ShutdownConfig,
+    /// `[sources.<name>.<kind>]`, by name.
+    pub sources: BTreeMap<SourceId, SourceConfig>,
+}
+
+/// The HTTP interface.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Address and port to listen on. Port 0 takes any free one.
+    #[serde(deserialize_with = "address")]
+    pub listen: SocketAddr,
+    /// Origins whose pages may read: `https://dashboard.example.com`, or `*` for all.
+    pub cors_origins: Vec<String>,
+    /// How often a quiet stream sends a comment line, in seconds.
+    pub heartbeat_secs: u64,
+    /// Streams that may be open at once; more are answered with 503.
+    pub max_streams: usize,
+    /// Bytes of encoded events kept in memory for streams that are nearly live; behind it they read the log.
+    pub ring_bytes: usize,
+}
+
+/// How long the log keeps events.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// Age at which events are dropped, in days; 0 for no limit.
+    pub retention_days: u32,
+    /// Size at which the oldest events are dropped, in bytes; 0 for no limit.
+    pub retention_bytes: u64,
+}
+
+impl LogConfig {
+    /// The age limit, where there is one.
+    #[must_use]
+    pub fn retention_age(&self) -> Option<Duration> {
+        (self.retention_days > 0).then(|| Duration::from_secs(u64::from(self.retention_days) * 24 * 60 * 60))
+    }
+
+    /// The size limit, where there is one.
+    #[must_use]
+    pub fn retention_size(&self) -> Option<u64> {
+        (self.retention_bytes > 0).then_some(self.retention_bytes)
+    }
+}
+
+/// How events are named.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventsConfig {
+    /// What the CloudEvents `type` begins with: `<prefix>.asset.create`.
+    pub type_prefix: String,
+}
+
+/// The rules.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NormalizersConfig {
+    /// A folder of rules that add to the built-in ones or override them.
+    pub dir: Option<PathBuf>,
+}
+
+/// Stopping.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShutdownConfig {
+    /// How long open work may take to end after the first signal, in milliseconds.
+    pub drain_millis: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("./catchment-data"),
+            ephemeral: false,
+            http: HttpConfig::default(),
+            log: LogConfig::default(),
+            events: EventsConfig::default(),
+            normalizers: NormalizersConfig::default(),
+            shutdown: ShutdownConfig::default(),
+            sources: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8780)),
+            cors_origins: Vec::new(),
+            heartbeat_secs: 15,
+            max_streams: 20_000,
+            ring_bytes: 64 * 1024 * 1024,
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { retention_days: 30, retention_bytes: 10 * 1024 * 1024 * 1024 }
+    }
+}
+
+impl Default for EventsConfig {
+    fn default() -> Self {
+        Self { type_prefix: "io.catchment".to_owned() }
+    }
+}
+
+impl Default for ShutdownConfig {
+    fn default() -> Self {
+        Self { drain_millis: 1500 }
+    }
+}
+
+/// An address and port, with an error that says so.
+///
+/// # Errors
+/// When the text is none. Host names are not looked up.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is not an IP address and port such as 127.0.0.1:8780 or [::]:8780"))
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_address(&text).map_err(de::Error::custom)
+}
+
+/// Who set a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A line of a file.
+    File {
+        /// The file, as it was named.
+        name: Arc<str>,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// An environment variable.
+    Environment(String),
+    /// A flag of the command line.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { name, line } => write!(f, "{name}, line {line}"),
+            Self::Environment(variable) => write!(f, "environment variable {variable}"),
+            Self::Flag(flag) => f.write_str(flag),
+        }
+    }
+}
+
+/// How bad a [`Finding`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// It can't work.
+    Error,
+    /// It works, but hardly as meant.
+    Warning,
+}
+
+/// Something wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The key, with its full path; empty where it is about no key.
+    pub key: String,
+    /// Who set it; none for a default.
+    pub origin: Option<Origin>,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl Finding {
+    /// A finding that keeps the program from starting.
+    #[must_use]
+    pub fn error(key: &str, origin: Option<Origin>, message: &str) -> Self {
+        Self { severity: Severity::Error, key: key.to_owned(), origin, message: message.to_owned() }
+    }
+}
+
+impl fmt::Display for Finding {
+    /// `catchment.toml, line 12: sources.trail.file.pathh: unknown key; known keys are …`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(origin) = &self.origin {
+            write!(f, "{origin}: ")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests;
