@@ -23,6 +23,9 @@ pub enum Compression {
 }
 
 impl Compression {
+    /// What a file may begin with that will be compressed but has only its first byte.
+    pub const GZIP_START: [u8; 1] = [MAGIC[0]];
+
     /// By the first bytes of a file.
     #[must_use]
     pub fn of(head: &[u8], max_expansion: u32) -> Self {

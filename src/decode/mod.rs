@@ -72,6 +72,8 @@ pub struct Position {
 #[derive(Debug)]
 pub struct Decoder<R: Read> {
     splitter: Splitter<Input<R>>,
+    start: Position,
+    /// Pieces after `start` that were given by an earlier decoder.
     skip: u64,
     fault: Option<GzipError>,
 }
@@ -83,7 +85,8 @@ impl<R: Read> Decoder<R> {
     /// # Errors
     /// When the reader fails.
     pub fn new(reader: R, max_expansion: u32) -> io::Result<Self> {
-        Ok(Self { splitter: Splitter::new(Input::detect(reader, max_expansion)?), skip: 0, fault: None })
+        let splitter = Splitter::new(Input::detect(reader, max_expansion)?);
+        Ok(Self { splitter, start: Position::default(), skip: 0, fault: None })
     }
 
     /// Takes up reading where a decoder of the same input had its [`position`](Decoder::position). The reader stands
@@ -97,7 +100,8 @@ impl<R: Read> Decoder<R> {
             let passed = io::copy(&mut input.by_ref().take(position.offset), &mut io::sink());
             fault = passed.map_or_else(GzipError::of, |_| Ok(None))?;
         }
-        Ok(Self { splitter: Splitter::starting_at(input, position.offset), skip: position.skip, fault })
+        let splitter = Splitter::starting_at(input, position.offset);
+        Ok(Self { splitter, start: position, skip: position.skip, fault })
     }
 
     /// The next piece; nothing when the reader has no more for now. A file that grew can then be read on.
@@ -131,13 +135,14 @@ impl<R: Read> Decoder<R> {
     /// Where to take up reading after the piece given last.
     #[must_use]
     pub fn position(&self) -> Position {
-        self.splitter.position()
+        if self.skip > 0 { self.start } else { self.splitter.position() }
     }
 
-    /// Whether the text read so far ends in the middle: inside of a record, a container or a compressed block.
+    /// Whether what was read so far ends inside of an array of records or of compressed data, which is not to be
+    /// expected of a file that is written record by record.
     #[must_use]
-    pub fn is_midway(&self) -> bool {
-        self.fault.is_some() || self.splitter.is_midway()
+    pub fn is_in_document(&self) -> bool {
+        self.fault.is_some() || self.splitter.is_in_container()
     }
 
     /// Bytes of (expanded) input read so far.

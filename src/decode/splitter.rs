@@ -148,9 +148,9 @@ impl<R: Read> Splitter<R> {
         self.position
     }
 
-    /// Whether what was read so far ends inside of something.
-    pub fn is_midway(&self) -> bool {
-        !matches!(self.state, State::Between)
+    /// Whether what was read so far ends inside of an array of records, or of the object around it.
+    pub fn is_in_container(&self) -> bool {
+        self.array != Array::None
     }
 
     /// Bytes of input read so far.

@@ -28,7 +28,7 @@ fn split(input: &[u8]) -> Vec<Piece> {
         pieces.push(piece);
     }
     pieces.extend(splitter.finish());
-    assert!(splitter.finish().is_none() && !splitter.is_midway());
+    assert!(splitter.finish().is_none() && !splitter.is_in_container());
     pieces
 }
 
