@@ -3,6 +3,7 @@
 //! A source knows its service and the [`Intake`], nothing else. It hands over a [`Delivery`] and acknowledges upstream
 //! only after [`Intake::submit`] has returned: then the delivery's events, rejects and cursor are on disk.
 
+pub mod aws_lookup_events;
 mod clock;
 pub mod file;
 pub mod supervise;

@@ -1,0 +1,5 @@
+//! The integration tests: one binary, a file per behaviour.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod lookup_events;
+mod support;

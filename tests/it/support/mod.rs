@@ -1,0 +1,4 @@
+//! What the tests share.
+
+pub(crate) mod lookup_events_server;
+pub(crate) mod pipeline;
