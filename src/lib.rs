@@ -7,6 +7,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod decode;
 pub mod ingest;
 pub mod inventory;
 pub mod log;

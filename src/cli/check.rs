@@ -4,7 +4,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::Failure;
-use crate::config::{self, DEFAULT_FILE, Environment, Finding, Flags, LoadError, Severity};
+use crate::config::{self, DEFAULT_FILE, Environment, Finding, Flags, LoadError, Origin, Severity};
+use crate::normalize::{CatalogError, Engine};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,8 +50,20 @@ pub(super) fn run(arguments: &Arguments, environment: &Environment, output: &mut
 }
 
 /// Compiles the built-in rules and those of the folder.
-fn check_rules(_dir: Option<&Path>) -> Vec<Finding> {
-    Vec::new()
+fn check_rules(folder: Option<&Path>) -> Vec<Finding> {
+    match Engine::load(folder) {
+        Ok(_) => Vec::new(),
+        Err(CatalogError::Mistakes(mistakes)) => mistakes
+            .iter()
+            .map(|mistake| {
+                let origin = Origin::File { name: mistake.file.as_str().into(), line: mistake.line };
+                Finding::error(&mistake.key, Some(origin), &mistake.message)
+            })
+            .collect(),
+        Err(error @ CatalogError::Unreadable { .. }) => {
+            vec![Finding::error("normalizers.dir", None, &error.to_string())]
+        }
+    }
 }
 
 fn report(

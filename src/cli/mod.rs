@@ -18,6 +18,7 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Environment, LoadError};
+use crate::normalize::CatalogError;
 use crate::shutdown::{self, Signal, Signals};
 use crate::telemetry::{self, LogFormat, TelemetryError};
 
@@ -82,6 +83,9 @@ pub enum Failure {
     /// The configuration is wrong.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The rules are wrong.
+    #[error(transparent)]
+    Rules(#[from] CatalogError),
     /// `CATCHMENT_LOG` is wrong.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
@@ -124,7 +128,7 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Run { .. } | Self::Output(_) => 1,
             Self::DrainDeadline { .. } | Self::Forced(_) => 2,
-            Self::Usage(_) | Self::Load(_) | Self::Telemetry(_) | Self::Check(_) => 64,
+            Self::Usage(_) | Self::Load(_) | Self::Rules(_) | Self::Telemetry(_) | Self::Check(_) => 64,
         }
     }
 }

@@ -1,9 +1,26 @@
 //! `catchment normalize`: records in, events out, no server.
 
-use std::io::{self, BufWriter, IsTerminal, Write};
-use std::path::PathBuf;
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::json;
 
 use super::Failure;
+use crate::decode::{Decoder, Piece};
+use crate::ingest::{Processed, Processor};
+use crate::inventory::Inventory;
+use crate::normalize::Engine;
+use crate::source::{Clock, file};
+
+/// Configurations kept to tell what was before; the assets that changed longest ago are forgotten beyond it.
+const INVENTORY_BYTES: usize = 256 << 20;
+/// Provider event ids kept to tell duplicates.
+const RECENT_IDS: usize = 1 << 20;
+/// How many times its size a compressed file may grow before it is taken for a bomb.
+const MAX_EXPANSION: u32 = 200;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,7 +66,95 @@ pub(super) fn run(arguments: &Arguments, output: &mut dyn Write) -> Result<(), F
 
 /// Writes the events of all files to `output`, one per line. A failed write is a [`Failure::Output`].
 fn normalize(arguments: &Arguments, output: &mut dyn Write) -> Result<(), Failure> {
-    let _ =
-        (&arguments.files, arguments.explain, &arguments.normalizers, &arguments.type_prefix, &arguments.omit, output);
-    Err(Failure::run("normalize", "not wired yet"))
+    let engine = Arc::new(Engine::load(arguments.normalizers.as_deref())?);
+    let inventory = Arc::new(Inventory::bounded(INVENTORY_BYTES));
+    let processor = Processor::new(engine, inventory, arguments.type_prefix.clone(), RECENT_IDS);
+    let mut run = Run { processor, explain: arguments.explain, clock: Clock::system(), quarantined: 0, output };
+    let standard_input = [PathBuf::from("-")];
+    let named = if arguments.files.is_empty() { &standard_input[..] } else { &arguments.files };
+    for path in named {
+        if path.as_os_str() == "-" {
+            run.read("-", io::stdin().lock())?;
+        } else if path.is_dir() {
+            for file in file::files(path) {
+                run.open(&file.map_err(|error| Failure::run("normalize", error))?)?;
+            }
+        } else {
+            run.open(path)?;
+        }
+    }
+    if run.quarantined > 0 && !arguments.explain {
+        tracing::warn!(
+            records = run.quarantined,
+            "records that could not be understood; --explain tells which and why"
+        );
+    }
+    Ok(())
+}
+
+/// What goes from record to record.
+struct Run<'a> {
+    processor: Processor,
+    explain: bool,
+    clock: Clock,
+    quarantined: u64,
+    output: &'a mut dyn Write,
+}
+
+impl Run<'_> {
+    fn open(&mut self, path: &Path) -> Result<(), Failure> {
+        let file = File::open(path).map_err(|error| Failure::run(format!("read {}", path.display()), error))?;
+        self.read(&path.to_string_lossy(), file)
+    }
+
+    fn read(&mut self, name: &str, input: impl Read) -> Result<(), Failure> {
+        let unreadable = |error: io::Error| Failure::run(format!("read {name}"), error);
+        let decoder = Decoder::new(input, MAX_EXPANSION).map_err(unreadable)?;
+        for (index, piece) in decoder.pieces().enumerate() {
+            let processed = match piece.map_err(unreadable)? {
+                Piece::Record { bytes, .. } => {
+                    // Nothing is stored: what was seen is what this run remembers.
+                    let Ok(processed) =
+                        self.processor.process(&bytes, self.clock.now(), |_| Ok::<_, Infallible>(false));
+                    processed
+                }
+                Piece::Rejected { code, reason, .. } => Processed::Rejected { code, reason, rule: None },
+            };
+            self.quarantined += u64::from(matches!(processed, Processed::Rejected { .. }));
+            if self.explain {
+                self.tell(name, index, &processed)?;
+            } else if let Processed::Changes { events, .. } = processed {
+                for event in events {
+                    self.output.write_all(&event.json)?;
+                    self.output.write_all(b"\n")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What became of a record, as one line of JSON.
+    fn tell(&mut self, file: &str, index: usize, processed: &Processed) -> Result<(), Failure> {
+        let (outcome, reason, rule, events) = match processed {
+            Processed::Changes { events, rule, .. } => ("changes", None, Some(rule), events.as_slice()),
+            Processed::Skipped { reason, rule } => ("skipped", Some(reason.to_string()), rule.as_ref(), &[][..]),
+            Processed::Duplicate { event_id } => {
+                ("duplicate", Some(format!("event id {event_id} was seen before")), None, &[][..])
+            }
+            Processed::Rejected { code, reason, rule } => {
+                ("quarantined", Some(format!("{code}: {reason}")), rule.as_ref(), &[][..])
+            }
+        };
+        let head =
+            json!({ "file": file, "index": index, "outcome": outcome, "reason": reason, "rule": rule }).to_string();
+        self.output.write_all(head.trim_end_matches('}').as_bytes())?;
+        self.output.write_all(b",\"events\":[")?;
+        for (number, event) in events.iter().enumerate() {
+            if number > 0 {
+                self.output.write_all(b",")?;
+            }
+            self.output.write_all(&event.json)?;
+        }
+        Ok(self.output.write_all(b"]}\n")?)
+    }
 }

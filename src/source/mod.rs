@@ -3,7 +3,13 @@
 //! A source knows its service and the [`Intake`], nothing else. It hands over a [`Delivery`] and acknowledges upstream
 //! only after [`Intake::submit`] has returned: then the delivery's events, rejects and cursor are on disk.
 
+pub mod aws_lookup_events;
+mod clock;
 pub mod demo;
+pub mod file;
+pub mod supervise;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +19,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+
+pub use clock::Clock;
 
 use crate::log::{LogError, Pending};
 use crate::model::{RawRecord, Rejected, SourceId, Time};

@@ -1,3 +1,8 @@
 //! The integration tests: one binary, a file per behaviour.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod architecture;
 mod fixtures;
+mod lookup_events;
+mod story;
+mod support;

@@ -88,7 +88,10 @@ fn the_stream_tells_each_step_and_replaying_the_files_changes_nothing() {
     assert_eq!(closed["configuration"]["rules"], rules_before, "as if nothing had been");
     assert_eq!(closed["changes"][0]["op"], "remove");
     assert_eq!(closed["changes"][0]["old"]["cidrIpv4"], "203.0.113.66/32");
-    assert_eq!(data(4)["configuration"]["attachedPolicies"][0]["policyArn"], "arn:aws:iam::aws:policy/AmazonRDSFullAccess");
+    assert_eq!(
+        data(4)["configuration"]["attachedPolicies"][0]["policyArn"],
+        "arn:aws:iam::aws:policy/AmazonRDSFullAccess"
+    );
     assert_eq!(data(9)["configuration"], Value::Null);
     assert_eq!(data(9)["previous_configuration"]["userName"], "backup-svc");
 

@@ -1,0 +1,181 @@
+//! From bytes to records: gzip, the ways in which trails wrap and string together their records, and what to do where
+//! the text is broken. Pure but for the reader it is given; memory is bounded whatever the input.
+//!
+//! [`Decoder`] is the whole of it; [`Splitter`] cuts text into records, [`unwrap`] takes a record out of the wrapper
+//! that a service put around it.
+
+mod envelope;
+mod gzip;
+mod splitter;
+mod walker;
+
+use std::io::{self, Read};
+
+use bytes::Bytes;
+
+pub use envelope::{UnwrapError, unwrap};
+pub use gzip::{Compression, GzipError, Input};
+pub use splitter::Splitter;
+
+/// The longest record taken, in bytes. CloudTrail's own limit is 256 KiB.
+pub const MAX_RECORD_BYTES: usize = 1 << 20;
+
+/// How much is kept of something that is longer than [`MAX_RECORD_BYTES`].
+pub const KEPT_BYTES: usize = 4 << 10;
+
+/// What input was cut into. Between pieces is only white space, separators, byte order marks and the text of
+/// containers around the records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// The text of one JSON object: valid UTF-8 and balanced, not yet known to be JSON.
+    Record {
+        /// The text, at most [`MAX_RECORD_BYTES`].
+        bytes: Bytes,
+        /// Bytes of input up to the record's end.
+        end_offset: u64,
+    },
+    /// Something that is no record.
+    Rejected {
+        /// A stable word: `not_a_record`, `not_json`, `not_utf8`, `too_large`, `truncated`, `corrupt_gzip`,
+        /// `expanded_too_much`.
+        code: &'static str,
+        /// What is wrong, where, and what became of it.
+        reason: String,
+        /// The bytes, or the first [`KEPT_BYTES`] of more than [`MAX_RECORD_BYTES`].
+        bytes: Bytes,
+        /// Bytes of input up to its end.
+        end_offset: u64,
+    },
+}
+
+impl Piece {
+    /// Bytes of (expanded) input up to the piece's end.
+    #[must_use]
+    pub fn end_offset(&self) -> u64 {
+        match self {
+            Self::Record { end_offset, .. } | Self::Rejected { end_offset, .. } => *end_offset,
+        }
+    }
+}
+
+/// A place from which reading can be taken up again: the last offset that lay outside of every container, and the
+/// pieces that were cut since. For one record a line, `skip` is always 0; for a single document, `offset` is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Bytes of (expanded) input.
+    pub offset: u64,
+    /// Pieces after that.
+    pub skip: u64,
+}
+
+/// Cuts a file or object into records.
+#[derive(Debug)]
+pub struct Decoder<R: Read> {
+    splitter: Splitter<Input<R>>,
+    start: Position,
+    /// Pieces after `start` that were given by an earlier decoder.
+    skip: u64,
+    fault: Option<GzipError>,
+}
+
+impl<R: Read> Decoder<R> {
+    /// Reads from the start; gzip is recognised by its magic. `max_expansion` bounds how many times its size a
+    /// compressed input may grow ([`gzip`](Input::detect)).
+    ///
+    /// # Errors
+    /// When the reader fails.
+    pub fn new(reader: R, max_expansion: u32) -> io::Result<Self> {
+        let splitter = Splitter::new(Input::detect(reader, max_expansion)?);
+        Ok(Self { splitter, start: Position::default(), skip: 0, fault: None })
+    }
+
+    /// Takes up reading where a decoder of the same input had its [`position`](Decoder::position). The reader stands
+    /// at `position.offset` when the input is plain, at the start when it is compressed.
+    ///
+    /// # Errors
+    /// When the reader fails.
+    pub fn resume(reader: R, compression: Compression, position: Position) -> io::Result<Self> {
+        let (mut input, mut fault) = (Input::new(reader, compression), None);
+        if matches!(compression, Compression::Gzip { .. }) {
+            let passed = io::copy(&mut input.by_ref().take(position.offset), &mut io::sink());
+            fault = passed.map_or_else(GzipError::of, |_| Ok(None))?;
+        }
+        let splitter = Splitter::starting_at(input, position.offset);
+        Ok(Self { splitter, start: position, skip: position.skip, fault })
+    }
+
+    /// The next piece; nothing when the reader has no more for now. A file that grew can then be read on.
+    ///
+    /// # Errors
+    /// When the reader fails. A fault of the compression is no error: it ends the input ([`fault`](Decoder::fault)).
+    pub fn next_piece(&mut self) -> io::Result<Option<Piece>> {
+        while self.fault.is_none() {
+            match self.splitter.next_piece() {
+                Ok(Some(_)) if self.skip > 0 => self.skip -= 1,
+                Ok(Some(piece)) => return Ok(Some(unwrapped(piece))),
+                Ok(None) => return Ok(None),
+                Err(error) => self.fault = GzipError::of(error)?,
+            }
+        }
+        Ok(None)
+    }
+
+    /// What is left when no more will come: the rest of a record that was cut off, and the fault of the compression.
+    pub fn finish(&mut self) -> Vec<Piece> {
+        let end_offset = self.splitter.read_offset();
+        let fault = self.fault.take().map(|fault| Piece::Rejected {
+            code: fault.code(),
+            reason: format!("{fault}, after {end_offset} bytes of text; what lay before was taken"),
+            bytes: Bytes::new(),
+            end_offset,
+        });
+        self.splitter.finish().into_iter().chain(fault).collect()
+    }
+
+    /// Where to take up reading after the piece given last.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        if self.skip > 0 { self.start } else { self.splitter.position() }
+    }
+
+    /// Whether what was read so far ends inside of an array of records or of compressed data, which is not to be
+    /// expected of a file that is written record by record.
+    #[must_use]
+    pub fn is_in_document(&self) -> bool {
+        self.fault.is_some() || self.splitter.is_in_container()
+    }
+
+    /// Bytes of (expanded) input read so far.
+    #[must_use]
+    pub fn read_offset(&self) -> u64 {
+        self.splitter.read_offset()
+    }
+
+    /// Every piece to the end of the input, [`finish`](Decoder::finish) included. After an error there is no more.
+    pub fn pieces(mut self) -> impl Iterator<Item = io::Result<Piece>> {
+        let mut rest: Option<std::vec::IntoIter<Piece>> = None;
+        std::iter::from_fn(move || {
+            if let Some(rest) = &mut rest {
+                return rest.next().map(Ok);
+            }
+            match self.next_piece() {
+                Ok(Some(piece)) => Some(Ok(piece)),
+                Ok(None) => rest.insert(self.finish().into_iter()).next().map(Ok),
+                Err(error) => {
+                    rest = Some(Vec::new().into_iter());
+                    Some(Err(error))
+                }
+            }
+        })
+    }
+}
+
+fn unwrapped(piece: Piece) -> Piece {
+    match piece {
+        Piece::Record { bytes, end_offset } => match unwrap(&bytes) {
+            Ok(bytes) => Piece::Record { bytes, end_offset },
+            Err(error) => Piece::Rejected { code: "not_json", reason: error.to_string(), bytes, end_offset },
+        },
+        rejected @ Piece::Rejected { .. } => rejected,
+    }
+}

@@ -1,0 +1,301 @@
+//! The byte loop: walks over JSON text, knows strings and nesting, and tells where something ends. It checks no more
+//! of the grammar than it needs to find the next record after a broken one; whether a record is JSON is for its reader.
+
+use memchr::memchr3;
+
+/// Members of a top-level object that hold records when they are arrays.
+const CONTAINERS: [&[u8]; 3] = [b"Records", b"records", b"Events"];
+
+/// Nesting up to which brackets are matched by kind; beyond, they are only counted. (No reader takes deeper records.)
+const MATCHED_DEPTH: u32 = 128;
+
+/// Why a walk stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The bytes are used up.
+    More,
+    /// The bracket that closes the outermost level has been taken.
+    Closed,
+    /// The `[` of an array of records has been taken.
+    Container,
+    /// At an object or `]` between elements.
+    Boundary,
+    /// At a `{` in the first column, where JSON can't go on so: the text before it was cut off.
+    CutOff,
+    /// At something that can't be.
+    Malformed(&'static str),
+}
+
+/// What is walked over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A top-level object: a record, unless it turns out to hold an array of them.
+    Object,
+    /// A record in an array.
+    Element,
+    /// Something in an array that is no object, up to the next object or the array's end.
+    Junk,
+}
+
+/// The state of a walk, kept from one piece of input to the next.
+#[derive(Debug)]
+pub(super) struct Walker {
+    kind: Kind,
+    depth: u32,
+    /// One bit a level: set where the level is an object.
+    objects: u128,
+    in_string: bool,
+    escaped: bool,
+    /// The last byte was a line break outside a string.
+    line_start: bool,
+    /// The last byte outside strings that is not white space; `"` for a string.
+    last: u8,
+    key: Key,
+}
+
+impl Walker {
+    /// Before the first byte of an object (at its `{`) or of junk.
+    pub(super) fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            depth: 0,
+            objects: 0,
+            in_string: false,
+            escaped: false,
+            line_start: false,
+            last: b'[',
+            key: Key::default(),
+        }
+    }
+
+    /// Goes on after an array of records within a top-level object has been closed.
+    pub(super) fn after_container() -> Self {
+        Self { depth: 1, objects: 1, last: b']', ..Self::new(Kind::Object) }
+    }
+
+    /// Walks on from `data[at]`; gives where it stopped.
+    pub(super) fn walk(&mut self, data: &[u8], mut at: usize) -> (usize, Stop) {
+        if self.in_string {
+            match self.string(data, at) {
+                Ok(end) => at = end,
+                Err(stop) => return stop,
+            }
+        }
+        let mut line_start = if self.line_start { at } else { usize::MAX };
+        while let Some(&byte) = data.get(at) {
+            match byte {
+                b'"' => match self.open_string(data, at) {
+                    Ok(end) => {
+                        at = end;
+                        continue;
+                    }
+                    Err(stop) => return stop,
+                },
+                b'\n' => line_start = at + 1,
+                b' ' | b'\t' | b'\r' => {}
+                b'{' | b'[' => {
+                    if let Some(stop) = self.open(byte, at == line_start) {
+                        let taken = usize::from(stop == Stop::Container);
+                        return (at + taken, stop);
+                    }
+                }
+                b'}' | b']' => {
+                    if let Some(stop) = self.close(byte) {
+                        let taken = usize::from(stop == Stop::Closed);
+                        return (at + taken, stop);
+                    }
+                }
+                _ => self.last = byte,
+            }
+            at += 1;
+        }
+        self.line_start = line_start == at;
+        (at, Stop::More)
+    }
+
+    fn open(&mut self, byte: u8, first_column: bool) -> Option<Stop> {
+        if self.depth == 0 && self.kind == Kind::Junk && byte == b'{' {
+            return Some(Stop::Boundary);
+        }
+        if byte == b'{' && self.depth > 0 && !self.object_may_follow() {
+            return Some(if first_column { Stop::CutOff } else { Stop::Malformed("an object where none can be") });
+        }
+        if byte == b'[' && self.depth == 1 && self.last == b':' && self.key.is_container() {
+            return Some(Stop::Container);
+        }
+        if self.depth < MATCHED_DEPTH {
+            let bit = 1_u128 << self.depth;
+            self.objects = if byte == b'{' { self.objects | bit } else { self.objects & !bit };
+        }
+        self.depth = self.depth.saturating_add(1);
+        self.last = byte;
+        None
+    }
+
+    fn object_may_follow(&self) -> bool {
+        match self.last {
+            b':' | b'[' => true,
+            b',' => !matches!(self.innermost_is_object(), Some(true)),
+            _ => false,
+        }
+    }
+
+    /// Nothing when the nesting is too deep to tell.
+    fn innermost_is_object(&self) -> Option<bool> {
+        let level = self.depth.checked_sub(1).filter(|level| *level < MATCHED_DEPTH)?;
+        Some(self.objects >> level & 1 == 1)
+    }
+
+    fn close(&mut self, byte: u8) -> Option<Stop> {
+        if self.depth == 0 {
+            return Some(if byte == b']' { Stop::Boundary } else { Stop::Malformed("a } that closes nothing") });
+        }
+        if self.innermost_is_object().is_some_and(|object| object != (byte == b'}')) {
+            return Some(Stop::Malformed("brackets that do not match"));
+        }
+        self.depth -= 1;
+        self.last = byte;
+        (self.depth == 0 && self.kind != Kind::Junk).then_some(Stop::Closed)
+    }
+
+    /// From a `"` to the byte after the string's end.
+    #[inline]
+    fn open_string(&mut self, data: &[u8], at: usize) -> Result<usize, (usize, Stop)> {
+        self.key.open = self.depth == 1 && self.kind == Kind::Object && self.last != b':';
+        self.key.length = 0;
+        self.in_string = true;
+        self.last = b'"';
+        self.string(data, at + 1)
+    }
+
+    #[inline]
+    fn string(&mut self, data: &[u8], mut at: usize) -> Result<usize, (usize, Stop)> {
+        if self.escaped {
+            match data.get(at) {
+                None => return Err((at, Stop::More)),
+                Some(b'\n') => {}
+                Some(_) => at += 1,
+            }
+            self.escaped = false;
+        }
+        loop {
+            let rest = data.get(at..).unwrap_or_default();
+            let Some(run) = memchr3(b'"', b'\\', b'\n', rest) else {
+                self.key.extend(rest);
+                return Err((data.len(), Stop::More));
+            };
+            self.key.extend(rest.get(..run).unwrap_or_default());
+            at += run;
+            match rest.get(run) {
+                Some(b'"') => {
+                    self.in_string = false;
+                    return Ok(at + 1);
+                }
+                Some(b'\\') => match rest.get(run + 1) {
+                    None => {
+                        self.escaped = true;
+                        return Err((at + 1, Stop::More));
+                    }
+                    Some(b'\n') => at += 1,
+                    Some(_) => at += 2,
+                },
+                _ => return Err((at, Stop::Malformed("a line break inside a string"))),
+            }
+            // An escape makes it another name than the ones looked for.
+            self.key.length = Key::TOO_LONG;
+        }
+    }
+}
+
+/// The name of the member being walked over, at the first level of a top-level object; only as much of it as tells it
+/// from the [`CONTAINERS`].
+#[derive(Debug, Default)]
+struct Key {
+    open: bool,
+    length: usize,
+    text: [u8; 8],
+}
+
+impl Key {
+    const TOO_LONG: usize = usize::MAX;
+
+    #[inline]
+    fn extend(&mut self, run: &[u8]) {
+        if !self.open || run.is_empty() {
+            return;
+        }
+        let end = self.length.saturating_add(run.len());
+        match self.text.get_mut(self.length..end) {
+            Some(room) => {
+                room.copy_from_slice(run);
+                self.length = end;
+            }
+            None => self.length = Self::TOO_LONG,
+        }
+    }
+
+    fn is_container(&self) -> bool {
+        self.open && self.text.get(..self.length).is_some_and(|text| CONTAINERS.contains(&text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn walk(kind: Kind, text: &str) -> (usize, Stop) {
+        Walker::new(kind).walk(text.as_bytes(), 0)
+    }
+
+    #[test]
+    fn finds_the_end_of_an_object() {
+        for text in [r#"{}"#, r#"{"a":"}"}"#, r#"{"a":"\"}"}"#, r#"{"a":"\\"}"#, r#"{"a":[{"b":[1,{}]}],"c":null}"#] {
+            assert_eq!(walk(Kind::Object, &format!("{text} x")), (text.len(), Stop::Closed), "{text}");
+        }
+    }
+
+    #[test]
+    fn recognises_a_container_at_the_first_level_only() {
+        for text in
+            [r#"{"Records":["#, r#"{"a":[1],"b":{"c":2}, "records" : ["#, r#"{"NextToken":"Records","Events":["#]
+        {
+            assert_eq!(walk(Kind::Object, &format!("{text}]")), (text.len(), Stop::Container), "{text}");
+            assert_ne!(walk(Kind::Element, &format!("{text}]}}")).1, Stop::Container, "{text}");
+        }
+        for text in [
+            r#"{"a":{"Records":[]}}"#,
+            r#"{"Records":{}}"#,
+            r#"{"Record":[]}"#,
+            r#"{"Recordss":[]}"#,
+            r#"{"\u0052ecords":[]}"#,
+            r#"{"Rec\u006frds":[]}"#,
+            r#"{"a":"Records","b":[]}"#,
+        ] {
+            assert_eq!(walk(Kind::Object, text), (text.len(), Stop::Closed), "{text}");
+        }
+    }
+
+    #[test]
+    fn stops_where_json_cannot_go_on() {
+        for (text, at) in [
+            ("{\"a\":[}", 6),
+            ("{\"a\":1]", 6),
+            ("{\"a\":\"x\ny\"}", 7),
+            ("{\"a\":\"x\\\ny\"}", 8),
+            ("{\"a\":1 {\"b\":2}}", 7),
+            ("{\"a\":1,{\"b\":2}}", 7),
+        ] {
+            let (stopped, stop) = walk(Kind::Object, text);
+            assert!(matches!(stop, Stop::Malformed(_)), "{text:?} {stop:?}");
+            assert_eq!(stopped, at, "{text:?}");
+        }
+        assert_eq!(walk(Kind::Object, "{\"a\":1,\n{\"b\":2}"), (8, Stop::CutOff));
+        assert_eq!(walk(Kind::Object, "{\"a\":[\n{},\n{}\n]\n}").1, Stop::Closed, "first columns in sound JSON");
+    }
+
+    #[test]
+    fn deep_nesting_costs_neither_stack_nor_time() {
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(walk(Kind::Object, &deep), (deep.len(), Stop::Closed));
+    }
+}

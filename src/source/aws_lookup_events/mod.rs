@@ -1,0 +1,371 @@
+//! CloudTrail's LookupEvents API: the account's management events of the last 90 days, without a trail or a bucket.
+//! For accounts with up to some ten events a second; the service allows two requests of 50 events a second.
+//!
+//! Every region is polled by itself ([`region`](self)); what they find goes through one place, which delivers it with
+//! the cursor of all of them. What a region holds of a window is delivered when the window is complete, so that a
+//! crash between pages costs only that window's requests.
+
+mod client;
+mod region;
+mod window;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::client::{Connector, LookedUp, LookupEvents};
+use self::region::{Message, Poller};
+use self::window::{HISTORY_SECS, Planner};
+use super::{Clock, Delivery, Intake, Source, SourceError, SourceState, StatusHandle};
+use crate::decode::{KEPT_BYTES, MAX_RECORD_BYTES};
+use crate::model::{Origin, RawRecord, Rejected, SourceId, Time};
+use crate::secret::Secret;
+
+/// The kind, as in the configuration.
+pub const KIND: &str = "aws_lookup_events";
+
+/// A delivery has at most this many records.
+const DELIVERY_RECORDS: usize = 500;
+
+const CURSOR_VERSION: u32 = 1;
+
+/// `[sources.<name>.aws_lookup_events]`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LookupEventsConfig {
+    /// Regions to ask. Events of global services (IAM, STS, CloudFront) are in us-east-1.
+    pub regions: Vec<String>,
+    /// How often to ask, in seconds.
+    #[serde(default = "poll_secs")]
+    pub poll_secs: u64,
+    /// How far back the first question goes, in seconds; at most 90 days.
+    #[serde(default = "lookback_secs")]
+    pub lookback_secs: u64,
+    /// How far back every later question goes, in seconds: events appear late, and in any order.
+    #[serde(default = "overlap_secs")]
+    pub overlap_secs: u64,
+    /// Another endpoint than the public one.
+    pub endpoint_url: Option<String>,
+    /// Credentials, where the environment's own are not meant.
+    pub access_key_id: Option<Secret>,
+    /// See `access_key_id`.
+    pub secret_access_key: Option<Secret>,
+    /// See `access_key_id`.
+    pub session_token: Option<Secret>,
+    /// Requests per second and region. The service allows 2, to all callers of the account together.
+    #[serde(default = "requests_per_second")]
+    pub requests_per_second: f64,
+}
+
+fn poll_secs() -> u64 {
+    60
+}
+
+fn lookback_secs() -> u64 {
+    900
+}
+
+fn overlap_secs() -> u64 {
+    1_200
+}
+
+fn requests_per_second() -> f64 {
+    2.0
+}
+
+/// A value that can't be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct InvalidLookupEvents {
+    /// The key.
+    pub key: &'static str,
+    /// What is wrong with it, and what would be right.
+    pub problem: String,
+}
+
+impl LookupEventsConfig {
+    /// The defaults, for some regions.
+    #[must_use]
+    pub fn new(regions: Vec<String>) -> Self {
+        Self {
+            regions,
+            poll_secs: poll_secs(),
+            lookback_secs: lookback_secs(),
+            overlap_secs: overlap_secs(),
+            endpoint_url: None,
+            access_key_id: None,
+            secret_access_key: None,
+            session_token: None,
+            requests_per_second: requests_per_second(),
+        }
+    }
+
+    /// Checks what the types can't say. Asks nothing of the network.
+    ///
+    /// # Errors
+    /// The first value that can't be.
+    pub fn check(&self) -> Result<(), InvalidLookupEvents> {
+        let invalid = |key, problem: &str| Err(InvalidLookupEvents { key, problem: problem.to_owned() });
+        let mut regions = self.regions.clone();
+        regions.sort_unstable();
+        regions.dedup();
+        let longest = HISTORY_SECS.unsigned_abs();
+        if regions.is_empty() || regions.iter().any(String::is_empty) {
+            invalid("regions", "names no region; name at least one, such as \"us-east-1\"")
+        } else if regions.len() != self.regions.len() {
+            invalid("regions", "names a region twice")
+        } else if self.poll_secs == 0 || self.poll_secs > 86_400 {
+            invalid("poll_secs", "must be from 1 to 86400")
+        } else if self.lookback_secs > longest {
+            invalid("lookback_secs", "CloudTrail's event history reaches back 90 days (7776000)")
+        } else if self.overlap_secs > longest {
+            invalid("overlap_secs", "CloudTrail's event history reaches back 90 days (7776000)")
+        } else if !(self.requests_per_second >= 0.01 && self.requests_per_second <= 100.0) {
+            invalid("requests_per_second", "must be from 0.01 to 100; the service allows 2")
+        } else if self.access_key_id.is_some() != self.secret_access_key.is_some() {
+            invalid("secret_access_key", "goes with access_key_id: set both or neither")
+        } else if self.session_token.is_some() && self.access_key_id.is_none() {
+            invalid("session_token", "goes with access_key_id and secret_access_key")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Up to when everything was fetched, by region: seconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Position {
+    version: u32,
+    done: BTreeMap<String, i64>,
+}
+
+/// Polls LookupEvents.
+pub struct LookupEventsSource {
+    id: SourceId,
+    config: LookupEventsConfig,
+    clock: Clock,
+    /// The last position that is known to be durable.
+    cursor: Option<Bytes>,
+    /// Clients by region, where the configured ones are not meant.
+    clients: Option<BTreeMap<String, Arc<dyn LookupEvents>>>,
+}
+
+impl LookupEventsSource {
+    /// A source that goes on after `cursor`, the position that the log has of it. The configuration has passed its
+    /// [check](LookupEventsConfig::check).
+    #[must_use]
+    pub fn new(id: SourceId, config: LookupEventsConfig, cursor: Option<Bytes>, clock: Clock) -> Self {
+        Self { id, config, clock, cursor, clients: None }
+    }
+
+    fn position(&self) -> Result<Position, SourceError> {
+        let Some(cursor) = &self.cursor else {
+            return Ok(Position { version: CURSOR_VERSION, done: BTreeMap::new() });
+        };
+        let broken = |cause: String| SourceError::Upstream {
+            action: "take up looking up events".to_owned(),
+            cause: format!("the saved position is not one of this version: {cause}"),
+        };
+        let position: Position = serde_json::from_slice(cursor).map_err(|error| broken(error.to_string()))?;
+        match position.version {
+            CURSOR_VERSION => Ok(position),
+            other => Err(broken(format!("version {other} instead of {CURSOR_VERSION}"))),
+        }
+    }
+
+    async fn clients(&self) -> Vec<Arc<dyn LookupEvents>> {
+        if let Some(clients) = &self.clients {
+            return self.config.regions.iter().filter_map(|region| clients.get(region)).cloned().collect();
+        }
+        let connector = Connector::load(&self.config).await;
+        self.config.regions.iter().map(|region| connector.client(region)).collect()
+    }
+
+    async fn poll(&mut self, intake: &Intake, status: &StatusHandle) -> Result<(), SourceError> {
+        let position = self.position()?;
+        let (sender, mut messages) = mpsc::channel(self.config.regions.len());
+        // Dropped with this future, and the pollers with it.
+        let mut pollers = JoinSet::new();
+        for (index, (client, region)) in self.clients().await.into_iter().zip(&self.config.regions).enumerate() {
+            let secs = |secs: u64| i64::try_from(secs).unwrap_or(HISTORY_SECS);
+            let done = position.done.get(region).copied();
+            let planner = Planner::new(secs(self.config.lookback_secs), secs(self.config.overlap_secs), done);
+            let poll = Duration::from_secs(self.config.poll_secs);
+            let pace = self.config.requests_per_second;
+            let poller = Poller::new(index, client, planner, poll, pace, self.clock.clone(), sender.clone());
+            pollers.spawn(poller.run());
+        }
+        let mut desk = Desk::new(self, position);
+        loop {
+            tokio::select! {
+                Some(message) = messages.recv() => {
+                    if let Some(cursor) = desk.take(message, intake, status).await? {
+                        self.cursor = Some(cursor);
+                    }
+                }
+                Some(ended) = pollers.join_next() => return Err(SourceError::Upstream {
+                    action: "look up events".to_owned(),
+                    cause: format!("a region's poller broke off: {ended:?}"),
+                }),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Source for LookupEventsSource {
+    async fn run(&mut self, intake: Intake, status: StatusHandle, stop: CancellationToken) -> Result<(), SourceError> {
+        stop.run_until_cancelled(self.poll(&intake, &status)).await.unwrap_or(Ok(()))
+    }
+}
+
+/// One region's share of the status.
+#[derive(Debug)]
+struct Region {
+    name: String,
+    location: Arc<str>,
+    /// Records delivered: the number of the next.
+    records: u64,
+    trouble: Option<String>,
+}
+
+/// Where what the regions find comes together.
+struct Desk {
+    source: SourceId,
+    clock: Clock,
+    regions: Vec<Region>,
+    position: Position,
+}
+
+impl Desk {
+    fn new(source: &LookupEventsSource, position: Position) -> Self {
+        let regions = source.config.regions.iter().map(|name| Region {
+            name: name.clone(),
+            location: format!("lookup-events:{name}").into(),
+            records: 0,
+            trouble: None,
+        });
+        Self { source: source.id.clone(), clock: source.clock.clone(), regions: regions.collect(), position }
+    }
+
+    /// Works a message off; gives the cursor that has become durable.
+    async fn take(
+        &mut self,
+        message: Message,
+        intake: &Intake,
+        status: &StatusHandle,
+    ) -> Result<Option<Bytes>, SourceError> {
+        match message {
+            Message::Trouble { region, error } => {
+                self.trouble(region, error, status);
+                Ok(None)
+            }
+            Message::Found { region, events, done } => {
+                let newest = events.iter().filter_map(|event| event.time).max();
+                let mut events = events.into_iter().peekable();
+                let mut cursor = None;
+                loop {
+                    let batch: Vec<_> = events.by_ref().take(DELIVERY_RECORDS).collect();
+                    let last = events.peek().is_none();
+                    if last && let (Some(done), Some(region)) = (done, self.regions.get(region)) {
+                        self.position.done.insert(region.name.clone(), done);
+                        cursor = Some(Bytes::from(serde_json::to_vec(&self.position).unwrap_or_default()));
+                    }
+                    let delivery = self.delivery(region, batch, cursor.clone());
+                    let records = delivery.records.len() as u64;
+                    intake.submit(delivery).await?;
+                    status.update(|status| status.records += records);
+                    if last {
+                        break;
+                    }
+                }
+                self.fine(region, newest, status);
+                Ok(cursor)
+            }
+        }
+    }
+
+    fn delivery(&mut self, region: usize, events: Vec<LookedUp>, cursor: Option<Bytes>) -> Delivery {
+        let mut delivery = Delivery { source: self.source.clone(), records: Vec::new(), rejected: Vec::new(), cursor };
+        let Some(region) = self.regions.get_mut(region) else { return delivery };
+        for event in events {
+            let origin =
+                Origin { source: self.source.clone(), location: region.location.clone(), index: region.records };
+            region.records += 1;
+            let id = event.id.as_deref().unwrap_or("(unknown)");
+            let (code, reason, bytes) = match event.record {
+                Some(bytes) if bytes.len() <= MAX_RECORD_BYTES => {
+                    delivery.records.push(RawRecord { bytes, origin });
+                    continue;
+                }
+                Some(bytes) => {
+                    let reason = format!("event {id} has {} bytes; the first {KEPT_BYTES} are kept", bytes.len());
+                    ("too_large", reason, bytes.slice(..KEPT_BYTES))
+                }
+                None => ("not_a_record", format!("event {id} was listed without its CloudTrail record"), Bytes::new()),
+            };
+            delivery.rejected.push(Rejected { origin, code, reason, bytes, observed: self.clock.now() });
+        }
+        delivery
+    }
+
+    fn trouble(&mut self, region: usize, error: String, status: &StatusHandle) {
+        let Some(region) = self.regions.get_mut(region) else { return };
+        let error = format!("look up events in {}: {error}", region.name);
+        if region.trouble.as_ref() != Some(&error) {
+            tracing::warn!(source = %self.source, region = region.name, error, "no events");
+        }
+        region.trouble = Some(error.clone());
+        let now = self.clock.now();
+        status.update(|status| {
+            status.last_error = Some(error);
+            status.last_error_at = Some(now);
+        });
+        self.tell(status);
+    }
+
+    fn fine(&mut self, region: usize, newest: Option<i64>, status: &StatusHandle) {
+        if let Some(region) = self.regions.get_mut(region) {
+            region.trouble = None;
+        }
+        let newest = newest.map(from_secs);
+        status.update(|status| status.newest_record = status.newest_record.max(newest));
+        self.tell(status);
+    }
+
+    fn tell(&self, status: &StatusHandle) {
+        let done = |region: &Region| self.position.done.get(&region.name).copied();
+        let behind = self.regions.iter().map(done).min().flatten();
+        let position: Vec<_> = self
+            .regions
+            .iter()
+            .map(|region| match done(region) {
+                Some(secs) => format!("{} up to {}", region.name, from_secs(secs)),
+                None => format!("{} not yet", region.name),
+            })
+            .collect();
+        let failing = self.regions.iter().any(|region| region.trouble.is_some());
+        let now = self.clock.now().millis();
+        status.update(|status| {
+            status.state = if failing { SourceState::Retrying } else { SourceState::Running };
+            status.position = Some(position.join(", "));
+            // Exact: milliseconds of a clock are far below 2^52.
+            status.lag_secs = behind.map(|secs| ((now - from_secs(secs).millis()) as f64 / 1_000.0).max(0.0));
+        });
+    }
+}
+
+fn from_secs(secs: i64) -> Time {
+    Time::from_millis(secs.saturating_mul(1_000))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,359 @@
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use flate2::{Compression as Level, write::GzEncoder};
+use tempfile::TempDir;
+use tokio_util::task::TaskTracker;
+
+use super::*;
+use crate::model::Time;
+use crate::source::testing::Pipeline;
+use crate::source::{SourceStatus, StatusBoard};
+
+const POLL_MILLIS: u64 = 5;
+
+/// A source that runs beside the test.
+struct Running {
+    board: StatusBoard,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), SourceError>>,
+}
+
+impl Running {
+    fn begin(path: &Path, follow: bool, pipeline: &Pipeline) -> Self {
+        let config = FileConfig { follow, poll_millis: POLL_MILLIS, ..FileConfig::new(path) };
+        let clock = Clock::from_fn(|| Time::from_millis(0));
+        let mut source = FileSource::new("trail".into(), config, pipeline.cursor(), clock);
+        let (board, stop) = (StatusBoard::default(), CancellationToken::new());
+        let status = board.register("trail".into(), KIND);
+        let (intake, token) = (pipeline.intake.clone(), stop.clone());
+        let task = TaskTracker::new().spawn(async move { source.run(intake, status, token).await });
+        Self { board, stop, task }
+    }
+
+    fn status(&self) -> SourceStatus {
+        self.board.snapshot().into_values().next().unwrap()
+    }
+
+    async fn end(self) -> Result<(), SourceError> {
+        self.stop.cancel();
+        self.task.await.unwrap()
+    }
+}
+
+async fn read_once(path: &Path, pipeline: &Pipeline) -> Result<(), SourceError> {
+    Running::begin(path, false, pipeline).task.await.unwrap()
+}
+
+async fn some_polls() {
+    tokio::time::sleep(Duration::from_millis(POLL_MILLIS * 8)).await;
+}
+
+fn record(n: usize) -> String {
+    format!("{{\"n\":{n}}}")
+}
+
+fn records(numbers: std::ops::Range<usize>) -> Vec<String> {
+    numbers.map(record).collect()
+}
+
+fn lines(numbers: std::ops::Range<usize>) -> String {
+    records(numbers).iter().map(|record| format!("{record}\n")).collect()
+}
+
+fn document(numbers: std::ops::Range<usize>) -> String {
+    format!("{{\"Records\":[{}]}}", records(numbers).join(","))
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Level::fast());
+    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn append(path: &Path, bytes: impl AsRef<[u8]>) {
+    OpenOptions::new().append(true).create(true).open(path).unwrap().write_all(bytes.as_ref()).unwrap();
+}
+
+fn texts(pipeline: &Pipeline) -> Vec<String> {
+    pipeline.kept.lock().unwrap().texts()
+}
+
+fn codes(pipeline: &Pipeline) -> Vec<&'static str> {
+    pipeline.kept.lock().unwrap().codes()
+}
+
+async fn until_records(pipeline: &Pipeline, count: usize) {
+    pipeline.until(|kept| kept.records.len() >= count).await;
+}
+
+fn folder() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trail.jsonl");
+    (folder, path)
+}
+
+#[tokio::test]
+async fn a_folder_is_read_once_in_order() {
+    let (folder, _) = folder();
+    let day = folder.path().join("2024/01/02");
+    fs::create_dir_all(&day).unwrap();
+    fs::write(day.join("a.json.gz"), gzip(&document(0..3))).unwrap();
+    fs::write(day.join("b.json"), document(3..5)).unwrap();
+    fs::write(day.join("c.jsonl"), lines(5..7) + "no record\n" + &lines(7..8)).unwrap();
+    fs::write(day.join("d.log"), format!("{}{{\"n\"", lines(8..9))).unwrap();
+    fs::write(day.join("e.txt"), lines(100..101)).unwrap();
+    fs::write(day.join("f.json"), "").unwrap();
+
+    let pipeline = Pipeline::new();
+    read_once(folder.path(), &pipeline).await.unwrap();
+    assert_eq!(texts(&pipeline), records(0..9));
+    assert_eq!(codes(&pipeline), ["not_a_record", "truncated"]);
+    {
+        let kept = pipeline.kept.lock().unwrap();
+        let origin = &kept.records[7].origin;
+        assert_eq!((origin.index, &*origin.location), (3, day.join("c.jsonl").to_str().unwrap()));
+        assert_eq!(kept.deliveries, 1, "small files share a delivery");
+    }
+
+    append(&day.join("b.json"), lines(9..10));
+    fs::write(day.join("g.ndjson"), lines(10..11)).unwrap();
+    read_once(folder.path(), &pipeline).await.unwrap();
+    assert_eq!(texts(&pipeline), records(0..11), "a second run reads only what is new");
+    read_once(&day.join("e.txt"), &pipeline).await.unwrap();
+    assert_eq!(texts(&pipeline).last(), Some(&record(100)), "a file that is named is read whatever its name");
+}
+
+#[tokio::test]
+async fn a_growing_file_is_followed() {
+    let (_folder, path) = folder();
+    let pipeline = Pipeline::new();
+    let running = Running::begin(&path, true, &pipeline);
+    some_polls().await;
+    let status = running.status();
+    assert_eq!(status.state, SourceState::Retrying);
+    assert!(status.last_error.unwrap().contains("trail.jsonl: it does not exist; waiting for it"));
+
+    append(&path, lines(0..2) + "{\"n\":");
+    until_records(&pipeline, 2).await;
+    append(&path, "2");
+    some_polls().await;
+    assert_eq!(texts(&pipeline), records(0..2), "half a record waits for its end");
+    append(&path, "}\n");
+    until_records(&pipeline, 3).await;
+    some_polls().await;
+    let status = running.status();
+    assert_eq!((status.state, status.records), (SourceState::Running, 3));
+    assert!(status.position.unwrap().ends_with("trail.jsonl at byte 23 of 24"));
+    running.end().await.unwrap();
+    assert_eq!((texts(&pipeline), codes(&pipeline)), (records(0..3), vec![]));
+}
+
+#[tokio::test]
+async fn rotation_loses_nothing() {
+    let (folder, path) = folder();
+    let rotated = folder.path().join("trail.jsonl.1");
+    for root in [path.clone(), folder.path().to_owned()] {
+        fs::remove_file(&rotated).ok();
+        fs::write(&path, lines(0..2)).unwrap();
+        let pipeline = Pipeline::new();
+        let running = Running::begin(&root, true, &pipeline);
+        until_records(&pipeline, 2).await;
+        // The writer goes on with the old file for a while.
+        fs::rename(&path, &rotated).unwrap();
+        append(&rotated, lines(2..3));
+        until_records(&pipeline, 3).await;
+        append(&rotated, lines(3..4));
+        append(&path, lines(4..5));
+        until_records(&pipeline, 5).await;
+        running.end().await.unwrap();
+        assert_eq!(texts(&pipeline), records(0..5));
+
+        // Rotated again while nobody looks.
+        append(&path, lines(5..6));
+        fs::remove_file(&rotated).unwrap();
+        fs::rename(&path, &rotated).unwrap();
+        append(&path, lines(6..7));
+        let running = Running::begin(&root, true, &pipeline);
+        until_records(&pipeline, 7).await;
+        running.end().await.unwrap();
+        assert_eq!(texts(&pipeline), records(0..7), "{}", root.display());
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_removed_is_read_to_its_end() {
+    let (folder, path) = folder();
+    fs::write(&path, lines(0..1)).unwrap();
+    fs::write(folder.path().join("other.jsonl"), "").unwrap();
+    let pipeline = Pipeline::new();
+    let running = Running::begin(folder.path(), true, &pipeline);
+    until_records(&pipeline, 1).await;
+    let mut writer = OpenOptions::new().append(true).open(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    writer.write_all(b"{\"n\":1}\n{\"n\":").unwrap();
+    pipeline.until(|kept| kept.codes() == ["truncated"]).await;
+    running.end().await.unwrap();
+    assert_eq!(texts(&pipeline), records(0..2));
+}
+
+#[tokio::test]
+async fn a_file_written_anew_is_read_from_the_start() {
+    let (_folder, path) = folder();
+    fs::write(&path, lines(0..3)).unwrap();
+    let pipeline = Pipeline::new();
+    let running = Running::begin(&path, true, &pipeline);
+    until_records(&pipeline, 3).await;
+    OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+    some_polls().await;
+    append(&path, lines(3..4));
+    until_records(&pipeline, 4).await;
+    some_polls().await;
+    fs::write(&path, lines(40..60)).unwrap();
+    until_records(&pipeline, 24).await;
+    running.end().await.unwrap();
+    fs::write(&path, lines(90..91)).unwrap();
+    read_once(&path, &pipeline).await.unwrap();
+    assert_eq!(texts(&pipeline), [records(0..4), records(40..60), records(90..91)].concat());
+}
+
+#[tokio::test]
+async fn a_compressed_file_is_taken_when_it_is_whole() {
+    let (folder, _) = folder();
+    let path = folder.path().join("a.json.gz");
+    let whole = gzip(&document(0..2_000));
+    let pipeline = Pipeline::new();
+    let running = Running::begin(folder.path(), true, &pipeline);
+    for (n, part) in whole.chunks(whole.len() / 3).enumerate() {
+        append(&path, part);
+        tokio::time::sleep(Duration::from_millis(if n == 1 { POLL_MILLIS * 6 } else { 1 })).await;
+    }
+    until_records(&pipeline, 2_000).await;
+    some_polls().await;
+    running.end().await.unwrap();
+    assert_eq!((texts(&pipeline), codes(&pipeline)), (records(0..2_000), vec![]));
+    read_once(folder.path(), &pipeline).await.unwrap();
+    assert_eq!(texts(&pipeline).len(), 2_000);
+}
+
+#[tokio::test]
+async fn a_document_that_stays_cut_off_is_told() {
+    let (folder, _) = folder();
+    fs::write(folder.path().join("a.json"), &document(0..3)[..25]).unwrap();
+    let compressed = gzip(&document(3..2_000));
+    fs::write(folder.path().join("b.json.gz"), &compressed[..compressed.len() / 2]).unwrap();
+    let pipeline = Pipeline::new();
+    let running = Running::begin(folder.path(), true, &pipeline);
+    pipeline.until(|kept| kept.rejected.len() == 3).await;
+    some_polls().await;
+    running.end().await.unwrap();
+    assert_eq!(codes(&pipeline), ["truncated"; 3], "the record of each, and the compressed data");
+    assert_eq!(texts(&pipeline)[..2], [record(0), record(3)]);
+    let before = texts(&pipeline).len();
+    read_once(folder.path(), &pipeline).await.unwrap();
+    assert_eq!(texts(&pipeline).len(), before);
+}
+
+#[tokio::test]
+async fn breaking_off_at_any_delivery_loses_and_repeats_nothing() {
+    let (folder, _) = folder();
+    fs::write(folder.path().join("a.jsonl"), lines(0..1_300)).unwrap();
+    fs::write(folder.path().join("b.json"), document(1_300..2_900)).unwrap();
+    fs::write(folder.path().join("c.json.gz"), gzip(&document(2_900..4_000))).unwrap();
+    fs::write(folder.path().join("d.json.gz"), gzip(&lines(4_000..4_010))).unwrap();
+    for deliveries in 1..4 {
+        let kept = Arc::default();
+        for attempt in 0..12 {
+            let pipeline = Pipeline::failing_after(deliveries, Arc::clone(&kept));
+            match read_once(folder.path(), &pipeline).await {
+                Ok(()) => break,
+                Err(error) => assert!(matches!(error, SourceError::Log(_)) && attempt < 11, "{error}"),
+            }
+        }
+        let kept = kept.lock().unwrap();
+        assert_eq!(kept.texts(), records(0..4_010), "{deliveries} deliveries at a time");
+        assert!(kept.rejected.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_the_log_does_not_move_the_position() {
+    let (_folder, path) = folder();
+    fs::write(&path, lines(0..1_200)).unwrap();
+    let failing = Pipeline::failing_after(1, Arc::default());
+    let mut source =
+        FileSource::new("trail".into(), FileConfig { follow: false, ..FileConfig::new(&path) }, None, Clock::system());
+    let status = StatusBoard::default().register("trail".into(), KIND);
+    let stop = CancellationToken::new();
+    source.run(failing.intake, status.clone(), stop.clone()).await.unwrap_err();
+    let next = Pipeline::failing_after(usize::MAX, failing.kept);
+    source.run(next.intake.clone(), status, stop).await.unwrap();
+    assert!(texts(&next).ends_with(&records(500..1_200)));
+}
+
+#[tokio::test]
+async fn files_that_are_gone_leave_the_cursor() {
+    let (folder, _) = folder();
+    for n in 0..20 {
+        fs::write(folder.path().join(format!("{n:02}.gz")), gzip(&lines(n..n + 1))).unwrap();
+    }
+    let pipeline = Pipeline::new();
+    read_once(folder.path(), &pipeline).await.unwrap();
+    let full = pipeline.cursor().unwrap().len();
+    for n in 0..19 {
+        fs::remove_file(folder.path().join(format!("{n:02}.gz"))).unwrap();
+    }
+    read_once(folder.path(), &pipeline).await.unwrap();
+    let pruned = pipeline.cursor().unwrap().len();
+    assert!(pruned < full / 4, "{pruned} of {full}");
+    fs::rename(folder.path().join("19.gz"), folder.path().join("19.off")).unwrap();
+    read_once(folder.path(), &pipeline).await.unwrap();
+    assert_eq!(pipeline.cursor().unwrap().len(), pruned, "a folder without files may be one that is not mounted");
+    assert_eq!(texts(&pipeline), records(0..20));
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_named_and_the_rest_is_read() {
+    let (folder, path) = folder();
+    let error = read_once(&path, &Pipeline::new()).await.unwrap_err().to_string();
+    assert!(error.starts_with("read /") && error.contains("trail.jsonl: No such file"), "{error}");
+
+    fs::write(&path, lines(0..1)).unwrap();
+    std::os::unix::fs::symlink("loop.json", folder.path().join("loop.json")).unwrap();
+    let pipeline = Pipeline::new();
+    let error = read_once(folder.path(), &pipeline).await.unwrap_err().to_string();
+    assert!(error.contains("loop.json") && !error.contains("trail.jsonl"), "{error}");
+    assert_eq!(texts(&pipeline), records(0..1));
+
+    let mut source =
+        FileSource::new("trail".into(), FileConfig::new(&path), Some(Bytes::from_static(b"?")), Clock::system());
+    let status = StatusBoard::default().register("trail".into(), KIND);
+    let error = source.run(pipeline.intake, status, CancellationToken::new()).await.unwrap_err().to_string();
+    assert!(error.contains("take up reading") && error.contains("saved position"), "{error}");
+}
+
+#[tokio::test]
+async fn a_stop_is_obeyed_within_something_endless() {
+    let (_folder, path) = folder();
+    let pipeline = Pipeline::new();
+    // A sparse file: 1 TiB of NUL bytes.
+    fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+    let running = Running::begin(&path, true, &pipeline);
+    some_polls().await;
+    let begun = Instant::now();
+    running.end().await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn the_configuration_is_strict() {
+    let config: FileConfig = toml::from_str("path = \"/var/trail\"").unwrap();
+    assert_eq!(config, FileConfig::new("/var/trail"));
+    assert!(config.follow && config.poll_millis == 500);
+    assert!(
+        toml::from_str::<FileConfig>("path = \"x\"\npol_millis = 1").unwrap_err().to_string().contains("pol_millis")
+    );
+}

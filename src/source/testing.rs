@@ -1,0 +1,89 @@
+//! What the tests of sources share: a pipeline that keeps what it is given.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use super::{Intake, Submission};
+use crate::log::{LogError, Pending};
+use crate::model::{RawRecord, Rejected, Seq};
+
+/// What has become durable.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) records: Vec<RawRecord>,
+    pub(crate) rejected: Vec<Rejected>,
+    pub(crate) cursor: Option<Bytes>,
+    pub(crate) deliveries: usize,
+}
+
+impl Kept {
+    pub(crate) fn texts(&self) -> Vec<String> {
+        self.records.iter().map(|record| String::from_utf8_lossy(&record.bytes).into_owned()).collect()
+    }
+
+    pub(crate) fn codes(&self) -> Vec<&'static str> {
+        self.rejected.iter().map(|rejected| rejected.code).collect()
+    }
+}
+
+/// A pipeline that keeps what it is given, up to as many deliveries as it is to take before it fails.
+#[derive(Clone, Debug)]
+pub(crate) struct Pipeline {
+    pub(crate) intake: Intake,
+    pub(crate) kept: Arc<Mutex<Kept>>,
+}
+
+impl Pipeline {
+    pub(crate) fn new() -> Self {
+        Self::failing_after(usize::MAX, Arc::default())
+    }
+
+    /// Goes on with what an earlier pipeline kept, and fails after some more deliveries.
+    pub(crate) fn failing_after(deliveries: usize, kept: Arc<Mutex<Kept>>) -> Self {
+        let (intake, receiver) = Intake::new(4, 8 << 20);
+        let tracker = TaskTracker::new();
+        tracker.spawn(work_off(receiver, Arc::clone(&kept), deliveries));
+        Self { intake, kept }
+    }
+
+    pub(crate) fn cursor(&self) -> Option<Bytes> {
+        self.kept.lock().unwrap().cursor.clone()
+    }
+
+    /// Waits until what was kept is as wished; fails after ten seconds.
+    pub(crate) async fn until(&self, wished: impl Fn(&Kept) -> bool) {
+        for _ in 0..10_000 {
+            if wished(&self.kept.lock().unwrap()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("still not as wished: {:?}", self.kept.lock().unwrap());
+    }
+}
+
+async fn work_off(mut receiver: mpsc::Receiver<Submission>, kept: Arc<Mutex<Kept>>, deliveries: usize) {
+    let mut taken = 0;
+    while let Some(Submission { delivery, reply, permit }) = receiver.recv().await {
+        let (durable, pending) = Pending::new();
+        if taken == deliveries {
+            reply.send(Err(LogError::Closed)).ok();
+            return;
+        }
+        taken += 1;
+        {
+            let mut kept = kept.lock().unwrap();
+            kept.records.extend(delivery.records);
+            kept.rejected.extend(delivery.rejected);
+            kept.cursor = delivery.cursor.or(kept.cursor.take());
+            kept.deliveries += 1;
+        }
+        reply.send(Ok(pending)).ok();
+        durable.send(Ok(Seq(taken as u64))).ok();
+        drop(permit);
+    }
+}
