@@ -155,13 +155,13 @@ fn what_is_too_long_is_passed_over() {
 fn memory_is_bounded() {
     let record = format!(r#"{{"a":"{}"}},"#, "x".repeat(2_000));
     let input = io::repeat(b' ').take(10).chain(&b"{\"Records\":["[..]);
-    let records = std::iter::repeat_n(record.as_bytes(), 50_000).flatten().copied().collect::<Vec<u8>>();
-    let mut splitter = Splitter::new(input.chain(&records[..]).chain(io::repeat(b'"').take(32 << 20)));
+    let records = record.repeat(10_000);
+    let mut splitter = Splitter::new(input.chain(records.as_bytes()).chain(io::repeat(b'"').take(8 << 20)));
     let mut count = 0;
     while splitter.next_piece().unwrap().is_some() {
         count += 1;
     }
-    assert_eq!(count, 50_000);
+    assert_eq!(count, 10_000);
     assert!(splitter.buffer.capacity() <= 3 * MAX_RECORD_BYTES, "{}", splitter.buffer.capacity());
 }
 
