@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     fn gzip(text: &[u8]) -> Vec<u8> {
-        let mut encoder = GzEncoder::new(Vec::new(), Level::default());
+        let mut encoder = GzEncoder::new(Vec::new(), Level::fast());
         encoder.write_all(text).unwrap();
         encoder.finish().unwrap()
     }
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_bomb_is_stopped() {
-        let bomb = gzip(&vec![b' '; 80 << 20]);
+        let bomb = gzip(&vec![b' '; 65 << 20]);
         assert!(bomb.len() < 1 << 20);
         assert_eq!(codes(&bomb), (0, vec!["expanded_too_much"]));
     }

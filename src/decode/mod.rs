@@ -79,8 +79,7 @@ pub struct Decoder<R: Read> {
 }
 
 impl<R: Read> Decoder<R> {
-    /// Reads from the start; gzip is recognised by its magic. `max_expansion` bounds how many times its size a
-    /// compressed input may grow ([`gzip`](Input::detect)).
+    /// Reads from the start; gzip is recognised by its magic. For `max_expansion` see [`Compression::Gzip`].
     ///
     /// # Errors
     /// When the reader fails.
@@ -107,7 +106,8 @@ impl<R: Read> Decoder<R> {
     /// The next piece; nothing when the reader has no more for now. A file that grew can then be read on.
     ///
     /// # Errors
-    /// When the reader fails. A fault of the compression is no error: it ends the input ([`fault`](Decoder::fault)).
+    /// When the reader fails. A fault of the compression is no error: it ends the input, and [`finish`](Decoder::finish)
+    /// tells of it.
     pub fn next_piece(&mut self) -> io::Result<Option<Piece>> {
         while self.fault.is_none() {
             match self.splitter.next_piece() {

@@ -145,6 +145,8 @@ fn what_is_too_long_is_passed_over() {
     }
     let garbage = "x".repeat(3 * MAX_RECORD_BYTES);
     assert!(matches!(&split(garbage.as_bytes())[..], [Piece::Rejected { bytes, .. }] if bytes.len() == KEPT_BYTES));
+    let bracket = format!("x\n[{}{{\"b\":1}}]", " ".repeat(3 * MAX_RECORD_BYTES));
+    assert!(matches!(&split(bracket.as_bytes())[..], [Piece::Rejected { bytes, .. }] if bytes.len() == KEPT_BYTES));
     let prefix = format!(r#"{{"x":"{}","Records":[{{"b":1}}]}}"#, garbage);
     assert_eq!(told(prefix.as_bytes()), [r#"{"b":1}"#], "members before the records may be long");
 }
@@ -153,13 +155,13 @@ fn what_is_too_long_is_passed_over() {
 fn memory_is_bounded() {
     let record = format!(r#"{{"a":"{}"}},"#, "x".repeat(2_000));
     let input = io::repeat(b' ').take(10).chain(&b"{\"Records\":["[..]);
-    let records = std::iter::repeat_n(record.as_bytes(), 50_000).flatten().copied().collect::<Vec<u8>>();
-    let mut splitter = Splitter::new(input.chain(&records[..]).chain(io::repeat(b'"').take(32 << 20)));
+    let records = record.repeat(10_000);
+    let mut splitter = Splitter::new(input.chain(records.as_bytes()).chain(io::repeat(b'"').take(8 << 20)));
     let mut count = 0;
     while splitter.next_piece().unwrap().is_some() {
         count += 1;
     }
-    assert_eq!(count, 50_000);
+    assert_eq!(count, 10_000);
     assert!(splitter.buffer.capacity() <= 3 * MAX_RECORD_BYTES, "{}", splitter.buffer.capacity());
 }
 
@@ -254,8 +256,6 @@ fn soup() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
-
     #[test]
     fn every_record_of_a_sound_file_is_found(parts in prop::collection::vec(part(), 0..5)) {
         let input: String = parts.iter().map(|(text, _)| text.as_str()).collect();

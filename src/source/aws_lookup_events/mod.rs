@@ -1,7 +1,7 @@
 //! CloudTrail's LookupEvents API: the account's management events of the last 90 days, without a trail or a bucket.
 //! For accounts with up to some ten events a second; the service allows two requests of 50 events a second.
 //!
-//! Every region is polled by itself ([`region`](self)); what they find goes through one place, which delivers it with
+//! Every region is polled by itself; what they find goes through one place, which delivers it with
 //! the cursor of all of them. What a region holds of a window is delivered when the window is complete, so that a
 //! crash between pages costs only that window's requests.
 
