@@ -3,6 +3,7 @@
 
 mod architecture;
 mod fixtures;
+mod hostile;
 mod lookup_events;
 mod story;
 mod support;
