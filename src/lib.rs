@@ -5,6 +5,7 @@
 //! durable, which is when the source may acknowledge; the [`hub`] encodes it once for every subscriber of [`http`].
 //! `docs/ARCHITECTURE.md` tells the same with more words.
 
+pub mod http;
 pub mod hub;
 pub mod log;
 pub mod metrics;
