@@ -21,10 +21,9 @@ use crate::metrics::Metrics;
 use crate::model::{SourceId, Time};
 use crate::normalize::{CatalogError, Engine};
 use crate::source::aws_lookup_events::LookupEventsSource;
-use crate::source::clock::Clock;
 use crate::source::file::FileSource;
 use crate::source::supervise::supervise;
-use crate::source::{Intake, Source, StatusBoard};
+use crate::source::{Clock, Intake, Source, StatusBoard};
 
 /// Deliveries that may wait for the ingest loop.
 const INTAKE_DELIVERIES: usize = 64;
@@ -101,14 +100,14 @@ pub async fn run(
     gateway.start_sources(&config, extra).await?;
     info!(%address, "listening");
     listening(address);
-    gateway.until_stopped(stop, config.shutdown.drain()).await
+    gateway.until_stopped(stop, Duration::from_millis(config.shutdown.drain_millis)).await
 }
 
 /// The log, and the inventory as the log has it.
 async fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<(Arc<dyn EventLog>, Arc<Inventory>), AppError> {
     let retention = Retention {
-        max_age: config.log.max_age(),
-        max_bytes: config.log.max_bytes(),
+        max_age: config.log.retention_age(),
+        max_bytes: config.log.retention_size(),
         ..Retention::default()
     };
     let metrics = Arc::clone(metrics);
@@ -176,7 +175,7 @@ impl Gateway {
         let router = http::router(AppState {
             hub,
             log: Arc::clone(&log),
-            assets: inventory,
+            inventory,
             sources: statuses.clone(),
             metrics: Arc::clone(&metrics),
             readiness: readiness.clone(),

@@ -5,9 +5,12 @@
 //! durable, which is when the source may acknowledge; the [`hub`] encodes it once for every subscriber of [`http`].
 //! `docs/ARCHITECTURE.md` tells the same with more words.
 
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod decode;
+pub mod http;
+pub mod hub;
 pub mod ingest;
 pub mod inventory;
 pub mod log;

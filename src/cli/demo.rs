@@ -4,9 +4,8 @@ use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use tokio_util::sync::CancellationToken;
-
 use super::{Failure, until_signalled};
+use crate::app::{self, ExtraSource};
 use crate::config::{self, Config, HttpConfig};
 use crate::source::demo::DemoSource;
 
@@ -59,19 +58,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         // On a closed standard output the demo goes on without.
         let _ = io::stdout().write_all(greeting(address, rate).as_bytes());
     };
-    until_signalled(async |stop| serve(config, source, greet, stop).await)
-}
-
-/// Serves the demo source until `stop` is cancelled and the drain is over. `greet` is called once the address is bound.
-async fn serve(
-    config: Config,
-    source: DemoSource,
-    greet: impl FnOnce(SocketAddr) + Send,
-    stop: CancellationToken,
-) -> Result<(), Failure> {
-    let _ = (source, stop);
-    greet(config.http.listen);
-    Err(Failure::run("demo", "not wired yet"))
+    let demo = ExtraSource { id: "demo".into(), kind: "demo", source: Box::new(source) };
+    until_signalled(async |stop| Ok(app::run(config, Some(demo), greet, stop).await?))
 }
 
 /// What to try, ready to paste.

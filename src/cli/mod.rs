@@ -17,6 +17,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
+use crate::app::AppError;
 use crate::config::{Environment, LoadError};
 use crate::normalize::CatalogError;
 use crate::shutdown::{self, Signal, Signals};
@@ -92,6 +93,9 @@ pub enum Failure {
     /// `check` found something.
     #[error("{0}")]
     Check(String),
+    /// The gateway did not start, or ended by itself.
+    #[error(transparent)]
+    App(#[from] AppError),
     /// Something could not be done.
     #[error("{action}: {cause}")]
     Run {
@@ -103,12 +107,6 @@ pub enum Failure {
     /// Standard output can't be written.
     #[error("write to standard output: {0}")]
     Output(#[from] io::Error),
-    /// The drain deadline passed.
-    #[error("open work did not end within {millis} ms")]
-    DrainDeadline {
-        /// The deadline.
-        millis: u64,
-    },
     /// A second signal came.
     #[error("cut short by a second signal, {0}")]
     Forced(Signal),
@@ -126,8 +124,10 @@ impl Failure {
         match self {
             // A reader that has enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::Run { .. } | Self::Output(_) => 1,
-            Self::DrainDeadline { .. } | Self::Forced(_) => 2,
+            Self::App(AppError::Rules(_) | AppError::Http(_)) => 64,
+            Self::App(AppError::DrainDeadline(_)) => 2,
+            Self::Run { .. } | Self::App(_) | Self::Output(_) => 1,
+            Self::Forced(_) => 2,
             Self::Usage(_) | Self::Load(_) | Self::Rules(_) | Self::Telemetry(_) | Self::Check(_) => 64,
         }
     }

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::Failure;
 use crate::decode::{Decoder, Piece};
+use crate::hub::Projection;
 use crate::ingest::{Processed, Processor};
 use crate::inventory::Inventory;
 use crate::normalize::Engine;
@@ -69,7 +70,10 @@ fn normalize(arguments: &Arguments, output: &mut dyn Write) -> Result<(), Failur
     let engine = Arc::new(Engine::load(arguments.normalizers.as_deref())?);
     let inventory = Arc::new(Inventory::bounded(INVENTORY_BYTES));
     let processor = Processor::new(engine, inventory, arguments.type_prefix.clone(), RECENT_IDS);
-    let mut run = Run { processor, explain: arguments.explain, clock: Clock::system(), quarantined: 0, output };
+    let omit = (!arguments.omit.is_empty()).then(|| arguments.omit.join(","));
+    let projection = Projection::parse(omit.as_deref(), None).map_err(|error| Failure::Usage(format!("--{error}")))?;
+    let mut run =
+        Run { processor, projection, explain: arguments.explain, clock: Clock::system(), quarantined: 0, output };
     let standard_input = [PathBuf::from("-")];
     let named = if arguments.files.is_empty() { &standard_input[..] } else { &arguments.files };
     for path in named {
@@ -95,6 +99,7 @@ fn normalize(arguments: &Arguments, output: &mut dyn Write) -> Result<(), Failur
 /// What goes from record to record.
 struct Run<'a> {
     processor: Processor,
+    projection: Option<Projection>,
     explain: bool,
     clock: Clock,
     quarantined: u64,
@@ -125,12 +130,19 @@ impl Run<'_> {
                 self.tell(name, index, &processed)?;
             } else if let Processed::Changes { events, .. } = processed {
                 for event in events {
-                    self.output.write_all(&event.json)?;
+                    self.write(&event.json)?;
                     self.output.write_all(b"\n")?;
                 }
             }
         }
         Ok(())
+    }
+
+    fn write(&mut self, event: &[u8]) -> Result<(), Failure> {
+        let Some(projection) = &self.projection else { return Ok(self.output.write_all(event)?) };
+        let mut kept = Vec::with_capacity(event.len());
+        projection.apply(event, &mut kept).map_err(|error| Failure::run("leave members out", error))?;
+        Ok(self.output.write_all(&kept)?)
     }
 
     /// What became of a record, as one line of JSON.
@@ -153,7 +165,7 @@ impl Run<'_> {
             if number > 0 {
                 self.output.write_all(b",")?;
             }
-            self.output.write_all(&event.json)?;
+            self.write(&event.json)?;
         }
         Ok(self.output.write_all(b"]}\n")?)
     }

@@ -3,10 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use tokio_util::sync::CancellationToken;
-
 use super::{Failure, until_signalled};
-use crate::config::{self, Config, Environment, Flags, Loaded};
+use crate::app;
+use crate::config::{self, Environment, Flags, Loaded};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -53,11 +52,5 @@ pub(super) fn run(arguments: Arguments, environment: &Environment) -> Result<(),
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    until_signalled(async |stop| serve(config, stop).await)
-}
-
-/// Serves until `stop` is cancelled and the drain is over.
-async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failure> {
-    let _ = (config, stop);
-    Err(Failure::run("serve", "not wired yet"))
+    until_signalled(async |stop| Ok(app::run(config, None, |_| {}, stop).await?))
 }

@@ -25,6 +25,7 @@ const RECENT_IDS: usize = 1 << 17;
 
 /// The loop and what it works with.
 pub struct Ingest {
+    engine: Arc<Engine>,
     processor: Processor,
     log: Arc<dyn EventLog>,
     metrics: Arc<Metrics>,
@@ -47,8 +48,8 @@ impl Ingest {
         clock: Box<dyn FnMut() -> Time + Send>,
     ) -> Result<Self, LogError> {
         let observed = newest_observed(&*log)?;
-        let processor = Processor::new(engine, Arc::clone(&inventory), type_prefix, RECENT_IDS);
-        Ok(Self { processor, log, metrics, inventory, clock, observed })
+        let processor = Processor::new(Arc::clone(&engine), Arc::clone(&inventory), type_prefix, RECENT_IDS);
+        Ok(Self { engine, processor, log, metrics, inventory, clock, observed })
     }
 
     /// Works until the intake is closed. Blocks: run it on a thread of its own.
@@ -125,7 +126,8 @@ impl Ingest {
         Ok(())
     }
 
-    fn reject(&self, source: &SourceId, batch: &mut Batch, rejected: Rejected) {
+    fn reject(&self, source: &SourceId, batch: &mut Batch, mut rejected: Rejected) {
+        rejected.bytes = self.engine.redact_unparsed(rejected.bytes);
         self.metrics.records.with_label_values(&[&*source.0, "quarantined"]).inc();
         self.metrics.quarantined.with_label_values(&[rejected.code]).inc();
         batch.rejected.push(rejected);

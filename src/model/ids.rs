@@ -95,3 +95,63 @@ impl From<&str> for SourceId {
         Self(name.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_what_is_printed_is_taken() {
+        for text in ["0.0", "9f3c2a71.42", "ffffffffffffffff.18446744073709551615"] {
+            assert_eq!(text.parse::<Cursor>().map(|cursor| cursor.to_string()), Ok(text.to_owned()));
+        }
+        for text in [
+            "",
+            ".",
+            "1",
+            "1.",
+            ".1",
+            "01.1",
+            "1.01",
+            "1.00",
+            "A.1",
+            "0x1.1",
+            "g.1",
+            "1.a",
+            "+1.1",
+            "1.+1",
+            "-1.1",
+            "1.-1",
+            " 1.1",
+            "1.1 ",
+            "1.1\n",
+            "1..1",
+            "1.1.1",
+            "1_0.1",
+            "١.1",
+            "1.١",
+            "10000000000000000.1",
+            "1.18446744073709551616",
+            "1.99999999999999999999",
+            "1.000000000000000000001",
+        ] {
+            assert_eq!(text.parse::<Cursor>(), Err(ParseCursorError), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_reads_back(epoch in any::<u64>(), seq in any::<u64>()) {
+            let cursor = Cursor { epoch: Epoch(epoch), seq: Seq(seq) };
+            prop_assert_eq!(cursor.to_string().parse::<Cursor>(), Ok(cursor));
+        }
+
+        #[test]
+        fn any_text_is_refused_or_the_one_spelling(text in ".{0,24}|[0-9a-fA-F.+-]{0,40}|[0-9a-f]{1,17}\\.[0-9]{1,21}") {
+            if let Ok(cursor) = text.parse::<Cursor>() {
+                prop_assert_eq!(cursor.to_string(), text);
+            }
+        }
+    }
+}

@@ -106,6 +106,17 @@ impl Engine {
         self.try_normalize(bytes).unwrap_or_else(|outcome| outcome)
     }
 
+    /// What is kept of a record that could not be understood: its bytes, without the values of members whose names say
+    /// that they are secrets, as far as its text can be read.
+    #[must_use]
+    pub fn redact_unparsed(&self, bytes: Bytes) -> Bytes {
+        let text = std::str::from_utf8(&bytes).ok();
+        match text.and_then(|text| redact::redact_unparsed(text, &self.catalog.secrets)) {
+            Some(redacted) => redacted.into(),
+            None => bytes,
+        }
+    }
+
     fn try_normalize(&self, bytes: &[u8]) -> Result<Outcome, Outcome> {
         let text = std::str::from_utf8(bytes).map_err(|error| {
             Outcome::rejected(

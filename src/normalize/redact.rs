@@ -68,8 +68,16 @@ pub(super) fn sanitize<'t>(text: &'t str, names: &SecretNames, paths: &[&Path]) 
             text = Cow::Owned(replace(&text, spans.into_iter().map(|span| (span, Cow::Borrowed(REDACTED))).collect()));
         }
     }
-    let edits = Scan { text: &text, at: 0, names, edits: Vec::new(), nested: 0 }.run()?;
+    let edits = Scan { text: &text, at: 0, names, edits: Vec::new(), nested: 0, lenient: false }.run()?;
     Ok(if edits.is_empty() { text } else { Cow::Owned(replace(&text, edits)) })
+}
+
+/// The same for a text that could not be understood, as far as its tokens go: members with secret names lose their
+/// values, nothing else is touched. `None` when nothing had to change.
+pub(super) fn redact_unparsed(text: &str, names: &SecretNames) -> Option<String> {
+    let edits = Scan { text, at: 0, names, edits: Vec::new(), nested: 0, lenient: true }.run().ok()?;
+    let edits: Vec<_> = edits.into_iter().filter(|(_, with)| !with.is_empty()).collect();
+    (!edits.is_empty()).then(|| replace(text, edits))
 }
 
 type Edit<'t> = (Range<usize>, Cow<'t, str>);
@@ -151,6 +159,8 @@ struct Scan<'t> {
     names: &'t SecretNames,
     edits: Vec<Edit<'t>>,
     nested: usize,
+    /// Unfit text is passed over rather than refused.
+    lenient: bool,
 }
 
 impl<'t> Scan<'t> {
@@ -173,7 +183,7 @@ impl<'t> Scan<'t> {
                 }
                 b'{' | b'[' => {
                     depth += 1;
-                    if depth > MAX_DEPTH {
+                    if depth > MAX_DEPTH && !self.lenient {
                         return Err(UnfitText::TooDeep);
                     }
                     self.at += 1;
@@ -232,7 +242,7 @@ impl<'t> Scan<'t> {
         };
         match unit(self.at) {
             Some(0xd800..=0xdbff) if matches!(unit(self.at + 6), Some(0xdc00..=0xdfff)) => self.at += 12,
-            Some(0xd800..=0xdfff) => return Err(UnfitText::LoneSurrogate { at: self.at }),
+            Some(0xd800..=0xdfff) if !self.lenient => return Err(UnfitText::LoneSurrogate { at: self.at }),
             Some(_) => self.at += 6,
             None => self.at += 2,
         }
@@ -283,7 +293,7 @@ impl<'t> Scan<'t> {
                 _ => {}
             }
             self.at += 1;
-            if depth > MAX_DEPTH {
+            if depth > MAX_DEPTH && !self.lenient {
                 return Err(UnfitText::TooDeep);
             }
             if depth == 0 {
@@ -304,8 +314,7 @@ impl<'t> Scan<'t> {
         let Some(unescaped) = unescaped.filter(|text| serde_json::from_str::<&RawValue>(text).is_ok()) else {
             return Ok(());
         };
-        let edits =
-            Scan { text: &unescaped, at: 0, names: self.names, edits: Vec::new(), nested: self.nested + 1 }.run()?;
+        let edits = Scan { text: &unescaped, at: 0, edits: Vec::new(), nested: self.nested + 1, ..*self }.run()?;
         // Line breaks inside a string are escaped: nothing to mend but secrets.
         let edits: Vec<_> = edits.into_iter().filter(|(_, with)| !with.is_empty()).collect();
         if !edits.is_empty() {
@@ -354,6 +363,18 @@ mod tests {
         let text = r#"{"requestParameters":{"Environment":[{"name":"A","value":"s"},{"value":null},{"value":7}]}}"#;
         let expected = r#"{"requestParameters":{"Environment":[{"name":"A","value":"[redacted]"},{"value":null},{"value":"[redacted]"}]}}"#;
         assert_eq!(sanitize(text, &names(), &[&path]).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_text_that_is_no_json_loses_its_secrets_all_the_same() {
+        for (text, expected) in [
+            (r#"{"password":"x","a":"#, Some(r#"{"password":"[redacted]","a":"#)),
+            (r#"{"password":"cut o"#, Some(r#"{"password":"[redacted]"#)),
+            (r#"garbage "userData" : {"b":[1"#, Some(r#"garbage "userData" : "[redacted]""#)),
+            ("{\"a\":\n\"\\ud800\"", None),
+        ] {
+            assert_eq!(redact_unparsed(text, &names()).as_deref(), expected, "{text}");
+        }
     }
 
     #[test]

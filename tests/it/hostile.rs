@@ -17,9 +17,11 @@ static RECORDS: LazyLock<Vec<String>> = LazyLock::new(|| demo::generate(11, 400)
 
 /// The whole way of a text: cut into records, each processed. Gives one outcome per piece.
 fn outcomes(text: &[u8]) -> Vec<String> {
-    let mut processor = Processor::new(Arc::clone(&ENGINE), Arc::new(Inventory::new()), "io.catchment".to_owned(), 10_000);
+    let mut processor =
+        Processor::new(Arc::clone(&ENGINE), Arc::new(Inventory::new()), "io.catchment".to_owned(), 10_000);
     let outcome = |piece| match piece {
-        Piece::Record { bytes, .. } => match processor.process(&bytes, Time::default(), |_| Ok::<_, Infallible>(false)) {
+        Piece::Record { bytes, .. } => match processor.process(&bytes, Time::default(), |_| Ok::<_, Infallible>(false))
+        {
             Ok(Processed::Changes { events, .. }) => {
                 assert!(!events.is_empty());
                 for event in events {
@@ -60,10 +62,18 @@ fn what_becomes_of_each_hostile_record() {
         ("a good record", good.clone(), "changes"),
         ("deep in a member that no rule reads", with(&format!("\"tlsDetails\":{deep}")), "quarantined: unfit_text"),
         ("deep objects", with(&format!("\"additionalEventData\":{deep_objects}")), "quarantined: unfit_text"),
-        ("deep parameters", good.replace("\"requestParameters\":{", &format!("\"requestParameters\":{{\"x\":{deep_objects},")), "quarantined: "),
+        (
+            "deep parameters",
+            good.replace("\"requestParameters\":{", &format!("\"requestParameters\":{{\"x\":{deep_objects},")),
+            "quarantined: ",
+        ),
         ("a member twice", with("\"eventName\":\"CreateTags\""), "quarantined: not_json"),
         ("a name twice in parameters", good.replace("\"groupId\":", "\"groupId\":\"sg-1\",\"groupId\":"), "changes"),
-        ("a lone surrogate", change("/userAgent", json!("SURROGATE")).replace("SURROGATE", "\\ud800x"), "quarantined: unfit_text"),
+        (
+            "a lone surrogate",
+            change("/userAgent", json!("SURROGATE")).replace("SURROGATE", "\\ud800x"),
+            "quarantined: unfit_text",
+        ),
         ("a pair of surrogates", change("/userAgent", json!("PAIR")).replace("PAIR", "\\ud83d\\ude00"), "changes"),
         ("an escaped NUL", change("/userAgent", json!("a\0b")), "changes"),
         ("a raw NUL", change("/userAgent", json!("a#b")).replace("a#b", "a\0b"), "quarantined: not_json"),
@@ -75,10 +85,18 @@ fn what_becomes_of_each_hostile_record() {
         ("an identity that is null", change("/userIdentity", Value::Null), "changes"),
         ("a time that is none", change("/eventTime", json!("yesterday")), "quarantined: no_event_time"),
         ("a time that is a number", change("/eventTime", json!(1.5e9)), "quarantined: no_event_time"),
-        ("a source of another provider", change("/eventSource", json!("Ecs.aliyuncs.com")), "quarantined: unknown_format"),
+        (
+            "a source of another provider",
+            change("/eventSource", json!("Ecs.aliyuncs.com")),
+            "quarantined: unknown_format",
+        ),
         ("no name", change("/eventName", Value::Null), "quarantined: unknown_format"),
         ("a name that is a URL", change("/eventName", json!("https://example.com/?a=b")), ""),
-        ("a huge number", change("/requestParameters/groupId", json!(0)).replace("\"groupId\":0", "\"groupId\":1e999"), "quarantined: not_json"),
+        (
+            "a huge number",
+            change("/requestParameters/groupId", json!(0)).replace("\"groupId\":0", "\"groupId\":1e999"),
+            "quarantined: not_json",
+        ),
         ("cut off", good[..good.len() / 2].to_owned(), "quarantined: truncated"),
         ("not an object", "[1, \"x\", null]".to_owned(), "quarantined: not_a_record"),
     ] {

@@ -1,0 +1,158 @@
+//! What goes wrong in a request, as RFC 9457 problem details (<https://www.rfc-editor.org/rfc/rfc9457>).
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::hub::{FilterError, ProjectionError};
+use crate::log::LogError;
+use crate::model::{Cursor, ParseCursorError};
+
+/// Every failure that a client can see. The codes are part of the interface: `docs/API.md` lists them.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    #[error("parameter {name}: {reason}")]
+    BadParameter { name: String, reason: String },
+    #[error("there is no parameter {name}; there are {known}")]
+    UnknownParameter { name: String, known: String },
+    #[error("parameter {name} is given more than once; separate several values by commas")]
+    RepeatedParameter { name: String },
+    #[error("{place}: {cause}; leave it out to begin anew")]
+    BadCursor { place: &'static str, cause: ParseCursorError },
+    #[error("after: no kept event has the id {id:?}, and it is no position; it may be older than what is kept")]
+    UnknownPosition { id: String },
+    #[error(
+        "events after {cursor} are no longer kept, and NDJSON has no way to tell of a gap; go on with after={resume}"
+    )]
+    PositionGone { cursor: Cursor, resume: Cursor },
+    #[error("no kept event has the id or position {id:?}")]
+    EventNotFound { id: String },
+    #[error("there is no asset {name:?}; names look like asset://aws/123456789012/us-east-1/ec2/instance/i-…")]
+    AssetNotFound { name: String },
+    #[error("there is no schema {name:?}; /v1/schema lists them")]
+    SchemaNotFound { name: String },
+    #[error("there is nothing at {path}; / lists what there is")]
+    RouteNotFound { path: String },
+    #[error("this resource is only read: GET, HEAD and OPTIONS")]
+    MethodNotAllowed,
+    #[error("all {limit} event streams are taken; try again later")]
+    TooManyStreams { limit: usize },
+    #[error("the server is stopping")]
+    Stopping,
+    #[error("the server failed to answer; its log says why")]
+    Internal { cause: String },
+}
+
+/// The body of an error.
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter: Option<&'a str>,
+}
+
+impl ApiError {
+    pub(super) fn bad_parameter(name: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::BadParameter { name: name.into(), reason: reason.into() }
+    }
+
+    /// No wildcard: a new failure does not compile until its status and code are chosen.
+    fn status_and_code(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::BadParameter { .. } => (StatusCode::BAD_REQUEST, "bad_parameter"),
+            Self::UnknownParameter { .. } => (StatusCode::BAD_REQUEST, "unknown_parameter"),
+            Self::RepeatedParameter { .. } => (StatusCode::BAD_REQUEST, "repeated_parameter"),
+            Self::BadCursor { .. } => (StatusCode::BAD_REQUEST, "bad_cursor"),
+            Self::UnknownPosition { .. } => (StatusCode::BAD_REQUEST, "unknown_position"),
+            Self::PositionGone { .. } => (StatusCode::GONE, "position_gone"),
+            Self::EventNotFound { .. } => (StatusCode::NOT_FOUND, "event_not_found"),
+            Self::AssetNotFound { .. } => (StatusCode::NOT_FOUND, "asset_not_found"),
+            Self::SchemaNotFound { .. } => (StatusCode::NOT_FOUND, "schema_not_found"),
+            Self::RouteNotFound { .. } => (StatusCode::NOT_FOUND, "not_found"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::TooManyStreams { .. } => (StatusCode::SERVICE_UNAVAILABLE, "too_many_streams"),
+            Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+            Self::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        }
+    }
+
+    fn parameter(&self) -> Option<&str> {
+        match self {
+            Self::BadParameter { name, .. }
+            | Self::UnknownParameter { name, .. }
+            | Self::RepeatedParameter { name } => Some(name),
+            Self::UnknownPosition { .. } => Some("after"),
+            Self::BadCursor { place, .. } => Some(place),
+            _ => None,
+        }
+    }
+}
+
+impl From<LogError> for ApiError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Closed => Self::Stopping,
+            error => Self::Internal { cause: error.to_string() },
+        }
+    }
+}
+
+impl From<FilterError> for ApiError {
+    fn from(error: FilterError) -> Self {
+        Self::bad_parameter(error.parameter, error.reason)
+    }
+}
+
+impl From<ProjectionError> for ApiError {
+    fn from(error: ProjectionError) -> Self {
+        Self::bad_parameter(error.parameter, error.reason)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code) = self.status_and_code();
+        if let Self::Internal { cause } = &self {
+            tracing::error!(%cause, "request failed");
+        }
+        let problem = Problem {
+            // The title says what the status says; what went wrong is told apart by `code`.
+            r#type: "about:blank",
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail: self.to_string(),
+            code,
+            parameter: self.parameter(),
+        };
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_code_is_documented() {
+        let source = include_str!("error.rs");
+        let codes: Vec<&str> = source
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Self::")?.split_once("(StatusCode::")?.1.split('"').nth(1))
+            .collect();
+        assert!(codes.len() > 10, "{codes:?}");
+        let docs = include_str!("../../docs/API.md");
+        for code in codes {
+            assert!(docs.contains(&format!("`{code}`")), "{code} is missing in docs/API.md");
+        }
+    }
+}

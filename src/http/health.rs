@@ -1,0 +1,97 @@
+//! Liveness, readiness and metrics.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::error::ApiError;
+use super::{App, Shared};
+use crate::hub::blocking;
+
+/// Ready is when every part that took a [`Latch`] has released it. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<Mutex<BTreeSet<&'static str>>>);
+
+/// What one part of the program still has to do before the whole is ready.
+#[derive(Debug)]
+#[must_use = "readiness waits until the latch is released"]
+pub struct Latch {
+    readiness: Readiness,
+    name: &'static str,
+}
+
+impl Readiness {
+    /// Makes readiness wait for a part: `log`, `inventory`, … Dropping the latch does not release it: a part that
+    /// failed is not ready.
+    pub fn latch(&self, name: &'static str) -> Latch {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+        Latch { readiness: self.clone(), name }
+    }
+
+    /// The parts that are still waited for.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+}
+
+impl Latch {
+    /// The part is ready.
+    pub fn release(self) {
+        self.readiness.0.lock().unwrap_or_else(PoisonError::into_inner).remove(self.name);
+    }
+}
+
+/// `GET /healthz`: the process answers.
+pub(super) async fn live() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: 200, or 503 with what is missing.
+pub(super) async fn ready(State(app): State<Shared>) -> Response {
+    let mut missing = app.state.readiness.missing();
+    if !app.state.hub.is_following() {
+        missing.push("hub");
+    }
+    let stopping = app.state.stop.is_cancelled();
+    let ready = missing.is_empty() && !stopping;
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "ready": ready, "stopping": stopping, "missing": missing }))).into_response()
+}
+
+/// `GET /metrics`: the Prometheus text format. The gauges of the log are read now.
+pub(super) async fn metrics(State(app): State<Shared>) -> Result<Response, ApiError> {
+    let text =
+        blocking(move || Ok(render(&app))).await?.map_err(|error| ApiError::Internal { cause: error.to_string() })?;
+    const FORMAT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, FORMAT)], text).into_response())
+}
+
+fn render(app: &App) -> Result<String, prometheus::Error> {
+    let (metrics, log) = (&app.state.metrics, &app.state.log);
+    let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    metrics.log_tail.set(gauge(log.tail().borrow().0));
+    metrics.log_floor.set(gauge(log.floor().0));
+    metrics.log_size_bytes.set(gauge(log.size_bytes()));
+    metrics.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_latch_stays_missing() {
+        let readiness = Readiness::default();
+        let (log, inventory) = (readiness.latch("log"), readiness.latch("inventory"));
+        assert_eq!(readiness.missing(), ["inventory", "log"]);
+        drop(inventory);
+        log.release();
+        assert_eq!(readiness.missing(), ["inventory"]);
+    }
+}

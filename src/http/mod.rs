@@ -1,0 +1,221 @@
+//! The HTTP interface: the event stream, the inventory, health. `docs/API.md` describes it for its users.
+//!
+//! One function per resource; this module only gathers them. Parameters are read strictly (`params`), failures are
+//! problem details (`error`).
+
+mod assets;
+mod error;
+mod events;
+mod health;
+mod params;
+mod reports;
+mod schema;
+mod serve;
+mod stream;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::hub::Hub;
+use crate::inventory::Inventory;
+use crate::log::EventLog;
+use crate::metrics::Metrics;
+use crate::model::Time;
+use crate::source::StatusBoard;
+
+pub use health::{Latch, Readiness};
+pub use schema::ASSET_EVENT_SCHEMA;
+pub use serve::serve;
+
+use error::ApiError;
+
+/// How the interface behaves.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Seconds of silence after which a stream gets a heartbeat, if it does not ask for another interval: 1 to 3600.
+    pub heartbeat_secs: u64,
+    /// Event streams that may be open at once.
+    pub max_streams: usize,
+    /// Origins of web pages that may read the interface (`https://dash.example.com`); `*` is any.
+    pub cors_origins: Vec<String>,
+    /// What event types begin with.
+    pub type_prefix: String,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat_secs: 15,
+            max_streams: 20_000,
+            cors_origins: Vec::new(),
+            type_prefix: "io.catchment".to_owned(),
+        }
+    }
+}
+
+/// Why an [`HttpConfig`] can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HttpConfigError {
+    /// An origin that no browser sends.
+    #[error("cors_origins: {origin:?} is no origin; one looks like https://dash.example.com, without a path")]
+    Origin {
+        /// As configured.
+        origin: String,
+    },
+    /// A heartbeat interval out of bounds.
+    #[error("heartbeat_secs: {secs} is not within 1 to 3600")]
+    Heartbeat {
+        /// As configured.
+        secs: u64,
+    },
+}
+
+/// What the interface shows. Everything in it is shared with the rest of the program.
+#[derive(Clone)]
+pub struct AppState {
+    /// Serves the streams.
+    pub hub: Arc<Hub>,
+    /// Answers what is not about the tail.
+    pub log: Arc<dyn EventLog>,
+    /// The inventory.
+    pub inventory: Arc<Inventory>,
+    /// How the sources fare.
+    pub sources: StatusBoard,
+    /// What `/metrics` shows, and where requests and streams are counted.
+    pub metrics: Arc<Metrics>,
+    /// What `/readyz` waits for.
+    pub readiness: Readiness,
+    /// Ends streams and [`serve`].
+    pub stop: CancellationToken,
+    /// The time of day.
+    pub clock: fn() -> Time,
+    /// How it behaves.
+    pub config: HttpConfig,
+}
+
+/// What handlers share.
+struct App {
+    state: AppState,
+    /// One permit per open stream.
+    streams: Arc<Semaphore>,
+}
+
+type Shared = Arc<App>;
+
+/// The whole interface.
+///
+/// # Errors
+/// When the configuration can't be used.
+pub fn router(state: AppState) -> Result<Router, HttpConfigError> {
+    let config = &state.config;
+    if !(1..=stream::MAX_HEARTBEAT_SECS).contains(&config.heartbeat_secs) {
+        return Err(HttpConfigError::Heartbeat { secs: config.heartbeat_secs });
+    }
+    let cors = cors(&config.cors_origins)?;
+    let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
+    let app = Arc::new(App { state, streams });
+    let router = Router::new()
+        .route("/", get(index))
+        .route("/v1/events", get(stream::stream))
+        .route("/v1/events/{id}", get(events::event))
+        .route("/v1/assets", get(assets::list))
+        .route("/v1/assets/{*name}", get(assets::asset_or_history))
+        .route("/v1/sources", get(reports::sources))
+        .route("/v1/quarantine", get(reports::quarantine))
+        .route("/v1/schema", get(schema::list))
+        .route("/v1/schema/{name}", get(schema::schema))
+        .route("/healthz", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .fallback(async |request: Request| ApiError::RouteNotFound { path: request.uri().path().to_owned() })
+        .method_not_allowed_fallback(other_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), count))
+        .with_state(app);
+    Ok(match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    })
+}
+
+/// `None` when no origin is allowed: then no request is answered with CORS headers.
+fn cors(origins: &[String]) -> Result<Option<CorsLayer>, HttpConfigError> {
+    if origins.is_empty() {
+        return Ok(None);
+    }
+    let allowed = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().map(|origin| parse_origin(origin)).collect::<Result<Vec<_>, _>>()?)
+    };
+    let layer = CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::HEAD])
+        .allow_headers([header::ACCEPT, header::AUTHORIZATION, header::CACHE_CONTROL, stream::LAST_EVENT_ID])
+        .max_age(std::time::Duration::from_secs(600));
+    Ok(Some(layer))
+}
+
+/// A scheme and a host, as the `Origin` header has them (<https://www.rfc-editor.org/rfc/rfc6454#section-6.2>).
+fn parse_origin(origin: &str) -> Result<HeaderValue, HttpConfigError> {
+    let refused = || HttpConfigError::Origin { origin: origin.to_owned() };
+    let (scheme, host) = origin.split_once("://").ok_or_else(refused)?;
+    if scheme.is_empty() || host.is_empty() || host.contains(['/', '?', '#', '@', ' ']) {
+        return Err(refused());
+    }
+    HeaderValue::from_str(origin).map_err(|_| refused())
+}
+
+/// OPTIONS tells what is allowed (axum adds `allow`); anything else is refused.
+async fn other_method(method: Method) -> Response {
+    if method == Method::OPTIONS {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    ApiError::MethodNotAllowed.into_response()
+}
+
+async fn count(State(app): State<Shared>, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let route = path.as_ref().map_or("unmatched", MatchedPath::as_str);
+    app.state.metrics.http_requests.with_label_values(&[route, response.status().as_str()]).inc();
+    const NOSNIFF: HeaderName = header::X_CONTENT_TYPE_OPTIONS;
+    response.headers_mut().insert(NOSNIFF, HeaderValue::from_static("nosniff"));
+    response
+}
+
+async fn index() -> Json<serde_json::Value> {
+    Json(json!({
+        "name": "catchment",
+        "version": env!("CARGO_PKG_VERSION"),
+        "resources": {
+            "/v1/events": "the stream of asset changes: text/event-stream, or NDJSON with ?format=ndjson",
+            "/v1/events/{id}": "one event, by its id or its position",
+            "/v1/assets": "the inventory",
+            "/v1/assets/{name}": "one asset",
+            "/v1/assets/{name}/history": "its events, newest first",
+            "/v1/sources": "the sources, and how they fare",
+            "/v1/quarantine": "records that could not be understood",
+            "/v1/schema": "JSON Schemas of what is sent",
+            "/healthz": "alive?",
+            "/readyz": "ready to serve?",
+            "/metrics": "Prometheus metrics",
+        },
+    }))
+}
+
+#[cfg(test)]
+#[path = "router_tests.rs"]
+mod tests;

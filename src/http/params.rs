@@ -1,0 +1,204 @@
+//! Query parameters, read strictly: an unknown, repeated or empty one is an error that names it.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::time::Duration;
+
+use axum::extract::Query;
+use axum::http::Uri;
+
+use super::error::ApiError;
+use crate::model::{Cursor, Time};
+
+/// The parameters of a request that were not asked for yet.
+pub(super) struct Params {
+    given: BTreeMap<String, String>,
+    /// Every name asked for: what the resource knows.
+    known: Vec<&'static str>,
+}
+
+/// A moment, as a client may give it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// RFC 3339.
+    At(Time),
+    /// A time before now: `90m`, `2h`, `7d`.
+    Ago(Duration),
+}
+
+impl Params {
+    pub(super) fn parse(uri: &Uri) -> Result<Self, ApiError> {
+        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|error| ApiError::bad_parameter("query", error.body_text()))?;
+        let mut given = BTreeMap::new();
+        for (name, value) in pairs {
+            if given.contains_key(&name) {
+                return Err(ApiError::RepeatedParameter { name });
+            }
+            given.insert(name, value);
+        }
+        Ok(Self { given, known: Vec::new() })
+    }
+
+    /// A parameter that may be empty.
+    pub(super) fn take(&mut self, name: &'static str) -> Option<String> {
+        self.known.push(name);
+        self.given.remove(name)
+    }
+
+    /// A parameter that means something.
+    pub(super) fn text(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
+        match self.take(name) {
+            Some(value) if value.is_empty() => Err(ApiError::bad_parameter(name, "is empty; leave it out or fill it")),
+            value => Ok(value),
+        }
+    }
+
+    /// A number within bounds.
+    pub(super) fn number(&mut self, name: &'static str, min: u64, max: u64) -> Result<Option<u64>, ApiError> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        match text.parse::<u64>() {
+            Ok(number) if (min..=max).contains(&number) => Ok(Some(number)),
+            _ => Err(ApiError::bad_parameter(name, format!("{text:?} is not a number from {min} to {max}"))),
+        }
+    }
+
+    pub(super) fn moment(&mut self, name: &'static str) -> Result<Option<Moment>, ApiError> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        text.parse().map(Some).map_err(|reason| ApiError::bad_parameter(name, reason))
+    }
+
+    /// A position; an empty one is none, which is what EventSource has before its first event.
+    pub(super) fn cursor(&mut self, name: &'static str) -> Result<Option<Cursor>, ApiError> {
+        self.take(name).filter(|text| !text.is_empty()).map(|text| parse_cursor(name, &text)).transpose()
+    }
+
+    /// Refuses what was not asked for.
+    pub(super) fn finish(mut self) -> Result<(), ApiError> {
+        match self.given.pop_first() {
+            None => Ok(()),
+            Some((name, _)) if self.known.is_empty() => {
+                Err(ApiError::UnknownParameter { name, known: "none here".to_owned() })
+            }
+            Some((name, _)) => Err(ApiError::UnknownParameter { name, known: self.known.join(", ") }),
+        }
+    }
+}
+
+pub(super) fn parse_cursor(place: &'static str, text: &str) -> Result<Cursor, ApiError> {
+    text.parse().map_err(|cause| ApiError::BadCursor { place, cause })
+}
+
+impl Moment {
+    pub(super) fn resolve(self, now: Time) -> Time {
+        match self {
+            Self::At(time) => time,
+            Self::Ago(duration) => {
+                let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+                Time::from_millis(now.millis().saturating_sub(millis))
+            }
+        }
+    }
+}
+
+impl FromStr for Moment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A + that was not percent-encoded arrives as a blank: 2023-07-10T14:10:05 02:00.
+        let time = text.parse::<Time>().or_else(|error| text.replacen(' ', "+", 1).parse().map_err(|_| error));
+        if let Ok(time) = time {
+            return Ok(Self::At(time));
+        }
+        parse_duration(text).map(Self::Ago).ok_or_else(|| {
+            let text: String = text.chars().take(64).collect();
+            format!(
+                "{text:?} is neither an RFC 3339 time such as 2023-07-10T12:10:05Z nor a duration such as 90m, 2h or 7d"
+            )
+        })
+    }
+}
+
+/// Whole numbers with a unit (`s`, `m`, `h`, `d`, `w`), largest unit first or not: `7d`, `1h30m`.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut seconds = 0_u64;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, tail) = rest.split_at_checked(digits)?;
+        let unit = tail.chars().next()?;
+        let factor = match unit {
+            's' => 1,
+            'm' => 60,
+            'h' => 3_600,
+            'd' => 86_400,
+            'w' => 604_800,
+            _ => return None,
+        };
+        seconds = seconds.checked_add(number.parse::<u64>().ok()?.checked_mul(factor)?)?;
+        rest = tail.strip_prefix(unit)?;
+    }
+    (!text.is_empty()).then(|| Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn params(query: &str) -> Result<Params, ApiError> {
+        Params::parse(&format!("/x?{query}").parse().unwrap())
+    }
+
+    #[test]
+    fn moments() {
+        let now: Time = "2023-07-10T12:00:00Z".parse().unwrap();
+        for (text, expected) in [
+            ("2h", "2023-07-10T10:00:00.000Z"),
+            ("1d12h", "2023-07-09T00:00:00.000Z"),
+            ("90m", "2023-07-10T10:30:00.000Z"),
+            ("2023-07-10T14:10:05+02:00", "2023-07-10T12:10:05.000Z"),
+            ("2023-07-10T14:10:05 02:00", "2023-07-10T12:10:05.000Z"),
+            ("99999999w", "0000-01-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(text.parse::<Moment>().unwrap().resolve(now).to_string(), expected, "{text}");
+        }
+        for text in ["", "h", "2", "2x", "-2h", "2h-", "1.5h", "99999999999999999999s", "2 h", "٣h"] {
+            assert!(text.parse::<Moment>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn unknown_repeated_and_empty_parameters_are_named() {
+        let code = |error: ApiError| match error {
+            ApiError::UnknownParameter { name, known } => format!("unknown {name} of {known}"),
+            ApiError::RepeatedParameter { name } => format!("repeated {name}"),
+            ApiError::BadParameter { name, .. } => format!("bad {name}"),
+            other => format!("{other:?}"),
+        };
+        let mut unknown = params("limt=1").unwrap();
+        assert!(unknown.number("limit", 1, 9).unwrap().is_none());
+        assert_eq!(code(unknown.finish().unwrap_err()), "unknown limt of limit");
+        assert_eq!(code(params("a=1&a=1").err().unwrap()), "repeated a");
+        for query in ["limit=", "limit=0", "limit=10", "limit=-1", "limit=1x"] {
+            assert_eq!(code(params(query).unwrap().number("limit", 1, 9).unwrap_err()), "bad limit", "{query}");
+        }
+        assert!(params("last_event_id=").unwrap().cursor("last_event_id").unwrap().is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn any_query_is_taken_or_refused(query in "[a-z=&%0-9+;]{0,40}") {
+            if let Ok(mut params) = params(&query) {
+                let _ = params.moment("a");
+                let _ = params.number("b", 0, 9);
+                let _ = params.finish();
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_moment_or_refused(text in ".{0,20}|[0-9smhdw]{0,30}") {
+            let _ = text.parse::<Moment>().map(|moment| moment.resolve(Time::default()));
+        }
+    }
+}

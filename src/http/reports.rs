@@ -1,0 +1,129 @@
+//! `GET /v1/sources` and `GET /v1/quarantine`.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::Shared;
+use super::error::ApiError;
+use super::params::Params;
+use crate::hub::blocking;
+use crate::log::Quarantined;
+use crate::model::{SourceId, Time};
+use crate::source::SourceStatus;
+
+const RECORDS_PER_PAGE: u64 = 20;
+const MAX_RECORDS_PER_PAGE: u64 = 200;
+/// Records are up to 1 MiB: a page ends once it holds so much of them.
+const PAGE_BYTES: usize = 4 << 20;
+
+#[derive(Serialize)]
+struct Source {
+    name: SourceId,
+    #[serde(flatten)]
+    status: SourceStatus,
+}
+
+#[derive(Serialize)]
+struct SourceList {
+    sources: Vec<Source>,
+}
+
+/// `GET /v1/sources`: each source, by name.
+pub(super) async fn sources(State(app): State<Shared>, uri: Uri) -> Result<Response, ApiError> {
+    Params::parse(&uri)?.finish()?;
+    let sources = app.state.sources.snapshot().into_iter().map(|(name, status)| Source { name, status });
+    Ok(Json(SourceList { sources: sources.collect() }).into_response())
+}
+
+#[derive(Serialize)]
+struct Record {
+    number: u64,
+    source: SourceId,
+    location: Arc<str>,
+    index: u64,
+    code: &'static str,
+    reason: String,
+    observed: Time,
+    size: usize,
+    /// `utf-8`: `record` is the text itself. `escaped`: it was no UTF-8; bytes that are no printable ASCII stand as
+    /// `\xNN`, a backslash as `\\`.
+    encoding: &'static str,
+    record: String,
+}
+
+#[derive(Serialize)]
+struct RecordPage {
+    records: Vec<Record>,
+    next: Option<String>,
+}
+
+impl From<Quarantined> for Record {
+    fn from(Quarantined { number, rejected }: Quarantined) -> Self {
+        let (encoding, record) = match std::str::from_utf8(&rejected.bytes) {
+            Ok(text) => ("utf-8", text.to_owned()),
+            Err(_) => ("escaped", escape(&rejected.bytes)),
+        };
+        Self {
+            number,
+            source: rejected.origin.source,
+            location: rejected.origin.location,
+            index: rejected.origin.index,
+            code: rejected.code,
+            reason: rejected.reason,
+            observed: rejected.observed,
+            size: rejected.bytes.len(),
+            encoding,
+            record,
+        }
+    }
+}
+
+fn escape(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        match byte {
+            b'\\' => text.push_str("\\\\"),
+            b' '..=b'~' => text.push(char::from(*byte)),
+            // Writing into a string can't fail.
+            _ => drop(write!(text, "\\x{byte:02x}")),
+        }
+    }
+    text
+}
+
+/// `GET /v1/quarantine`: records that could not be understood, oldest first.
+pub(super) async fn quarantine(State(app): State<Shared>, uri: Uri) -> Result<Response, ApiError> {
+    let mut params = Params::parse(&uri)?;
+    let after = params.number("page_token", 0, u64::MAX)?.unwrap_or(0);
+    let limit = params.number("limit", 1, MAX_RECORDS_PER_PAGE)?.unwrap_or(RECORDS_PER_PAGE);
+    params.finish()?;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let log = Arc::clone(&app.state.log);
+    let found = blocking(move || log.quarantine(after, limit + 1)).await?;
+    let total = found.len();
+    let mut bytes = 0;
+    let fits = |record: &Quarantined| {
+        let first = bytes == 0;
+        bytes += record.rejected.bytes.len().max(1);
+        first || bytes <= PAGE_BYTES
+    };
+    let records: Vec<Record> = found.into_iter().take(limit).take_while(fits).map(Record::from).collect();
+    let next = records.last().filter(|_| records.len() < total).map(|record| record.number.to_string());
+    Ok(Json(RecordPage { records, next }).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_escaped_without_loss() {
+        assert_eq!(escape(b"{\"a\\\":\xff\n}"), r#"{"a\\":\xff\x0a}"#);
+    }
+}

@@ -1,0 +1,457 @@
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::testing::{World, ids};
+use super::*;
+use crate::hub::testing::event;
+use crate::log::Quarantined;
+use crate::model::{Origin, Rejected, Seq, SourceId};
+
+const SG: &str = "asset://aws/123837392027/us-east-1/ec2/security-group/sg-";
+
+fn line(number: u64) -> String {
+    format!("{}\n", std::str::from_utf8(&event(number).json).unwrap())
+}
+
+fn frame(number: u64) -> String {
+    format!("id: abc.{number}\ndata: {}\n", line(number))
+}
+
+fn positions(range: std::ops::RangeInclusive<u64>) -> Vec<Seq> {
+    range.map(Seq).collect()
+}
+
+#[tokio::test]
+async fn a_stream_opens_at_once_replays_and_follows() {
+    let world = World::new(3).await;
+    let mut reading = world.open("/v1/events?after=abc.1", &[]).await;
+    assert_eq!(reading.text().await, "retry: 2000\n: catchment\n");
+    assert_eq!(reading.text().await, frame(2) + &frame(3));
+    assert_eq!(reading.text().await, "id: abc.3\nevent: caught-up\ndata: {\"cursor\":\"abc.3\"}\n\n");
+    world.push(1).await;
+    assert_eq!(reading.text().await, frame(4));
+    world.stop.cancel();
+    let closing = "id: abc.4\nevent: closing\nretry: 2000\ndata: {\"cursor\":\"abc.4\",\"reason\":\"shutdown\"}\n\n";
+    assert_eq!(reading.text().await, closing);
+    assert_eq!(reading.next().await, None);
+    assert_eq!(world.get("/v1/events").await.json()["code"], "stopping");
+}
+
+#[tokio::test]
+async fn formats_and_headers() {
+    let world = World::new(5).await;
+    for (uri, accept, expected) in [
+        ("/v1/events?limit=1&after=abc.0", "*/*", "text/event-stream"),
+        ("/v1/events?limit=1&after=abc.0", "application/x-ndjson", "application/x-ndjson"),
+        (
+            "/v1/events?limit=1&after=abc.0",
+            "text/html, application/X-NDJSON;q=0.9, text/event-stream",
+            "application/x-ndjson",
+        ),
+        ("/v1/events?limit=1&after=abc.0", "text/event-stream, application/x-ndjson", "text/event-stream"),
+        ("/v1/events?limit=1&after=abc.0&format=ndjson", "text/event-stream", "application/x-ndjson"),
+        ("/v1/events?limit=1&after=abc.0&format=sse", "application/x-ndjson", "text/event-stream"),
+    ] {
+        let answer = world.get_with(uri, &[("accept", accept)]).await;
+        assert_eq!(answer.header("content-type"), expected, "{uri} {accept}");
+        assert_eq!(answer.header("cache-control"), "no-cache, no-transform");
+        assert_eq!(answer.header("x-accel-buffering"), "no");
+        assert_eq!(answer.header("content-encoding"), "");
+    }
+    let answer = world.get("/v1/events?format=ndjson&after=abc.2&limit=2").await;
+    assert_eq!(answer.body, line(3) + &line(4), "lines and nothing else");
+}
+
+#[tokio::test]
+async fn filters_projections_and_bounds() {
+    let world = World::new(100).await;
+    let count =
+        async |query: &str| world.get(&format!("/v1/events?format=ndjson&until=0s&{query}")).await.body.lines().count();
+    assert_eq!(count("").await, 100, "a bounded read without a start begins with the oldest");
+    assert_eq!(count("type=create").await, 33);
+    assert_eq!(count("type=create,io.catchment.asset.delete").await, 66);
+    assert_eq!(count("asset_type=network.*&provider=aws&account=123837392027&region=us-east-1").await, 100);
+    assert_eq!(count(&format!("asset={SG}3")).await, 10);
+    assert_eq!(count("principal=jane&method=cli").await, 100);
+    assert_eq!(count("principal=joe").await, 0);
+    assert_eq!(count("since=20m").await, 11, "the clock stands ten minutes after event 100");
+    let window = "format=ndjson&since=2023-07-10T13:23:20Z&until=2023-07-10T13:26:20Z";
+    let answer = world.get(&format!("/v1/events?{window}&fields=id")).await;
+    let ids: Vec<Value> = answer.body.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(ids.iter().map(|event| &event["id"]).collect::<Vec<_>>(), ["e-90:0", "e-91:0", "e-92:0"]);
+    assert!(ids.iter().all(|event| event.get("data").is_none()));
+    let answer = world.get("/v1/events?format=ndjson&after=e-7:0&limit=1&omit=raw").await;
+    assert_eq!(answer.body, line(8).replace(",\"raw\":{\"n\":8}", ""));
+}
+
+#[tokio::test]
+async fn a_wrong_parameter_is_named() {
+    let world = World::new(2).await;
+    for (query, code, parameter) in [
+        ("limt=1", "unknown_parameter", "limt"),
+        ("limit=1&limit=2", "repeated_parameter", "limit"),
+        ("limit=0", "bad_parameter", "limit"),
+        ("limit=x", "bad_parameter", "limit"),
+        ("heartbeat=0", "bad_parameter", "heartbeat"),
+        ("heartbeat=3601", "bad_parameter", "heartbeat"),
+        ("since=yesterday", "bad_parameter", "since"),
+        ("until=", "bad_parameter", "until"),
+        ("type=created", "bad_parameter", "type"),
+        ("type=", "bad_parameter", "type"),
+        ("asset=sg-1", "bad_parameter", "asset"),
+        ("omit=nothing", "bad_parameter", "omit"),
+        ("fields=raw&omit=raw", "bad_parameter", "omit"),
+        ("format=xml", "bad_parameter", "format"),
+        ("after=nothing", "unknown_position", "after"),
+        ("last_event_id=12", "bad_cursor", "last_event_id"),
+    ] {
+        let answer = world.get(&format!("/v1/events?{query}")).await;
+        let problem = answer.json();
+        assert_eq!((answer.status, &problem["code"]), (StatusCode::BAD_REQUEST, &Value::from(code)), "{query}");
+        assert_eq!(problem["parameter"], parameter, "{query}");
+        assert_eq!(answer.header("content-type"), "application/problem+json");
+        assert_eq!((&problem["type"], &problem["status"]), (&Value::from("about:blank"), &Value::from(400)));
+        assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains(parameter)), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn resume_by_header_and_query() {
+    let world = World::new(20).await;
+    let read = async |query: &str, header: &str| {
+        let answer = world.get_with(&format!("/v1/events?limit=3{query}"), &[("last-event-id", header)]).await;
+        answer.body
+    };
+    assert_eq!(ids(&read("", "abc.5").await)[..3], positions(6..=8));
+    assert_eq!(ids(&read("&last_event_id=abc.9&after=abc.1&since=2h", "abc.5").await)[..3], positions(6..=8));
+    assert_eq!(ids(&read("&last_event_id=abc.9&after=abc.1&since=2h", "").await)[..3], positions(10..=12));
+    assert_eq!(ids(&read("&last_event_id=&after=abc.1&since=2h", "").await)[..3], positions(2..=4));
+    for bad in ["12", "abc", "ABC.1", "abc.01", "abc.1 ", "abc.-1", "abc.1.2", "e-1:0", "0abc.1", "\u{e9}.1"] {
+        let answer = world.get_with("/v1/events", &[("last-event-id", bad)]).await;
+        if bad.trim() == "abc.1" {
+            continue;
+        }
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{bad}");
+        assert_eq!(answer.json()["code"], "bad_cursor", "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_duration_does_not_cut_off_what_a_resumed_stream_missed() {
+    let world = World::new(100).await;
+    let uri = "/v1/events?since=20m&limit=90";
+    assert_eq!(ids(&world.get_with(uri, &[("last-event-id", "abc.10")]).await.body)[..90], positions(11..=100));
+    let uri = "/v1/events?since=2023-07-10T13:23:20Z&limit=5";
+    assert_eq!(ids(&world.get_with(uri, &[("last-event-id", "abc.10")]).await.body)[..5], positions(90..=94));
+}
+
+#[tokio::test]
+async fn what_can_no_longer_be_had_is_told() {
+    let world = World::new(20).await;
+    world.log.drop_before(Seq(11));
+    for (cursor, reason) in [("abc.4", "retention"), ("77.4", "epoch"), ("abc.21", "epoch")] {
+        let answer = world.get_with("/v1/events?limit=1", &[("last-event-id", cursor)]).await;
+        let gap = format!(
+            "id: abc.10\nevent: gap\ndata: {{\"from\":\"{cursor}\",\"to\":\"abc.10\",\"reason\":\"{reason}\"}}\n\n"
+        );
+        assert!(answer.body.contains(&(gap + &frame(11))), "{}", answer.body);
+        let answer = world.get(&format!("/v1/events?format=ndjson&limit=1&after={cursor}")).await;
+        assert_eq!(answer.problem(), (410, "position_gone".to_owned()));
+    }
+    let answer = world.get("/v1/events?limit=1&since=7d").await;
+    assert!(answer.body.contains("event: gap\ndata: {\"from\":\"abc.0\",\"to\":\"abc.10\""), "{}", answer.body);
+    let answer = world.get("/v1/events?limit=1&since=2023-07-10T12:05:20Z").await;
+    assert!(!answer.body.contains("event: gap"), "{}", answer.body);
+    assert!(world.get("/v1/events?limit=1&since=7d&format=ndjson").await.body.starts_with(&line(11)));
+    let text = world.get("/metrics").await.body;
+    assert!(text.contains("catchment_stream_gaps_total 4"), "{text}");
+}
+
+#[tokio::test]
+async fn a_finished_read_ends_and_does_not_begin_again() {
+    let world = World::new(20).await;
+    let uri = "/v1/events?until=1m&type=create";
+    let first = world.get(uri).await;
+    assert!(
+        first.body.ends_with("event: closing\nretry: 2000\ndata: {\"cursor\":\"abc.20\",\"reason\":\"complete\"}\n\n")
+    );
+    let again = world.get_with(uri, &[("last-event-id", "abc.20")]).await;
+    assert_eq!((again.status, again.body.as_str()), (StatusCode::NO_CONTENT, ""));
+    let broken_off = world.get_with(uri, &[("last-event-id", "abc.15")]).await;
+    assert_eq!(ids(&broken_off.body)[0], Seq(18), "a read that was broken off goes on");
+    world.push(1).await;
+    assert_eq!(world.get_with(uri, &[("last-event-id", "abc.20")]).await.status, StatusCode::OK, "a late event");
+    let nothing_new = world.get_with(uri, &[("last-event-id", "abc.21")]).await;
+    assert_eq!(nothing_new.status, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn lines_that_are_cut_short_do_not_look_complete() {
+    let world = World::new(20).await;
+    let mut bounded = world.open("/v1/events?format=ndjson&after=abc.18&limit=5", &[]).await;
+    let mut live = world.open("/v1/events?format=ndjson&after=abc.18", &[]).await;
+    for reading in [&mut bounded, &mut live] {
+        assert_eq!(reading.text().await, line(19) + &line(20));
+    }
+    world.stop.cancel();
+    assert!(matches!(bounded.next().await, Some(Err(_))), "the answer is cut off");
+    assert_eq!(live.next().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats() {
+    let world = World::new(0).await;
+    let began = tokio::time::Instant::now();
+    let mut reading = world.open("/v1/events?heartbeat=7", &[]).await;
+    for expected in
+        ["retry: 2000\n: catchment\n", "id: abc.0\nevent: caught-up\ndata: {\"cursor\":\"abc.0\"}\n\n", ": hb\n"]
+    {
+        assert_eq!(reading.text().await, expected);
+    }
+    assert_eq!(began.elapsed().as_secs(), 7);
+    let mut reading = world.open("/v1/events?format=ndjson&heartbeat=7", &[]).await;
+    assert_eq!(reading.text().await, "\n", "asked for");
+    let mut reading = world.open("/v1/events?format=ndjson", &[]).await;
+    let silence = tokio::time::timeout(Duration::from_secs(7200), reading.next()).await;
+    assert!(silence.is_err(), "not asked for");
+}
+
+#[tokio::test]
+async fn streams_are_counted_and_bounded() {
+    let world = World::with(3, |config| config.max_streams = 2).await;
+    let mut first = world.open("/v1/events?after=abc.0", &[]).await;
+    let second = world.open("/v1/events", &[]).await;
+    let refused = world.get("/v1/events").await;
+    assert_eq!(refused.problem(), (503, "too_many_streams".to_owned()));
+    assert_eq!(refused.header("retry-after"), "5");
+    assert_eq!(world.state.metrics.stream_clients.get(), 2);
+    drop(second);
+    assert_eq!(world.state.metrics.stream_clients.get(), 1);
+    for _ in 0..2 {
+        first.text().await;
+    }
+    assert_eq!(world.state.metrics.stream_events.get(), 3);
+    assert_eq!(world.state.metrics.stream_bytes.get(), (1..=3).map(|n| frame(n).len() as u64).sum::<u64>());
+    let text = world.get("/metrics").await.body;
+    assert!(text.contains(r#"catchment_http_requests_total{route="/v1/events",status="503"} 1"#), "{text}");
+    assert!(text.contains("catchment_log_tail_sequence 3"), "{text}");
+}
+
+#[tokio::test]
+async fn one_event() {
+    let world = World::new(20).await;
+    for id in ["e-7:0", "abc.7", "e-7%3A0"] {
+        let answer = world.get(&format!("/v1/events/{id}")).await;
+        assert_eq!(answer.header("content-type"), "application/json");
+        assert_eq!(answer.body, line(7).trim(), "{id}");
+    }
+    assert!(!world.get("/v1/events/e-7:0?omit=raw").await.body.contains("raw"));
+    for id in ["e-99:0", "abc.21", "77.7", "abc.0"] {
+        let answer = world.get(&format!("/v1/events/{id}")).await;
+        assert_eq!(answer.problem(), (404, "event_not_found".to_owned()), "{id}");
+    }
+}
+
+#[tokio::test]
+async fn assets_are_listed_page_by_page() {
+    let world = World::new(0).await;
+    let (mut names, mut token) = (Vec::new(), String::new());
+    loop {
+        let page = world.get(&format!("/v1/assets?limit=4{token}")).await.json();
+        let assets = page["assets"].as_array().unwrap();
+        assert!(assets.iter().all(|asset| asset.get("configuration").is_none()));
+        names.extend(assets.iter().map(|asset| asset["id"].as_str().unwrap().to_owned()));
+        let Some(next) = page["next"].as_str() else { break };
+        token = format!("&page_token={next}");
+    }
+    assert_eq!(names, (0..10).map(|n| format!("sg-{n}")).collect::<Vec<_>>());
+    let count =
+        async |query: &str| world.get(&format!("/v1/assets?{query}")).await.json()["assets"].as_array().unwrap().len();
+    assert_eq!(count("type=network.*&provider=aws&region=us-east-1").await, 10);
+    assert_eq!(count("account=1").await, 5);
+    assert_eq!(count("type=identity.*").await, 0);
+    assert_eq!(count(&format!("prefix={SG}1")).await, 1);
+    assert_eq!(world.get("/v1/assets?include=tags").await.json()["parameter"], "include");
+    assert_eq!(world.get("/v1/assets?asset=x").await.json()["code"], "unknown_parameter");
+    let page = world.get("/v1/assets?limit=10&include=configuration").await.body;
+    assert!(page.contains(r#""tags":{"b":1.50, "a":2},"configuration":{"z":1e2,"rules":[]}"#), "raw stays raw: {page}");
+    assert!(page.contains(r#""configuration":null,"configuration_state":"deleted""#), "{page}");
+}
+
+#[tokio::test]
+async fn one_asset_and_its_history() {
+    let world = World::new(40).await;
+    for name in
+        [format!("{SG}3"), format!("{SG}3").replace(':', "%3A").replace('/', "%2F"), "asset://aws/old/3".to_owned()]
+    {
+        let asset = world.get(&format!("/v1/assets/{name}")).await.json();
+        assert_eq!(asset["name"], format!("{SG}3"), "{name}");
+        assert_eq!(asset["configuration"]["rules"], serde_json::json!([]));
+        let history = world.get(&format!("/v1/assets/{name}/history?limit=3&fields=id")).await.json();
+        let ids = history["events"].as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap().to_owned());
+        assert_eq!(ids.collect::<Vec<_>>(), ["e-33:0", "e-23:0", "e-13:0"]);
+        let token = history["next"].as_str().unwrap();
+        let rest = world.get(&format!("/v1/assets/{name}/history?limit=3&page_token={token}")).await.json();
+        assert_eq!((rest["events"][0]["id"].as_str(), &rest["next"]), (Some("e-3:0"), &Value::Null));
+    }
+    for uri in ["/v1/assets/asset://aws/none", "/v1/assets/asset://aws/none/history", "/v1/assets/sg-3"] {
+        let answer = world.get(uri).await;
+        assert_eq!(answer.problem(), (404, "asset_not_found".to_owned()), "{uri}");
+    }
+    let stale = world.get(&format!("/v1/assets/{SG}3/history?page_token=77.1")).await.json();
+    assert_eq!(stale["parameter"], "page_token");
+}
+
+#[tokio::test]
+async fn sources_and_quarantine() {
+    let world = World::new(0).await;
+    world.state.sources.register(SourceId::from("trail"), "file").update(|status| status.records = 5);
+    let sources = world.get("/v1/sources").await.json();
+    assert_eq!(sources["sources"][0]["name"], "trail");
+    assert_eq!(
+        (&sources["sources"][0]["kind"], &sources["sources"][0]["records"]),
+        (&Value::from("file"), &Value::from(5))
+    );
+
+    let rejected = |number: u64, bytes: &'static [u8]| Quarantined {
+        number,
+        rejected: Rejected {
+            origin: Origin { source: SourceId::from("trail"), location: "/var/trail.json".into(), index: number },
+            code: "not_json",
+            reason: "expected an object".to_owned(),
+            bytes: Bytes::from_static(bytes),
+            observed: Time::default(),
+        },
+    };
+    world.log.set_quarantine(vec![rejected(1, b"{\"a\":"), rejected(2, b"\xff\\"), rejected(3, b"")]);
+    let page = world.get("/v1/quarantine?limit=2").await.json();
+    assert_eq!(
+        (&page["records"][0]["record"], &page["records"][0]["encoding"]),
+        (&Value::from("{\"a\":"), &Value::from("utf-8"))
+    );
+    assert_eq!(
+        (&page["records"][1]["record"], &page["records"][1]["encoding"]),
+        (&Value::from("\\xff\\\\"), &Value::from("escaped"))
+    );
+    assert_eq!(page["next"], "2");
+    let page = world.get("/v1/quarantine?limit=2&page_token=2").await.json();
+    assert_eq!((&page["records"][0]["number"], &page["next"]), (&Value::from(3), &Value::Null));
+}
+
+#[tokio::test]
+async fn health() {
+    let world = World::new(1).await;
+    assert_eq!(world.get("/healthz").await.status, StatusCode::OK);
+    assert_eq!(world.get("/readyz").await.status, StatusCode::OK);
+    let latch = world.state.readiness.latch("inventory");
+    let answer = world.get("/readyz").await;
+    assert_eq!(
+        (answer.status, &answer.json()["missing"][0]),
+        (StatusCode::SERVICE_UNAVAILABLE, &Value::from("inventory"))
+    );
+    latch.release();
+    assert_eq!(world.get("/readyz").await.status, StatusCode::OK);
+    world.stop.cancel();
+    let answer = world.get("/readyz").await;
+    assert_eq!((answer.status, &answer.json()["stopping"]), (StatusCode::SERVICE_UNAVAILABLE, &Value::from(true)));
+    assert_eq!(world.get("/healthz").await.status, StatusCode::OK);
+    let answer = world.get("/metrics").await;
+    assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+}
+
+#[tokio::test]
+async fn routes_and_methods() {
+    let world = World::new(1).await;
+    let index = world.get("/").await.json();
+    assert!(index["resources"]["/v1/events"].is_string());
+    let list = world.get("/v1/schema").await.json();
+    let schema = world.get(list["schemas"][0].as_str().unwrap()).await;
+    assert_eq!((schema.header("content-type"), schema.body.as_str()), ("application/schema+json", ASSET_EVENT_SCHEMA));
+    for uri in ["/v1/schema/none", "/v2", "/v1/events/", "/v1/assets/"] {
+        let answer = world.get(uri).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{uri}");
+        assert_eq!(answer.header("content-type"), "application/problem+json", "{uri}");
+    }
+    for uri in ["/", "/v1/events", "/v1/events/x", "/v1/assets", "/readyz", "/metrics"] {
+        for method in ["POST", "PUT", "DELETE", "PATCH", "TRACE"] {
+            let answer = world.send(method, uri, &[]).await;
+            assert_eq!(answer.problem(), (405, "method_not_allowed".to_owned()));
+            assert_eq!(answer.header("allow"), "GET,HEAD", "{method} {uri}");
+        }
+        let answer = world.send("OPTIONS", uri, &[]).await;
+        assert_eq!((answer.status, answer.header("allow")), (StatusCode::NO_CONTENT, "GET,HEAD"));
+    }
+    let answer = world.send("HEAD", "/v1/events", &[]).await;
+    assert_eq!((answer.status, answer.header("content-type")), (StatusCode::OK, "text/event-stream"));
+    assert_eq!(world.state.metrics.stream_clients.get(), 0);
+    assert_eq!(world.send("HEAD", "/v1/events?limit=x", &[]).await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn cross_origin_readers_are_those_allowed() {
+    let allowed = ("origin", "https://dash.example.com");
+    let closed = World::new(1).await;
+    assert_eq!(closed.get_with("/healthz", &[allowed]).await.header("access-control-allow-origin"), "");
+    let open = World::with(1, |config| config.cors_origins = vec!["https://dash.example.com".to_owned()]).await;
+    assert_eq!(open.get_with("/healthz", &[allowed]).await.header("access-control-allow-origin"), allowed.1);
+    let other = open.get_with("/healthz", &[("origin", "https://evil.example.com")]).await;
+    assert_eq!(other.header("access-control-allow-origin"), "");
+    let preflight =
+        [allowed, ("access-control-request-method", "GET"), ("access-control-request-headers", "last-event-id")];
+    let answer = open.send("OPTIONS", "/v1/events", &preflight).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(answer.header("access-control-allow-headers").contains("last-event-id"));
+    for origin in ["dash.example.com", "https://", "https://dash.example.com/", "://x", "https://a b"] {
+        let mut state = open.state.clone();
+        state.config.cors_origins = vec![origin.to_owned()];
+        assert_eq!(router(state).err(), Some(HttpConfigError::Origin { origin: origin.to_owned() }));
+    }
+    let mut state = open.state.clone();
+    state.config.heartbeat_secs = 0;
+    assert_eq!(router(state).err(), Some(HttpConfigError::Heartbeat { secs: 0 }));
+}
+
+/// Reads until `text` has come; `false` when the connection ends before.
+async fn read_until(stream: &mut TcpStream, text: &str) -> bool {
+    let (mut got, mut buffer) = (String::new(), [0; 4096]);
+    while !got.contains(text) {
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return false,
+            Ok(read) => got.push_str(std::str::from_utf8(&buffer[..read]).unwrap()),
+        }
+    }
+    true
+}
+
+#[tokio::test]
+async fn stop_ends_a_thousand_streams_at_once() {
+    let world = World::new(1).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tracker = tokio_util::task::TaskTracker::new();
+    let server = tracker.spawn(serve(listener, world.router.clone(), world.stop.clone()));
+    let mut streams = Vec::new();
+    for _ in 0..1_000 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        streams.push(stream);
+    }
+    for stream in &mut streams {
+        assert!(read_until(stream, "event: caught-up").await);
+    }
+    assert_eq!(world.state.metrics.stream_clients.get(), 1_000);
+    let began = Instant::now();
+    world.stop.cancel();
+    server.await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    for stream in &mut streams {
+        assert!(read_until(stream, "event: closing").await);
+        assert!(!read_until(stream, "anything else").await, "the connection is closed");
+    }
+    assert_eq!(world.state.metrics.stream_clients.get(), 0);
+    assert!(TcpStream::connect(address).await.is_err());
+}

@@ -1,0 +1,384 @@
+//! `GET /v1/events`: the stream.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::error::ApiError;
+use super::params::{Moment, Params, parse_cursor};
+use super::{App, AppState, Shared};
+use crate::hub::{
+    ClosingReason, Filter, Format, Gap, GapReason, Output, Projection, Start, Subscription, SubscriptionOptions,
+    blocking,
+};
+use crate::metrics::Metrics;
+use crate::model::{Cursor, Seq, Time};
+
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(super) const MAX_HEARTBEAT_SECS: u64 = 3_600;
+
+/// How much a provider's clock may run ahead of ours: `since` begins to look this much earlier in the log, which is
+/// ordered by our clock, and then goes by the events' own time.
+const CLOCK_SKEW: Duration = Duration::from_secs(600);
+
+/// Sent at once, so that proxies pass the head on and EventSource opens. No blank line: it would end an event.
+const OPENING: Bytes = Bytes::from_static(b"retry: 2000\n: catchment\n");
+/// A lone comment. A blank line after it would be an empty event to some clients.
+const SSE_HEARTBEAT: Bytes = Bytes::from_static(b": hb\n");
+/// Only where `heartbeat` asks for it, since not every reader of NDJSON skips blank lines.
+const NDJSON_HEARTBEAT: Bytes = Bytes::from_static(b"\n");
+
+/// Where a client wants to begin.
+#[derive(Debug, PartialEq, Eq)]
+enum Position {
+    Live,
+    Oldest,
+    /// After everything up to a position.
+    Cursor(Cursor),
+    /// After the event with an id.
+    Event(String),
+    Since(Time),
+}
+
+/// A request for a stream, understood but not looked up in the log.
+#[derive(Debug)]
+struct StreamRequest {
+    format: Format,
+    position: Position,
+    filter: Filter,
+    projection: Option<Arc<Projection>>,
+    limit: Option<u64>,
+    until: Option<Instant>,
+    /// Whether `until` had passed when the request came.
+    until_passed: bool,
+    heartbeat: Option<Duration>,
+    /// Whether this is an SSE client that comes back.
+    reconnects: bool,
+}
+
+impl StreamRequest {
+    fn parse(state: &AppState, uri: &Uri, headers: &HeaderMap) -> Result<Self, ApiError> {
+        let mut params = Params::parse(uri)?;
+        let now = (state.clock)();
+        let format = parse_format(&mut params, headers)?;
+        let mut filter = parse_filter(&mut params, &state.config.type_prefix)?;
+        let projection = parse_projection(&mut params)?;
+        let header = last_event_id(headers)?;
+        let query = params.cursor("last_event_id")?;
+        let after = params.text("after")?;
+        let since = params.moment("since")?;
+        let until = params.moment("until")?.map(|until| until.resolve(now));
+        let limit = params.number("limit", 1, u64::MAX)?;
+        let heartbeat = params.number("heartbeat", 1, MAX_HEARTBEAT_SECS)?;
+        params.finish()?;
+
+        let until_passed = until.is_some_and(|until| until <= now);
+        filter.until = until;
+        filter.since = match since {
+            Some(Moment::At(time)) => Some(time),
+            // Counted from the first connection, "two hours ago" was earlier than it is now: a stream that goes on
+            // from a position must not lose what lies between.
+            Some(ago) if header.or(query).is_none() && after.is_none() => Some(ago.resolve(now)),
+            _ => None,
+        };
+        let position = match (header.or(query), after, since) {
+            (Some(cursor), ..) => Position::Cursor(cursor),
+            (None, Some(after), _) => after.parse().map_or(Position::Event(after), Position::Cursor),
+            (None, None, Some(since)) => Position::Since(since.resolve(now)),
+            // Live events can't be older than a moment that has passed.
+            (None, None, None) if until_passed => Position::Oldest,
+            (None, None, None) => Position::Live,
+        };
+        let default_heartbeat = (format == Format::Sse).then_some(state.config.heartbeat_secs);
+        Ok(Self {
+            format,
+            position,
+            filter,
+            projection,
+            limit,
+            until: until.and_then(|until| deadline(until, now)),
+            until_passed,
+            heartbeat: heartbeat.or(default_heartbeat).map(Duration::from_secs),
+            reconnects: header.is_some() && format == Format::Sse,
+        })
+    }
+
+    /// Whether the client asks for something that has an end.
+    fn is_bounded(&self) -> bool {
+        self.limit.is_some() || self.until.is_some()
+    }
+}
+
+/// `None` when it lies so far ahead that the clock can't hold it.
+fn deadline(until: Time, now: Time) -> Option<Instant> {
+    let millis = u64::try_from(until.millis().saturating_sub(now.millis())).unwrap_or(0);
+    Instant::now().checked_add(Duration::from_millis(millis))
+}
+
+fn parse_format(params: &mut Params, headers: &HeaderMap) -> Result<Format, ApiError> {
+    match params.text("format")?.as_deref() {
+        Some("sse") => Ok(Format::Sse),
+        Some("ndjson") => Ok(Format::Ndjson),
+        Some(other) => Err(ApiError::bad_parameter("format", format!("{other:?} is neither sse nor ndjson"))),
+        None => Ok(accepted_format(headers)),
+    }
+}
+
+/// The first of the two media types in `Accept`; SSE when there is none.
+fn accepted_format(headers: &HeaderMap) -> Format {
+    let ranges = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut types =
+        ranges.flat_map(|value| value.split(',')).map(|range| range.split(';').next().unwrap_or(range).trim());
+    types
+        .find_map(|media| match media {
+            media if media.eq_ignore_ascii_case("application/x-ndjson") => Some(Format::Ndjson),
+            media if media.eq_ignore_ascii_case("text/event-stream") => Some(Format::Sse),
+            _ => None,
+        })
+        .unwrap_or(Format::Sse)
+}
+
+fn parse_filter(params: &mut Params, type_prefix: &str) -> Result<Filter, ApiError> {
+    Ok(Filter::parse(type_prefix, |name| params.take(name))?)
+}
+
+pub(super) fn parse_projection(params: &mut Params) -> Result<Option<Arc<Projection>>, ApiError> {
+    let (omit, fields) = (params.take("omit"), params.take("fields"));
+    Ok(Projection::parse(omit.as_deref(), fields.as_deref())?.map(Arc::new))
+}
+
+/// An empty header is no position: it is what EventSource has before its first event.
+fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>, ApiError> {
+    let Some(value) = headers.get(LAST_EVENT_ID).filter(|value| !value.is_empty()) else { return Ok(None) };
+    // Not text is not a position either.
+    parse_cursor("Last-Event-ID", value.to_str().unwrap_or("?")).map(Some)
+}
+
+/// Looks the position up in the log.
+async fn resolve(app: &App, request: &StreamRequest) -> Result<Start, ApiError> {
+    let (hub, log) = (&app.state.hub, Arc::clone(&app.state.log));
+    let at = |seq| Start { after: seq, gap: None };
+    let start = match &request.position {
+        Position::Live => Start::live(hub),
+        Position::Oldest => at(Seq(hub.floor().0.saturating_sub(1))),
+        Position::Cursor(cursor) => Start::resume(hub, *cursor),
+        Position::Event(id) => {
+            let wanted = id.clone();
+            let found = blocking(move || log.find(&wanted)).await?;
+            at(found.ok_or_else(|| ApiError::UnknownPosition { id: id.clone() })?)
+        }
+        Position::Since(since) => {
+            let since = *since;
+            let epoch = hub.epoch();
+            return Ok(blocking(move || start_since(log.as_ref(), since)).await.map(|(after, dropped)| {
+                // A wish for time is met as far as there are events; where lines have no room to say so, that is all.
+                let told = dropped && request.format == Format::Sse;
+                Start { after, gap: told.then_some((Cursor { epoch, seq: Seq(0) }, GapReason::Retention)) }
+            })?);
+        }
+    };
+    match start.gap {
+        Some((cursor, _)) if request.format == Format::Ndjson => {
+            let resume = Cursor { epoch: hub.epoch(), seq: start.after };
+            Err(ApiError::PositionGone { cursor, resume })
+        }
+        _ => Ok(start),
+    }
+}
+
+/// The position before the events since a moment, and whether some of those may have been dropped.
+fn start_since(log: &dyn crate::log::EventLog, since: Time) -> Result<(Seq, bool), crate::log::LogError> {
+    let skew = i64::try_from(CLOCK_SKEW.as_millis()).unwrap_or(i64::MAX);
+    let first = log.first_observed_since(Time::from_millis(since.millis().saturating_sub(skew)))?;
+    let floor = log.floor();
+    let dropped = floor > Seq(1) && log.first_observed_since(since)? <= floor;
+    Ok((Seq(first.0.saturating_sub(1)), dropped))
+}
+
+/// `GET /v1/events`.
+pub(super) async fn stream(State(app): State<Shared>, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
+    if app.state.stop.is_cancelled() {
+        return Err(ApiError::Stopping);
+    }
+    let request = StreamRequest::parse(&app.state, &uri, &headers)?;
+    let permit = Arc::clone(&app.streams)
+        .try_acquire_owned()
+        .map_err(|_| ApiError::TooManyStreams { limit: app.state.config.max_streams })?;
+    let start = resolve(&app, &request).await?;
+    let (format, bounded) = (request.format, request.is_bounded());
+    let ends = request.reconnects && request.until_passed;
+    let options = SubscriptionOptions {
+        start,
+        filter: request.filter,
+        projection: request.projection,
+        format,
+        limit: request.limit,
+        until: request.until,
+        heartbeat: request.heartbeat,
+    };
+    let mut subscription = Subscription::new(Arc::clone(&app.state.hub), options, app.state.stop.clone());
+    let first = if ends {
+        match first_output(&mut subscription).await {
+            None => return Ok(StatusCode::NO_CONTENT.into_response()),
+            first => first,
+        }
+    } else {
+        None
+    };
+    let open = OpenStream::new(Arc::clone(&app.state.metrics), permit, Encoder { format, bounded });
+    Ok((stream_headers(format), Body::from_stream(frames(subscription, first, open))).into_response())
+}
+
+/// What a client gets that comes back to a read whose end lies in the past; `None` when there is nothing left. The
+/// answer is then 204, which ends an EventSource
+/// (<https://html.spec.whatwg.org/multipage/server-sent-events.html#server-sent-events-intro>); any other makes it
+/// reconnect for ever.
+async fn first_output(subscription: &mut Subscription) -> Option<Output> {
+    loop {
+        match subscription.next().await? {
+            Output::Closing(_, ClosingReason::Complete) => return None,
+            Output::CaughtUp(_) | Output::Heartbeat => {}
+            output => return Some(output),
+        }
+    }
+}
+
+fn stream_headers(format: Format) -> [(HeaderName, HeaderValue); 4] {
+    let content_type = match format {
+        Format::Sse => "text/event-stream",
+        Format::Ndjson => "application/x-ndjson",
+    };
+    [
+        (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
+        // No proxy may hold the stream back, store it or compress it.
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+        (header::VARY, HeaderValue::from_static("accept")),
+    ]
+}
+
+fn frames(
+    mut subscription: Subscription,
+    mut first: Option<Output>,
+    open: OpenStream,
+) -> impl tokio_stream::Stream<Item = io::Result<Bytes>> + Send {
+    async_stream::stream! {
+        if open.encoder.format == Format::Sse {
+            yield Ok(OPENING);
+        }
+        loop {
+            let output = match first.take() {
+                Some(output) => Some(output),
+                None => subscription.next().await,
+            };
+            let Some(output) = output else { break };
+            open.count(&output);
+            match open.encoder.encode(output) {
+                Ok(None) => {}
+                Ok(Some(bytes)) => yield Ok(bytes),
+                Err(error) => {
+                    yield Err(error);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// How outputs look on the wire.
+struct Encoder {
+    format: Format,
+    bounded: bool,
+}
+
+impl Encoder {
+    /// `None` when nothing is sent. An error cuts the connection off without the end that HTTP has for a complete
+    /// answer: lines of NDJSON can't tell of a gap or a failure, and must not look complete.
+    fn encode(&self, output: Output) -> io::Result<Option<Bytes>> {
+        match (self.format, output) {
+            (_, Output::Events { bytes, .. }) => Ok(Some(bytes)),
+            (Format::Sse, Output::Heartbeat) => Ok(Some(SSE_HEARTBEAT)),
+            (Format::Sse, control) => Ok(control_frame(&control)),
+            (Format::Ndjson, Output::Heartbeat) => Ok(Some(NDJSON_HEARTBEAT)),
+            (Format::Ndjson, Output::CaughtUp(_) | Output::Closing(_, ClosingReason::Complete)) => Ok(None),
+            (Format::Ndjson, Output::Closing(_, ClosingReason::Shutdown)) if !self.bounded => Ok(None),
+            (Format::Ndjson, Output::Closing(_, ClosingReason::Shutdown)) => {
+                Err(io::Error::other("the server stops before the read is complete"))
+            }
+            (Format::Ndjson, Output::Closing(_, ClosingReason::Failed(error))) => Err(io::Error::other(error)),
+            (Format::Ndjson, Output::Gap(_)) => Err(io::Error::other("retention dropped events before they were sent")),
+        }
+    }
+}
+
+/// Control frames have an `event:` field, so `onmessage` does not get them, and an `id:`, so that a client that
+/// comes back goes on from there.
+fn control_frame(output: &Output) -> Option<Bytes> {
+    let frame = match output {
+        Output::CaughtUp(cursor) => format!("id: {cursor}\nevent: caught-up\ndata: {{\"cursor\":\"{cursor}\"}}\n\n"),
+        Output::Gap(Gap { from, to, reason }) => {
+            let reason = match reason {
+                GapReason::Retention => "retention",
+                GapReason::Epoch => "epoch",
+            };
+            let data = format!(r#"{{"from":"{from}","to":"{to}","reason":"{reason}"}}"#);
+            format!("id: {to}\nevent: gap\ndata: {data}\n\n")
+        }
+        Output::Closing(cursor, reason) => {
+            let reason = match reason {
+                ClosingReason::Complete => "complete",
+                ClosingReason::Shutdown => "shutdown",
+                ClosingReason::Failed(_) => "error",
+            };
+            let data = format!(r#"{{"cursor":"{cursor}","reason":"{reason}"}}"#);
+            format!("id: {cursor}\nevent: closing\nretry: 2000\ndata: {data}\n\n")
+        }
+        Output::Events { .. } | Output::Heartbeat => return None,
+    };
+    Some(frame.into())
+}
+
+/// Counts a stream while it is open.
+struct OpenStream {
+    metrics: Arc<Metrics>,
+    encoder: Encoder,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl OpenStream {
+    fn new(metrics: Arc<Metrics>, permit: OwnedSemaphorePermit, encoder: Encoder) -> Self {
+        metrics.stream_clients.inc();
+        Self { metrics, encoder, _permit: permit }
+    }
+
+    fn count(&self, output: &Output) {
+        match output {
+            Output::Events { bytes, events } => {
+                self.metrics.stream_events.inc_by(*events);
+                self.metrics.stream_bytes.inc_by(bytes.len() as u64);
+            }
+            Output::Gap(gap) => {
+                tracing::info!(from = %gap.from, to = %gap.to, reason = ?gap.reason, "subscriber is told of a gap");
+                self.metrics.stream_gaps.inc();
+            }
+            Output::Closing(_, ClosingReason::Failed(error)) => {
+                tracing::error!(%error, "stream ends: the log can't be read");
+            }
+            Output::CaughtUp(_) | Output::Heartbeat | Output::Closing(..) => {}
+        }
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.metrics.stream_clients.dec();
+    }
+}

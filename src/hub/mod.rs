@@ -1,0 +1,282 @@
+//! The hub: follows the log, frames each event once, and serves every subscriber as a cursor.
+//!
+//! The newest events lie framed in a ring; older ones are read from the log, through a cache that all readers
+//! share. A [`Subscription`] owns no queue: it asks for what follows its cursor, from wherever that is, so replay and
+//! follow are the same loop, and a slow subscriber costs reads, not memory.
+
+mod filter;
+mod projection;
+mod ring;
+mod segment;
+mod subscription;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::log::{EventLog, LogError};
+use crate::model::{Epoch, Seq};
+use crate::retry::Backoff;
+
+pub use filter::{AssetTypes, Filter, FilterError, OneOf};
+pub use projection::{Projection, ProjectionError};
+pub use segment::Format;
+pub use subscription::{ClosingReason, Gap, GapReason, Output, Start, Subscription, SubscriptionOptions};
+
+use ring::Ring;
+use segment::{Lines, SEGMENT_BYTES, Segment};
+
+/// Reads of the log that may run at once: enough to keep a disk busy, few enough to bound what is in flight.
+const CONCURRENT_READS: usize = 16;
+/// Projecting more than this is left to a blocking thread (about 200 µs of work).
+const PROJECT_INLINE_BYTES: usize = 64 * 1024;
+
+/// Bounds of the hub's memory.
+#[derive(Clone, Debug)]
+pub struct HubConfig {
+    /// Newest events kept framed.
+    pub ring_bytes: usize,
+    /// Older events that replaying readers share, and projections, each.
+    pub cache_bytes: u64,
+}
+
+impl Default for HubConfig {
+    fn default() -> Self {
+        Self { ring_bytes: 64 << 20, cache_bytes: 32 << 20 }
+    }
+}
+
+/// Identifies a projected segment: which events, and which members of them.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct ProjectedKey {
+    first: Seq,
+    last: Seq,
+    projection: Arc<str>,
+}
+
+#[derive(Clone)]
+struct ByWeight;
+
+impl<K> Weighter<K, Arc<Segment>> for ByWeight {
+    fn weight(&self, _key: &K, segment: &Arc<Segment>) -> u64 {
+        (segment.weight() as u64).max(1)
+    }
+}
+
+/// The log as subscribers see it. Shared by reference; see the [module](self).
+pub struct Hub {
+    log: Arc<dyn EventLog>,
+    epoch: Epoch,
+    ring: RwLock<Ring>,
+    /// Segments read back from the log, by the position before them.
+    replayed: Cache<Seq, Arc<Segment>, ByWeight>,
+    projected: Cache<ProjectedKey, Arc<Segment>, ByWeight>,
+    reads: Semaphore,
+    tail: watch::Sender<Seq>,
+    following: AtomicBool,
+}
+
+impl Hub {
+    /// A hub at the log's tail. It moves once [`follow`](Hub::follow) runs.
+    #[must_use]
+    pub fn new(log: Arc<dyn EventLog>, config: &HubConfig) -> Arc<Self> {
+        let tail = *log.tail().borrow();
+        // Only an estimate for the cache's tables; the weight is the bound.
+        let items = usize::try_from(config.cache_bytes).unwrap_or(usize::MAX) / SEGMENT_BYTES + 1;
+        Arc::new(Self {
+            epoch: log.epoch(),
+            ring: RwLock::new(Ring::new(config.ring_bytes)),
+            replayed: Cache::with_weighter(items, config.cache_bytes, ByWeight),
+            projected: Cache::with_weighter(items, config.cache_bytes, ByWeight),
+            reads: Semaphore::new(CONCURRENT_READS),
+            tail: watch::Sender::new(tail),
+            following: AtomicBool::new(false),
+            log,
+        })
+    }
+
+    /// A hub with its task running on `tracker` until `stop`.
+    #[must_use]
+    pub fn start(
+        log: Arc<dyn EventLog>,
+        config: &HubConfig,
+        tracker: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let hub = Self::new(log, config);
+        tracker.spawn(Arc::clone(&hub).follow(stop));
+        hub
+    }
+
+    /// The identity of the log.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The newest event that subscribers can get.
+    #[must_use]
+    pub fn tail(&self) -> Seq {
+        *self.tail.borrow()
+    }
+
+    /// The oldest event kept.
+    #[must_use]
+    pub fn floor(&self) -> Seq {
+        self.log.floor()
+    }
+
+    /// Whether the hub keeps up with the log: running, and its last read did not fail.
+    #[must_use]
+    pub fn is_following(&self) -> bool {
+        self.following.load(Ordering::Relaxed)
+    }
+
+    /// Frames what the log gets, until `stop`. A failed read is tried again with growing waits.
+    pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
+        let mut log_tail = self.log.tail();
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        loop {
+            let target = *log_tail.borrow_and_update();
+            let wait = match self.catch_up(target, &stop).await {
+                Ok(()) => {
+                    self.following.store(true, Ordering::Relaxed);
+                    backoff.reset();
+                    None
+                }
+                Err(LogError::Closed) => break,
+                Err(error) => {
+                    self.following.store(false, Ordering::Relaxed);
+                    tracing::error!(%error, "hub can't read the log; trying again");
+                    Some(backoff.next_wait())
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = sleep(wait), if wait.is_some() => {}
+                changed = log_tail.changed(), if wait.is_none() => if changed.is_err() { break },
+            }
+        }
+        self.following.store(false, Ordering::Relaxed);
+    }
+
+    /// Moves the hub's tail to `target`.
+    async fn catch_up(&self, target: Seq, stop: &CancellationToken) -> Result<(), LogError> {
+        while self.tail() < target && !stop.is_cancelled() {
+            match self.read(self.tail()).await {
+                Ok(segment) => {
+                    let last = segment.last();
+                    self.ring.write().unwrap_or_else(PoisonError::into_inner).push(segment);
+                    self.tail.send_replace(last);
+                }
+                // Retention overtook the hub. Subscribers meet the same hole and are told.
+                Err(LogError::BelowFloor { after, floor }) if floor > after.next() => {
+                    tracing::warn!(%after, %floor, "retention dropped events before the hub framed them");
+                    self.tail.send_replace(Seq(floor.0 - 1));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The segment with the event after a position; `None` at the tail.
+    async fn after(&self, after: Seq) -> Result<Option<Arc<Segment>>, LogError> {
+        if after >= self.tail() {
+            return Ok(None);
+        }
+        if let Some(segment) = self.in_ring(after) {
+            return Ok(Some(segment));
+        }
+        self.replayed.get_or_insert_async(&after, self.read(after)).await.map(Some)
+    }
+
+    fn in_ring(&self, after: Seq) -> Option<Arc<Segment>> {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner).get(after)
+    }
+
+    /// Reads and frames what follows a position that lies before the log's tail.
+    async fn read(&self, after: Seq) -> Result<Arc<Segment>, LogError> {
+        let _permit = self.reads.acquire().await.map_err(|_| LogError::Closed)?;
+        let (log, epoch) = (Arc::clone(&self.log), self.epoch);
+        let segment = blocking(move || Segment::frame(epoch, after, log.read(after, SEGMENT_BYTES)?))
+            .await?
+            .ok_or_else(|| LogError::Storage {
+                action: "read events",
+                path: format!("the log after position {after}"),
+                cause: "nothing there, though the tail is further on".to_owned(),
+            })?;
+        Ok(Arc::new(segment))
+    }
+
+    /// A segment as a projection shows it, made once for all who ask.
+    async fn project(&self, segment: &Arc<Segment>, projection: &Arc<Projection>) -> Result<Arc<Segment>, LogError> {
+        let key = ProjectedKey { first: segment.first(), last: segment.last(), projection: projection.key() };
+        let make = async {
+            let (segment, projection, epoch) = (Arc::clone(segment), Arc::clone(projection), self.epoch);
+            if segment.text_bytes() <= PROJECT_INLINE_BYTES {
+                return Ok(Arc::new(segment.project(epoch, &projection)));
+            }
+            blocking(move || Ok(Arc::new(segment.project(epoch, &projection)))).await
+        };
+        self.projected.get_or_insert_async(&key, make).await
+    }
+
+    /// The JSON of the events at these positions, in the same order. What retention dropped is left out.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub async fn events(&self, positions: Vec<Seq>) -> Result<Vec<(Seq, Bytes)>, LogError> {
+        let _permit = self.reads.acquire().await.map_err(|_| LogError::Closed)?;
+        let log = Arc::clone(&self.log);
+        blocking(move || {
+            let mut events = Vec::with_capacity(positions.len());
+            for seq in positions {
+                if let Some(json) = read_one(log.as_ref(), seq)? {
+                    events.push((seq, json));
+                }
+            }
+            Ok(events)
+        })
+        .await
+    }
+}
+
+fn read_one(log: &dyn EventLog, seq: Seq) -> Result<Option<Bytes>, LogError> {
+    let blocks = match log.read(Seq(seq.0.saturating_sub(1)), 1) {
+        Ok(blocks) => blocks,
+        Err(LogError::BelowFloor { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let Some(block) = blocks.into_iter().next() else { return Ok(None) };
+    let index = seq.0.checked_sub(block.first.0).and_then(|index| usize::try_from(index).ok());
+    Ok(index.and_then(|index| Lines(&block.lines).nth(index)).map(|line| block.lines.slice_ref(line)))
+}
+
+/// Runs what may block on the disk away from the runtime.
+pub(crate) async fn blocking<T, F>(work: F) -> Result<T, LogError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, LogError> + Send + 'static,
+{
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        let cause = error.to_string();
+        Err(LogError::Storage { action: "wait for the log", path: "a blocking thread".to_owned(), cause })
+    })
+}
+
+async fn sleep(wait: Option<Duration>) {
+    if let Some(wait) = wait {
+        tokio::time::sleep(wait).await;
+    }
+}

@@ -1,0 +1,81 @@
+//! The newest events, in memory, bounded by bytes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::segment::Segment;
+use crate::model::Seq;
+
+/// Adjacent segments, oldest first. The newest stays however long it is.
+#[derive(Debug)]
+pub(super) struct Ring {
+    segments: VecDeque<Arc<Segment>>,
+    bytes: usize,
+    limit: usize,
+}
+
+impl Ring {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { segments: VecDeque::new(), bytes: 0, limit }
+    }
+
+    /// Adds the newest segment and drops the oldest ones that no longer fit. A segment that does not follow the last
+    /// one replaces them all.
+    pub(super) fn push(&mut self, segment: Arc<Segment>) {
+        if self.segments.back().is_some_and(|last| last.last().next() != segment.first()) {
+            self.segments.clear();
+            self.bytes = 0;
+        }
+        self.bytes += segment.weight();
+        self.segments.push_back(segment);
+        while self.bytes > self.limit && self.segments.len() > 1 {
+            if let Some(oldest) = self.segments.pop_front() {
+                self.bytes = self.bytes.saturating_sub(oldest.weight());
+            }
+        }
+    }
+
+    /// The segment that holds the event after a position.
+    pub(super) fn get(&self, after: Seq) -> Option<Arc<Segment>> {
+        let index = self.segments.partition_point(|segment| segment.last() <= after);
+        self.segments.get(index).filter(|segment| segment.first() <= after.next()).map(Arc::clone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::testing::block;
+    use crate::model::Epoch;
+
+    fn segment(first: u64, count: u64) -> Arc<Segment> {
+        Arc::new(Segment::frame(Epoch(1), Seq(first - 1), vec![block(first, count)]).unwrap().unwrap())
+    }
+
+    #[test]
+    fn finds_what_it_holds_and_nothing_else() {
+        let mut ring = Ring::new(usize::MAX);
+        assert!(ring.get(Seq(0)).is_none());
+        ring.push(segment(11, 5));
+        ring.push(segment(16, 1));
+        assert!(ring.get(Seq(9)).is_none());
+        assert_eq!(ring.get(Seq(10)).map(|segment| segment.first()), Some(Seq(11)));
+        assert_eq!(ring.get(Seq(14)).map(|segment| segment.first()), Some(Seq(11)));
+        assert_eq!(ring.get(Seq(15)).map(|segment| segment.first()), Some(Seq(16)));
+        assert!(ring.get(Seq(16)).is_none());
+    }
+
+    #[test]
+    fn bytes_are_bounded_and_a_hole_empties_it() {
+        let one = segment(1, 1).weight();
+        let mut ring = Ring::new(one * 3 + one / 2);
+        for first in 1..=9 {
+            ring.push(segment(first, 1));
+        }
+        assert!(ring.get(Seq(5)).is_none());
+        assert!(ring.get(Seq(6)).is_some());
+        ring.push(segment(20, 1));
+        assert!(ring.get(Seq(8)).is_none(), "what lies before a hole must not be served across it");
+        assert!(ring.get(Seq(19)).is_some());
+    }
+}
