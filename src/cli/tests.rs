@@ -1,5 +1,7 @@
 use clap::CommandFactory;
 
+use std::time::Duration;
+
 use super::*;
 
 fn parse(arguments: &str) -> Result<Command, clap::Error> {
@@ -72,7 +74,7 @@ fn each_failure_has_its_exit_code() {
         (Failure::run("listen", "in use"), 1),
         (output(io::ErrorKind::StorageFull), 1),
         (output(io::ErrorKind::BrokenPipe), 0),
-        (Failure::DrainDeadline { millis: 1500 }, 2),
+        (Failure::App(AppError::DrainDeadline(Duration::from_millis(1500))), 2),
         (Failure::Forced(Signal::Interrupt), 2),
     ] {
         assert_eq!(failure.exit_code(), code, "{failure:?}");

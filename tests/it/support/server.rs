@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// Long enough for a busy machine; a test that waits so long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary under test.
-pub fn catchment() -> Command {
+pub(crate) fn catchment() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_catchment"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CATCHMENT_") {
@@ -24,7 +24,7 @@ pub fn catchment() -> Command {
 }
 
 /// A running gateway. Killed when dropped.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     address: SocketAddr,
     log: Receiver<String>,
@@ -32,7 +32,7 @@ pub struct Server {
 
 impl Server {
     /// Runs `catchment serve` with this configuration, written to `folder/catchment.toml`.
-    pub fn serve(folder: &Path, config: &str) -> Self {
+    pub(crate) fn serve(folder: &Path, config: &str) -> Self {
         let path = folder.join("catchment.toml");
         std::fs::write(&path, config).unwrap();
         let mut command = catchment();
@@ -41,7 +41,7 @@ impl Server {
     }
 
     /// Runs a command that serves on a port of its choice, and waits until it is ready.
-    pub fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         command.args(["--log-format", "json"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
@@ -72,50 +72,50 @@ impl Server {
         server
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    pub fn process_id(&self) -> u32 {
+    pub(crate) fn process_id(&self) -> u32 {
         self.child.id()
     }
 
     /// Status and body of a request; `None` when the server can't be reached.
-    pub fn try_get(&self, path: &str) -> Option<(u16, String)> {
+    pub(crate) fn try_get(&self, path: &str) -> Option<(u16, String)> {
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build();
         let mut response = ureq::Agent::new_with_config(config).get(self.url(path)).call().ok()?;
         let status = response.status().as_u16();
         Some((status, response.body_mut().with_config().limit(1 << 30).read_to_string().ok()?))
     }
 
-    pub fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
         self.try_get(path).unwrap_or_else(|| panic!("no answer to {path}; log:\n{}", self.log_lines().join("\n")))
     }
 
-    pub fn get_json(&self, path: &str) -> Value {
+    pub(crate) fn get_json(&self, path: &str) -> Value {
         let (status, body) = self.get(path);
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
     }
 
     /// The events of a bounded read (NDJSON).
-    pub fn events(&self, parameters: &str) -> Vec<Value> {
+    pub(crate) fn events(&self, parameters: &str) -> Vec<Value> {
         let (status, body) = self.get(&format!("/v1/events?format=ndjson&{parameters}"));
         assert_eq!(status, 200, "{parameters}: {body}");
         body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Every event in the log.
-    pub fn all_events(&self) -> Vec<Value> {
+    pub(crate) fn all_events(&self) -> Vec<Value> {
         self.events("since=1970-01-01T00:00:00Z&until=0s")
     }
 
     /// Waits for something to come true.
-    pub fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+    pub(crate) fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !holds() {
             assert!(Instant::now() < deadline, "still not {what}; log:\n{}", self.log_lines().join("\n"));
@@ -124,27 +124,27 @@ impl Server {
     }
 
     /// An open stream of Server-Sent Events.
-    pub fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Frames {
+    pub(crate) fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Frames {
         Frames::open(self.address, path, headers)
     }
 
     /// What was logged since the last call.
-    pub fn log_lines(&self) -> Vec<String> {
+    pub(crate) fn log_lines(&self) -> Vec<String> {
         self.log.try_iter().collect()
     }
 
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
         assert!(status.success());
     }
 
     /// Asks the server to stop and waits for it.
-    pub fn terminate(mut self) -> ExitStatus {
+    pub(crate) fn terminate(mut self) -> ExitStatus {
         self.signal("TERM");
         self.wait()
     }
 
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -156,7 +156,7 @@ impl Server {
     }
 
     /// kill -9.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -171,22 +171,22 @@ impl Drop for Server {
 
 /// One frame of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Frame {
-    pub event: Option<String>,
-    pub id: Option<String>,
-    pub data: String,
+pub(crate) struct Frame {
+    pub(crate) event: Option<String>,
+    pub(crate) id: Option<String>,
+    pub(crate) data: String,
 }
 
 impl Frame {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.data).unwrap_or_else(|error| panic!("{error}: {}", self.data))
     }
 }
 
 /// The frames of a stream, read by the rules of the HTML standard, section 9.2.6.
-pub struct Frames {
+pub(crate) struct Frames {
     lines: BufReader<Chunked>,
-    pub head: String,
+    pub(crate) head: String,
 }
 
 impl Frames {
@@ -280,12 +280,12 @@ impl Read for Chunked {
 }
 
 /// A folder of this test alone, gone afterwards.
-pub fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
 /// Where the public SSE clients are installed: by `tests/run`, which every test run goes through.
-pub fn clients() -> PathBuf {
+pub(crate) fn clients() -> PathBuf {
     let path = std::env::var_os("CATCHMENT_TEST_CLIENTS").map(PathBuf::from);
     path.unwrap_or_else(|| panic!("CATCHMENT_TEST_CLIENTS is not set: tests/run installs the clients and sets it"))
 }
