@@ -369,7 +369,7 @@ mod tests {
     fn a_text_that_is_no_json_loses_its_secrets_all_the_same() {
         for (text, expected) in [
             (r#"{"password":"x","a":"#, Some(r#"{"password":"[redacted]","a":"#)),
-            (r#"{"password":"cut o"#, Some(r#"{"password":"[redacted]"#)),
+            (r#"{"password":"cut o"#, Some(r#"{"password":"[redacted]""#)),
             (r#"garbage "userData" : {"b":[1"#, Some(r#"garbage "userData" : "[redacted]""#)),
             ("{\"a\":\n\"\\ud800\"", None),
         ] {
