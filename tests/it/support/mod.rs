@@ -2,4 +2,7 @@
 
 pub(crate) mod lookup_events_server;
 pub(crate) mod pipeline;
+pub(crate) mod program;
+pub(crate) mod proxy;
 pub(crate) mod server;
+pub(crate) mod trail;

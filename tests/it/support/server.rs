@@ -3,23 +3,23 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::program::catchment;
+
 /// Long enough for a busy machine; a test that waits so long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The binary under test.
-pub(crate) fn catchment() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_catchment"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CATCHMENT_") {
-            command.env_remove(name);
-        }
-    }
+/// `catchment serve` with this configuration, written to `folder/catchment.toml`, on a port of its choice.
+pub(crate) fn serve(folder: &Path, config: &str) -> Command {
+    let path = folder.join("catchment.toml");
+    std::fs::write(&path, config).unwrap();
+    let mut command = catchment();
+    command.arg("serve").arg("--config").arg(path).args(["--listen", "127.0.0.1:0"]);
     command
 }
 
@@ -31,18 +31,14 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Runs `catchment serve` with this configuration, written to `folder/catchment.toml`.
+    /// Runs [`serve`].
     pub(crate) fn serve(folder: &Path, config: &str) -> Self {
-        let path = folder.join("catchment.toml");
-        std::fs::write(&path, config).unwrap();
-        let mut command = catchment();
-        command.arg("serve").arg("--config").arg(path).args(["--listen", "127.0.0.1:0"]);
-        Self::start(command)
+        Self::start(serve(folder, config).stdout(Stdio::null()))
     }
 
     /// Runs a command that serves on a port of its choice, and waits until it is ready.
-    pub(crate) fn start(mut command: Command) -> Self {
-        command.args(["--log-format", "json"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    pub(crate) fn start(command: &mut Command) -> Self {
+        command.args(["--log-format", "json"]).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let (sender, log) = sync_channel(100_000);
@@ -102,6 +98,24 @@ impl Server {
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
     }
 
+    /// Records that the sources have delivered, since the start.
+    pub(crate) fn records(&self) -> u64 {
+        let sources = self.get_json("/v1/sources");
+        sources["sources"].as_array().unwrap().iter().map(|source| source["records"].as_u64().unwrap()).sum()
+    }
+
+    /// A metric, added up over all of its labels that have this text in them: `outcome="changes"`.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
+        let (status, text) = self.get("/metrics");
+        assert_eq!(status, 200);
+        let sample = |line: &str| {
+            let labels = line.strip_prefix(name)?;
+            let (labels, value) = labels.rsplit_once(' ')?;
+            ((labels.is_empty() || labels.starts_with('{')) && labels.contains(label)).then(|| value.parse::<f64>())
+        };
+        text.lines().filter_map(sample).map(Result::unwrap).sum()
+    }
+
     /// The events of a bounded read (NDJSON).
     pub(crate) fn events(&self, parameters: &str) -> Vec<Value> {
         let (status, body) = self.get(&format!("/v1/events?format=ndjson&{parameters}"));
@@ -126,6 +140,11 @@ impl Server {
     /// An open stream of Server-Sent Events.
     pub(crate) fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Frames {
         Frames::open(self.address, path, headers)
+    }
+
+    /// What the program prints, when its command has standard output piped.
+    pub(crate) fn output(&mut self) -> ChildStdout {
+        self.child.stdout.take().unwrap()
     }
 
     /// What was logged since the last call.
@@ -190,6 +209,11 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
+    /// Whether the answer has ended as HTTP says that a complete one does.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.lines.get_ref().ended
+    }
+
     fn open(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
         use std::io::Write;
         let mut socket = TcpStream::connect(address).unwrap();
