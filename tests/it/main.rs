@@ -7,5 +7,6 @@ mod crash;
 mod fixtures;
 mod hostile;
 mod lookup_events;
+mod stop;
 mod story;
 mod support;

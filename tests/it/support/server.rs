@@ -174,6 +174,10 @@ impl Server {
         }
     }
 
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// kill -9.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
@@ -209,6 +213,11 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
+    /// Reads to the end, and gives the last frame.
+    pub(crate) fn last_frame(&mut self) -> Frame {
+        self.by_ref().last().unwrap_or_default()
+    }
+
     /// Whether the answer has ended as HTTP says that a complete one does.
     pub(crate) fn is_complete(&self) -> bool {
         self.lines.get_ref().ended
