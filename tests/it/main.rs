@@ -7,6 +7,7 @@ mod crash;
 mod fixtures;
 mod hostile;
 mod lookup_events;
+mod schema;
 mod stop;
 mod story;
 mod support;
