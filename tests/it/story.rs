@@ -32,9 +32,8 @@ fn copy_story(to: &Path) -> usize {
 }
 
 fn received(server: &Server) -> u64 {
-    let sources = server.get_json("/v1/sources");
-    let sources = sources["sources"].as_object().or(sources.as_object()).cloned().unwrap_or_default();
-    sources.values().filter_map(|source| source["records"].as_u64()).sum()
+    let answer = server.get_json("/v1/sources");
+    answer["sources"].as_array().unwrap().iter().filter_map(|source| source["records"].as_u64()).sum()
 }
 
 /// Who did what, from where and with what.
