@@ -161,7 +161,7 @@ impl Inventory {
         let name = self.canonical(&draft.asset.name);
         let held = self.assets.get(&name).map(|held| Arc::clone(&held));
         match held {
-            Some(held) if held.changed > time => apply_late(name, draft, &held),
+            Some(held) if is_late(&held, time, draft.action) => apply_late(name, draft, &held),
             held => self.apply_next(name, time, event_id, draft, held.as_deref()),
         }
     }
@@ -334,6 +334,13 @@ impl Inventory {
         self.insert(Arc::new(held));
         Ok(())
     }
+}
+
+/// The record is from before what is held. Times are exact to the second only, and come in any order within one: what is
+/// not a creation can't have come after a deletion.
+fn is_late(held: &Held, time: Time, action: DraftAction) -> bool {
+    let after_deletion = held.state == ConfigurationState::Deleted && action == DraftAction::Known(Action::Update);
+    held.changed > time || (held.changed == time && after_deletion)
 }
 
 /// What a `rename` step tells.

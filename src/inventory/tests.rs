@@ -158,6 +158,18 @@ fn an_older_record_leaves_the_asset_as_it_is() {
 }
 
 #[test]
+fn an_update_of_the_second_of_the_deletion_does_not_bring_an_asset_back() {
+    let inventory = Inventory::new();
+    apply(&inventory, at(1), "e1:0", &draft("sg-1", CREATE, Vec::new()));
+    apply(&inventory, at(2), "e2:0", &draft("sg-1", DELETE, Vec::new()));
+    let update = apply(&inventory, at(2), "e3:0", &draft("sg-1", UPDATE, vec![add(22)]));
+    assert!(update.late);
+    assert_eq!(inventory.get(&name("sg-1")).unwrap().state, ConfigurationState::Deleted);
+    let again = apply(&inventory, at(2), "e4:0", &draft("sg-1", CREATE, Vec::new()));
+    assert!(!again.late && again.previous_state == PreviousState::Deleted);
+}
+
+#[test]
 fn a_renamed_asset_keeps_its_first_name_also_over_a_restart() {
     let inventory = Inventory::new();
     let create =
