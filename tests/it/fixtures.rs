@@ -13,6 +13,8 @@ use catchment::normalize::Engine;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::support::schema::assert_valid;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Case {
@@ -69,6 +71,7 @@ impl Run {
 /// The parts of an event that the rule decides.
 fn told_by_rule(event: &[u8]) -> Value {
     let event: Value = serde_json::from_slice(event).unwrap();
+    assert_valid(&event);
     let data = &event["data"];
     let keys = ["action", "asset", "associations", "configuration", "configuration_state", "previous_state", "changes"];
     keys.iter().map(|key| ((*key).to_owned(), data[*key].clone())).collect()

@@ -5,5 +5,6 @@ mod architecture;
 mod fixtures;
 mod hostile;
 mod lookup_events;
+mod schema;
 mod story;
 mod support;
