@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod architecture;
+mod cli;
+mod demo;
 mod fixtures;
 mod hostile;
 mod lookup_events;

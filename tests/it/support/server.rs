@@ -42,7 +42,25 @@ impl Server {
 
     /// Runs a command that serves on a port of its choice, and waits until it is ready.
     pub(crate) fn start(mut command: Command) -> Self {
-        command.args(["--log-format", "json"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdout(Stdio::null());
+        Self::spawn(command)
+    }
+
+    /// The same; gives what it says on standard output up to a line that contains `last`.
+    pub(crate) fn start_and_read(mut command: Command, last: &str) -> (Self, String) {
+        command.stdout(Stdio::piped());
+        let mut server = Self::spawn(command);
+        let mut said = String::new();
+        let mut lines = BufReader::new(server.child.stdout.take().unwrap()).lines();
+        while !said.contains(last) {
+            said.push_str(&lines.next().expect("more to come").unwrap());
+            said.push('\n');
+        }
+        (server, said)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        command.args(["--log-format", "json"]).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let (sender, log) = sync_channel(100_000);
