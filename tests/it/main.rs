@@ -8,5 +8,6 @@ mod fixtures;
 mod hostile;
 mod lookup_events;
 mod schema;
+mod stop;
 mod story;
 mod support;
