@@ -97,7 +97,7 @@ impl EventParts<'_> {
                 subject: name,
                 time: self.record.time,
                 datacontenttype: "application/json",
-                dataschema: "/v1/schema/asset-event-1.json",
+                dataschema: "catchment:/v1/schema/asset-event-1.json",
                 partitionkey: name,
             },
         )?;

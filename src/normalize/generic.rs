@@ -204,7 +204,8 @@ fn listed_resource(record: &Record<'_>, label: &str) -> Option<(String, Option<S
     Some((arn.to_owned(), kind.map(str::to_owned)))
 }
 
-/// `DBInstance`: `dBInstanceIdentifier` before `name` before whatever ends in an identifier's word.
+/// `DBInstance`: `dBInstanceIdentifier` before `name` before whatever ends in an identifier's word. A number is one only
+/// where the member's name says so: the `desiredCapacity` of `SetDesiredCapacity` is a quantity.
 fn identifier(places: &[&Map<String, Value>], noun: &str) -> Option<String> {
     let text = |value: &Value| match value {
         Value::String(text) if !text.is_empty() => Some(text.clone()),
@@ -215,7 +216,10 @@ fn identifier(places: &[&Map<String, Value>], noun: &str) -> Option<String> {
     let own = endings.iter().map(|ending| format!("{noun}{ending}"));
     let common =
         ["id", "name", "identifier", "resourceId", "resourceName", "resourceIdentifier"].into_iter().map(str::to_owned);
-    let by_key = own.chain(common).find_map(|key| places.iter().find_map(|members| text(member(members, &key)?)));
+    let by_key = own.chain(common).find_map(|key| {
+        let found = places.iter().filter_map(|members| member(members, &key));
+        found.filter(|value| key != noun || value.is_string()).find_map(text)
+    });
     by_key.or_else(|| {
         let is_identifier = |key: &str| {
             ["Id", "Name", "Identifier", "Arn", "ARN"].iter().any(|ending| key.ends_with(ending))
@@ -252,6 +256,17 @@ mod tests {
             [("DBInstance", "db-instance"), ("Trail", "trail"), ("WebACL", "web-acl"), ("", "resource")]
         {
             assert_eq!(kebab(noun), expected);
+        }
+    }
+
+    #[test]
+    fn a_quantity_is_no_identifier() {
+        let request = serde_json::json!({ "desiredCapacity": 3, "autoScalingGroupName": "web" });
+        let numbered = serde_json::json!({ "desiredCapacityId": 7, "autoScalingGroupName": "web" });
+        let named = serde_json::json!({ "desiredCapacity": "x", "autoScalingGroupName": "web" });
+        for (request, expected) in [(request, "web"), (numbered, "7"), (named, "x")] {
+            let found = identifier(&[request.as_object().unwrap()], "DesiredCapacity");
+            assert_eq!(found.as_deref(), Some(expected), "{request}");
         }
     }
 

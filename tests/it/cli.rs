@@ -9,8 +9,9 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
+use crate::support::program::catchment;
 use crate::support::schema::assert_valid;
-use crate::support::server::{catchment, folder};
+use crate::support::server::folder;
 
 fn run(arguments: &[&str]) -> Output {
     catchment().args(arguments).stdin(Stdio::null()).output().unwrap()

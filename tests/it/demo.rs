@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use crate::support::program::catchment;
 use crate::support::schema::assert_valid;
-use crate::support::server::{PATIENCE, Server, catchment};
+use crate::support::server::Server;
 
 fn demo(rate: &str) -> Server {
     let mut command = catchment();
@@ -37,16 +38,16 @@ fn the_organisation_lives() {
     let known = updates.iter().filter(|event| event["data"]["previous_state"] == "present").count();
     assert!(known * 10 > updates.len() * 9, "{known} of {} updates know what was before", updates.len());
 
-    let metrics = server.get("/metrics").1;
     let sum = |name: &str| -> f64 {
+        let metrics = server.get("/metrics").1;
         let lines = metrics.lines().filter(|line| line.starts_with(name));
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     };
-    assert_eq!(
-        sum("catchment_records_received_total{"),
-        sum("catchment_records_total{"),
-        "every record is accounted for"
-    );
+    // Counted record by record, while more come in: now and then the sums are seen to meet.
+    server.wait_until("every record accounted for", || {
+        let received = sum("catchment_records_received_total{");
+        received > 1_000.0 && received == sum("catchment_records_total{")
+    });
     assert_eq!(sum("catchment_quarantined_records_total{"), 0.0);
     assert!(sum("catchment_skipped_records_total{") > 0.0, "reads and failed calls are there, and left out");
 }
@@ -75,7 +76,6 @@ fn the_commands_it_prints_work() {
         let quiet = line.contains("console") || line.contains("0.0.0.0/0");
         assert!(quiet || !output.stdout.is_empty(), "{line} prints nothing within 3 s; {told}");
     }
-    assert!(PATIENCE.as_secs() > 3);
 }
 
 #[test]

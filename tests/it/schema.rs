@@ -10,8 +10,9 @@ use catchment::normalize::Engine;
 use catchment::source::demo;
 use serde_json::Value;
 
+use crate::support::program::catchment;
 use crate::support::schema::{assert_valid, mistakes};
-use crate::support::server::{Server, catchment};
+use crate::support::server::Server;
 
 #[test]
 fn events_of_an_organisations_life_are_valid() {

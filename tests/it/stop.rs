@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::server::{Frames, Server, catchment, folder};
+use crate::support::program::catchment;
+use crate::support::server::{Frames, Server, folder};
 
 const STREAMS: usize = 1_000;
 

@@ -31,11 +31,6 @@ fn copy_story(to: &Path) -> usize {
     records
 }
 
-fn received(server: &Server) -> u64 {
-    let answer = server.get_json("/v1/sources");
-    answer["sources"].as_array().unwrap().iter().filter_map(|source| source["records"].as_u64()).sum()
-}
-
 /// Who did what, from where and with what.
 fn step(event: &Value) -> Value {
     let attribution = &event["data"]["attribution"];
@@ -55,7 +50,7 @@ fn the_stream_tells_each_step_and_replaying_the_files_changes_nothing() {
     let folder = folder();
     let records = copy_story(&folder.path().join("trail")) as u64;
     let server = Server::serve(folder.path(), &configuration(folder.path(), "data"));
-    server.wait_until("all records taken", || received(&server) >= records);
+    server.wait_until("all records taken", || server.records() >= records);
     let events = server.all_events();
 
     let admin = "AWSReservedSSO_Administrator_0a1b2c3d4e5f6071";
@@ -100,7 +95,7 @@ fn the_stream_tells_each_step_and_replaying_the_files_changes_nothing() {
         let again = format!("again-{}", path.file_name().unwrap().to_string_lossy());
         std::fs::copy(&path, folder.path().join("trail").join(again)).unwrap();
     }
-    server.wait_until("the copies taken", || received(&server) >= 2 * records);
+    server.wait_until("the copies taken", || server.records() >= 2 * records);
     assert_eq!(server.all_events(), events, "replaying changes nothing");
 
     // And over a restart: nothing is read twice, and the inventory is there again.

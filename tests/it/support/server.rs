@@ -3,23 +3,23 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::program::catchment;
+
 /// Long enough for a busy machine; a test that waits so long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The binary under test.
-pub(crate) fn catchment() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_catchment"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CATCHMENT_") {
-            command.env_remove(name);
-        }
-    }
+/// `catchment serve` with this configuration, written to `folder/catchment.toml`, on a port of its choice.
+pub(crate) fn serve(folder: &Path, config: &str) -> Command {
+    let path = folder.join("catchment.toml");
+    std::fs::write(&path, config).unwrap();
+    let mut command = catchment();
+    command.arg("serve").arg("--config").arg(path).args(["--listen", "127.0.0.1:0"]);
     command
 }
 
@@ -31,13 +31,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Runs `catchment serve` with this configuration, written to `folder/catchment.toml`.
+    /// Runs [`serve`].
     pub(crate) fn serve(folder: &Path, config: &str) -> Self {
-        let path = folder.join("catchment.toml");
-        std::fs::write(&path, config).unwrap();
-        let mut command = catchment();
-        command.arg("serve").arg("--config").arg(path).args(["--listen", "127.0.0.1:0"]);
-        Self::start(command)
+        Self::start(serve(folder, config))
     }
 
     /// Runs a command that serves on a port of its choice, and waits until it is ready.
@@ -98,10 +94,6 @@ impl Server {
         format!("http://{}{path}", self.address)
     }
 
-    pub(crate) fn process_id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Status and body of a request; `None` when the server can't be reached.
     pub(crate) fn try_get(&self, path: &str) -> Option<(u16, String)> {
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build();
@@ -118,6 +110,24 @@ impl Server {
         let (status, body) = self.get(path);
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
+    }
+
+    /// Records that the sources have delivered, since the start.
+    pub(crate) fn records(&self) -> u64 {
+        let sources = self.get_json("/v1/sources");
+        sources["sources"].as_array().unwrap().iter().map(|source| source["records"].as_u64().unwrap()).sum()
+    }
+
+    /// A metric, added up over all of its labels that have this text in them: `outcome="changes"`.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
+        let (status, text) = self.get("/metrics");
+        assert_eq!(status, 200);
+        let sample = |line: &str| {
+            let labels = line.strip_prefix(name)?;
+            let (labels, value) = labels.rsplit_once(' ')?;
+            ((labels.is_empty() || labels.starts_with('{')) && labels.contains(label)).then(|| value.parse::<f64>())
+        };
+        text.lines().filter_map(sample).map(Result::unwrap).sum()
     }
 
     /// The events of a bounded read (NDJSON).
@@ -204,7 +214,6 @@ impl Frame {
 /// The frames of a stream, read by the rules of the HTML standard, section 9.2.6.
 pub(crate) struct Frames {
     lines: BufReader<Chunked>,
-    pub(crate) head: String,
 }
 
 impl Frames {
@@ -224,7 +233,7 @@ impl Frames {
             assert!(reader.read_line(&mut head).unwrap() > 0, "closed within the head: {head}");
         }
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        Self { lines: BufReader::new(Chunked { inner: reader, left: 0, ended: false }), head }
+        Self { lines: BufReader::new(Chunked { inner: reader, left: 0, ended: false }) }
     }
 }
 
