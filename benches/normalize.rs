@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench normalize`; `CATCHMENT_BENCH_QUICK=1` for a short run.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 use std::convert::Infallible;
 use std::hint::black_box;
@@ -72,6 +72,12 @@ fn main() {
     println!("| step | records/s | µs/record | MB/s | ratio |");
     println!("|---|---|---|---|---|");
     for (name, time) in [("parse into serde_json::Value", parse), ("normalize, file to NDJSON", normalize)] {
-        println!("| {name} | {:.0} | {:.2} | {:.0} | {:.2} |", n / time, time / n * 1e6, megabytes / time, parse / time);
+        println!(
+            "| {name} | {:.0} | {:.2} | {:.0} | {:.2} |",
+            n / time,
+            time / n * 1e6,
+            megabytes / time,
+            parse / time
+        );
     }
 }

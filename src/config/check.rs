@@ -79,7 +79,7 @@ fn check_http(http: &HttpConfig, report: &mut Report<'_>) {
         }
     }
     match http.heartbeat_secs {
-        0 => report.error("http.heartbeat_secs", "must be at least 1"),
+        0 | 3601.. => report.error("http.heartbeat_secs", "must be from 1 to 3600"),
         secs if secs >= PROXY_TIMEOUT_SECS => {
             report.warn("http.heartbeat_secs", "many proxies close a connection that is quiet for 60 s");
         }
@@ -153,17 +153,19 @@ fn check_lookup_events(lookup: &LookupEventsConfig, key: &dyn Fn(&str) -> String
             report.error(&key("regions"), &format!("{region} stands there twice"));
         }
     }
-    if lookup.poll_secs == 0 {
-        report.error(&key("poll_secs"), "must be at least 1");
+    if !(1..=86_400).contains(&lookup.poll_secs) {
+        report.error(&key("poll_secs"), "must be from 1 to 86400");
     }
     if lookup.lookback_secs > LOOKUP_HISTORY_SECS {
         report.error(&key("lookback_secs"), "must be at most 7776000: CloudTrail's event history is 90 days long");
     }
-    if lookup.overlap_secs < LOOKUP_DELAY_SECS {
+    if lookup.overlap_secs > LOOKUP_HISTORY_SECS {
+        report.error(&key("overlap_secs"), "must be at most 7776000: CloudTrail's event history is 90 days long");
+    } else if lookup.overlap_secs < LOOKUP_DELAY_SECS {
         report.warn(&key("overlap_secs"), "events appear up to 15 minutes late: below 900, such are missed");
     }
-    if !(lookup.requests_per_second.is_finite() && lookup.requests_per_second > 0.0) {
-        report.error(&key("requests_per_second"), "must be above 0");
+    if !(0.01..=100.0).contains(&lookup.requests_per_second) {
+        report.error(&key("requests_per_second"), "must be from 0.01 to 100");
     } else if lookup.requests_per_second > LOOKUP_RATE {
         report
             .warn(&key("requests_per_second"), "CloudTrail allows 2 in each account and region, and refuses the rest");

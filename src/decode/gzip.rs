@@ -101,6 +101,7 @@ impl<R: Read> Input<R> {
         Self::with_head(Vec::new(), reader, compression)
     }
 
+    #[expect(clippy::disallowed_methods, reason = "this is where expansion is capped")]
     fn with_head(head: Vec<u8>, reader: R, compression: Compression) -> Self {
         let reader = Cursor::new(head).chain(reader);
         match compression {

@@ -1,6 +1,8 @@
 //! The byte loop: walks over JSON text, knows strings and nesting, and tells where something ends. It checks no more
 //! of the grammar than it needs to find the next record after a broken one; whether a record is JSON is for its reader.
 
+use std::mem;
+
 use memchr::memchr3;
 
 /// Members of a top-level object that hold records when they are arrays.
@@ -75,13 +77,14 @@ impl Walker {
 
     /// Walks on from `data[at]`; gives where it stopped.
     pub(super) fn walk(&mut self, data: &[u8], mut at: usize) -> (usize, Stop) {
+        // Taken, as the walk may end inside a string, before it is set anew.
+        let mut line_start = if mem::take(&mut self.line_start) { at } else { usize::MAX };
         if self.in_string {
             match self.string(data, at) {
                 Ok(end) => at = end,
                 Err(stop) => return stop,
             }
         }
-        let mut line_start = if self.line_start { at } else { usize::MAX };
         while let Some(&byte) = data.get(at) {
             match byte {
                 b'"' => match self.open_string(data, at) {
@@ -191,18 +194,20 @@ impl Walker {
                     self.in_string = false;
                     return Ok(at + 1);
                 }
-                Some(b'\\') => match rest.get(run + 1) {
-                    None => {
-                        self.escaped = true;
-                        return Err((at + 1, Stop::More));
+                Some(b'\\') => {
+                    // An escape makes it another name than the ones looked for.
+                    self.key.length = Key::TOO_LONG;
+                    match rest.get(run + 1) {
+                        None => {
+                            self.escaped = true;
+                            return Err((at + 1, Stop::More));
+                        }
+                        Some(b'\n') => at += 1,
+                        Some(_) => at += 2,
                     }
-                    Some(b'\n') => at += 1,
-                    Some(_) => at += 2,
-                },
+                }
                 _ => return Err((at, Stop::Malformed("a line break inside a string"))),
             }
-            // An escape makes it another name than the ones looked for.
-            self.key.length = Key::TOO_LONG;
         }
     }
 }
@@ -291,6 +296,30 @@ mod tests {
         }
         assert_eq!(walk(Kind::Object, "{\"a\":1,\n{\"b\":2}"), (8, Stop::CutOff));
         assert_eq!(walk(Kind::Object, "{\"a\":[\n{},\n{}\n]\n}").1, Stop::Closed, "first columns in sound JSON");
+    }
+
+    #[test]
+    fn a_walk_does_not_depend_on_how_the_text_arrives() {
+        for (text, expected) in [
+            ("{\n\"\"{\"a\":1}", (4, Stop::Malformed("an object where none can be"))),
+            ("{\n\"a\"\n{\"a\":1}", (6, Stop::CutOff)),
+            ("{\n {\"a\":1}", (3, Stop::Malformed("an object where none can be"))),
+            (r#"{"\"Records":[]}"#, (16, Stop::Closed)),
+            (r#"{"Rec\\ords":[]}"#, (16, Stop::Closed)),
+            (r#"{"Records":[]}"#, (12, Stop::Container)),
+            ("{\"a\\\n\"}", (4, Stop::Malformed("a line break inside a string"))),
+        ] {
+            let data = text.as_bytes();
+            assert_eq!(Walker::new(Kind::Object).walk(data, 0), expected, "{text:?} at once");
+            let mut walker = Walker::new(Kind::Object);
+            let mut at = 0;
+            let by_byte = (1..=data.len()).find_map(|end| {
+                let (reached, stop) = walker.walk(&data[..end], at);
+                at = reached;
+                (stop != Stop::More).then_some((reached, stop))
+            });
+            assert_eq!(by_byte, Some(expected), "{text:?} byte by byte");
+        }
     }
 
     #[test]

@@ -16,7 +16,6 @@ pub(super) struct EventParts<'a> {
     pub(super) record: &'a RecordInfo,
     pub(super) draft: &'a Draft,
     pub(super) applied: &'a Applied,
-    pub(super) associations: &'a [Association],
     pub(super) id: &'a str,
     pub(super) observed: Time,
     pub(super) rules_version: &'a str,
@@ -121,7 +120,7 @@ impl EventParts<'_> {
                 },
                 operation: &self.record.operation,
                 attribution: &self.record.attribution,
-                associations: self.associations,
+                associations: &self.draft.associations,
             },
         )?;
         member(&mut json, "configuration", self.applied.configuration.as_deref());

@@ -108,7 +108,7 @@ impl Ingest {
                         .inc();
                 }
                 batch.events.extend(events);
-                batch.assets.extend(assets);
+                batch.assets.extend(assets.iter().map(|held| (held.name.clone(), held.encode())));
             }
             Processed::Skipped { reason, .. } => {
                 count("skipped");

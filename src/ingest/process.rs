@@ -3,13 +3,12 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::encode::EventParts;
-use crate::inventory::Inventory;
+use crate::inventory::{Held, Inventory};
 use crate::log::NewEvent;
-use crate::model::{AssetName, RecordInfo, Time};
+use crate::model::{Draft, RecordInfo, Time};
 use crate::normalize::{Engine, Outcome};
 
 /// What became of a record.
@@ -19,8 +18,8 @@ pub enum Processed {
     Changes {
         /// One event per asset.
         events: Vec<NewEvent>,
-        /// What the log is to store of the assets.
-        assets: Vec<(AssetName, Bytes)>,
+        /// What is held of the assets from now on.
+        assets: Vec<Arc<Held>>,
         /// The call, where only a generic rule knew it: service and name.
         unmapped: Option<(String, String)>,
         /// The rule of the first event.
@@ -85,29 +84,26 @@ impl Processor {
             return Ok(Processed::Duplicate { event_id: record.event_id });
         }
         self.recent.insert(key);
-        Ok(self.apply(&record, &drafts, observed))
+        Ok(self.apply(&record, drafts, observed))
     }
 
-    fn apply(&self, record: &RecordInfo, drafts: &[crate::model::Draft], observed: Time) -> Processed {
+    fn apply(&self, record: &RecordInfo, drafts: Vec<Draft>, observed: Time) -> Processed {
         let mut events = Vec::with_capacity(drafts.len());
         let mut assets = Vec::with_capacity(drafts.len());
-        for (index, draft) in drafts.iter().enumerate() {
+        let generic = drafts.iter().any(|draft| draft.generic);
+        let rule = drafts.first().map_or_else(|| "".into(), |draft| Arc::clone(&draft.rule));
+        for (index, mut draft) in drafts.into_iter().enumerate() {
             let id = format!("{}:{index}", record.event_id);
-            let applied = self.inventory.apply(record.time, &id, draft);
-            let associations: Vec<_> = draft
-                .associations
-                .iter()
-                .map(|association| crate::model::Association {
-                    name: self.inventory.canonical(&association.name),
-                    ..association.clone()
-                })
-                .collect();
+            let mut applied = self.inventory.apply(record.time, &id, &mut draft);
+            assets.extend(applied.held.take());
+            for association in &mut draft.associations {
+                association.name = self.inventory.canonical(&association.name);
+            }
             let parts = EventParts {
                 type_prefix: &self.type_prefix,
                 record,
-                draft,
+                draft: &draft,
                 applied: &applied,
-                associations: &associations,
                 id: &id,
                 observed,
                 rules_version: self.engine.version(),
@@ -116,21 +112,13 @@ impl Processor {
                 Ok(event) => events.push(event),
                 Err(error) => {
                     let reason = format!("the event can't be written as JSON: {error}");
-                    return Processed::Rejected { code: "unfit_text", reason, rule: Some(Arc::clone(&draft.rule)) };
+                    return Processed::Rejected { code: "unfit_text", reason, rule: Some(draft.rule) };
                 }
             }
-            if let Some(stored) = applied.stored {
-                assets.push((applied.name, stored));
-            }
         }
-        let generic = drafts.iter().any(|draft| draft.generic);
         let operation = &record.operation;
-        Processed::Changes {
-            events,
-            assets,
-            unmapped: generic.then(|| (operation.service.clone(), operation.name.clone())),
-            rule: drafts.first().map_or_else(|| "".into(), |draft| Arc::clone(&draft.rule)),
-        }
+        let unmapped = generic.then(|| (operation.service.clone(), operation.name.clone()));
+        Processed::Changes { events, assets, unmapped, rule }
     }
 }
 

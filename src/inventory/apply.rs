@@ -19,37 +19,37 @@ pub(super) struct Application<'a> {
 }
 
 impl Application<'_> {
-    pub(super) fn apply(&mut self, step: &Step) {
+    pub(super) fn apply(&mut self, step: Step) {
         match step {
             Step::Replace(value) => {
-                self.document = value.clone();
+                self.document = value;
                 self.replaced = true;
             }
-            Step::Set { at, value } => self.assign(at, value.clone()),
+            Step::Set { at, value } => self.assign(&at, value),
             Step::Unset { at } => {
                 at.delete(&mut self.document);
             }
             Step::Merge { at, patch } => {
                 if at.resolve(&self.document).is_err() {
-                    self.assign(at, Value::Object(Map::new()));
+                    self.assign(&at, Value::Object(Map::new()));
                 }
                 if let Ok(target) = at.resolve_mut(&mut self.document) {
                     merge(target, patch);
                 }
             }
-            Step::Add { set, elements } => self.add(set, elements),
-            Step::Remove { set, elements } => self.remove(set, elements),
+            Step::Add { set, elements } => self.add(&set, elements),
+            Step::Remove { set, elements } => self.remove(&set, &elements),
             Step::RemoveMembers { at, keys } => {
                 if let Ok(Value::Object(members)) = at.resolve_mut(&mut self.document) {
                     members.retain(|key, _| !keys.contains(key));
                 }
             }
-            Step::MergeElements { set, elements } => self.merge_elements(set, elements),
+            Step::MergeElements { set, elements } => self.merge_elements(&set, elements),
             Step::Copy { from, from_at, at } => {
-                let copied = (self.lookup)(from).and_then(|other| from_at.resolve(&other).ok().cloned());
+                let copied = (self.lookup)(&from).and_then(|other| from_at.resolve(&other).ok().cloned());
                 match copied {
                     Some(value) if at.is_root() => self.document = value,
-                    Some(value) => self.assign(at, value),
+                    Some(value) => self.assign(&at, value),
                     None => self.complete = false,
                 }
             }
@@ -76,16 +76,16 @@ impl Application<'_> {
         set.at.resolve_mut(&mut self.document).ok().and_then(Value::as_array_mut)
     }
 
-    fn add(&mut self, set: &KeyedSet, added: &[Value]) {
+    fn add(&mut self, set: &KeyedSet, added: Vec<Value>) {
         let Some(elements) = self.elements(set) else {
             self.complete = false;
             return;
         };
         for element in added {
-            let place = position(elements, element, set).and_then(|index| elements.get_mut(index));
+            let place = position(elements, &element, set).and_then(|index| elements.get_mut(index));
             match place {
-                Some(place) => *place = element.clone(),
-                None => elements.push(element.clone()),
+                Some(place) => *place = element,
+                None => elements.push(element),
             }
         }
     }
@@ -104,13 +104,13 @@ impl Application<'_> {
         }
     }
 
-    fn merge_elements(&mut self, set: &KeyedSet, patches: &[Value]) {
+    fn merge_elements(&mut self, set: &KeyedSet, patches: Vec<Value>) {
         let Ok(Value::Array(elements)) = set.at.resolve_mut(&mut self.document) else {
             self.complete = false;
             return;
         };
         for patch in patches {
-            match position(elements, patch, set).and_then(|index| elements.get_mut(index)) {
+            match position(elements, &patch, set).and_then(|index| elements.get_mut(index)) {
                 Some(element) => merge(element, patch),
                 None => self.complete = false,
             }
@@ -131,9 +131,9 @@ impl Application<'_> {
 }
 
 /// RFC 7396.
-fn merge(target: &mut Value, patch: &Value) {
+fn merge(target: &mut Value, patch: Value) {
     let Value::Object(patch) = patch else {
-        *target = patch.clone();
+        *target = patch;
         return;
     };
     if !target.is_object() {
@@ -143,9 +143,9 @@ fn merge(target: &mut Value, patch: &Value) {
     for (key, value) in patch {
         match value {
             Value::Null => {
-                members.remove(key);
+                members.remove(&key);
             }
-            value => merge(members.entry(key.clone()).or_insert(Value::Null), value),
+            value => merge(members.entry(key).or_insert(Value::Null), value),
         }
     }
 }

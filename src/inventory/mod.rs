@@ -21,7 +21,7 @@ use self::apply::Application;
 pub use self::diff::{Change, ChangeOp, diff};
 use self::evict::Evictor;
 pub use self::stored::{Held, RestoreError};
-use crate::model::{Action, AssetName, AssetRef, Draft, DraftAction, Step, Time};
+use crate::model::{Action, AssetName, AssetRef, Draft, DraftAction, KeyedSet, Step, Time};
 
 /// How much of a configuration is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -74,8 +74,8 @@ pub struct Applied {
     pub changes: Vec<Change>,
     /// The record is older than what the asset holds, which therefore stays.
     pub late: bool,
-    /// What the log is to store of the asset; nothing for a late record.
-    pub stored: Option<Bytes>,
+    /// What is held from now on, for the log to store; nothing for a late record.
+    pub held: Option<Arc<Held>>,
 }
 
 /// The assets.
@@ -156,17 +156,29 @@ impl Inventory {
         }
     }
 
-    /// Applies a draft.
-    pub fn apply(&self, time: Time, event_id: &str, draft: &Draft) -> Applied {
+    /// Applies a draft, whose steps are used up: what they carry becomes the configuration.
+    pub fn apply(&self, time: Time, event_id: &str, draft: &mut Draft) -> Applied {
         let name = self.canonical(&draft.asset.name);
         let held = self.assets.get(&name).map(|held| Arc::clone(&held));
         match held {
-            Some(held) if held.changed > time => apply_late(name, draft, &held),
+            Some(held) if is_late(&held, time, draft.action) => apply_late(name, draft, &held),
             held => self.apply_next(name, time, event_id, draft, held.as_deref()),
         }
     }
 
-    fn apply_next(&self, name: AssetName, time: Time, event_id: &str, draft: &Draft, held: Option<&Held>) -> Applied {
+    fn apply_next(
+        &self,
+        name: AssetName,
+        time: Time,
+        event_id: &str,
+        draft: &mut Draft,
+        held: Option<&Held>,
+    ) -> Applied {
+        let steps = std::mem::take(&mut draft.steps);
+        let renamed = steps.iter().find_map(|step| match step {
+            Step::Rename { id, alias, arn } => Some(Renamed { id: id.clone(), alias: alias.clone(), arn: arn.clone() }),
+            _ => None,
+        });
         let alive = held.filter(|held| held.state != ConfigurationState::Deleted);
         let action = match draft.action {
             DraftAction::Known(action) => action,
@@ -190,7 +202,7 @@ impl Inventory {
                 _ => before.as_ref(),
             };
             let was_complete = alive.is_some_and(|held| held.state == ConfigurationState::Complete);
-            let (document, complete) = self.run_steps(draft, base, before.as_ref());
+            let (document, complete) = self.run_steps(&draft.asset.kind.sets, steps, base, before.as_ref());
             let known = action == Action::Create && !matches!(draft.action, DraftAction::Upsert) || was_complete;
             let complete = complete.unwrap_or(known) && !draft.partial;
             (Some(document), if complete { ConfigurationState::Complete } else { ConfigurationState::Partial })
@@ -210,17 +222,23 @@ impl Inventory {
             previous_state,
             changes,
             late: false,
-            stored: None,
+            held: None,
             arn,
             action,
             name,
         };
-        self.hold(applied, time, event_id, draft, held)
+        self.hold(applied, time, event_id, draft, held, renamed)
     }
 
     /// The document after the steps. The second tells whether it is complete by the steps alone: `Some(true)` after a
     /// whole replacement, `Some(false)` when a step could not be done, `None` when that hangs on what it was before.
-    fn run_steps(&self, draft: &Draft, base: Option<&Value>, before: Option<&Value>) -> (Value, Option<bool>) {
+    fn run_steps(
+        &self,
+        sets: &[KeyedSet],
+        steps: Vec<Step>,
+        base: Option<&Value>,
+        before: Option<&Value>,
+    ) -> (Value, Option<bool>) {
         let lookup = |name: &AssetName| {
             let held = self.get(name)?;
             Some(parse_object(held.configuration.as_deref()?))
@@ -229,10 +247,10 @@ impl Inventory {
             document: base.cloned().unwrap_or_else(empty),
             complete: true,
             replaced: false,
-            sets: &draft.asset.kind.sets,
+            sets,
             lookup: &lookup,
         };
-        for step in &draft.steps {
+        for step in steps {
             application.apply(step);
         }
         if let Some(before) = before {
@@ -246,20 +264,24 @@ impl Inventory {
         (application.document, complete)
     }
 
-    fn hold(&self, mut applied: Applied, time: Time, event_id: &str, draft: &Draft, before: Option<&Held>) -> Applied {
-        let renamed = draft.steps.iter().find_map(|step| match step {
-            Step::Rename { id, alias, arn } => Some((id, alias, arn)),
-            _ => None,
-        });
+    fn hold(
+        &self,
+        mut applied: Applied,
+        time: Time,
+        event_id: &str,
+        draft: &Draft,
+        before: Option<&Held>,
+        renamed: Option<Renamed>,
+    ) -> Applied {
         let mut aliases = before.map(|held| held.aliases.clone()).unwrap_or_default();
         let mut id = before.map_or_else(|| draft.asset.id.clone(), |held| held.id.clone());
-        if let Some((new_id, alias, arn)) = renamed {
-            id.clone_from(new_id);
-            applied.arn = arn.clone().or(applied.arn);
-            if *alias != applied.name && !aliases.contains(alias) {
-                aliases.push(alias.clone());
+        if let Some(renamed) = renamed {
+            id = renamed.id;
+            applied.arn = renamed.arn.or(applied.arn);
+            if renamed.alias != applied.name && !aliases.contains(&renamed.alias) {
+                aliases.push(renamed.alias.clone());
             }
-            self.aliases.insert(alias.clone(), applied.name.clone());
+            self.aliases.insert(renamed.alias, applied.name.clone());
         }
         let recreated = matches!(applied.previous_state, PreviousState::Deleted | PreviousState::Absent);
         let held = Held {
@@ -281,14 +303,15 @@ impl Inventory {
             last_event: event_id.to_owned(),
             aliases,
         };
-        applied.stored = Some(held.encode());
-        self.insert(held);
+        let held = Arc::new(held);
+        self.insert(Arc::clone(&held));
+        applied.held = Some(held);
         applied
     }
 
-    fn insert(&self, held: Held) {
+    fn insert(&self, held: Arc<Held>) {
         let (name, size) = (held.name.clone(), held.size());
-        if self.assets.insert(name.clone(), Arc::new(held)).is_none() {
+        if self.assets.insert(name.clone(), held).is_none() {
             self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
         }
         if let Some(evictor) = &self.evictor {
@@ -308,14 +331,29 @@ impl Inventory {
         for alias in &held.aliases {
             self.aliases.insert(alias.clone(), held.name.clone());
         }
-        self.insert(held);
+        self.insert(Arc::new(held));
         Ok(())
     }
 }
 
+/// The record is from before what is held. Times are exact to the second only, and come in any order within one: what is
+/// not a creation can't have come after a deletion.
+fn is_late(held: &Held, time: Time, action: DraftAction) -> bool {
+    let after_deletion = held.state == ConfigurationState::Deleted && action == DraftAction::Known(Action::Update);
+    held.changed > time || (held.changed == time && after_deletion)
+}
+
+/// What a `rename` step tells.
+struct Renamed {
+    id: String,
+    alias: AssetName,
+    arn: Option<String>,
+}
+
 /// A record older than what the asset holds leaves it as it is. What was before is not known, only what the record
 /// itself tells.
-fn apply_late(name: AssetName, draft: &Draft, held: &Held) -> Applied {
+fn apply_late(name: AssetName, draft: &mut Draft, held: &Held) -> Applied {
+    let steps = std::mem::take(&mut draft.steps);
     let action = match draft.action {
         DraftAction::Known(action) => action,
         DraftAction::Upsert => Action::Update,
@@ -327,7 +365,7 @@ fn apply_late(name: AssetName, draft: &Draft, held: &Held) -> Applied {
         sets: &draft.asset.kind.sets,
         lookup: &|_| None,
     };
-    for step in &draft.steps {
+    for step in steps {
         application.apply(step);
     }
     let document = (action != Action::Delete).then_some(application.document);
@@ -345,7 +383,7 @@ fn apply_late(name: AssetName, draft: &Draft, held: &Held) -> Applied {
         arn: told_arn(&draft.asset, Some(held)),
         previous_configuration: None,
         late: true,
-        stored: None,
+        held: None,
         configuration_state,
         previous_state,
         tags,

@@ -85,7 +85,9 @@ impl Held {
         FIXED + self.configuration.as_ref().map_or(0, Bytes::len) + 2 * self.name.as_str().len()
     }
 
-    pub(super) fn encode(&self) -> Bytes {
+    /// What the log is to store.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
         let configuration = self.configuration.as_deref().and_then(|json| serde_json::from_slice(json).ok());
         let stored = Stored {
             name: self.name.clone(),

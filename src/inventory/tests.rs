@@ -50,6 +50,10 @@ fn draft(id: &str, action: DraftAction, steps: Vec<Step>) -> Draft {
     }
 }
 
+fn apply(inventory: &Inventory, time: Time, event_id: &str, draft: &Draft) -> Applied {
+    inventory.apply(time, event_id, &mut draft.clone())
+}
+
 const CREATE: DraftAction = DraftAction::Known(Action::Create);
 const UPDATE: DraftAction = DraftAction::Known(Action::Update);
 const DELETE: DraftAction = DraftAction::Known(Action::Delete);
@@ -78,19 +82,19 @@ fn remove(port: u16) -> Step {
 fn the_life_of_an_asset() {
     let inventory = Inventory::new();
     let created =
-        inventory.apply(at(1), "e1:0", &draft("sg-1", CREATE, vec![Step::Replace(json!({ "groupName": "web" }))]));
+        apply(&inventory, at(1), "e1:0", &draft("sg-1", CREATE, vec![Step::Replace(json!({ "groupName": "web" }))]));
     assert_eq!((created.action, created.previous_state), (Action::Create, PreviousState::Absent));
     assert_eq!(
         (created.configuration_state, created.display_name.as_deref()),
         (ConfigurationState::Complete, Some("web"))
     );
 
-    let opened = inventory.apply(at(2), "e2:0", &draft("sg-1", UPDATE, vec![add(22)]));
+    let opened = apply(&inventory, at(2), "e2:0", &draft("sg-1", UPDATE, vec![add(22)]));
     assert_eq!(json_of(opened.previous_configuration.as_ref()), json!({ "groupName": "web" }));
     assert_eq!(json_of(opened.configuration.as_ref()), json!({ "groupName": "web", "rules": [rule(22)] }));
     assert_eq!(opened.configuration_state, ConfigurationState::Complete);
 
-    let closed = inventory.apply(at(3), "e3:0", &draft("sg-1", UPDATE, vec![add(80), remove(22)]));
+    let closed = apply(&inventory, at(3), "e3:0", &draft("sg-1", UPDATE, vec![add(80), remove(22)]));
     assert_eq!(
         json!(closed.changes),
         json!([
@@ -99,7 +103,7 @@ fn the_life_of_an_asset() {
         ])
     );
 
-    let deleted = inventory.apply(at(4), "e4:0", &draft("sg-1", DELETE, Vec::new()));
+    let deleted = apply(&inventory, at(4), "e4:0", &draft("sg-1", DELETE, Vec::new()));
     assert_eq!(deleted.configuration, None);
     assert_eq!(json_of(deleted.previous_configuration.as_ref()), json!({ "groupName": "web", "rules": [rule(80)] }));
     assert_eq!(
@@ -107,35 +111,35 @@ fn the_life_of_an_asset() {
         (ConfigurationState::Deleted, Some("web"))
     );
 
-    let again = inventory.apply(at(5), "e5:0", &draft("sg-1", CREATE, vec![Step::Replace(json!({}))]));
+    let again = apply(&inventory, at(5), "e5:0", &draft("sg-1", CREATE, vec![Step::Replace(json!({}))]));
     assert_eq!((again.previous_state, again.previous_configuration), (PreviousState::Deleted, None));
 }
 
 #[test]
 fn unknown_is_never_dressed_up_as_absent() {
     let inventory = Inventory::new();
-    let update = inventory.apply(at(1), "e1:0", &draft("sg-1", UPDATE, vec![add(22)]));
+    let update = apply(&inventory, at(1), "e1:0", &draft("sg-1", UPDATE, vec![add(22)]));
     assert_eq!(
         (update.previous_state, update.configuration_state),
         (PreviousState::Unknown, ConfigurationState::Partial)
     );
     assert_eq!(update.previous_configuration, None);
-    let delete = inventory.apply(at(1), "e2:0", &draft("sg-2", DELETE, Vec::new()));
+    let delete = apply(&inventory, at(1), "e2:0", &draft("sg-2", DELETE, Vec::new()));
     assert_eq!(
         (delete.previous_state, delete.configuration_state),
         (PreviousState::Unknown, ConfigurationState::Deleted)
     );
-    let upsert = inventory.apply(at(1), "e3:0", &draft("sg-3", DraftAction::Upsert, vec![Step::Replace(json!({}))]));
+    let upsert = apply(&inventory, at(1), "e3:0", &draft("sg-3", DraftAction::Upsert, vec![Step::Replace(json!({}))]));
     assert_eq!((upsert.action, upsert.previous_state), (Action::Create, PreviousState::Unknown));
-    let upsert = inventory.apply(at(2), "e4:0", &draft("sg-3", DraftAction::Upsert, vec![Step::Replace(json!({}))]));
+    let upsert = apply(&inventory, at(2), "e4:0", &draft("sg-3", DraftAction::Upsert, vec![Step::Replace(json!({}))]));
     assert_eq!((upsert.action, upsert.previous_state), (Action::Update, PreviousState::Present));
 }
 
 #[test]
 fn what_could_not_be_done_makes_a_configuration_partial_until_it_is_replaced() {
     let inventory = Inventory::new();
-    inventory.apply(at(1), "e1:0", &draft("sg-1", CREATE, vec![Step::Replace(json!({ "rules": [] }))]));
-    let state = |time, steps| inventory.apply(at(time), "e:0", &draft("sg-1", UPDATE, steps)).configuration_state;
+    apply(&inventory, at(1), "e1:0", &draft("sg-1", CREATE, vec![Step::Replace(json!({ "rules": [] }))]));
+    let state = |time, steps| apply(&inventory, at(time), "e:0", &draft("sg-1", UPDATE, steps)).configuration_state;
     assert_eq!(state(2, vec![remove(22)]), ConfigurationState::Partial, "removing what is not there");
     assert_eq!(state(3, vec![add(22)]), ConfigurationState::Partial, "still");
     assert_eq!(state(4, vec![Step::Replace(json!({ "rules": [] }))]), ConfigurationState::Complete);
@@ -145,27 +149,39 @@ fn what_could_not_be_done_makes_a_configuration_partial_until_it_is_replaced() {
 #[test]
 fn an_older_record_leaves_the_asset_as_it_is() {
     let inventory = Inventory::new();
-    inventory.apply(at(10), "e1:0", &draft("sg-1", CREATE, vec![Step::Replace(json!({ "groupName": "web" }))]));
-    let late = inventory.apply(at(5), "e0:0", &draft("sg-1", UPDATE, vec![add(22)]));
-    assert!(late.late && late.stored.is_none());
+    apply(&inventory, at(10), "e1:0", &draft("sg-1", CREATE, vec![Step::Replace(json!({ "groupName": "web" }))]));
+    let late = apply(&inventory, at(5), "e0:0", &draft("sg-1", UPDATE, vec![add(22)]));
+    assert!(late.late && late.held.is_none());
     assert_eq!((late.previous_state, late.configuration_state), (PreviousState::Unknown, ConfigurationState::Partial));
     let held = inventory.get(&name("sg-1")).unwrap();
     assert_eq!((json_of(held.configuration.as_ref()), held.changed), (json!({ "groupName": "web" }), at(10)));
 }
 
 #[test]
+fn an_update_of_the_second_of_the_deletion_does_not_bring_an_asset_back() {
+    let inventory = Inventory::new();
+    apply(&inventory, at(1), "e1:0", &draft("sg-1", CREATE, Vec::new()));
+    apply(&inventory, at(2), "e2:0", &draft("sg-1", DELETE, Vec::new()));
+    let update = apply(&inventory, at(2), "e3:0", &draft("sg-1", UPDATE, vec![add(22)]));
+    assert!(update.late);
+    assert_eq!(inventory.get(&name("sg-1")).unwrap().state, ConfigurationState::Deleted);
+    let again = apply(&inventory, at(2), "e4:0", &draft("sg-1", CREATE, Vec::new()));
+    assert!(!again.late && again.previous_state == PreviousState::Deleted);
+}
+
+#[test]
 fn a_renamed_asset_keeps_its_first_name_also_over_a_restart() {
     let inventory = Inventory::new();
     let create =
-        inventory.apply(at(1), "e1:0", &draft("old", CREATE, vec![Step::Replace(json!({ "groupName": "a" }))]));
+        apply(&inventory, at(1), "e1:0", &draft("old", CREATE, vec![Step::Replace(json!({ "groupName": "a" }))]));
     let rename = Step::Rename { id: "new".to_owned(), alias: name("new"), arn: None };
-    let renamed = inventory.apply(at(2), "e2:0", &draft("old", UPDATE, vec![rename]));
+    let renamed = apply(&inventory, at(2), "e2:0", &draft("old", UPDATE, vec![rename]));
     let restored = Inventory::new();
-    for stored in [create.stored, renamed.stored].into_iter().flatten() {
-        restored.restore(&stored).unwrap();
+    for held in [create.held, renamed.held].into_iter().flatten() {
+        restored.restore(&held.encode()).unwrap();
     }
     for inventory in [inventory, restored] {
-        let later = inventory.apply(at(3), "e3:0", &draft("new", UPDATE, vec![add(22)]));
+        let later = apply(&inventory, at(3), "e3:0", &draft("new", UPDATE, vec![add(22)]));
         assert_eq!(later.name, name("old"));
         assert_eq!(later.previous_state, PreviousState::Present);
         let held = inventory.get(&name("new")).unwrap();
@@ -177,9 +193,9 @@ fn a_renamed_asset_keeps_its_first_name_also_over_a_restart() {
 fn what_is_stored_is_what_was_held() {
     let inventory = Inventory::new();
     let steps = vec![Step::Replace(json!({ "groupName": "web", "tags": { "Name": "é" }, "rules": [rule(22)] }))];
-    let applied = inventory.apply(at(1), "e1:0", &draft("sg-1", CREATE, steps));
+    let applied = apply(&inventory, at(1), "e1:0", &draft("sg-1", CREATE, steps));
     let restored = Inventory::new();
-    restored.restore(&applied.stored.unwrap()).unwrap();
+    restored.restore(&applied.held.unwrap().encode()).unwrap();
     let (held, again) = (inventory.get(&name("sg-1")).unwrap(), restored.get(&name("sg-1")).unwrap());
     assert_eq!(format!("{held:?}"), format!("{again:?}"));
     assert!(restored.restore(b"{").is_err());
@@ -189,7 +205,7 @@ fn what_is_stored_is_what_was_held() {
 fn walking_goes_through_all_names_in_order() {
     let inventory = Inventory::new();
     for n in (0..700).rev() {
-        inventory.apply(at(1), "e:0", &draft(&format!("sg-{n:03}"), CREATE, Vec::new()));
+        apply(&inventory, at(1), "e:0", &draft(&format!("sg-{n:03}"), CREATE, Vec::new()));
     }
     let mut seen = Vec::new();
     inventory.walk(Some(&name("sg-099")), &mut |held| {
@@ -203,7 +219,7 @@ fn walking_goes_through_all_names_in_order() {
 fn a_bounded_inventory_forgets() {
     let inventory = Inventory::bounded(10_000);
     for n in 0..100 {
-        inventory.apply(at(n), "e:0", &draft(&format!("sg-{n}"), CREATE, Vec::new()));
+        apply(&inventory, at(n), "e:0", &draft(&format!("sg-{n}"), CREATE, Vec::new()));
     }
     assert!(inventory.len() < 20 && inventory.get(&name("sg-99")).is_some() && inventory.get(&name("sg-0")).is_none());
 }
@@ -297,8 +313,8 @@ proptest! {
     #[test]
     fn changes_can_be_redone_and_undone(start in document(), steps in prop::collection::vec(step(), 1..6)) {
         let inventory = Inventory::new();
-        inventory.apply(at(1), "e1:0", &draft("sg-1", CREATE, vec![Step::Replace(start.clone())]));
-        let applied = inventory.apply(at(2), "e2:0", &draft("sg-1", UPDATE, steps));
+        apply(&inventory, at(1), "e1:0", &draft("sg-1", CREATE, vec![Step::Replace(start.clone())]));
+        let applied = apply(&inventory, at(2), "e2:0", &draft("sg-1", UPDATE, steps));
         let (old, new) = (json_of(applied.previous_configuration.as_ref()), json_of(applied.configuration.as_ref()));
         prop_assert_eq!(&old, &start);
         let mut document = old.clone();

@@ -93,7 +93,9 @@ impl Condition {
             ("is", &self.is, |value, text| value == text),
             ("begins with", &self.begins, |value, text| value.starts_with(text)),
             ("ends with", &self.ends, |value, text| value.ends_with(text)),
-            ("contains", &self.contains, |value, text| value.contains(text)),
+            ("contains", &self.contains, |value, text| {
+                memchr::memmem::find(value.as_bytes(), text.as_bytes()).is_some()
+            }),
         ];
         tests.into_iter().find_map(|(word, texts, test)| {
             let text = texts.iter().find(|text| test(value, text))?;

@@ -123,8 +123,12 @@ impl<'r> Record<'r> {
         Ok(())
     }
 
-    /// A member's value.
+    /// A member's value; nothing where CloudTrail left it out for its size.
     pub(super) fn value(&self, member: Member) -> Option<&Value> {
+        self.parsed(member).filter(|value| !stands_for_omitted(value))
+    }
+
+    fn parsed(&self, member: Member) -> Option<&Value> {
         let cell = self.parsed.get(member as usize)?;
         cell.get_or_init(|| self.raw(member).and_then(|raw| parse(raw).ok())).as_ref()
     }
@@ -137,8 +141,12 @@ impl<'r> Record<'r> {
 
     /// CloudTrail leaves out parameters above its size limit: `{"omitted": true, "reason": …}`.
     pub(super) fn is_omitted(&self, member: Member) -> bool {
-        self.value(member).and_then(|value| value.get("omitted")).is_some_and(|flag| *flag == Value::Bool(true))
+        self.parsed(member).is_some_and(stands_for_omitted)
     }
+}
+
+fn stands_for_omitted(value: &Value) -> bool {
+    value.get("omitted").is_some_and(|flag| *flag == Value::Bool(true))
 }
 
 /// Some tools write the parameters as a JSON text.

@@ -204,6 +204,10 @@ fn explain_accounts_for_every_record() {
     assert_eq!(told, expected);
     assert!(explained.iter().all(|line| (line["outcome"] == "changes") == line["reason"].is_null()));
     assert_eq!(events_of(&explained)[0]["data"].get("raw"), None, "--omit holds here too");
+    let omit = ["normalize", "--omit", "raw,attribution.user_agent"];
+    let event = finish(catchment().args(omit), lines[0].as_bytes()).json_lines().remove(0);
+    assert!(event["data"].get("raw").is_none() && event["data"]["attribution"].get("user_agent").is_none());
+    assert!(event["data"]["configuration"].is_object() && event["data"]["attribution"]["ip"].is_string());
 
     let plain = finish(catchment().arg("normalize"), lines.join("\n").as_bytes());
     assert_eq!(ids(&plain.json_lines()), ["first:0", "second:0"]);
@@ -289,9 +293,9 @@ fn the_printed_default_configuration_can_be_used() {
         run_in(folder.path(), "check", &[]).stdout,
         checked.stdout.replace("catchment.toml:", "./catchment.toml:")
     );
-    let server = Server::start(
-        catchment().args(["serve", "--listen", "127.0.0.1:0"]).current_dir(folder.path()).stdout(Stdio::null()),
-    );
+    let mut serve = catchment();
+    serve.args(["serve", "--listen", "127.0.0.1:0"]).current_dir(folder.path());
+    let server = Server::start(serve);
     assert!(server.terminate().success());
     assert!(folder.path().join("catchment-data").is_dir());
 }
@@ -340,10 +344,17 @@ fn a_mistake_in_a_rule_names_file_line_and_key() {
         assert!(told.contains("events.CreateSecurityGroup.id: unknown transform \"shout\""), "{words}: {told}");
     }
     // Mended, it takes the place of the built-in rule.
-    fs::write(rules.join("aws/ours.toml"), rule.replace(" | shout", "").replace("\"create\"", "\"update\"")).unwrap();
-    let finished = run_in(folder.path(), "normalize --normalizers rules record.json", &[]);
-    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-    assert_eq!(finished.json_lines()[0]["data"]["action"], "update");
+    let skip = "service = \"ec2.amazonaws.com\"\n[events.CreateSecurityGroup]\nskip = \"ours\"\n";
+    for (rule, expected) in [
+        (rule.replace(" | shout", "").replace("\"create\"", "\"update\""), json!(["changes", null, "update"])),
+        (skip.to_owned(), json!(["skipped", "ours", null])),
+    ] {
+        fs::write(rules.join("aws/ours.toml"), rule).unwrap();
+        let finished = run_in(folder.path(), "normalize --explain --normalizers rules record.json", &[]);
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        let told = &finished.json_lines()[0];
+        assert_eq!(json!([told["outcome"], told["reason"], told["events"][0]["data"]["action"]]), expected);
+    }
 }
 
 /// With everything logged, a refused request included.
@@ -377,7 +388,7 @@ async fn secrets_are_never_printed() {
 
     let mut serve = crate::support::server::serve(folder.path(), &config);
     with_secrets(&mut serve);
-    let server = Server::start(serve.stdout(Stdio::null()));
+    let server = Server::start(serve);
     server.wait_until("refused", || server.get("/v1/sources").1.contains("grant cloudtrail:LookupEvents"));
     assert_eq!(service.requests().len(), 1, "signed with the secrets");
     printed += &server.get("/v1/sources").1;

@@ -10,29 +10,24 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::program::catchment;
-use crate::support::server::{PATIENCE, Server};
+use crate::support::schema::assert_valid;
+use crate::support::server::{PATIENCE, Server, folder};
 
 /// Calls of the demo that no rule but the generic ones knows.
 const UNMAPPED: [&str; 2] = ["autoscaling.amazonaws.com", "cloudformation.amazonaws.com"];
 
-/// A busy demo, and what it printed at its start.
-fn demo() -> (Server, String) {
+fn command(rate: &str) -> Command {
     let mut command = catchment();
-    command.args(["demo", "--listen", "127.0.0.1:0", "--rate", "500"]).stdout(Stdio::piped());
-    let mut server = Server::start(&mut command);
-    let mut greeting = String::new();
-    let mut output = BufReader::new(server.output());
-    while !greeting.contains("/metrics'") {
-        assert!(output.read_line(&mut greeting).unwrap() > 0, "no more is printed: {greeting}");
-    }
-    (server, greeting)
+    command.args(["demo", "--listen", "127.0.0.1:0", "--rate", rate]);
+    command
 }
 
 #[test]
 fn an_organisation_changes_everything_in_every_way() {
-    let (server, _) = demo();
+    let server = Server::start(command("500"));
     server.wait_until("1,500 events", || server.metric("catchment_log_tail_sequence", "") > 1_499.5);
     let events = server.all_events();
+    events.iter().for_each(assert_valid);
     let all = |pointer: &str| -> BTreeSet<&str> {
         events.iter().filter_map(|event| event.pointer(pointer).and_then(Value::as_str)).collect()
     };
@@ -42,6 +37,8 @@ fn an_organisation_changes_everything_in_every_way() {
         assert!(methods.contains(method), "{method}: {methods:?}");
     }
     assert_eq!(all("/data/asset/account").len(), 2);
+    assert!(all("/data/attribution/principal/name").len() >= 6);
+    assert!(all("/data/asset/type").len() >= 15);
     for kind in ["network.security_group", "compute.instance", "storage.bucket", "identity.role"] {
         assert!(all("/data/asset/type").contains(kind), "{kind}: {:?}", all("/data/asset/type"));
     }
@@ -111,7 +108,7 @@ fn first_lines(command: &str, count: usize, within: Duration) -> (Vec<String>, S
 
 #[test]
 fn the_commands_that_it_prints_work() {
-    let (server, greeting) = demo();
+    let (server, greeting) = Server::start_and_read(command("500"), "/metrics'");
     assert!(greeting.contains(&server.url("")), "{greeting}");
     server.wait_until("1,000 events", || server.metric("catchment_log_tail_sequence", "") > 999.5);
     let commands = commands(&greeting);
@@ -136,4 +133,20 @@ fn the_commands_that_it_prints_work() {
     let sources = output("/v1/sources", usize::MAX).join("\n");
     assert_eq!(serde_json::from_str::<Value>(&sources).unwrap()["sources"][0]["name"], json!("demo"));
     assert!(server.terminate().success());
+}
+
+#[test]
+fn a_kept_demo_goes_on_after_a_restart() {
+    let folder = folder();
+    let start = || {
+        let mut command = command("200");
+        command.arg("--data-dir").arg(folder.path().join("data"));
+        Server::start(command)
+    };
+    let server = start();
+    server.wait_until("events in", || server.events("since=1h&limit=50").len() == 50);
+    let first = server.events("since=1h&limit=50");
+    assert!(server.terminate().success());
+    let server = start();
+    assert_eq!(server.events("since=1h&limit=50"), first, "what was logged is there");
 }

@@ -13,6 +13,8 @@ use catchment::normalize::Engine;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::support::schema::assert_valid;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Case {
@@ -55,37 +57,21 @@ impl Run {
     }
 
     fn process(&mut self, record: &Value) -> Processed {
-        let text = complete(&self.envelope, record, &self.name, self.count).to_string();
+        let mut full = self.envelope.clone();
+        let members = full.as_object_mut().unwrap();
+        members.insert("eventID".to_owned(), json!(format!("{}-{}", self.name, self.count)));
+        members.insert("eventTime".to_owned(), json!(format!("2024-05-06T07:08:{:02}Z", self.count % 60)));
+        members.extend(record.as_object().unwrap().clone());
         self.count += 1;
+        let text = full.to_string();
         self.processor.process(text.as_bytes(), Time::default(), |_| Ok::<_, Infallible>(false)).unwrap()
     }
-}
-
-/// A record of a fixture with all that records have in common.
-fn complete(envelope: &Value, record: &Value, name: &str, number: u32) -> Value {
-    let mut full = envelope.clone();
-    let members = full.as_object_mut().unwrap();
-    members.insert("eventID".to_owned(), json!(format!("{name}-{number}")));
-    members.insert("eventTime".to_owned(), json!(format!("2024-05-06T07:08:{:02}Z", number % 60)));
-    members.extend(record.as_object().unwrap().clone());
-    full
-}
-
-/// Every record of every fixture, what came before it included.
-pub(crate) fn all_records() -> Vec<Value> {
-    let mut records = Vec::new();
-    for (envelope, path) in cases() {
-        let case: Case = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        let name = path.display().to_string();
-        let parts = case.given.iter().cloned().chain(case.records());
-        records.extend((0..).zip(parts).map(|(number, record)| complete(&envelope, &record, &name, number)));
-    }
-    records
 }
 
 /// The parts of an event that the rule decides.
 fn told_by_rule(event: &[u8]) -> Value {
     let event: Value = serde_json::from_slice(event).unwrap();
+    assert_valid(&event);
     let data = &event["data"];
     let keys = ["action", "asset", "associations", "configuration", "configuration_state", "previous_state", "changes"];
     keys.iter().map(|key| ((*key).to_owned(), data[*key].clone())).collect()
@@ -211,30 +197,23 @@ fn folders(path: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Every fixture's file, and what its records have in common.
-fn cases() -> Vec<(Value, PathBuf)> {
-    let mut cases = Vec::new();
-    for folder in folders(Path::new("fixtures/aws")) {
-        let Ok(envelope) = std::fs::read(folder.join("_envelope.json")) else { continue };
-        let envelope: Value = serde_json::from_slice(&envelope).unwrap();
-        let is_case = |path: &PathBuf| {
-            let name = path.file_name().unwrap().to_string_lossy();
-            !name.starts_with('_') && !name.ends_with(".expected.json")
-        };
-        cases.extend(folders(&folder).into_iter().filter(is_case).map(|path| (envelope.clone(), path)));
-    }
-    cases
-}
-
 #[test]
 fn every_rule_meets_its_fixture() {
     let engine = Arc::new(Engine::load(None).unwrap_or_else(|error| panic!("{error}")));
     let mut failures = Vec::new();
     let mut covered = BTreeSet::new();
-    for (envelope, path) in cases() {
-        check(&engine, &envelope, &path, &mut failures);
-        let rule = path.strip_prefix("fixtures").unwrap().with_extension("");
-        covered.insert(rule.to_string_lossy().into_owned());
+    for folder in folders(Path::new("fixtures/aws")) {
+        let Ok(envelope) = std::fs::read(folder.join("_envelope.json")) else { continue };
+        let envelope: Value = serde_json::from_slice(&envelope).unwrap();
+        for path in folders(&folder) {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if name.starts_with('_') || name.ends_with(".expected.json") {
+                continue;
+            }
+            check(&engine, &envelope, &path, &mut failures);
+            let service = folder.file_name().unwrap().to_string_lossy().into_owned();
+            covered.insert(format!("aws/{service}/{}", name.trim_end_matches(".json")));
+        }
     }
     for rule in engine.rule_names() {
         if !covered.remove(&*rule) {

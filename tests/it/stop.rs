@@ -48,7 +48,7 @@ fn signal_and_wait(server: &mut Server, signal: &str) -> (ExitStatus, Duration) 
 
 /// The last frame of a stream that has ended as it should.
 fn closing(frames: &mut Frames) -> Frame {
-    let last = frames.last_frame();
+    let last = frames.by_ref().last().expect("a last frame");
     assert!(frames.is_complete(), "the answer ends properly");
     assert_eq!(last.event.as_deref(), Some("closing"), "{last:?}");
     assert_eq!(last.json()["reason"], "shutdown");

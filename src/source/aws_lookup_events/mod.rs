@@ -80,16 +80,6 @@ fn requests_per_second() -> f64 {
     2.0
 }
 
-/// A value that can't be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: {problem}")]
-pub struct InvalidLookupEvents {
-    /// The key.
-    pub key: &'static str,
-    /// What is wrong with it, and what would be right.
-    pub problem: String,
-}
-
 impl LookupEventsConfig {
     /// The defaults, for some regions.
     #[must_use]
@@ -104,37 +94,6 @@ impl LookupEventsConfig {
             secret_access_key: None,
             session_token: None,
             requests_per_second: requests_per_second(),
-        }
-    }
-
-    /// Checks what the types can't say. Asks nothing of the network.
-    ///
-    /// # Errors
-    /// The first value that can't be.
-    pub fn check(&self) -> Result<(), InvalidLookupEvents> {
-        let invalid = |key, problem: &str| Err(InvalidLookupEvents { key, problem: problem.to_owned() });
-        let mut regions = self.regions.clone();
-        regions.sort_unstable();
-        regions.dedup();
-        let longest = HISTORY_SECS.unsigned_abs();
-        if regions.is_empty() || regions.iter().any(String::is_empty) {
-            invalid("regions", "names no region; name at least one, such as \"us-east-1\"")
-        } else if regions.len() != self.regions.len() {
-            invalid("regions", "names a region twice")
-        } else if self.poll_secs == 0 || self.poll_secs > 86_400 {
-            invalid("poll_secs", "must be from 1 to 86400")
-        } else if self.lookback_secs > longest {
-            invalid("lookback_secs", "CloudTrail's event history reaches back 90 days (7776000)")
-        } else if self.overlap_secs > longest {
-            invalid("overlap_secs", "CloudTrail's event history reaches back 90 days (7776000)")
-        } else if !(self.requests_per_second >= 0.01 && self.requests_per_second <= 100.0) {
-            invalid("requests_per_second", "must be from 0.01 to 100; the service allows 2")
-        } else if self.access_key_id.is_some() != self.secret_access_key.is_some() {
-            invalid("secret_access_key", "goes with access_key_id: set both or neither")
-        } else if self.session_token.is_some() && self.access_key_id.is_none() {
-            invalid("session_token", "goes with access_key_id and secret_access_key")
-        } else {
-            Ok(())
         }
     }
 }
@@ -159,8 +118,7 @@ pub struct LookupEventsSource {
 }
 
 impl LookupEventsSource {
-    /// A source that goes on after `cursor`, the position that the log has of it. The configuration has passed its
-    /// [check](LookupEventsConfig::check).
+    /// A source that goes on after `cursor`, the position that the log has of it.
     #[must_use]
     pub fn new(id: SourceId, config: LookupEventsConfig, cursor: Option<Bytes>, clock: Clock) -> Self {
         Self { id, config, clock, cursor, clients: None }

@@ -380,26 +380,3 @@ async fn a_cursor_that_cannot_be_read_is_told() {
         assert!(error.contains("take up looking up events: the saved position"), "{error}");
     }
 }
-
-#[test]
-fn the_configuration_is_checked() {
-    let config: LookupEventsConfig = toml::from_str("regions = [\"eu-west-1\"]").unwrap();
-    assert!(config == self::config() && config.check().is_ok());
-    assert!(toml::from_str::<LookupEventsConfig>("regions = []\nregion = 1").is_err());
-    for (text, key) in [
-        ("regions = []", "regions"),
-        ("regions = [\"a\", \"a\"]", "regions"),
-        ("regions = [\"\"]", "regions"),
-        ("regions = [\"a\"]\npoll_secs = 0", "poll_secs"),
-        ("regions = [\"a\"]\nlookback_secs = 7776001", "lookback_secs"),
-        ("regions = [\"a\"]\nrequests_per_second = 0", "requests_per_second"),
-        ("regions = [\"a\"]\nrequests_per_second = nan", "requests_per_second"),
-        ("regions = [\"a\"]\naccess_key_id = \"env:PATH\"", "secret_access_key"),
-        ("regions = [\"a\"]\nsession_token = \"env:PATH\"", "session_token"),
-    ] {
-        assert_eq!(toml::from_str::<LookupEventsConfig>(text).unwrap().check().unwrap_err().key, key, "{text}");
-    }
-    let secret: LookupEventsConfig =
-        toml::from_str("regions = [\"a\"]\naccess_key_id = \"env:PATH\"\nsecret_access_key = \"env:PATH\"").unwrap();
-    assert!(!format!("{secret:?}").contains(secret.secret_access_key.as_ref().unwrap().expose()));
-}

@@ -4,5 +4,6 @@ pub(crate) mod lookup_events_server;
 pub(crate) mod pipeline;
 pub(crate) mod program;
 pub(crate) mod proxy;
+pub(crate) mod schema;
 pub(crate) mod server;
 pub(crate) mod trail;

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -33,11 +33,29 @@ pub(crate) struct Server {
 impl Server {
     /// Runs [`serve`].
     pub(crate) fn serve(folder: &Path, config: &str) -> Self {
-        Self::start(serve(folder, config).stdout(Stdio::null()))
+        Self::start(serve(folder, config))
     }
 
     /// Runs a command that serves on a port of its choice, and waits until it is ready.
-    pub(crate) fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
+        command.stdout(Stdio::null());
+        Self::spawn(command)
+    }
+
+    /// The same; gives what it says on standard output up to a line that contains `last`.
+    pub(crate) fn start_and_read(mut command: Command, last: &str) -> (Self, String) {
+        command.stdout(Stdio::piped());
+        let mut server = Self::spawn(command);
+        let mut said = String::new();
+        let mut lines = BufReader::new(server.child.stdout.take().unwrap()).lines();
+        while !said.contains(last) {
+            said.push_str(&lines.next().expect("more to come").unwrap());
+            said.push('\n');
+        }
+        (server, said)
+    }
+
+    fn spawn(mut command: Command) -> Self {
         command.args(["--log-format", "json"]).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
@@ -74,10 +92,6 @@ impl Server {
 
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
-    }
-
-    pub(crate) fn process_id(&self) -> u32 {
-        self.child.id()
     }
 
     /// Status and body of a request; `None` when the server can't be reached.
@@ -142,11 +156,6 @@ impl Server {
         Frames::open(self.address, path, headers)
     }
 
-    /// What the program prints, when its command has standard output piped.
-    pub(crate) fn output(&mut self) -> ChildStdout {
-        self.child.stdout.take().unwrap()
-    }
-
     /// What was logged since the last call.
     pub(crate) fn log_lines(&self) -> Vec<String> {
         self.log.try_iter().collect()
@@ -209,15 +218,9 @@ impl Frame {
 /// The frames of a stream, read by the rules of the HTML standard, section 9.2.6.
 pub(crate) struct Frames {
     lines: BufReader<Chunked>,
-    pub(crate) head: String,
 }
 
 impl Frames {
-    /// Reads to the end, and gives the last frame.
-    pub(crate) fn last_frame(&mut self) -> Frame {
-        self.by_ref().last().unwrap_or_default()
-    }
-
     /// Whether the answer has ended as HTTP says that a complete one does.
     pub(crate) fn is_complete(&self) -> bool {
         self.lines.get_ref().ended
@@ -239,7 +242,7 @@ impl Frames {
             assert!(reader.read_line(&mut head).unwrap() > 0, "closed within the head: {head}");
         }
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        Self { lines: BufReader::new(Chunked { inner: reader, left: 0, ended: false }), head }
+        Self { lines: BufReader::new(Chunked { inner: reader, left: 0, ended: false }) }
     }
 }
 
