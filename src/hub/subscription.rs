@@ -291,7 +291,8 @@ impl Subscription {
 
     fn is_complete(&mut self) -> bool {
         if self.end.is_none() && self.until.is_some_and(|until| Instant::now() >= until) {
-            self.end = Some(self.hub.tail());
+            // The log's own tail: what was durable by then belongs to the answer, though the hub may not have it yet.
+            self.end = Some(*self.hub.log.tail().borrow());
         }
         self.remaining == 0 || self.end.is_some_and(|end| self.cursor >= end)
     }

@@ -231,6 +231,23 @@ async fn limit_and_until_end_a_read() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bounded_read_waits_for_what_is_durable_and_not_yet_framed() {
+    let world = World::new(4, 1 << 20);
+    world.push(5).await;
+    world.log.push(2);
+    assert_eq!(world.hub.tail(), Seq(5), "the hub has not looked yet");
+    let mut read = world.subscribe(Start::resume(&world.hub, world.at(0)), |options| {
+        options.until = Some(Instant::now());
+    });
+    let mut outputs = Vec::new();
+    while let Some(output) = read.next().await {
+        outputs.push(describe(&output));
+    }
+    assert_eq!(outputs.last().unwrap(), "closing 7 Complete", "{outputs:?}");
+    assert!(outputs.iter().any(|output| output.ends_with("..=7")), "{outputs:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn stop_ends_a_stream_in_replay_and_at_the_tail() {
     let world = World::new(8, 64 << 20);
     world.push(20).await;
