@@ -237,18 +237,18 @@ fn by_id_prefix(service: &ServicePlan, id: &str) -> Option<Arc<AssetPlan>> {
 fn unknown_prefix(service: &str, id: &str) -> Arc<AssetPlan> {
     let service = service.split('.').next().unwrap_or(service);
     let kind = id.rsplit_once('-').map_or("resource", |(kind, _)| kind);
-    Arc::new(unclassified(service, kind))
+    Arc::new(unclassified(service, kind, Vec::new()))
 }
 
 /// A kind that no rule file defines, named after its service and what is known of its type.
-pub(super) fn unclassified(service: &str, kind: &str) -> AssetPlan {
+pub(super) fn unclassified(service: &str, kind: &str, display: Vec<jsonptr::PointerBuf>) -> AssetPlan {
     let literal = format!("{service}/{kind}/").replace(['{', '}'], "");
     AssetPlan {
         kind: Arc::new(AssetKind {
             provider: "aws",
             provider_type: format!("{service}:{kind}"),
             neutral_type: format!("unclassified.{service}"),
-            display: Vec::new(),
+            display,
             tags: jsonptr::PointerBuf::from_tokens(["tags"]),
             sets: Vec::new(),
         }),

@@ -204,11 +204,18 @@ impl Condition {
 }
 
 /// A text that may begin or end with `*`. Compared without regard to case, as providers are not strict either.
-#[derive(Debug)]
+#[derive(Debug, serde::Deserialize)]
+#[serde(from = "String")]
 pub(super) struct Glob {
     open_start: bool,
     open_end: bool,
     text: Box<str>,
+}
+
+impl From<String> for Glob {
+    fn from(text: String) -> Self {
+        Self::parse(&text)
+    }
 }
 
 impl Glob {

@@ -3,16 +3,24 @@
 //! What comes out is never dressed up: type `unclassified.<service>` unless the record names the type, configuration
 //! partial, rule `aws/generic/<Verb>`.
 
+mod identify;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use self::identify::{Parameters, Told};
 use super::eval::{Evaluated, Place, partition, unclassified};
 use super::plan::{AssetPlan, Glob, Parts};
 use super::pointer::member;
 use super::record::{Member, Record};
+use super::rule::RuleAction;
+use super::transform::Transform;
 use crate::model::{Action, AssetKind, AssetName, AssetRef, Draft, DraftAction, Step};
 
 /// `normalizers/aws/generic.toml`.
@@ -29,13 +37,48 @@ pub(super) struct GenericRules {
     /// Members of requests that say nothing of the asset: tokens of idempotency and such.
     #[serde(default)]
     not_configuration: HashSet<String>,
+    /// Keys of ids that are never the asset's, where the noun does not say so; they may begin or end with `*`.
+    #[serde(default)]
+    strangers: Vec<Glob>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Verb {
+    service: Option<String>,
     prefix: String,
-    action: Action,
+    /// A name, or a name that begins or ends with `*`.
+    name: Option<Glob>,
+    /// The asset, where what follows the prefix is none.
+    noun: Option<String>,
+    action: RuleAction,
+}
+
+impl Verb {
+    fn fits(&self, service: &str, name: &str) -> bool {
+        self.service.as_deref().is_none_or(|wanted| wanted == service)
+            && begins_with_word(name, &self.prefix)
+            && self.name.as_ref().is_none_or(|wanted| wanted.matches(name))
+    }
+
+    /// What of the name is the asset. What is restored from, to or with something is not that.
+    fn noun<'a>(&'a self, name: &'a str) -> &'a str {
+        if let Some(noun) = &self.noun {
+            return noun;
+        }
+        let noun = name.strip_prefix(&self.prefix).unwrap_or(name);
+        let preposition = |(at, _): (usize, char)| {
+            let rest = noun.get(at..).unwrap_or_default();
+            at > 0 && ["From", "To", "With"].iter().any(|word| begins_with_word(rest, word))
+        };
+        match self.action {
+            RuleAction::Create => {
+                let end = noun.char_indices().find(|at| preposition(*at)).map_or(noun.len(), |(at, _)| at);
+                noun.get(..end).unwrap_or(noun)
+            }
+            _ => noun,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -43,7 +86,7 @@ struct Verb {
 struct Skip {
     service: Option<String>,
     /// A name, or a name that begins or ends with `*`.
-    name: Option<String>,
+    name: Option<Glob>,
     prefix: Option<String>,
     reason: Arc<str>,
 }
@@ -51,8 +94,8 @@ struct Skip {
 impl Skip {
     fn fits(&self, service: &str, name: &str) -> bool {
         self.service.as_deref().is_none_or(|wanted| wanted == service)
-            && self.name.as_deref().is_none_or(|wanted| Glob::parse(wanted).matches(name))
             && self.prefix.as_deref().is_none_or(|prefix| begins_with_word(name, prefix))
+            && self.name.as_ref().is_none_or(|wanted| wanted.matches(name))
     }
 }
 
@@ -73,65 +116,89 @@ impl GenericRules {
     /// Classifies a call without a rule.
     pub(super) fn evaluate(&self, known: &Known<'_>, record: &Record<'_>, name: &str, place: &Place<'_>) -> Evaluated {
         let skip = self.skip.iter().find(|skip| skip.fits(place.service, name));
-        let verb = self.verbs.iter().find(|verb| begins_with_word(name, &verb.prefix));
+        let verb = self.verbs.iter().find(|verb| verb.fits(place.service, name));
         let rule: Arc<str> = format!("aws/generic/{}", verb.map_or("other", |verb| &verb.prefix)).into();
         if let Some(skip) = skip {
             return Evaluated::Skipped { reason: Arc::clone(&skip.reason), rule };
         }
-        let action = verb.map_or(Action::Update, |verb| verb.action);
-        let noun = name.strip_prefix(verb.map_or("", |verb| &verb.prefix)).unwrap_or(name);
-        let Some(asset) = self.asset(known, record, noun, place) else { return Evaluated::Unnamed { rule } };
         let request = record.value(Member::RequestParameters).and_then(Value::as_object);
-        let configuration = || {
-            let members = request.into_iter().flatten();
-            let kept = members.filter(|(key, value)| !value.is_null() && !self.not_configuration.contains(*key));
-            Value::Object(kept.map(|(key, value)| (key.clone(), value.clone())).collect())
-        };
-        let steps = match action {
-            Action::Create => vec![Step::Replace(configuration())],
-            Action::Update => vec![Step::Merge { at: jsonptr::PointerBuf::root(), patch: configuration() }],
-            Action::Delete => Vec::new(),
-        };
-        Evaluated::Drafts(vec![Draft {
-            action: DraftAction::Known(action),
+        if request.is_some_and(is_dry_run) {
+            return Evaluated::Skipped { reason: "dry run".into(), rule };
+        }
+        let action = verb.map_or(RuleAction::Update, |verb| verb.action);
+        let noun = verb.map_or(name, |verb| verb.noun(name));
+        let Some(assets) = self.assets(known, record, noun, action, place) else { return Evaluated::Unnamed { rule } };
+        if assets.is_empty() {
+            return Evaluated::Skipped { reason: "failed call".into(), rule };
+        }
+        let draft = |asset| Draft {
+            action: match action {
+                RuleAction::Create => DraftAction::Known(Action::Create),
+                RuleAction::Update => DraftAction::Known(Action::Update),
+                RuleAction::Delete => DraftAction::Known(Action::Delete),
+                RuleAction::Upsert => DraftAction::Upsert,
+            },
             asset,
-            steps,
+            steps: match action {
+                RuleAction::Create | RuleAction::Upsert => vec![Step::Replace(self.configuration(request))],
+                RuleAction::Update => {
+                    vec![Step::Merge { at: jsonptr::PointerBuf::root(), patch: self.configuration(request) }]
+                }
+                RuleAction::Delete => Vec::new(),
+            },
             partial: true,
             associations: Vec::new(),
-            rule,
+            rule: Arc::clone(&rule),
             generic: true,
-        }])
+        };
+        Evaluated::Drafts(assets.into_iter().map(draft).collect())
     }
 
-    fn asset(&self, known: &Known<'_>, record: &Record<'_>, noun: &str, place: &Place<'_>) -> Option<AssetRef> {
-        let label = place.service.split('.').next().unwrap_or(place.service);
-        let request = record.value(Member::RequestParameters).and_then(Value::as_object);
-        let response = record.value(Member::ResponseElements).and_then(Value::as_object);
-        // A response that holds one object holds the asset: {"dBCluster": {…}}.
-        let inner = response.and_then(|members| {
-            let mut objects = members.values().filter_map(Value::as_object);
-            objects.next().filter(|_| objects.next().is_none())
+    /// The request, but for what says nothing of the asset; its tags under `tags`, as an object.
+    fn configuration(&self, request: Option<&Map<String, Value>>) -> Value {
+        let members = request.into_iter().flatten();
+        let kept = members.filter(|(key, value)| !value.is_null() && !self.not_configuration.contains(*key));
+        let mended = kept.filter_map(|(key, value)| {
+            if !["tags", "tagList", "tagsList", "tagSet"].iter().any(|name| name.eq_ignore_ascii_case(key)) {
+                return Some((key.clone(), value.clone()));
+            }
+            // A list of texts holds the keys of tags that go; they are not the tags.
+            let is_keys = value.as_array().is_some_and(|tags| !tags.iter().all(Value::is_object));
+            let tags = (!is_keys).then(|| Transform::TagMap.apply(Cow::Borrowed(value)))??;
+            Some(("tags".to_owned(), tags))
         });
-        let places: Vec<&Map<String, Value>> = [response, inner, request].into_iter().flatten().collect();
+        Value::Object(mended.collect())
+    }
 
+    fn assets(
+        &self,
+        known: &Known<'_>,
+        record: &Record<'_>,
+        noun: &str,
+        action: RuleAction,
+        place: &Place<'_>,
+    ) -> Option<Vec<AssetRef>> {
+        let label = place.service.split('.').next().unwrap_or(place.service);
         if let Some((arn, provider_type)) = listed_resource(record, label) {
-            return self.by_arn(known, &arn, provider_type.as_deref(), noun, place);
+            return self.by_arn(known, &arn, provider_type.as_deref(), noun, place).map(|asset| vec![asset]);
         }
-        let arn_keys =
-            [format!("{noun}Arn"), format!("{noun}ARN"), "arn".into(), "resourceArn".into(), "resource".into()];
-        let arn = places.iter().find_map(|members| {
-            let values = arn_keys.iter().filter_map(|key| member(members, key)).filter_map(Value::as_str);
-            values.into_iter().find(|text| text.starts_with("arn:"))
-        });
-        if let Some(arn) = arn {
-            return self.by_arn(known, arn, None, noun, place);
-        }
-        let id = identifier(&places, noun)?;
-        if id.starts_with("arn:") {
-            return self.by_arn(known, &id, None, noun, place);
-        }
-        let plan = unclassified(label, &kebab(noun));
-        Some(self.named(&plan, id, None, place.account, place.region, place))
+        let parameters = Parameters {
+            noun,
+            action,
+            request: record.value(Member::RequestParameters).and_then(Value::as_object),
+            response: record.value(Member::ResponseElements).and_then(Value::as_object),
+            strangers: &self.strangers,
+        };
+        let asset = |Told { noun, id }: Told| {
+            if id.starts_with("arn:") {
+                return self.by_arn(known, &id, None, &noun, place);
+            }
+            let kind = kebab(&noun);
+            let curated = known.by_name_prefix.get(format!("{label}/{kind}/").as_str());
+            let plan = curated.map_or_else(|| Arc::new(unclassified(label, &kind, display(&noun))), Arc::clone);
+            Some(self.named(&plan, id, None, place.account, place.region, place))
+        };
+        parameters.told()?.into_iter().map(asset).collect()
     }
 
     fn by_arn(
@@ -155,7 +222,7 @@ impl GenericRules {
             return Some(self.named(plan, id.to_owned(), Some(arn), account, region, place));
         }
         let kind = if kind.is_empty() { kebab(noun) } else { kind.to_owned() };
-        let mut plan = unclassified(service, &kind);
+        let mut plan = unclassified(service, &kind, display(noun));
         if let Some(provider_type) = provider_type {
             let neutral = known.neutral_types.get(provider_type);
             plan.kind = Arc::new(AssetKind {
@@ -204,30 +271,18 @@ fn listed_resource(record: &Record<'_>, label: &str) -> Option<(String, Option<S
     Some((arn.to_owned(), kind.map(str::to_owned)))
 }
 
-/// `DBInstance`: `dBInstanceIdentifier` before `name` before whatever ends in an identifier's word. A number is one only
-/// where the member's name says so: the `desiredCapacity` of `SetDesiredCapacity` is a quantity.
-fn identifier(places: &[&Map<String, Value>], noun: &str) -> Option<String> {
-    let text = |value: &Value| match value {
-        Value::String(text) if !text.is_empty() => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    };
-    let endings = ["Id", "Name", "Identifier", "Arn", "ARN", "Key", ""];
-    let own = endings.iter().map(|ending| format!("{noun}{ending}"));
-    let common =
-        ["id", "name", "identifier", "resourceId", "resourceName", "resourceIdentifier"].into_iter().map(str::to_owned);
-    let by_key = own.chain(common).find_map(|key| {
-        let found = places.iter().filter_map(|members| member(members, &key));
-        found.filter(|value| key != noun || value.is_string()).find_map(text)
-    });
-    by_key.or_else(|| {
-        let is_identifier = |key: &str| {
-            ["Id", "Name", "Identifier", "Arn", "ARN"].iter().any(|ending| key.ends_with(ending))
-                && !["requestId", "clientRequestId", "transactionId"].contains(&key)
-        };
-        let members = places.iter().flat_map(|members| members.iter());
-        members.filter(|(key, _)| is_identifier(key)).find_map(|(_, value)| text(value))
-    })
+/// A call that only asks whether it might be made. When it is refused for that, the record has an error and comes to no rule.
+fn is_dry_run(request: &Map<String, Value>) -> bool {
+    member(request, "dryRun").is_some_and(|flag| *flag == Value::Bool(true) || flag.as_str() == Some("true"))
+}
+
+/// Where a request tells the name of what the noun says, in either case.
+fn display(noun: &str) -> Vec<jsonptr::PointerBuf> {
+    let mut letters = noun.chars();
+    let lower: String = letters.next().into_iter().flat_map(char::to_lowercase).chain(letters).collect();
+    let own = [lower.as_str(), noun].into_iter().filter(|noun| !noun.is_empty()).map(|noun| format!("{noun}Name"));
+    let keys = own.chain(["name".to_owned(), "Name".to_owned()]);
+    keys.map(|key| jsonptr::PointerBuf::from_tokens([key])).collect()
 }
 
 /// `DBInstance` → `db-instance`.
@@ -244,35 +299,4 @@ fn kebab(noun: &str) -> String {
         kebab.extend(letter.to_lowercase());
     }
     if kebab.is_empty() { "resource".to_owned() } else { kebab }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nouns_in_kebab_case() {
-        for (noun, expected) in
-            [("DBInstance", "db-instance"), ("Trail", "trail"), ("WebACL", "web-acl"), ("", "resource")]
-        {
-            assert_eq!(kebab(noun), expected);
-        }
-    }
-
-    #[test]
-    fn a_quantity_is_no_identifier() {
-        let request = serde_json::json!({ "desiredCapacity": 3, "autoScalingGroupName": "web" });
-        let numbered = serde_json::json!({ "desiredCapacityId": 7, "autoScalingGroupName": "web" });
-        let named = serde_json::json!({ "desiredCapacity": "x", "autoScalingGroupName": "web" });
-        for (request, expected) in [(request, "web"), (numbered, "7"), (named, "x")] {
-            let found = identifier(&[request.as_object().unwrap()], "DesiredCapacity");
-            assert_eq!(found.as_deref(), Some(expected), "{request}");
-        }
-    }
-
-    #[test]
-    fn a_verb_is_a_whole_word() {
-        assert!(begins_with_word("GetUser", "Get") && begins_with_word("Get", "Get"));
-        assert!(!begins_with_word("GetawayCreated", "Get"));
-    }
 }
