@@ -6,7 +6,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use catchment::source::demo;
 use flate2::Compression;
@@ -393,8 +392,11 @@ async fn secrets_are_never_printed() {
     assert_eq!(service.requests().len(), 1, "signed with the secrets");
     printed += &server.get("/v1/sources").1;
     printed += &server.get("/metrics").1;
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    printed += &server.log_lines().join("\n");
+    server.signal("TERM");
+    server.wait_until("stopped", || {
+        printed += &server.log_lines().join("\n");
+        printed.contains("\"message\":\"stopped\"")
+    });
     assert!(printed.contains("LookupEvents"), "much is logged");
 
     // Written into the configuration itself, it is refused, and not repeated.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use catchment::source::demo;
 use serde_json::{Value, json};
 
+use crate::support::program::signal;
 use crate::support::proxy::{Cut, Proxy};
 use crate::support::server::{PATIENCE, Server, clients, folder};
 use crate::support::trail::{add, append, create_group, events_of, explain, ids, random};
@@ -124,8 +125,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        let group = format!("-{}", self.child.id());
-        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+        signal("KILL", -i64::from(self.child.id()));
         let _ = self.child.wait();
     }
 }

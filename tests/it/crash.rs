@@ -82,19 +82,22 @@ fn organisation(name: &str, random: &mut fastrand::Rng, records: usize) -> Vec<S
     demo::generate(random.u64(..), records).into_iter().map(own).collect()
 }
 
-/// Kills the process at a moment after its start, which may lie before it is ready.
-fn run_and_kill(folder: &Path, configuration: &str, random: &mut fastrand::Rng) {
-    if random.bool() {
+/// Kills the process at a moment after its start: before it is ready, soon after, or after it has taken something.
+fn run_and_kill(number: usize, folder: &Path, configuration: &str, random: &mut fastrand::Rng) {
+    if number.is_multiple_of(3) {
         let mut child = serve(folder, configuration).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(random.u64(0..700)));
         assert_eq!(child.try_wait().unwrap(), None, "it ran until it was killed");
         child.kill().unwrap();
         child.wait().unwrap();
-    } else {
-        let server = Server::serve(folder, configuration);
-        std::thread::sleep(Duration::from_millis(random.u64(0..300)));
-        server.kill();
+        return;
     }
+    let server = Server::serve(folder, configuration);
+    if number % 3 == 1 {
+        server.wait_until("some records taken", || server.records() > 0);
+    }
+    std::thread::sleep(Duration::from_millis(random.u64(0..300)));
+    server.kill();
 }
 
 /// What a server holds in the end.
@@ -193,7 +196,7 @@ fn twenty_kills_lose_nothing_and_double_nothing() {
         }
         for number in 0..KILLS {
             trail.deliver(number);
-            run_and_kill(folder.path(), &configuration, &mut random);
+            run_and_kill(number, folder.path(), &configuration, &mut random);
             round.fetch_add(1, Ordering::SeqCst);
         }
     });

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::program::catchment;
+use crate::support::program::{catchment, signal};
 use crate::support::schema::assert_valid;
 use crate::support::server::{PATIENCE, Server, folder};
 
@@ -99,7 +99,7 @@ fn first_lines(command: &str, count: usize, within: Duration) -> (Vec<String>, S
     let next = || lines.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok();
     let found = std::iter::from_fn(next).take(count).collect();
     // Gone already, when the command has an end.
-    let _ = Command::new("kill").args(["-TERM", "--", &format!("-{}", child.id())]).stderr(Stdio::null()).status();
+    signal("TERM", -i64::from(child.id()));
     let mut errors = String::new();
     child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
     child.wait().unwrap();

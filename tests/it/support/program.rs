@@ -17,6 +17,15 @@ pub(crate) fn catchment() -> Command {
     command
 }
 
+/// Sends a signal to a process, or to a group of processes when its number is negative. Whether there was one.
+pub(crate) fn signal(name: &str, process: i64) -> bool {
+    // The shell's own: the program of this name is not on every system.
+    let script = "kill -s \"$0\" -- \"$1\"";
+    let mut shell = Command::new("bash");
+    shell.args(["-c", script, name, &process.to_string()]).stderr(Stdio::null());
+    shell.status().unwrap().success()
+}
+
 /// What a program that has ended left behind.
 #[derive(Debug)]
 pub(crate) struct Finished {
