@@ -254,7 +254,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_unreachable_service_is_told() {
-        let connector = Connector::load(&config("http://127.0.0.1:1")).await;
+        // A port that was free a moment ago.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let connector = Connector::load(&config(&format!("http://127.0.0.1:{port}"))).await;
         let error = connector.client("eu-west-1").page(WINDOW, None).await.unwrap_err();
         assert!(matches!(&error, LookupError::Unavailable(cause) if cause.contains("refused")), "{error:?}");
     }
