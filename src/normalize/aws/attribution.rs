@@ -16,7 +16,7 @@ use crate::model::{Assumed, Attribution, Confidence, Human, OnBehalfOf, Principa
 /// The ordered rules for the method.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct MethodRules {
+pub(in crate::normalize) struct MethodRules {
     method: Vec<MethodRule>,
 }
 
@@ -309,7 +309,7 @@ mod tests {
     use serde_json::json;
 
     fn attributed(record: &Value) -> Attribution {
-        let rules: MethodRules = toml::from_str(include_str!("../../normalizers/aws/attribution.toml")).unwrap();
+        let rules: MethodRules = toml::from_str(include_str!("../../../normalizers/aws/attribution.toml")).unwrap();
         let text = record.to_string();
         rules.attribute(&Record::parse(&text).unwrap())
     }
