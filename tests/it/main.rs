@@ -10,6 +10,7 @@
 mod architecture;
 mod cli;
 mod clients;
+mod correlation;
 mod crash;
 mod demo;
 mod fixtures;

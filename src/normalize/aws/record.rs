@@ -10,7 +10,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::pointer::{Path, PathSlice};
+use super::super::expression::Facts;
+use super::super::pointer::{Path, PathSlice};
 
 /// The members of a record that rules and attribution look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -64,7 +65,7 @@ impl Member {
 }
 
 /// A record's members.
-pub(super) struct Record<'r> {
+pub(in crate::normalize) struct Record<'r> {
     raw: [Option<&'r RawValue>; MEMBERS],
     parsed: [OnceCell<Option<Value>>; MEMBERS],
 }
@@ -74,7 +75,7 @@ impl<'r> Record<'r> {
     ///
     /// # Errors
     /// When the text is no JSON object, or names one of these members twice.
-    pub(super) fn parse(text: &'r str) -> Result<Self, serde_json::Error> {
+    pub(in crate::normalize) fn parse(text: &'r str) -> Result<Self, serde_json::Error> {
         let Members(raw) = serde_json::from_str(text)?;
         Ok(Self { raw, parsed: [const { OnceCell::new() }; MEMBERS] })
     }
@@ -132,16 +133,18 @@ impl<'r> Record<'r> {
         let cell = self.parsed.get(member as usize)?;
         cell.get_or_init(|| self.raw(member).and_then(|raw| parse(raw).ok())).as_ref()
     }
+}
 
-    /// What a pointer leads to.
-    pub(super) fn resolve(&self, path: &Path) -> Option<Cow<'_, Value>> {
+impl Facts for Record<'_> {
+    fn resolve(&self, path: &Path) -> Option<Cow<'_, Value>> {
         let (first, rest): (&str, PathSlice<'_>) = path.split_first()?;
         rest.resolve(self.value(Member::named(first)?)?)
     }
 
     /// CloudTrail leaves out parameters above its size limit: `{"omitted": true, "reason": …}`.
-    pub(super) fn is_omitted(&self, member: Member) -> bool {
-        self.parsed(member).is_some_and(stands_for_omitted)
+    fn is_cut(&self) -> bool {
+        let omitted = |member| self.parsed(member).is_some_and(stands_for_omitted);
+        omitted(Member::RequestParameters) || omitted(Member::ResponseElements)
     }
 }
 

@@ -15,18 +15,18 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use self::identify::{Parameters, Told};
-use super::eval::{Evaluated, Place, partition, unclassified};
-use super::plan::{AssetPlan, Glob, Parts};
-use super::pointer::member;
+use super::super::eval::{Evaluated, Place, partition, unclassified};
+use super::super::plan::{AssetPlan, Glob, Parts};
+use super::super::pointer::member;
+use super::super::rule::RuleAction;
+use super::super::transform::Transform;
 use super::record::{Member, Record};
-use super::rule::RuleAction;
-use super::transform::Transform;
 use crate::model::{Action, AssetKind, AssetName, AssetRef, Draft, DraftAction, Step};
 
 /// `normalizers/aws/generic.toml`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct GenericRules {
+pub(in crate::normalize) struct GenericRules {
     /// In order; the first whose prefix fits.
     verbs: Vec<Verb>,
     #[serde(default)]

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::super::plan::Glob;
-use super::super::pointer::member;
-use super::super::rule::RuleAction;
+use super::super::super::plan::Glob;
+use super::super::super::pointer::member;
+use super::super::super::rule::RuleAction;
 
 type Members = Map<String, Value>;
 
