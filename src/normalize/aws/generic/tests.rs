@@ -82,9 +82,8 @@ fn a_put_of_a_whole_thing_may_create_it() {
     let alarm = ("monitoring:alarm", "disk-full");
     let request = json!({ "alarmName": "disk-full", "threshold": 90 });
     assert_change("monitoring PutMetricAlarm", request, Value::Null, (DraftAction::Upsert, alarm.0, alarm.1));
-    let request = json!({ "fileSystemId": "fs-0a1b", "backupPolicy": { "status": "ENABLED" } });
-    let changed = (UPDATE, "elasticfilesystem:file-system", "fs-0a1b");
-    assert_change("elasticfilesystem PutBackupPolicy", request, Value::Null, changed);
+    let request = json!({ "containerName": "clips", "lifecyclePolicy": { "rules": [] } });
+    assert_change("mediastore PutLifecyclePolicy", request, Value::Null, (UPDATE, "mediastore:container", "clips"));
 }
 
 #[test]
@@ -139,9 +138,14 @@ fn the_nouns_own_member_comes_before_flat_keys() {
     .try_into()
     .unwrap();
     assert_eq!(draft.asset.arn.as_deref(), Some(arn));
-    let request = json!({ "backupPlanId": "plan-1", "backupSelection": { "selectionName": "all" } });
-    let response = json!({ "backupPlanId": "plan-1", "selectionId": "sel-1" });
-    assert_change("backup CreateBackupSelection", request, response, (CREATE, "backup:backup-selection", "sel-1"));
+    let request = json!({ "lensAlias": "lens-1", "sharedWith": "444455556666" });
+    let response = json!({ "lensAlias": "lens-1", "shareId": "share-1" });
+    assert_change(
+        "wellarchitected CreateLensShare",
+        request,
+        response,
+        (CREATE, "wellarchitected:lens-share", "share-1"),
+    );
 }
 
 #[test]
@@ -150,8 +154,9 @@ fn a_delete_is_about_what_was_asked_for() {
     let deleted = (DELETE, "route53:hosted-zone", "Z0123");
     assert_change("route53 DeleteHostedZone", json!({ "id": "Z0123" }), response.clone(), deleted);
     assert_unnamed("route53 DeleteHostedZone", json!({}), response);
-    let request = json!({ "backupPlanId": "plan-1", "selectionId": "sel-1" });
-    assert_change("backup DeleteBackupSelection", request, Value::Null, (DELETE, "backup:backup-selection", "sel-1"));
+    let request = json!({ "lensAlias": "lens-1", "shareId": "share-1" });
+    let deleted = (DELETE, "wellarchitected:lens-share", "share-1");
+    assert_change("wellarchitected DeleteLensShare", request, Value::Null, deleted);
 }
 
 #[test]
@@ -161,18 +166,19 @@ fn an_id_of_something_else_is_never_taken() {
     assert_unnamed("glue UpdateCrawler", strange, Value::Null);
     assert_unnamed("glue DeleteBlueprint", json!({ "workflowName": "nightly" }), Value::Null);
     let request = json!({ "dBSnapshotIdentifier": "before-upgrade", "attributeName": "restore" });
-    assert_change("rds ModifyDBSnapshotAttribute", request, Value::Null, (UPDATE, "rds:db-snapshot", "before-upgrade"));
+    let changed = (UPDATE, "newdb:db-snapshot", "before-upgrade");
+    assert_change("newdb ModifyDBSnapshotAttribute", request, Value::Null, changed);
 }
 
 #[test]
 fn what_is_restored_stands_before_the_preposition() {
     let response = json!({ "dBInstanceIdentifier": "shop", "cACertificateIdentifier": "rds-ca-2019",
-        "dBInstanceArn": "arn:aws:rds:eu-west-1:123837392027:db:shop" });
+        "dBInstanceArn": "arn:aws:newdb:eu-west-1:123837392027:db:shop" });
     let request = json!({ "dBInstanceIdentifier": "shop", "dBSnapshotIdentifier": "before-upgrade" });
-    assert_change("rds RestoreDBInstanceFromDBSnapshot", request, response, (CREATE, "rds:db", "shop"));
+    assert_change("newdb RestoreDBInstanceFromDBSnapshot", request, response, (CREATE, "newdb:db", "shop"));
     let request = json!({ "sourceDBInstanceIdentifier": "old", "targetDBInstanceIdentifier": "shop" });
     let response = json!({ "dBInstanceIdentifier": "shop" });
-    assert_change("rds RestoreDBInstanceToPointInTime", request, response, (CREATE, "rds:db-instance", "shop"));
+    assert_change("newdb RestoreDBInstanceToPointInTime", request, response, (CREATE, "newdb:db-instance", "shop"));
 }
 
 #[test]
