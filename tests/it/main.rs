@@ -12,6 +12,7 @@ mod cli;
 mod clients;
 mod crash;
 mod demo;
+mod event_hubs;
 mod fixtures;
 mod hostile;
 mod lookup_events;
