@@ -8,11 +8,13 @@
 )]
 
 mod architecture;
+mod author;
 mod cli;
 mod clients;
 mod correlation;
 mod crash;
 mod demo;
+mod event_hubs;
 mod fixtures;
 mod hostile;
 mod lookup_events;
