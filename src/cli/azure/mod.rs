@@ -18,6 +18,7 @@ the same with Terraform; `catchment doctor azure` tells which step is missing.";
 
 /// Set up Azure to stream its activity log and Entra's audit log
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -19,6 +19,7 @@ step is missing; below each such step stands the command that mends it.";
 
 /// Check each step between a cloud and Catchment, and tell how to mend the one that is missing
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -107,7 +107,7 @@ impl Probe {
             let Ok(Some(event)) = timeout_at(deadline, events.next()).await else { break };
             let event = event?;
             let is_last = event.sequence >= ends.last;
-            cutter.add(&mut batch, &Place::Earliest, event, Time::default());
+            cutter.add(&mut batch, None, event, Time::default());
             if is_last {
                 break;
             }
