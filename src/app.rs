@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout_at};
@@ -21,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::model::{SourceId, Time};
 use crate::normalize::{CatalogError, Engine};
 use crate::source::aws_lookup_events::LookupEventsSource;
+use crate::source::aws_sqs::{EVENTBRIDGE_KIND, S3_KIND, SqsConfig, SqsSource};
 use crate::source::file::FileSource;
 use crate::source::supervise::supervise;
 use crate::source::{Clock, Intake, Source, StatusBoard};
@@ -208,6 +210,8 @@ impl Gateway {
                 SourceConfig::AwsLookupEvents(config) => {
                     ("aws_lookup_events", Box::new(LookupEventsSource::new(id.clone(), config, cursor, clock)))
                 }
+                SourceConfig::AwsS3Sqs(config) => (S3_KIND, self.sqs_source(&id, config, cursor)),
+                SourceConfig::AwsEventbridgeSqs(config) => (EVENTBRIDGE_KIND, self.sqs_source(&id, config, cursor)),
             };
             self.start_source(ExtraSource { id, kind, source });
         }
@@ -216,6 +220,10 @@ impl Gateway {
         }
         latch.release();
         Ok(())
+    }
+
+    fn sqs_source(&self, id: &SourceId, config: SqsConfig, cursor: Option<Bytes>) -> Box<dyn Source> {
+        Box::new(SqsSource::new(id.clone(), config, cursor, Clock::system(), Arc::clone(&self.metrics)))
     }
 
     fn start_source(&self, ExtraSource { id, kind, source }: ExtraSource) {

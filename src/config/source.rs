@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 pub use crate::source::aws_lookup_events::LookupEventsConfig;
+pub use crate::source::aws_sqs::SqsConfig;
 pub use crate::source::file::FileConfig;
 
 /// One `[sources.<name>.<kind>]`.
@@ -13,6 +14,10 @@ pub enum SourceConfig {
     File(FileConfig),
     /// `[sources.<name>.aws_lookup_events]`.
     AwsLookupEvents(LookupEventsConfig),
+    /// `[sources.<name>.aws_s3_sqs]`.
+    AwsS3Sqs(SqsConfig),
+    /// `[sources.<name>.aws_eventbridge_sqs]`.
+    AwsEventbridgeSqs(SqsConfig),
 }
 
 impl SourceConfig {
@@ -22,6 +27,8 @@ impl SourceConfig {
         match self {
             Self::File(_) => "file",
             Self::AwsLookupEvents(_) => "aws_lookup_events",
+            Self::AwsS3Sqs(_) => "aws_s3_sqs",
+            Self::AwsEventbridgeSqs(_) => "aws_eventbridge_sqs",
         }
     }
 }

@@ -3,7 +3,9 @@
 //! A source knows its service and the [`Intake`], nothing else. It hands over a [`Delivery`] and acknowledges upstream
 //! only after [`Intake::submit`] has returned: then the delivery's events, rejects and cursor are on disk.
 
+pub(crate) mod aws;
 pub mod aws_lookup_events;
+pub mod aws_sqs;
 mod clock;
 pub mod demo;
 pub mod file;
