@@ -199,7 +199,7 @@ fn every_mistake_is_told_with_key_and_line() {
         (
             "[sources]\ntrail = \"file\"",
             "catchment.toml, line 2: sources.trail: is a section with a kind, such as \
-             [sources.trail.file|aws_lookup_events]"
+             [sources.trail.file|aws_lookup_events|aws_s3_sqs|aws_eventbridge_sqs]"
                 .into(),
         ),
         ("http = 3", "catchment.toml, line 1: http: is a section, [http], not a value".into()),
