@@ -8,8 +8,10 @@
 )]
 
 mod architecture;
+mod author;
 mod cli;
 mod clients;
+mod correlation;
 mod crash;
 mod demo;
 mod fixtures;
