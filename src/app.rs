@@ -23,6 +23,7 @@ use crate::model::{SourceId, Time};
 use crate::normalize::{CatalogError, Engine};
 use crate::source::aws_lookup_events::LookupEventsSource;
 use crate::source::aws_sqs::{EVENTBRIDGE_KIND, S3_KIND, SqsConfig, SqsSource};
+use crate::source::azure_event_hubs::EventHubsSource;
 use crate::source::file::FileSource;
 use crate::source::supervise::supervise;
 use crate::source::{Clock, Intake, Source, StatusBoard};
@@ -212,6 +213,9 @@ impl Gateway {
                 }
                 SourceConfig::AwsS3Sqs(config) => (S3_KIND, self.sqs_source(&id, config, cursor)),
                 SourceConfig::AwsEventbridgeSqs(config) => (EVENTBRIDGE_KIND, self.sqs_source(&id, config, cursor)),
+                SourceConfig::AzureEventHubs(config) => {
+                    ("azure_event_hubs", Box::new(EventHubsSource::new(id.clone(), config, cursor, clock)))
+                }
             };
             self.start_source(ExtraSource { id, kind, source });
         }

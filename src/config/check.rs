@@ -137,6 +137,11 @@ fn check_sources(sources: &BTreeMap<SourceId, SourceConfig>, report: &mut Report
                     report.warn(&key("queue_url"), &message);
                 }
             }
+            SourceConfig::AzureEventHubs(hub) => {
+                for (field, message) in hub.mistakes() {
+                    report.error(&key(field), &message);
+                }
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 pub use crate::source::aws_lookup_events::LookupEventsConfig;
 pub use crate::source::aws_sqs::SqsConfig;
+pub use crate::source::azure_event_hubs::EventHubsConfig;
 pub use crate::source::file::FileConfig;
 
 /// One `[sources.<name>.<kind>]`.
@@ -18,6 +19,8 @@ pub enum SourceConfig {
     AwsS3Sqs(SqsConfig),
     /// `[sources.<name>.aws_eventbridge_sqs]`.
     AwsEventbridgeSqs(SqsConfig),
+    /// `[sources.<name>.azure_event_hubs]`.
+    AzureEventHubs(EventHubsConfig),
 }
 
 impl SourceConfig {
@@ -29,6 +32,7 @@ impl SourceConfig {
             Self::AwsLookupEvents(_) => "aws_lookup_events",
             Self::AwsS3Sqs(_) => "aws_s3_sqs",
             Self::AwsEventbridgeSqs(_) => "aws_eventbridge_sqs",
+            Self::AzureEventHubs(_) => "azure_event_hubs",
         }
     }
 }
