@@ -62,7 +62,6 @@ pub(crate) struct Listed {
 pub(crate) trait Objects: Send + Sync {
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html>
     async fn get(&self, object: &ObjectRef) -> Result<Body, AwsError>;
-    #[expect(dead_code, reason = "for the walk through a bucket, which is to come")]
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html>
     async fn list(&self, listing: Listing<'_>, token: Option<String>) -> Result<Listed, AwsError>;
 }
