@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::client::{LookedUp, LookupEvents, connect};
 use self::region::{Message, Poller};
-use self::window::{HISTORY_SECS, Planner};
+use self::window::{HISTORY_SECS, Planner, Window};
 use super::aws::access::Role;
 use super::aws::{Access, Connector};
 use super::{Clock, Delivery, Intake, Source, SourceError, SourceState, StatusHandle};
@@ -154,6 +154,25 @@ impl LookupEventsConfig {
         accounts.iter().flat_map(places).collect()
     }
 
+    /// A client for each.
+    async fn clients(&self, places: &[Place]) -> Vec<Arc<dyn LookupEvents>> {
+        let own = Connector::load(&self.access()).await;
+        let endpoint_url = self.endpoint_url.as_deref();
+        let (mut clients, mut assumed): (Vec<_>, Option<(Role, Connector)>) = (Vec::new(), None);
+        for Place { role, region, .. } in places {
+            let Some(role) = role else {
+                clients.push(connect(&own, region, endpoint_url));
+                continue;
+            };
+            // The regions of an account follow one another, and share its session.
+            if assumed.as_ref().is_none_or(|(last, _)| last != role) {
+                assumed = Some((role.clone(), own.assume(role).await));
+            }
+            clients.extend(assumed.iter().map(|(_, connector)| connect(connector, region, endpoint_url)));
+        }
+        clients
+    }
+
     fn access(&self) -> Access {
         Access {
             // It only signs requests for credentials; each client has its own.
@@ -164,6 +183,19 @@ impl LookupEventsConfig {
             sts_endpoint_url: self.sts_endpoint_url.clone(),
         }
     }
+}
+
+/// Asks each place for the events of one second, to see whether it answers: its name, and why not.
+pub(crate) async fn probe(config: &LookupEventsConfig) -> Vec<(String, Result<(), String>)> {
+    let places = config.places();
+    let clients = config.clients(&places).await;
+    let now = Clock::system().now().millis() / 1_000;
+    let mut outcomes = Vec::new();
+    for (place, client) in places.into_iter().zip(clients) {
+        let page = client.page(Window { start: now - 1, end: now }, None).await;
+        outcomes.push((place.name, page.map(|_| ()).map_err(|error| error.to_string())));
+    }
+    outcomes
 }
 
 /// Up to when everything was fetched, by the name of the place: seconds since 1970.
@@ -208,24 +240,10 @@ impl LookupEventsSource {
     }
 
     async fn clients(&self, places: &[Place]) -> Vec<Arc<dyn LookupEvents>> {
-        if let Some(clients) = &self.clients {
-            return places.iter().filter_map(|place| clients.get(&place.name)).cloned().collect();
+        match &self.clients {
+            Some(clients) => places.iter().filter_map(|place| clients.get(&place.name)).cloned().collect(),
+            None => self.config.clients(places).await,
         }
-        let own = Connector::load(&self.config.access()).await;
-        let endpoint_url = self.config.endpoint_url.as_deref();
-        let (mut clients, mut assumed): (Vec<_>, Option<(Role, Connector)>) = (Vec::new(), None);
-        for Place { role, region, .. } in places {
-            let Some(role) = role else {
-                clients.push(connect(&own, region, endpoint_url));
-                continue;
-            };
-            // The regions of an account follow one another, and share its session.
-            if assumed.as_ref().is_none_or(|(last, _)| last != role) {
-                assumed = Some((role.clone(), own.assume(role).await));
-            }
-            clients.extend(assumed.iter().map(|(_, connector)| connect(connector, region, endpoint_url)));
-        }
-        clients
     }
 
     async fn poll(&mut self, intake: &Intake, status: &StatusHandle) -> Result<(), SourceError> {
