@@ -57,11 +57,14 @@ impl Job {
     }
 }
 
+/// A job's file, and the job or why it can't be read.
+pub(crate) type Found = (PathBuf, Result<Job, String>);
+
 /// The jobs of a folder by name, each with its file; or why it can't be read.
 ///
 /// # Errors
 /// When there is a folder and it can't be read.
-pub(crate) fn list(folder: &Path) -> io::Result<BTreeMap<String, (PathBuf, Result<Job, String>)>> {
+pub(crate) fn list(folder: &Path) -> io::Result<BTreeMap<String, Found>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),

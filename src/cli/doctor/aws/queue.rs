@@ -160,7 +160,7 @@ fn allows_sending(statement: &Value) -> bool {
             action == "*" || action == "sqs:*" || action == "sqs:sendmessage" || action == "sqs:send*"
         })
     };
-    list(&statement["Action"]).iter().any(|action| sends(&action))
+    list(&statement["Action"]).iter().any(sends)
 }
 
 /// One value or many.
