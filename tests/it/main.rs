@@ -9,6 +9,9 @@
 
 mod architecture;
 mod author;
+mod aws_setup;
+mod aws_sqs;
+mod azure_setup;
 mod cli;
 mod clients;
 mod correlation;
