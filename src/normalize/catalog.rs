@@ -13,11 +13,12 @@ use super::aws::{GenericRules, MethodRules};
 use super::compile::{RuleError, RuleText, by_name_prefix, compile, key_at, line_of};
 use super::plan::{AssetPlan, Plan};
 use super::redact::SecretNames;
+use super::references::{ArnRules, References};
 
 static BUILT_IN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/normalizers");
 
 /// Files of `normalizers/aws/` that are not rules of a service.
-const SPECIAL: [&str; 3] = ["attribution.toml", "generic.toml", "redact.toml"];
+const SPECIAL: [&str; 4] = ["associations.toml", "attribution.toml", "generic.toml", "redact.toml"];
 
 /// Everything that the normalizer knows.
 #[derive(Debug)]
@@ -66,6 +67,13 @@ struct Taxonomy {
 #[serde(deny_unknown_fields)]
 struct Redact {
     names: Vec<String>,
+}
+
+/// `normalizers/aws/associations.toml`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AssociationRules {
+    arns: ArnRules,
 }
 
 /// The texts of a rule set: the built-in ones, then those of a folder.
@@ -178,8 +186,11 @@ impl Catalog {
         let redact: Option<Redact> = texts.parse("aws/redact.toml", &mut errors);
         let neutral: HashSet<String> =
             taxonomy.as_ref().map(|taxonomy| taxonomy.types.keys().cloned().collect()).unwrap_or_default();
-        let (aws, mistakes) = compile("aws", &texts.rules("aws"), &neutral);
+        let associations: Option<AssociationRules> = texts.parse("aws/associations.toml", &mut errors);
+        let (mut aws, mistakes) = compile("aws", &texts.rules("aws"), &neutral);
         errors.extend(mistakes);
+        let AssociationRules { arns } = associations.unwrap_or_default();
+        aws.references = References::new(&aws.assets, arns);
         match (taxonomy, generic, methods, redact) {
             (Some(taxonomy), Some(generic), Some(methods), Some(redact)) if errors.is_empty() => Ok(Self {
                 by_name_prefix: by_name_prefix(&aws.assets),

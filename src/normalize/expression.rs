@@ -94,6 +94,18 @@ impl Sources {
         self.0.iter().find_map(text)
     }
 
+    /// The same, as texts: of an array, each element's.
+    pub(super) fn texts(&self, scope: Scope<'_>) -> Vec<String> {
+        let texts = |source: &Source| {
+            let value = source.value(scope)?;
+            let values = value.as_array().map_or(std::slice::from_ref(value.as_ref()), Vec::as_slice);
+            let texts = values.iter().filter_map(scalar_text).filter(|text| !text.is_empty());
+            let texts: Vec<_> = texts.map(Cow::into_owned).collect();
+            (!texts.is_empty()).then_some(texts)
+        };
+        self.0.iter().find_map(texts).unwrap_or_default()
+    }
+
     /// The same, as elements: an array's own, anything else alone.
     pub(super) fn elements<'r>(&self, scope: Scope<'r>) -> Vec<Cow<'r, Value>> {
         match self.value(scope) {

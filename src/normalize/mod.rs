@@ -8,6 +8,7 @@ mod expression;
 mod plan;
 mod pointer;
 mod redact;
+mod references;
 mod rule;
 mod transform;
 

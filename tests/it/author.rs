@@ -83,3 +83,39 @@ fn nothing_to_test_is_a_mistake() {
         assert!(finished.stderr.contains(expected), "{words}: {}", finished.stderr);
     }
 }
+
+#[test]
+fn an_association_may_hang_on_a_condition_and_lead_elsewhere() {
+    let folder = folder();
+    let associations = r#"
+associations = [
+  { relation = "uses", type = { by = "id_prefix" }, id = "/requestParameters/parts" },
+  { relation = "assumes", type = "AWS::IAM::Role", id = "/requestParameters/role", account = "/requestParameters/owner" },
+  { relation = "in", type = "AWS::EC2::VPC", id = "/requestParameters/vpc", region = "/requestParameters/home", when = { "/requestParameters/mode" = "private" } },
+]
+"#;
+    write(folder.path(), "rules/aws/pipes.toml", &(RULES.to_owned() + associations));
+    let record = |mode: &str| {
+        json!({ "eventSource": "pipes.example.amazonaws.com", "eventName": "OpenPipe", "awsRegion": "eu-west-1",
+            "eventTime": "2024-05-06T07:08:09Z", "recipientAccountId": "111122223333",
+            "requestParameters": { "pipe": mode, "mode": mode, "parts": ["subnet-0a1b2c3d", "sg-0a1b2c3d", "unknown-1"],
+                "role": "deployer", "owner": "444455556666", "vpc": "vpc-0a1b2c3d", "home": "us-east-1" } })
+    };
+    write(folder.path(), "trail.json", &format!("{}\n{}", record("private"), record("public")));
+    let events = run(folder.path(), "normalize --normalizers rules trail.json").json_lines();
+    let told = |event: &Value| -> Vec<String> {
+        let associations = event["data"]["associations"].as_array().unwrap();
+        associations
+            .iter()
+            .map(|told| format!("{} {}", told["relation"].as_str().unwrap(), told["name"].as_str().unwrap()))
+            .collect()
+    };
+    let everywhere = [
+        "uses asset://aws/111122223333/eu-west-1/ec2/subnet/subnet-0a1b2c3d",
+        "uses asset://aws/111122223333/eu-west-1/ec2/security-group/sg-0a1b2c3d",
+        "assumes asset://aws/444455556666/-/iam/role/deployer",
+    ];
+    assert_eq!(told(&events[1]), everywhere);
+    assert_eq!(told(&events[0])[..3], everywhere);
+    assert_eq!(told(&events[0])[3..], ["in asset://aws/111122223333/us-east-1/ec2/vpc/vpc-0a1b2c3d"]);
+}

@@ -48,7 +48,11 @@ fn changes(
     let region = record.text(Member::AwsRegion).unwrap_or(Cow::Borrowed("-"));
     let place = Place { service: &call.service, account, region: &region };
     let evaluated = if rules.is_empty() {
-        let known = Known { by_name_prefix: &catalog.by_name_prefix, neutral_types: &catalog.neutral_types };
+        let known = Known {
+            by_name_prefix: &catalog.by_name_prefix,
+            references: &catalog.aws.references,
+            neutral_types: &catalog.neutral_types,
+        };
         catalog.generic.evaluate(&known, &record, name, &place)
     } else {
         evaluate(&catalog.aws, rules, &record, &place)
