@@ -102,7 +102,10 @@ impl References {
         place: &Place<'_>,
     ) -> Option<Referred> {
         let Some(arn) = Arn::parse(id, place) else { return referred(asset, id, vars, place) };
-        self.known(&arn).or_else(|| {
+        // Some kinds have ARNs alike; then the rule's word decides.
+        let own = arn_pattern(asset).filter(|(service, _)| service == arn.service);
+        let as_said = own.and_then(|(_, pattern)| self.captured(&pattern, asset, &arn));
+        as_said.or_else(|| self.known(&arn)).or_else(|| {
             let short = arn.resource.rsplit(['/', ':']).next().unwrap_or(arn.resource);
             referred(asset, short, vars, &arn.place())
         })
@@ -124,13 +127,16 @@ impl References {
     pub(super) fn known(&self, arn: &Arn<'_>) -> Option<Referred> {
         let kinds = [kind_of(arn.resource), None];
         let keys = kinds.iter().skip(usize::from(kinds[0].is_none())).map(|kind| arn_key(arn.service, *kind));
-        keys.filter_map(|key| self.by_arn.get(key.as_str())).flatten().find_map(|(pattern, asset)| {
-            let captured = pattern.capture(arn.resource)?;
-            let id = captured.iter().find_map(|(name, value)| (*name == "id").then_some(*value))?;
-            let id = self.without_path(arn.service, self.cut(arn.service, id));
-            let vars: Vec<_> = captured.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-            is_definite(id).then(|| referred(asset, id, &vars, &arn.place()))?
-        })
+        let mut patterns = keys.filter_map(|key| self.by_arn.get(key.as_str())).flatten();
+        patterns.find_map(|(pattern, asset)| self.captured(pattern, asset, arn))
+    }
+
+    fn captured(&self, pattern: &Template, asset: &Arc<AssetPlan>, arn: &Arn<'_>) -> Option<Referred> {
+        let captured = pattern.capture(arn.resource)?;
+        let id = captured.iter().find_map(|(name, value)| (*name == "id").then_some(*value))?;
+        let id = self.without_path(arn.service, self.cut(arn.service, id));
+        let vars: Vec<_> = captured.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        is_definite(id).then(|| referred(asset, id, &vars, &arn.place()))?
     }
 
     fn cut<'i>(&self, service: &str, id: &'i str) -> &'i str {
