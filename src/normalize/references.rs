@@ -48,7 +48,7 @@ pub(super) struct Referred {
 impl Referred {
     pub(super) fn association(self, relation: Arc<str>, change: Option<RelationChange>) -> Association {
         let neutral_type = self.asset.kind.neutral_type.as_str().into();
-        Association { relation, neutral_type, id: self.id, name: self.name, change }
+        Association { relation, neutral_type, id: self.id, name: self.name, change, at: None }
     }
 }
 
