@@ -5,8 +5,11 @@
 //! short.
 
 mod check;
+mod coverage;
 mod demo;
+mod explain;
 mod normalize;
+mod records;
 mod serve;
 mod test;
 
@@ -33,6 +36,7 @@ Examples:
   catchment normalize trail.json.gz | jq     what the records of a file say, without a server
   catchment check --print-default            a configuration file with every key explained
   catchment serve --config catchment.toml    run the gateway
+  catchment explain record.json              which rules look for what in a record, and find it
   catchment test --normalizers rules         run a folder of rules over its fixtures
 
 Environment:
@@ -66,6 +70,8 @@ enum Command {
     Normalize(normalize::Arguments),
     Check(check::Arguments),
     Test(test::Arguments),
+    Explain(explain::Arguments),
+    Coverage(coverage::Arguments),
 }
 
 impl Command {
@@ -74,7 +80,7 @@ impl Command {
     fn default_filter(&self) -> &'static str {
         match self {
             Self::Serve(_) | Self::Demo(_) => telemetry::DEFAULT_FILTER,
-            Self::Normalize(_) | Self::Check(_) | Self::Test(_) => "warn",
+            Self::Normalize(_) | Self::Check(_) | Self::Test(_) | Self::Explain(_) | Self::Coverage(_) => "warn",
         }
     }
 }
@@ -185,6 +191,8 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Normalize(arguments) => normalize::run(&arguments, output),
         Command::Check(arguments) => check::run(&arguments, environment, output),
         Command::Test(arguments) => test::run(&arguments, output),
+        Command::Explain(arguments) => explain::run(&arguments, output),
+        Command::Coverage(arguments) => coverage::run(&arguments, output),
     }?;
     output.flush().map_err(Failure::from)
 }

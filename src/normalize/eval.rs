@@ -181,7 +181,7 @@ impl Evaluation<'_> {
     }
 }
 
-fn step(plan: &StepPlan, asset: &AssetPlan, parts: &Parts<'_>, scope: Scope<'_>) -> Option<Step> {
+pub(super) fn step(plan: &StepPlan, asset: &AssetPlan, parts: &Parts<'_>, scope: Scope<'_>) -> Option<Step> {
     let some = |elements: Vec<Value>| (!elements.is_empty()).then_some(elements);
     Some(match &plan.op {
         OpPlan::Replace(value) => Step::Replace(value.value(scope)?),

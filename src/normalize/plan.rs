@@ -208,6 +208,21 @@ impl Condition {
     }
 }
 
+/// As it is written in a rule.
+impl fmt::Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Present => f.write_str("* (present)"),
+            Self::Absent => f.write_str("! (absent)"),
+            Self::OneOf(globs) => globs.iter().enumerate().try_for_each(|(number, glob)| {
+                let separator = if number == 0 { "" } else { " or " };
+                let (start, end) = (if glob.open_start { "*" } else { "" }, if glob.open_end { "*" } else { "" });
+                write!(f, "{separator}{start}{}{end}", glob.text)
+            }),
+        }
+    }
+}
+
 /// A text that may begin or end with `*`. Compared without regard to case, as providers are not strict either.
 #[derive(Debug, serde::Deserialize)]
 #[serde(from = "String")]
