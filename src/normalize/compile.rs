@@ -344,7 +344,10 @@ impl Compiler<'_> {
             let test = match texts.as_slice() {
                 [only] if only == "*" => Test::Present,
                 [only] if only == "!" => Test::Absent,
-                texts => Test::OneOf(texts.iter().map(|text| Glob::parse(text)).collect()),
+                texts => Test::OneOf {
+                    globs: texts.iter().filter(|text| *text != "!").map(|text| Glob::parse(text)).collect(),
+                    or_absent: texts.iter().any(|text| text == "!"),
+                },
             };
             conditions.push(Condition { what, test });
         }

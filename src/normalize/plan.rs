@@ -193,7 +193,11 @@ pub(super) struct Condition {
 pub(super) enum Test {
     Present,
     Absent,
-    OneOf(Box<[Glob]>),
+    /// One of these texts; or nothing, where that is among them.
+    OneOf {
+        globs: Box<[Glob]>,
+        or_absent: bool,
+    },
 }
 
 impl Condition {
@@ -201,9 +205,12 @@ impl Condition {
         match &self.test {
             Test::Present => self.what.stated(scope).is_some(),
             Test::Absent => self.what.value(scope).is_none(),
-            Test::OneOf(globs) => self.what.stated(scope).is_some_and(|value| {
-                scalar_text(&value).is_some_and(|text| globs.iter().any(|glob| glob.matches(&text)))
-            }),
+            Test::OneOf { globs, or_absent } => match self.what.stated(scope) {
+                Some(value) if value.as_str() != Some("") || !or_absent => {
+                    scalar_text(&value).is_some_and(|text| globs.iter().any(|glob| glob.matches(&text)))
+                }
+                _ => *or_absent,
+            },
         }
     }
 }
@@ -214,11 +221,14 @@ impl fmt::Display for Test {
         match self {
             Self::Present => f.write_str("* (present)"),
             Self::Absent => f.write_str("! (absent)"),
-            Self::OneOf(globs) => globs.iter().enumerate().try_for_each(|(number, glob)| {
-                let separator = if number == 0 { "" } else { " or " };
-                let (start, end) = (if glob.open_start { "*" } else { "" }, if glob.open_end { "*" } else { "" });
-                write!(f, "{separator}{start}{}{end}", glob.text)
-            }),
+            Self::OneOf { globs, or_absent } => {
+                for (number, glob) in globs.iter().enumerate() {
+                    let separator = if number == 0 { "" } else { " or " };
+                    let (start, end) = (if glob.open_start { "*" } else { "" }, if glob.open_end { "*" } else { "" });
+                    write!(f, "{separator}{start}{}{end}", glob.text)?;
+                }
+                if *or_absent { f.write_str(" or ! (absent)") } else { Ok(()) }
+            }
         }
     }
 }

@@ -190,7 +190,7 @@ fn trail(folder: &Path) {
 #[test]
 fn a_record_is_explained_source_by_source() {
     let folder = folder();
-    let more = "redact = [\"/requestParameters/secret\"]\nwhen = { \"/requestParameters/size\" = [\"3\", \"4*\"] }\n";
+    let more = "redact = [\"/requestParameters/secret\"]\nwhen = { \"/requestParameters/size\" = [\"3\", \"4*\"], \"/requestParameters/unit\" = [\"cm\", \"!\"] }\n";
     let rules = format!(
         "{RULES}\n[[events.ShapePipe]]\naction = \"update\"\nasset = \"Ours::Pipe\"\nid = [\"/requestParameters/name\", \"/requestParameters/pipe | lower\"]\n{more}\
          apply = [{{ op = \"set\", at = \"/secret\", from = \"/requestParameters/secret\" }}, {{ op = \"set\", at = \"/color\", from = \"/requestParameters/color\" }}]\n\
@@ -212,6 +212,17 @@ fn a_record_is_explained_source_by_source() {
         json!({ "/requestParameters/name": "(nothing)", "/requestParameters/pipe | lower": "orders" })
     );
     assert_eq!(applies["when"][0]["expected"], "3 or 4*");
+    assert_eq!(
+        applies["when"][1],
+        json!({ "found": { "/requestParameters/unit": "(nothing)" }, "expected": "cm or ! (absent)", "holds": true })
+    );
+    let inches = record.to_string().replace("\"size\":3", "\"size\":3,\"unit\":\"inch\"");
+    write(folder.path(), "inches.json", &inches);
+    let other_unit = &run(folder.path(), "explain --normalizers rules --json inches.json").json_lines()[0];
+    assert_eq!(
+        (&other_unit["outcome"], &other_unit["rules"][0]["when"][1]["holds"]),
+        (&json!("skipped: no rule applies"), &json!(false))
+    );
     assert_eq!(applies["apply"][0]["from"]["/requestParameters/secret"], "[redacted]");
     assert_eq!(applies["apply"][0]["result"], "applied");
     assert_eq!(applies["apply"][1]["result"], "left out: nothing found");
@@ -268,4 +279,33 @@ fn coverage_counts_every_record() {
     let text = run(folder.path(), &format!("coverage --normalizers rules {TRAIL}")).stdout;
     assert!(text.starts_with("5 records: 3 changes, 1 quarantined, 1 skipped\n"), "{text}");
     assert!(text.contains("2  pipes.example.amazonaws.com ClosePipe aws/generic/"), "{text}");
+}
+
+#[test]
+fn the_tutorial_does_what_it_says() {
+    let page = fs::read_to_string("docs/writing-rules.md").unwrap();
+    let blocks = |language: &str| -> Vec<String> {
+        let fence = format!("```{language}\n");
+        page.split(fence.as_str()).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+    };
+    let ([record, envelope, case], [rules]) =
+        (blocks("json").try_into().unwrap(), <[String; 1]>::try_from(blocks("toml")).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let mut whole: Value = serde_json::from_str(&record).unwrap();
+    whole["eventTime"] = json!("2024-05-06T07:08:09Z");
+    write(folder.path(), "record.json", &whole.to_string());
+    write(folder.path(), "rules/aws/grafana.toml", &rules);
+    write(folder.path(), "rules/fixtures/aws/grafana/_envelope.json", &envelope);
+    write(folder.path(), "rules/fixtures/aws/grafana/CreateWorkspace.json", &case);
+    for words in ["test --normalizers rules --update", "test --normalizers rules", "check --normalizers rules"] {
+        let finished = run(folder.path(), words);
+        assert_eq!(finished.code, Some(0), "{words}: {}{}", finished.stdout, finished.stderr);
+    }
+    let event = &run(folder.path(), "normalize record.json --normalizers rules").json_lines()[0];
+    let data = &event["data"];
+    assert_eq!(data["asset"]["name"], "asset://aws/111122223333/eu-west-1/grafana/workspaces/g-0a1b2c3d4e");
+    assert_eq!((&data["configuration_state"], &data["asset"]["display_name"]), (&json!("complete"), &json!("ops")));
+    let role = json!({ "relation": "assumes", "type": "identity.role", "id": "grafana",
+        "name": "asset://aws/111122223333/-/iam/role/grafana", "at": "/workspaceRoleArn" });
+    assert_eq!(data["associations"], json!([role]), "the role's ARN becomes an association by itself");
 }
