@@ -23,6 +23,9 @@ const LONGEST: usize = 2_048;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MentionRules {
+    /// Keys under which nothing is sought.
+    #[serde(default)]
+    ignored: Vec<Glob>,
     /// By the key that the mention stands under; the first that fits.
     #[serde(default)]
     keys: Vec<KeyRule>,
@@ -44,6 +47,7 @@ struct KeyRule {
 /// The rules, with the types that they name.
 #[derive(Debug, Default)]
 pub(super) struct Mentions {
+    ignored: Vec<Glob>,
     keys: Vec<KeyRule>,
     types: HashMap<String, Relation>,
     /// In camel and in Pascal case.
@@ -61,7 +65,7 @@ impl Mentions {
             ids.insert(pascal, Arc::clone(asset));
             ids.insert(key, Arc::clone(asset));
         }
-        Ok(Self { keys: rules.keys, types: rules.types, ids })
+        Ok(Self { ignored: rules.ignored, keys: rules.keys, types: rules.types, ids })
     }
 
     /// The assets that a configuration mentions, besides those that a rule has told; with those that came and went where
@@ -123,6 +127,9 @@ impl Mentions {
         asset: &AssetRef,
         mention: &Mention<'_>,
     ) -> Option<(Referred, Relation)> {
+        if asset.arn.as_deref() == Some(mention.text) || self.ignored.iter().any(|key| key.matches(mention.key)) {
+            return None;
+        }
         let sibling = |key: &str| mention.members?.get(key)?.as_str();
         let owner = ["ownerId", "userId"].into_iter().find_map(sibling).filter(|id| is_account(id));
         let place = Place {

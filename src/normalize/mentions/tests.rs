@@ -50,6 +50,7 @@ fn what_a_configuration_mentions_is_told_with_its_place() {
         "peer": { "groupId": "sg-0a1b2c3d", "userId": "444455556666" },
         "policy": { "Statement": [{ "Principal": { "AWS": "arn:aws:iam::444455556666:role/reader" }, "Resource": "*" }] },
         "unknown": "arn:aws:nimble:eu-west-1:111122223333:studio/s-1",
+        "createdBy": "arn:aws:iam::111122223333:user/jane",
         "text": "not-a-reference", "other": "vpc-production", "alias": { "kmsKeyId": "alias/aws/lambda" },
         "tags": { "note": "vpc-0a1b2c3f", "aws:cloudformation:stack-id": "arn:aws:cloudformation:eu-west-1:111122223333:stack/site/0a1b" },
     });
