@@ -4,9 +4,11 @@
 //! configuration or a rule is wrong, 2 when open work did not end within the drain deadline or a second signal cut it
 //! short.
 
+mod azure;
 mod check;
 mod coverage;
 mod demo;
+mod doctor;
 mod explain;
 mod normalize;
 mod records;
@@ -38,6 +40,7 @@ Examples:
   catchment serve --config catchment.toml    run the gateway
   catchment explain record.json              which rules look for what in a record, and find it
   catchment test --normalizers rules         run a folder of rules over its fixtures
+  catchment doctor azure                     find what is missing between Azure and here
 
 Environment:
   CATCHMENT_CONFIG   the configuration file, as --config
@@ -72,6 +75,8 @@ enum Command {
     Test(test::Arguments),
     Explain(explain::Arguments),
     Coverage(coverage::Arguments),
+    Azure(azure::Arguments),
+    Doctor(doctor::Arguments),
 }
 
 impl Command {
@@ -80,7 +85,14 @@ impl Command {
     fn default_filter(&self) -> &'static str {
         match self {
             Self::Serve(_) | Self::Demo(_) => telemetry::DEFAULT_FILTER,
-            Self::Normalize(_) | Self::Check(_) | Self::Test(_) | Self::Explain(_) | Self::Coverage(_) => "warn",
+            Self::Normalize(_)
+            | Self::Check(_)
+            | Self::Test(_)
+            | Self::Explain(_)
+            | Self::Coverage(_)
+            | Self::Azure(_) => "warn",
+            // What the SDK has to say of a step, the report says.
+            Self::Doctor(_) => "error",
         }
     }
 }
@@ -190,6 +202,8 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Normalize(arguments) => normalize::run(&arguments, output),
         Command::Check(arguments) => check::run(&arguments, environment, output),
+        Command::Azure(arguments) => azure::run(&arguments, output),
+        Command::Doctor(arguments) => doctor::run(&arguments, environment, output),
         Command::Test(arguments) => test::run(&arguments, output),
         Command::Explain(arguments) => explain::run(&arguments, output),
         Command::Coverage(arguments) => coverage::run(&arguments, output),

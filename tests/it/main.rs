@@ -9,6 +9,7 @@
 
 mod architecture;
 mod author;
+mod azure_setup;
 mod cli;
 mod clients;
 mod correlation;
