@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,8 @@ use crate::inventory::{Inventory, RestoreError};
 use crate::log::{EmbeddedLog, EventLog, LogError, MemoryLog, Retention};
 use crate::metrics::Metrics;
 use crate::model::{SourceId, Time};
-use crate::normalize::{CatalogError, Engine};
+use crate::normalize::Engine;
+use crate::reload::{self, Hangups, ReloadError};
 use crate::source::aws_backfill::{self, BackfillSource};
 use crate::source::aws_lookup_events::LookupEventsSource;
 use crate::source::aws_sqs::{EVENTBRIDGE_KIND, S3_KIND, SqsConfig, SqsSource};
@@ -41,7 +43,10 @@ const RETENTION_EVERY: Duration = Duration::from_secs(60);
 pub enum AppError {
     /// The rules can't be used.
     #[error(transparent)]
-    Rules(#[from] CatalogError),
+    Rules(#[from] ReloadError),
+    /// The system refuses a handler for SIGHUP.
+    #[error("listen for signals: {0}")]
+    Signals(std::io::Error),
     /// The `[http]` section can't be used.
     #[error(transparent)]
     Http(#[from] HttpConfigError),
@@ -94,13 +99,14 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), AppError> {
     let metrics = Arc::new(Metrics::new()?);
-    let engine = Arc::new(Engine::load(config.normalizers.dir.as_deref())?);
+    let hangups = Hangups::listen().map_err(AppError::Signals)?;
+    let engine = reload::load(config.normalizers.dir.as_deref())?;
     let address = config.http.listen;
     let bind = |cause| AppError::Bind { address, cause };
     let listener = TcpListener::bind(address).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
     let (log, inventory) = open(&config, &metrics).await?;
-    let gateway = Gateway::start(&config, engine, log, inventory, metrics, listener)?;
+    let gateway = Gateway::start(&config, engine, hangups, log, inventory, metrics, listener)?;
     gateway.start_sources(&config, extra).await?;
     gateway.start_backfills(&config);
     info!(%address, "listening");
@@ -155,6 +161,7 @@ impl Gateway {
     fn start(
         config: &Config,
         engine: Arc<Engine>,
+        mut hangups: Hangups,
         log: Arc<dyn EventLog>,
         inventory: Arc<Inventory>,
         metrics: Arc<Metrics>,
@@ -164,6 +171,7 @@ impl Gateway {
         let clock = Clock::system();
         metrics.start_time.set(seconds(clock.now()));
         let now = clock.clone();
+        let (engines, engine) = watch::channel(engine);
         let ingest = Ingest::new(
             engine,
             Arc::clone(&inventory),
@@ -195,6 +203,9 @@ impl Gateway {
         })?;
         serving.spawn(http::serve(listener, router, stop_serving.clone()));
         serving.spawn(retain(Arc::clone(&log), clock, stop_serving.clone()));
+        let hangup = async move || hangups.next().await;
+        let rules = config.normalizers.dir.clone();
+        serving.spawn(reload::run(hangup, rules, engines, Arc::clone(&metrics), stop_serving.clone()));
         let (sources, stop_sources) = (TaskTracker::new(), CancellationToken::new());
         Ok(Self { log, metrics, statuses, intake, ingest, sources, stop_sources, serving, stop_serving, readiness })
     }

@@ -19,6 +19,7 @@ pub mod log;
 pub mod metrics;
 pub mod model;
 pub mod normalize;
+pub mod reload;
 pub mod retry;
 pub mod secret;
 pub mod shutdown;

@@ -28,6 +28,8 @@ pub struct Metrics {
     pub quarantined: IntCounterVec,
     unmapped: IntCounterVec,
     unmapped_names: Mutex<HashSet<(String, String)>>,
+    /// `catchment_rule_reloads_total{outcome}`: `success`, or `failure`, which leaves the rules as they were.
+    pub rule_reloads: IntCounterVec,
     /// `catchment_events_total{provider,action}`.
     pub events: IntCounterVec,
     /// `catchment_assets`: assets that the inventory holds.
@@ -99,6 +101,11 @@ impl Metrics {
                 &["service", "name"],
             )?,
             unmapped_names: Mutex::new(HashSet::new()),
+            rule_reloads: counter(
+                "catchment_rule_reloads_total",
+                "Times that the rules were read again",
+                &["outcome"],
+            )?,
             events: counter("catchment_events_total", "Asset events logged", &["provider", "action"])?,
             assets: gauge("catchment_assets", "Assets in the inventory")?,
             log_append_seconds: registered(

@@ -7,9 +7,12 @@
 mod azure;
 mod backfill;
 mod check;
+mod coverage;
 mod demo;
 mod doctor;
+mod explain;
 mod normalize;
+mod records;
 mod serve;
 mod test;
 
@@ -36,6 +39,7 @@ Examples:
   catchment normalize trail.json.gz | jq     what the records of a file say, without a server
   catchment check --print-default            a configuration file with every key explained
   catchment serve --config catchment.toml    run the gateway
+  catchment explain record.json              which rules look for what in a record, and find it
   catchment test --normalizers rules         run a folder of rules over its fixtures
   catchment doctor azure                     find what is missing between Azure and here
 
@@ -71,6 +75,8 @@ enum Command {
     Check(check::Arguments),
     Backfill(backfill::Arguments),
     Test(test::Arguments),
+    Explain(explain::Arguments),
+    Coverage(coverage::Arguments),
     Azure(azure::Arguments),
     Doctor(doctor::Arguments),
 }
@@ -81,7 +87,13 @@ impl Command {
     fn default_filter(&self) -> &'static str {
         match self {
             Self::Serve(_) | Self::Demo(_) => telemetry::DEFAULT_FILTER,
-            Self::Normalize(_) | Self::Check(_) | Self::Backfill(_) | Self::Test(_) | Self::Azure(_) => "warn",
+            Self::Normalize(_)
+            | Self::Check(_)
+             | Self::Backfill(_)
+            | Self::Test(_)
+            | Self::Explain(_)
+            | Self::Coverage(_)
+            | Self::Azure(_) => "warn",
             // What the SDK has to say of a step, the report says.
             Self::Doctor(_) => "error",
         }
@@ -197,6 +209,8 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Azure(arguments) => azure::run(&arguments, output),
         Command::Doctor(arguments) => doctor::run(&arguments, environment, output),
         Command::Test(arguments) => test::run(&arguments, output),
+        Command::Explain(arguments) => explain::run(&arguments, output),
+        Command::Coverage(arguments) => coverage::run(&arguments, output),
     }?;
     output.flush().map_err(Failure::from)
 }

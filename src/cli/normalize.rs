@@ -1,27 +1,24 @@
 //! `catchment normalize`: records in, events out, no server.
 
 use std::convert::Infallible;
-use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::json;
 
-use super::Failure;
-use crate::decode::{Decoder, Piece};
+use super::{Failure, records};
+use crate::decode::Piece;
 use crate::hub::Projection;
 use crate::ingest::{Processed, Processor};
 use crate::inventory::Inventory;
 use crate::normalize::Engine;
-use crate::source::{Clock, file};
+use crate::source::Clock;
 
 /// Configurations kept to tell what was before; the assets that changed longest ago are forgotten beyond it.
 const INVENTORY_BYTES: usize = 256 << 20;
 /// Provider event ids kept to tell duplicates.
 const RECENT_IDS: usize = 1 << 20;
-/// How many times its size a compressed file may grow before it is taken for a bomb.
-const MAX_EXPANSION: u32 = 200;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -56,10 +53,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, output: &mut dyn Write) -> Result<(), Failure> {
-    if arguments.files.is_empty() && io::stdin().is_terminal() {
-        let message = "name the files to read, or pipe records in: catchment normalize trail.json.gz";
-        return Err(Failure::Usage(message.to_owned()));
-    }
+    records::given(&arguments.files, "normalize")?;
     let mut output = BufWriter::with_capacity(64 * 1024, output);
     normalize(arguments, &mut output)?;
     Ok(output.flush()?)
@@ -74,19 +68,7 @@ fn normalize(arguments: &Arguments, output: &mut dyn Write) -> Result<(), Failur
     let projection = Projection::parse(omit.as_deref(), None).map_err(|error| Failure::Usage(format!("--{error}")))?;
     let mut run =
         Run { processor, projection, explain: arguments.explain, clock: Clock::system(), quarantined: 0, output };
-    let standard_input = [PathBuf::from("-")];
-    let named = if arguments.files.is_empty() { &standard_input[..] } else { &arguments.files };
-    for path in named {
-        if path.as_os_str() == "-" {
-            run.read("-", io::stdin().lock())?;
-        } else if path.is_dir() {
-            for file in file::files(path) {
-                run.open(&file.map_err(|error| Failure::run("normalize", error))?)?;
-            }
-        } else {
-            run.open(path)?;
-        }
-    }
+    records::each(&arguments.files, &mut |name, index, piece| run.take(name, index, piece))?;
     if run.quarantined > 0 && !arguments.explain {
         tracing::warn!(
             records = run.quarantined,
@@ -107,32 +89,23 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn open(&mut self, path: &Path) -> Result<(), Failure> {
-        let file = File::open(path).map_err(|error| Failure::run(format!("read {}", path.display()), error))?;
-        self.read(&path.to_string_lossy(), file)
-    }
-
-    fn read(&mut self, name: &str, input: impl Read) -> Result<(), Failure> {
-        let unreadable = |error: io::Error| Failure::run(format!("read {name}"), error);
-        let decoder = Decoder::new(input, MAX_EXPANSION).map_err(unreadable)?;
-        for (index, piece) in decoder.pieces().enumerate() {
-            let processed = match piece.map_err(unreadable)? {
-                Piece::Record { bytes, .. } => {
-                    // Nothing is stored: what was seen is what this run remembers.
-                    let Ok(processed) =
-                        self.processor.process(&bytes, self.clock.now(), |_| Ok::<_, Infallible>(false));
-                    processed
-                }
-                Piece::Rejected { code, reason, .. } => Processed::Rejected { code, reason, rule: None },
-            };
-            self.quarantined += u64::from(matches!(processed, Processed::Rejected { .. }));
-            if self.explain {
-                self.tell(name, index, &processed)?;
-            } else if let Processed::Changes { events, .. } = processed {
-                for event in events {
-                    self.write(&event.json)?;
-                    self.output.write_all(b"\n")?;
-                }
+    fn take(&mut self, file: &str, index: usize, piece: Piece) -> Result<(), Failure> {
+        let processed = match piece {
+            Piece::Record { bytes, .. } => {
+                // Nothing is stored: what was seen is what this run remembers.
+                let Ok(processed) = self.processor.process(&bytes, self.clock.now(), |_| Ok::<_, Infallible>(false));
+                processed
+            }
+            Piece::Rejected { code, reason, .. } => Processed::Rejected { code, reason, rule: None },
+        };
+        self.quarantined += u64::from(matches!(processed, Processed::Rejected { .. }));
+        if self.explain {
+            return self.tell(file, index, &processed);
+        }
+        if let Processed::Changes { events, .. } = processed {
+            for event in events {
+                self.write(&event.json)?;
+                self.output.write_all(b"\n")?;
             }
         }
         Ok(())

@@ -60,7 +60,10 @@ const DATA: &[(&str, Shape)] = &[
             ("on_behalf_of", Free),
         ]),
     ),
-    ("associations", Object(&[("relation", Free), ("type", Free), ("id", Free), ("name", Free), ("change", Free)])),
+    (
+        "associations",
+        Object(&[("relation", Free), ("type", Free), ("id", Free), ("name", Free), ("change", Free), ("at", Free)]),
+    ),
     ("configuration", Free),
     ("configuration_state", Free),
     ("previous_configuration", Free),

@@ -9,7 +9,7 @@ mod process;
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info_span, warn};
 
 pub use self::process::{Processed, Processor};
@@ -26,6 +26,8 @@ const RECENT_IDS: usize = 1 << 17;
 
 /// The loop and what it works with.
 pub struct Ingest {
+    /// The rules in force, which may be replaced between deliveries.
+    engines: watch::Receiver<Arc<Engine>>,
     engine: Arc<Engine>,
     processor: Processor,
     log: Arc<dyn EventLog>,
@@ -41,7 +43,7 @@ impl Ingest {
     /// # Errors
     /// When the log can't be read.
     pub fn new(
-        engine: Arc<Engine>,
+        mut engines: watch::Receiver<Arc<Engine>>,
         inventory: Arc<Inventory>,
         log: Arc<dyn EventLog>,
         metrics: Arc<Metrics>,
@@ -49,9 +51,10 @@ impl Ingest {
         clock: Box<dyn FnMut() -> Time + Send>,
     ) -> Result<Self, LogError> {
         let observed = newest_observed(&*log)?;
+        let engine = Arc::clone(&engines.borrow_and_update());
         let mut processor = Processor::new(Arc::clone(&engine), Arc::clone(&inventory), type_prefix, RECENT_IDS);
         restore(processor.correlator(), &*log)?;
-        Ok(Self { engine, processor, log, metrics, inventory, clock, observed })
+        Ok(Self { engines, engine, processor, log, metrics, inventory, clock, observed })
     }
 
     /// Works until the intake is closed. Blocks: run it on a thread of its own.
@@ -78,6 +81,10 @@ impl Ingest {
 
     fn take(&mut self, delivery: Delivery) -> Result<Pending, LogError> {
         let Delivery { source, records, rejected, cursor } = delivery;
+        if self.engines.has_changed().unwrap_or_default() {
+            self.engine = Arc::clone(&self.engines.borrow_and_update());
+            self.processor.use_rules(Arc::clone(&self.engine));
+        }
         // The order of the log is the order of `observed`, also when the clock goes back.
         self.observed = self.observed.max((self.clock)());
         let label = source.to_string();

@@ -9,7 +9,7 @@ use super::encode::EventParts;
 use crate::correlate::Correlator;
 use crate::inventory::{Held, Inventory};
 use crate::log::NewEvent;
-use crate::model::{Draft, RecordInfo, Time};
+use crate::model::{Action, Draft, RecordInfo, Time};
 use crate::normalize::{Engine, Outcome};
 
 /// What became of a record.
@@ -74,6 +74,11 @@ impl Processor {
         }
     }
 
+    /// Takes other rules for the records to come. What is held stays as the rules before made it.
+    pub fn use_rules(&mut self, engine: Arc<Engine>) {
+        self.engine = engine;
+    }
+
     /// What relates records to one another: to be handed what it remembered before a restart, and asked after each
     /// delivery for what must become durable with it.
     pub fn correlator(&mut self) -> &mut Correlator {
@@ -124,6 +129,10 @@ impl Processor {
             let mut applied = self.inventory.apply(record.time, &id, &mut draft);
             applied.late |= self.late;
             assets.extend(applied.held.take());
+            if let Some(document) = applied.document.take() {
+                let before = applied.before.take().filter(|_| applied.action == Action::Update);
+                draft.associations.extend(self.engine.mentioned(&draft, before.as_ref(), &document));
+            }
             for association in &mut draft.associations {
                 association.name = self.inventory.canonical(&association.name);
             }

@@ -76,6 +76,10 @@ pub struct Applied {
     pub late: bool,
     /// What is held from now on, for the log to store; nothing for a late record.
     pub held: Option<Arc<Held>>,
+    /// The configuration after, to look into; `None` when deleted.
+    pub document: Option<Value>,
+    /// The configuration before, where the asset was held and alive, and the record is not late.
+    pub before: Option<Value>,
 }
 
 /// The assets.
@@ -223,6 +227,8 @@ impl Inventory {
             changes,
             late: false,
             held: None,
+            document,
+            before,
             arn,
             action,
             name,
@@ -379,7 +385,9 @@ fn apply_late(name: AssetName, draft: &mut Draft, held: &Held) -> Applied {
     Applied {
         display_name: document.as_ref().and_then(|document| display_name(&draft.asset, document)),
         changes: document.as_ref().map(|document| diff(&empty(), document, &draft.asset.kind.sets)).unwrap_or_default(),
-        configuration: document.map(|document| document.to_string().into()),
+        configuration: document.as_ref().map(|document| document.to_string().into()),
+        document,
+        before: None,
         arn: told_arn(&draft.asset, Some(held)),
         previous_configuration: None,
         late: true,

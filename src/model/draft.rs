@@ -205,6 +205,10 @@ pub struct Association {
     /// `added` or `removed` where the event changes the relation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub change: Option<RelationChange>,
+    /// Where it stands in the configuration (of one removed: in the previous one), if it was found there rather than told
+    /// by a rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<PointerBuf>,
 }
 
 /// What an event does to a relation.

@@ -11,13 +11,15 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::aws::{GenericRules, MethodRules};
 use super::compile::{RuleError, RuleText, by_name_prefix, compile, key_at, line_of};
+use super::mentions::{MentionRules, Mentions};
 use super::plan::{AssetPlan, Plan};
 use super::redact::SecretNames;
+use super::references::{ArnRules, References};
 
 static BUILT_IN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/normalizers");
 
 /// Files of `normalizers/aws/` that are not rules of a service.
-const SPECIAL: [&str; 3] = ["attribution.toml", "generic.toml", "redact.toml"];
+const SPECIAL: [&str; 4] = ["associations.toml", "attribution.toml", "generic.toml", "redact.toml"];
 
 /// Everything that the normalizer knows.
 #[derive(Debug)]
@@ -27,6 +29,7 @@ pub(super) struct Catalog {
     pub(super) neutral_types: HashMap<String, String>,
     pub(super) generic: GenericRules,
     pub(super) methods: MethodRules,
+    pub(super) mentions: Mentions,
     pub(super) secrets: SecretNames,
     /// `<crate version>+<hash of the rules>`.
     pub(super) version: Arc<str>,
@@ -66,6 +69,14 @@ struct Taxonomy {
 #[serde(deny_unknown_fields)]
 struct Redact {
     names: Vec<String>,
+}
+
+/// `normalizers/aws/associations.toml`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AssociationRules {
+    arns: ArnRules,
+    mentions: MentionRules,
 }
 
 /// The texts of a rule set: the built-in ones, then those of a folder.
@@ -110,6 +121,12 @@ impl Texts {
                 None
             }
         }
+    }
+
+    /// A mistake at a key of a special file.
+    fn mistake(&self, name: &str, key: &str, message: &str) -> RuleError {
+        let at = self.last(name).and_then(|(_, text)| Some(line_of(text, text.find(key)?)));
+        RuleError { file: name.to_owned(), line: at.unwrap_or(1), key: key.to_owned(), message: message.to_owned() }
     }
 
     fn rules(&self, provider: &str) -> Vec<RuleText> {
@@ -178,14 +195,22 @@ impl Catalog {
         let redact: Option<Redact> = texts.parse("aws/redact.toml", &mut errors);
         let neutral: HashSet<String> =
             taxonomy.as_ref().map(|taxonomy| taxonomy.types.keys().cloned().collect()).unwrap_or_default();
-        let (aws, mistakes) = compile("aws", &texts.rules("aws"), &neutral);
+        let associations: Option<AssociationRules> = texts.parse("aws/associations.toml", &mut errors);
+        let (mut aws, mistakes) = compile("aws", &texts.rules("aws"), &neutral);
         errors.extend(mistakes);
+        let AssociationRules { arns, mentions } = associations.unwrap_or_default();
+        aws.references = References::new(&aws.assets, arns);
+        let mentions = Mentions::new(mentions, &aws.assets).unwrap_or_else(|key| {
+            errors.push(texts.mistake("aws/associations.toml", &key, "no rule file defines this type"));
+            Mentions::default()
+        });
         match (taxonomy, generic, methods, redact) {
             (Some(taxonomy), Some(generic), Some(methods), Some(redact)) if errors.is_empty() => Ok(Self {
                 by_name_prefix: by_name_prefix(&aws.assets),
                 neutral_types: taxonomy.aws.into_iter().collect(),
                 secrets: SecretNames::new(redact.names.iter().map(String::as_str)),
                 version: texts.version(),
+                mentions,
                 aws,
                 generic,
                 methods,

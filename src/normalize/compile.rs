@@ -77,9 +77,6 @@ pub(super) fn compile(
         let mut compiler = Compiler { provider, text, errors: &mut errors, plan: &mut plan, neutral_types };
         compiler.events(file);
     }
-    for service in plan.services.values_mut() {
-        service.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-    }
     (plan, errors)
 }
 
@@ -126,15 +123,7 @@ impl Compiler<'_> {
         for (provider_type, rule) in &file.assets {
             let key = format!("assets.{provider_type:?}");
             let Some(asset) = self.asset(provider_type, rule.get_ref(), &key) else { continue };
-            let asset = Arc::new(asset);
-            if let Some(prefix) = &rule.get_ref().id_prefix {
-                for service in &file.service.0 {
-                    let prefixes = &mut self.plan.services.entry(service.as_str().into()).or_default().prefixes;
-                    prefixes.retain(|(known, _)| **known != **prefix);
-                    prefixes.push((prefix.as_str().into(), Arc::clone(&asset)));
-                }
-            }
-            self.plan.assets.insert(provider_type.as_str().into(), asset);
+            self.plan.assets.insert(provider_type.as_str().into(), Arc::new(asset));
         }
     }
 
@@ -177,6 +166,7 @@ impl Compiler<'_> {
             name,
             arn,
             global: rule.global,
+            id_prefix: rule.id_prefix.as_deref().map(Into::into),
         })
     }
 
@@ -354,7 +344,10 @@ impl Compiler<'_> {
             let test = match texts.as_slice() {
                 [only] if only == "*" => Test::Present,
                 [only] if only == "!" => Test::Absent,
-                texts => Test::OneOf(texts.iter().map(|text| Glob::parse(text)).collect()),
+                texts => Test::OneOf {
+                    globs: texts.iter().filter(|text| *text != "!").map(|text| Glob::parse(text)).collect(),
+                    or_absent: texts.iter().any(|text| text == "!"),
+                },
             };
             conditions.push(Condition { what, test });
         }
@@ -477,16 +470,24 @@ impl Compiler<'_> {
 
     fn association(&mut self, spanned: &Spanned<AssociationRule>, key: &str) -> Option<AssociationPlan> {
         let rule = spanned.get_ref();
-        let asset = self.asset_named(rule.provider_type.get_ref(), rule.provider_type.span(), key)?;
-        let vars: HashSet<_> = rule.vars.keys().map(String::as_str).collect();
-        self.check_vars(&asset, &vars, spanned.span(), key);
+        let asset = match rule.asset.get_ref() {
+            AssetChoice::Type(provider_type) => {
+                let asset = self.asset_named(provider_type, rule.asset.span(), key)?;
+                let vars: HashSet<_> = rule.vars.keys().map(String::as_str).collect();
+                self.check_vars(&asset, &vars, spanned.span(), key);
+                AssetPick::Kind(asset)
+            }
+            AssetChoice::ByIdPrefix => AssetPick::ByIdPrefix,
+        };
         if rule.id.is_none() {
             self.error(spanned.span(), key, "an association needs `id`");
         }
         Some(AssociationPlan {
             relation: rule.relation.as_str().into(),
-            neutral_type: asset.kind.neutral_type.as_str().into(),
             asset,
+            when: self.conditions(&rule.when, &format!("{key}.when"))?,
+            account: self.sources(&rule.account, &format!("{key}.account")),
+            region: self.sources(&rule.region, &format!("{key}.region")),
             id: self.sources(&rule.id, &format!("{key}.id"))?,
             each: self.sources(&rule.each, &format!("{key}.each")),
             vars: self.vars(&rule.vars, &format!("{key}.vars")),

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::expression::{Facts, Scope, Sources};
-use super::plan::{
-    AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, EventPlan, OpPlan, Parts, Plan, ServicePlan, StepPlan,
-};
+use super::plan::{AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, EventPlan, OpPlan, Parts, Plan, StepPlan};
 use crate::model::{Action, AssetKind, AssetRef, Association, Draft, DraftAction, Step};
 
 /// Where the record's assets live, unless a rule says otherwise.
+#[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
     pub(super) service: &'a str,
     pub(super) account: &'a str,
@@ -130,8 +129,8 @@ impl Evaluation<'_> {
         match &self.change.asset {
             AssetPick::Kind(asset) => Some(Arc::clone(asset)),
             AssetPick::ByIdPrefix => {
-                let service = self.plan.services.get(self.place.service)?;
-                Some(by_id_prefix(service, id).unwrap_or_else(|| unknown_prefix(self.place.service, id)))
+                let known = self.plan.references.by_id_prefix(id).map(Arc::clone);
+                Some(known.unwrap_or_else(|| unknown_prefix(self.place.service, id)))
             }
         }
     }
@@ -153,36 +152,36 @@ impl Evaluation<'_> {
     }
 
     fn associations(&self, plan: &AssociationPlan, scope: Scope<'_>) -> Vec<Association> {
-        let one = |scope: Scope<'_>| {
-            let id = plan.id.text(scope)?;
-            let vars = vars(&plan.vars, scope)?;
-            // Where the id is a whole ARN, the other asset may live in another account or region.
-            let part = |number: usize| id.strip_prefix("arn:")?.split(':').nth(number).filter(|part| !part.is_empty());
-            let (account, region) = (part(3).unwrap_or(self.place.account), part(2).unwrap_or(self.place.region));
-            let short = if id.starts_with("arn:") { id.rsplit(['/', ':']).next().unwrap_or(&id) } else { &id };
-            let parts = Parts { partition: partition(region), region, account, id: short, vars: &vars };
-            Some(Association {
-                relation: Arc::clone(&plan.relation),
-                neutral_type: Arc::clone(&plan.neutral_type),
-                name: plan.asset.asset_name(&parts)?,
-                id: short.to_owned(),
-                change: plan.change,
-            })
-        };
-        match &plan.each {
-            None => one(scope).into_iter().collect(),
-            Some(each) => {
-                let elements = each.elements(scope);
-                elements
-                    .iter()
-                    .filter_map(|element| one(Scope { record: self.record, element: Some(element) }))
-                    .collect()
-            }
+        let Some(each) = &plan.each else { return self.associated(plan, scope) };
+        let elements = each.elements(scope);
+        let scopes = elements.iter().map(|element| Scope { record: self.record, element: Some(element) });
+        scopes.flat_map(|scope| self.associated(plan, scope)).collect()
+    }
+
+    fn associated(&self, plan: &AssociationPlan, scope: Scope<'_>) -> Vec<Association> {
+        if !plan.when.iter().all(|condition| condition.holds(scope)) {
+            return Vec::new();
         }
+        let Some(vars) = vars(&plan.vars, scope) else { return Vec::new() };
+        let told = |sources: &Option<Sources>| sources.as_ref().and_then(|sources| sources.text(scope));
+        let (account, region) = (told(&plan.account), told(&plan.region));
+        let place = Place {
+            service: self.place.service,
+            account: account.as_deref().unwrap_or(self.place.account),
+            region: region.as_deref().unwrap_or(self.place.region),
+        };
+        let one = |id: &String| {
+            let found = match &plan.asset {
+                AssetPick::ByIdPrefix => self.plan.references.find(id, &place),
+                AssetPick::Kind(asset) => self.plan.references.of_kind(asset, id, &vars, &place),
+            }?;
+            Some(found.association(Arc::clone(&plan.relation), plan.change))
+        };
+        plan.id.texts(scope).iter().filter_map(one).collect()
     }
 }
 
-fn step(plan: &StepPlan, asset: &AssetPlan, parts: &Parts<'_>, scope: Scope<'_>) -> Option<Step> {
+pub(super) fn step(plan: &StepPlan, asset: &AssetPlan, parts: &Parts<'_>, scope: Scope<'_>) -> Option<Step> {
     let some = |elements: Vec<Value>| (!elements.is_empty()).then_some(elements);
     Some(match &plan.op {
         OpPlan::Replace(value) => Step::Replace(value.value(scope)?),
@@ -225,11 +224,6 @@ fn vars<'p>(plans: &'p [(Box<str>, Sources)], scope: Scope<'_>) -> Option<Vec<(&
     plans.iter().map(|(name, sources)| Some((&**name, sources.text(scope)?))).collect()
 }
 
-fn by_id_prefix(service: &ServicePlan, id: &str) -> Option<Arc<AssetPlan>> {
-    let found = service.prefixes.iter().find(|(prefix, _)| id.starts_with(&**prefix));
-    found.map(|(_, asset)| Arc::clone(asset))
-}
-
 /// An id of a kind that no rule file knows: `tgw-attach-0123` of `ec2.amazonaws.com`.
 fn unknown_prefix(service: &str, id: &str) -> Arc<AssetPlan> {
     let service = service.split('.').next().unwrap_or(service);
@@ -252,6 +246,7 @@ pub(super) fn unclassified(service: &str, kind: &str, display: Vec<jsonptr::Poin
         name: super::plan::Template::parse(&format!("{literal}{{id}}")).unwrap_or_default(),
         arn: None,
         global: false,
+        id_prefix: None,
     }
 }
 

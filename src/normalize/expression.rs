@@ -1,6 +1,7 @@
 //! Sources: where in a record, or in the element at hand, a rule finds a value.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::Deserialize as _;
 use serde::de::IntoDeserializer as _;
@@ -66,6 +67,11 @@ impl Sources {
         Ok(Self(texts.iter().map(|text| Source::parse(text)).collect::<Result<_, _>>()?))
     }
 
+    /// Each alternative as it is written, with what it resolves to.
+    pub(super) fn alternatives<'r>(&self, scope: Scope<'r>) -> Vec<(String, Option<Cow<'r, Value>>)> {
+        self.0.iter().map(|source| (source.to_string(), source.resolved(scope))).collect()
+    }
+
     /// It looks into the element at hand.
     pub(super) fn is_of_element(&self) -> bool {
         self.0.iter().any(|source| matches!(source.from, From::Element(_)))
@@ -94,6 +100,18 @@ impl Sources {
         self.0.iter().find_map(text)
     }
 
+    /// The same, as texts: of an array, each element's.
+    pub(super) fn texts(&self, scope: Scope<'_>) -> Vec<String> {
+        let texts = |source: &Source| {
+            let value = source.value(scope)?;
+            let values = value.as_array().map_or(std::slice::from_ref(value.as_ref()), Vec::as_slice);
+            let texts = values.iter().filter_map(scalar_text).filter(|text| !text.is_empty());
+            let texts: Vec<_> = texts.map(Cow::into_owned).collect();
+            (!texts.is_empty()).then_some(texts)
+        };
+        self.0.iter().find_map(texts).unwrap_or_default()
+    }
+
     /// The same, as elements: an array's own, anything else alone.
     pub(super) fn elements<'r>(&self, scope: Scope<'r>) -> Vec<Cow<'r, Value>> {
         match self.value(scope) {
@@ -102,6 +120,21 @@ impl Sources {
             Some(value) => vec![value],
             None => Vec::new(),
         }
+    }
+}
+
+/// As it is written in a rule.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.from {
+            From::Record(path) => write!(f, "{path}")?,
+            From::Element(path) => write!(f, "@{path}")?,
+            From::Text(text) => write!(f, "={}", text.as_str().unwrap_or_default())?,
+        }
+        self.transforms.iter().try_for_each(|transform| {
+            let name = serde_json::to_value(transform).unwrap_or_default();
+            write!(f, " | {}", name.as_str().unwrap_or_default())
+        })
     }
 }
 

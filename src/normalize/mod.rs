@@ -4,10 +4,13 @@ mod aws;
 mod catalog;
 mod compile;
 mod eval;
+mod explain;
 mod expression;
+mod mentions;
 mod plan;
 mod pointer;
 mod redact;
+mod references;
 mod rule;
 mod transform;
 
@@ -16,11 +19,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::Value;
 
 use self::catalog::Catalog;
 use self::expression::{Facts, Scope};
 use self::plan::EventPlan;
-use crate::model::{Draft, RecordInfo, Session};
+use crate::model::{Association, Draft, RecordInfo, Session};
 
 pub use self::catalog::CatalogError;
 pub use self::compile::RuleError;
@@ -97,10 +101,28 @@ impl Engine {
         names
     }
 
+    /// The assets that a draft's configuration mentions besides those that its rule told: as ARNs, and as ids whose form or
+    /// key says what they are. With the configuration before, those that came and went are marked.
+    #[must_use]
+    pub fn mentioned(&self, draft: &Draft, before: Option<&Value>, after: &Value) -> Vec<Association> {
+        if draft.asset.kind.provider != "aws" {
+            return Vec::new();
+        }
+        let references = &self.catalog.aws.references;
+        self.catalog.mentions.associations(references, &draft.asset, before, after, &draft.associations)
+    }
+
     /// Normalizes one record.
     #[must_use]
     pub fn normalize(&self, bytes: &[u8]) -> Outcome {
         self.try_normalize(bytes).unwrap_or_else(|outcome| outcome)
+    }
+
+    /// What each rule of a record's call looks for, finds and makes of it, in the order in which they are tried. Values that
+    /// rules call secret are left out. Empty where no rule is asked: the record is a read, a failed call, or unmapped.
+    #[must_use]
+    pub fn explain(&self, bytes: &[u8]) -> Vec<Value> {
+        std::str::from_utf8(bytes).ok().and_then(|text| aws::explain(&self.catalog, text)).unwrap_or_default()
     }
 
     /// What is kept of a record that could not be understood: its bytes, without the values of members whose names say

@@ -1,7 +1,7 @@
 //! Rules as they are run: pointers parsed, names resolved, everything checked.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use jsonptr::PointerBuf;
@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::expression::{Scope, Sources};
 use super::pointer::Path;
+use super::references::References;
 use super::transform::scalar_text;
 use crate::model::{Action, AssetKind, AssetName, KeyedSet, RelationChange};
 
@@ -18,14 +19,14 @@ pub(super) struct Plan {
     pub(super) services: HashMap<Box<str>, ServicePlan>,
     /// By provider type.
     pub(super) assets: HashMap<Box<str>, Arc<AssetPlan>>,
+    /// The assets by their ARNs and id prefixes.
+    pub(super) references: References,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct ServicePlan {
     /// By event name without version suffix. All rules of a name that hold are applied.
     pub(super) events: HashMap<Box<str>, Vec<EventPlan>>,
-    /// Id prefixes of the service's assets, longest first.
-    pub(super) prefixes: Vec<(Box<str>, Arc<AssetPlan>)>,
 }
 
 impl Plan {
@@ -40,6 +41,8 @@ pub(super) struct AssetPlan {
     pub(super) name: Template,
     pub(super) arn: Option<Template>,
     pub(super) global: bool,
+    /// Ids that begin so are this type: `sg-`.
+    pub(super) id_prefix: Option<Box<str>>,
 }
 
 impl AssetPlan {
@@ -169,11 +172,13 @@ impl ElementsPlan {
 #[derive(Debug)]
 pub(super) struct AssociationPlan {
     pub(super) relation: Arc<str>,
-    pub(super) asset: Arc<AssetPlan>,
-    pub(super) neutral_type: Arc<str>,
+    pub(super) asset: AssetPick,
     pub(super) id: Sources,
     pub(super) each: Option<Sources>,
     pub(super) vars: Box<[(Box<str>, Sources)]>,
+    pub(super) account: Option<Sources>,
+    pub(super) region: Option<Sources>,
+    pub(super) when: Box<[Condition]>,
     pub(super) change: Option<RelationChange>,
 }
 
@@ -188,7 +193,11 @@ pub(super) struct Condition {
 pub(super) enum Test {
     Present,
     Absent,
-    OneOf(Box<[Glob]>),
+    /// One of these texts; or nothing, where that is among them.
+    OneOf {
+        globs: Box<[Glob]>,
+        or_absent: bool,
+    },
 }
 
 impl Condition {
@@ -196,9 +205,30 @@ impl Condition {
         match &self.test {
             Test::Present => self.what.stated(scope).is_some(),
             Test::Absent => self.what.value(scope).is_none(),
-            Test::OneOf(globs) => self.what.stated(scope).is_some_and(|value| {
-                scalar_text(&value).is_some_and(|text| globs.iter().any(|glob| glob.matches(&text)))
-            }),
+            Test::OneOf { globs, or_absent } => match self.what.stated(scope) {
+                Some(value) if value.as_str() != Some("") || !or_absent => {
+                    scalar_text(&value).is_some_and(|text| globs.iter().any(|glob| glob.matches(&text)))
+                }
+                _ => *or_absent,
+            },
+        }
+    }
+}
+
+/// As it is written in a rule.
+impl fmt::Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Present => f.write_str("* (present)"),
+            Self::Absent => f.write_str("! (absent)"),
+            Self::OneOf { globs, or_absent } => {
+                for (number, glob) in globs.iter().enumerate() {
+                    let separator = if number == 0 { "" } else { " or " };
+                    let (start, end) = (if glob.open_start { "*" } else { "" }, if glob.open_end { "*" } else { "" });
+                    write!(f, "{separator}{start}{}{end}", glob.text)?;
+                }
+                if *or_absent { f.write_str(" or ! (absent)") } else { Ok(()) }
+            }
         }
     }
 }
@@ -292,6 +322,38 @@ impl Template {
         })
     }
 
+    /// What the variable parts are where a text is made like this: `service/{cluster}/{id}` of `service/blue/web`. Each but
+    /// the last ends where the text between goes on; the last takes all that is left.
+    pub(super) fn capture<'t>(&self, text: &'t str) -> Option<Vec<(&str, &'t str)>> {
+        let mut captured = Vec::new();
+        let mut rest = text;
+        for (at, part) in self.0.iter().enumerate() {
+            let name = match part {
+                Part::Text(literal) => {
+                    rest = rest.strip_prefix(&**literal)?;
+                    continue;
+                }
+                Part::Var(name) => name,
+                Part::Id => "id",
+                Part::Partition | Part::Region | Part::Account => return None,
+            };
+            let end = match self.0.get(at + 1) {
+                Some(Part::Text(literal)) => rest.find(&**literal)?,
+                Some(_) => return None,
+                None => rest.len(),
+            };
+            let (value, after) = rest.split_at_checked(end).filter(|(value, _)| !value.is_empty())?;
+            captured.push((name, value));
+            rest = after;
+        }
+        rest.is_empty().then_some(captured)
+    }
+
+    /// How much of it is literal.
+    pub(super) fn literal_len(&self) -> usize {
+        self.0.iter().map(|part| if let Part::Text(text) = part { text.len() } else { 0 }).sum()
+    }
+
     /// The text before `{id}`, where nothing else varies: `ec2/security-group/`.
     pub(super) fn literal_prefix(&self) -> Option<&str> {
         match &*self.0 {
@@ -300,7 +362,7 @@ impl Template {
         }
     }
 
-    /// `None`: a var was not found.
+    /// `None`: a part was not found.
     pub(super) fn render(&self, parts: &Parts<'_>, encode: bool) -> Option<String> {
         let mut text = String::new();
         for part in &self.0 {
@@ -322,5 +384,19 @@ impl Template {
             }
         }
         Some(text)
+    }
+}
+
+/// As it is written in a rule.
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|part| match part {
+            Part::Text(text) => f.write_str(text),
+            Part::Partition => f.write_str("{partition}"),
+            Part::Region => f.write_str("{region}"),
+            Part::Account => f.write_str("{account}"),
+            Part::Id => f.write_str("{id}"),
+            Part::Var(name) => write!(f, "{{{name}}}"),
+        })
     }
 }

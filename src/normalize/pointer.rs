@@ -1,6 +1,7 @@
 //! JSON Pointers (RFC 6901) into records, which spell their keys in more than one case.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use jsonptr::Pointer;
 use serde_json::{Map, Value};
@@ -45,6 +46,12 @@ impl Path {
             Token::Key(key) => key.as_ref(),
             Token::Every => "*",
         })
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.tokens().try_for_each(|token| write!(f, "/{}", jsonptr::Token::new(token).encoded()))
     }
 }
 

@@ -130,9 +130,15 @@ pub(super) enum Op {
 pub(super) struct AssociationRule {
     pub(super) relation: Relation,
     #[serde(rename = "type")]
-    pub(super) provider_type: Spanned<String>,
+    pub(super) asset: Spanned<AssetChoice>,
+    #[serde(default)]
+    pub(super) when: BTreeMap<Spanned<String>, ConditionRule>,
     #[serde(default)]
     pub(super) id: Texts,
+    #[serde(default)]
+    pub(super) account: Texts,
+    #[serde(default)]
+    pub(super) region: Texts,
     #[serde(default)]
     pub(super) each: Texts,
     #[serde(default)]
@@ -141,7 +147,7 @@ pub(super) struct AssociationRule {
 }
 
 /// The closed set of relations.
-#[derive(Clone, Copy, Debug, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Relation {
     In,

@@ -9,7 +9,7 @@ use super::pointer::member;
 use crate::model::Time;
 
 /// A transform, as rules name it. `docs/RULES.md` says what each does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Transform {
     Json,

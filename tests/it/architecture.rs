@@ -8,7 +8,7 @@ const LEAVES: [&str; 4] = ["metrics", "model", "retry", "secret"];
 
 /// Module → what it may use besides the leaves.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("app", &["config", "http", "hub", "ingest", "inventory", "log", "normalize", "source"]),
+    ("app", &["config", "http", "hub", "ingest", "inventory", "log", "normalize", "reload", "source"]),
     (
         "cli",
         &[
@@ -37,6 +37,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("model", &[]),
     ("normalize", &[]),
+    ("reload", &["fixture", "normalize"]),
     ("retry", &[]),
     ("secret", &[]),
     ("shutdown", &[]),

@@ -16,7 +16,7 @@ use self::record::Member;
 use super::catalog::Catalog;
 use super::eval::{Evaluated, Place, evaluate, partition, without_version};
 use super::plan::{EventPlan, Parts};
-use super::{Outcome, hashed_id, not_json, sanitize};
+use super::{Outcome, explain, hashed_id, not_json, sanitize};
 use crate::model::{Operation, RecordInfo, Session, Time};
 
 pub(super) use self::attribution::MethodRules;
@@ -59,6 +59,19 @@ fn understand(catalog: &Catalog, text: &str, record: Record<'_>) -> Result<Outco
     }
 }
 
+/// What each rule of the record's call looks for and finds, secrets left out. Empty where it comes to no rule.
+pub(super) fn explain(catalog: &Catalog, text: &str) -> Option<Vec<serde_json::Value>> {
+    let record = Record::parse(text).ok()?;
+    let call = Call::of(&record).ok()?;
+    let rules = catalog.aws.events(&call.service, &without_version(&call.name))?;
+    let sanitized = sanitize(catalog, text, &record, rules).ok()?;
+    let record = Record::parse(&sanitized).ok()?;
+    let account = account(&record).unwrap_or_else(|| "-".to_owned());
+    let region = record.text(Member::AwsRegion).unwrap_or(Cow::Borrowed("-"));
+    let place = Place { service: &call.service, account: &account, region: &region };
+    Some(explain::rules(&catalog.aws, rules, &record, &place))
+}
+
 fn changes(
     catalog: &Catalog,
     text: &str,
@@ -73,7 +86,11 @@ fn changes(
     let region = record.text(Member::AwsRegion).unwrap_or(Cow::Borrowed("-"));
     let place = Place { service: &call.service, account, region: &region };
     let evaluated = if rules.is_empty() {
-        let known = Known { by_name_prefix: &catalog.by_name_prefix, neutral_types: &catalog.neutral_types };
+        let known = Known {
+            by_name_prefix: &catalog.by_name_prefix,
+            references: &catalog.aws.references,
+            neutral_types: &catalog.neutral_types,
+        };
         catalog.generic.evaluate(&known, &record, name, &place)
     } else {
         evaluate(&catalog.aws, rules, &record, &place)

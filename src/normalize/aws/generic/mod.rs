@@ -18,6 +18,7 @@ use self::identify::{Parameters, Told};
 use super::super::eval::{Evaluated, Place, partition, unclassified};
 use super::super::plan::{AssetPlan, Glob, Parts};
 use super::super::pointer::member;
+use super::super::references::{Arn, References};
 use super::super::rule::RuleAction;
 use super::super::transform::Transform;
 use super::record::{Member, Record};
@@ -108,6 +109,8 @@ fn begins_with_word(name: &str, prefix: &str) -> bool {
 pub(super) struct Known<'a> {
     /// Curated assets by the literal part of their names.
     pub(super) by_name_prefix: &'a HashMap<Box<str>, Arc<AssetPlan>>,
+    /// The same by their ARNs.
+    pub(super) references: &'a References,
     /// Neutral types of provider types that have no curated asset.
     pub(super) neutral_types: &'a HashMap<String, String>,
 }
@@ -209,6 +212,17 @@ impl GenericRules {
         noun: &str,
         place: &Place<'_>,
     ) -> Option<AssetRef> {
+        if let Some(known) = Arn::parse(arn, place).and_then(|arn| known.references.known(&arn)) {
+            return Some(AssetRef {
+                kind: Arc::clone(&known.asset.kind),
+                name: known.name,
+                id: known.id,
+                arn: Some(arn.to_owned()),
+                arn_is_told: true,
+                account: known.account,
+                region: known.region,
+            });
+        }
         // arn:partition:service:region:account:resource
         let mut parts = arn.splitn(6, ':').skip(2);
         let (service, region, account) = (parts.next()?, parts.next()?, parts.next()?);
@@ -216,11 +230,6 @@ impl GenericRules {
         let account = if account.is_empty() { place.account } else { account };
         let region = if region.is_empty() { "-" } else { region };
         let (kind, id) = resource.split_once(['/', ':']).unwrap_or(("", resource));
-        let curated = known.by_name_prefix.get(format!("{service}/{kind}/").as_str());
-        if let Some(plan) = curated {
-            let id = id.rsplit('/').next().unwrap_or(id);
-            return Some(self.named(plan, id.to_owned(), Some(arn), account, region, place));
-        }
         let kind = if kind.is_empty() { kebab(noun) } else { kind.to_owned() };
         let mut plan = unclassified(service, &kind, display(noun));
         if let Some(provider_type) = provider_type {

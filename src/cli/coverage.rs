@@ -1,0 +1,176 @@
+//! `catchment coverage`: what the rules know of the records of files, counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::{Failure, records};
+use crate::decode::Piece;
+use crate::normalize::{Engine, Outcome};
+
+const EXAMPLES: &str = "\
+Examples:
+  catchment coverage /var/log/cloudtrail
+  zcat trail/*.gz | catchment coverage - --json | jq '.unmapped[:20]'
+  catchment coverage trail.json.gz --normalizers rules --unmatched
+
+Counts what became of every record, by outcome, reason and rule: the calls that only the generic
+rules know, which are those that deserve a rule; the calls that are quarantined; and the rules
+that no record matched.";
+
+/// Count which calls of the given records have rules, and which rules matched
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// Files or folders of records; - is standard input, which is also read when none is named
+    #[arg(value_name = "FILES")]
+    files: Vec<PathBuf>,
+    /// A folder of rules that add to the built-in ones or override them
+    #[arg(long, value_name = "DIR")]
+    normalizers: Option<PathBuf>,
+    /// List the rules that no record matched, rather than only their number
+    #[arg(long)]
+    unmatched: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Counts by what is counted.
+type Counts<K> = BTreeMap<K, u64>;
+
+#[derive(Default)]
+struct Coverage {
+    records: u64,
+    outcomes: Counts<&'static str>,
+    skipped: Counts<String>,
+    /// Code, service, call.
+    quarantined: Counts<(String, String, String)>,
+    /// Service, call, generic rule.
+    unmapped: Counts<(String, String, String)>,
+    /// Rule, outcome.
+    rules: Counts<(String, &'static str)>,
+}
+
+impl Coverage {
+    fn take(&mut self, engine: &Engine, piece: &Piece) {
+        self.records += 1;
+        let (outcome, rule) = match piece {
+            Piece::Record { bytes, .. } => self.record(engine, bytes),
+            Piece::Rejected { code, .. } => {
+                add(&mut self.quarantined, ((*code).to_owned(), String::new(), String::new()));
+                ("quarantined", None)
+            }
+        };
+        add(&mut self.outcomes, outcome);
+        if let Some(rule) = rule {
+            add(&mut self.rules, (rule, outcome));
+        }
+    }
+
+    fn record(&mut self, engine: &Engine, bytes: &[u8]) -> (&'static str, Option<String>) {
+        match engine.normalize(bytes) {
+            Outcome::Changes { record, drafts } => {
+                let rule = drafts.first().map(|draft| draft.rule.to_string());
+                if drafts.iter().any(|draft| draft.generic) {
+                    let operation = record.operation;
+                    add(&mut self.unmapped, (operation.service, operation.name, rule.clone().unwrap_or_default()));
+                }
+                ("changes", rule)
+            }
+            Outcome::Skipped { reason, rule, .. } => {
+                add(&mut self.skipped, reason.to_string());
+                ("skipped", rule.map(|rule| rule.to_string()))
+            }
+            Outcome::Rejected { code, rule, .. } => {
+                let (service, call) = call_of(bytes);
+                add(&mut self.quarantined, (code.to_owned(), service, call));
+                ("quarantined", rule.map(|rule| rule.to_string()))
+            }
+        }
+    }
+}
+
+fn add<K: Ord>(counts: &mut Counts<K>, key: K) {
+    *counts.entry(key).or_default() += 1;
+}
+
+/// Service and name of a call that was not understood, as far as the record tells.
+fn call_of(bytes: &[u8]) -> (String, String) {
+    let record: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let text = |keys: [&str; 2]| keys.iter().find_map(|key| record[*key].as_str()).unwrap_or("?").to_owned();
+    (text(["eventSource", "category"]), text(["eventName", "operationName"]))
+}
+
+/// The most frequent first.
+fn sorted<K: Clone + Ord>(counts: &Counts<K>) -> Vec<(K, u64)> {
+    let mut sorted: Vec<_> = counts.iter().map(|(key, count)| (key.clone(), *count)).collect();
+    sorted.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    sorted
+}
+
+pub(super) fn run(arguments: &Arguments, output: &mut dyn Write) -> Result<(), Failure> {
+    records::given(&arguments.files, "coverage")?;
+    let engine = Engine::load(arguments.normalizers.as_deref())?;
+    let mut coverage = Coverage::default();
+    records::each(&arguments.files, &mut |_, _, piece| {
+        coverage.take(&engine, &piece);
+        Ok(())
+    })?;
+    let matched: BTreeSet<&str> = coverage.rules.keys().map(|(rule, _)| rule.as_str()).collect();
+    let rules = engine.rule_names();
+    let unmatched: Vec<&str> = rules.iter().map(|rule| &**rule).filter(|rule| !matched.contains(rule)).collect();
+    if arguments.json {
+        return json_report(&coverage, &unmatched, output);
+    }
+    report(&coverage, output)?;
+    writeln!(output, "\n{} of {} rules matched no record", unmatched.len(), rules.len())?;
+    if arguments.unmatched {
+        unmatched.iter().try_for_each(|rule| writeln!(output, "  {rule}"))?;
+    }
+    Ok(())
+}
+
+fn report(coverage: &Coverage, output: &mut dyn Write) -> Result<(), Failure> {
+    let outcomes: Vec<_> = coverage.outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
+    writeln!(output, "{} records: {}", coverage.records, outcomes.join(", "))?;
+    let mut section = |title: &str, lines: Vec<(String, u64)>| -> Result<(), Failure> {
+        if !lines.is_empty() {
+            writeln!(output, "\n{title}")?;
+            lines.iter().try_for_each(|(line, count)| writeln!(output, "{count:>9}  {line}"))?;
+        }
+        Ok(())
+    };
+    let three = |counts: &Counts<(String, String, String)>| {
+        sorted(counts)
+            .into_iter()
+            .map(|((a, b, c), count)| (format!("{a} {b} {c}").trim_end().to_owned(), count))
+            .collect()
+    };
+    section("calls that only the generic rules know", three(&coverage.unmapped))?;
+    section("quarantined", three(&coverage.quarantined))?;
+    section("skipped", sorted(&coverage.skipped))?;
+    let by_rule =
+        sorted(&coverage.rules).into_iter().map(|((rule, outcome), count)| (format!("{rule} {outcome}"), count));
+    section("by rule", by_rule.collect())
+}
+
+fn json_report(coverage: &Coverage, unmatched: &[&str], output: &mut dyn Write) -> Result<(), Failure> {
+    let three = |counts: &Counts<(String, String, String)>, names: [&str; 3]| -> Vec<Value> {
+        let object = |((a, b, c), count)| json!({ names[0]: a, names[1]: b, names[2]: c, "count": count });
+        sorted(counts).into_iter().map(object).collect()
+    };
+    let report = json!({
+        "records": coverage.records,
+        "outcomes": coverage.outcomes,
+        "unmapped": three(&coverage.unmapped, ["service", "name", "rule"]),
+        "quarantined": three(&coverage.quarantined, ["code", "service", "name"]),
+        "skipped": coverage.skipped,
+        "rules": sorted(&coverage.rules).into_iter()
+            .map(|((rule, outcome), count)| json!({ "rule": rule, "outcome": outcome, "count": count })).collect::<Vec<_>>(),
+        "unmatched": unmatched,
+    });
+    Ok(writeln!(output, "{report}")?)
+}

@@ -1,0 +1,192 @@
+//! `catchment explain`: what the rules look for in a record, what they find, and what comes of it.
+
+use std::convert::Infallible;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::{Failure, records};
+use crate::decode::Piece;
+use crate::ingest::{Processed, Processor};
+use crate::inventory::Inventory;
+use crate::normalize::Engine;
+use crate::source::Clock;
+
+/// Configurations kept to tell what was before.
+const INVENTORY_BYTES: usize = 64 << 20;
+const RECENT_IDS: usize = 1 << 16;
+/// Characters of a value that are printed as text; `--json` prints all.
+const LONGEST: usize = 400;
+
+const EXAMPLES: &str = "\
+Examples:
+  catchment explain record.json
+  catchment explain trail.json.gz --event 7e96f0e7-4d78-423d-b3f5-391370685b30
+  pbpaste | catchment explain - --normalizers rules --json | jq .rules
+
+Tells of each record what became of it and why; which rules the call has, which of their
+conditions hold, what every source resolves to, what each step does; and how the method of the
+change was told. Secrets are left out. All records share one inventory, which begins empty.";
+
+/// Explain what the rules make of a record, and why
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// Files or folders of records; - is standard input, which is also read when none is named
+    #[arg(value_name = "RECORD")]
+    files: Vec<PathBuf>,
+    /// Explain only the record with this event id; those before it are still taken in
+    #[arg(long, value_name = "ID")]
+    event: Option<String>,
+    /// A folder of rules that add to the built-in ones or override them
+    #[arg(long, value_name = "DIR")]
+    normalizers: Option<PathBuf>,
+    /// Print one JSON object per record
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, output: &mut dyn Write) -> Result<(), Failure> {
+    records::given(&arguments.files, "explain")?;
+    let engine = Arc::new(Engine::load(arguments.normalizers.as_deref())?);
+    let inventory = Arc::new(Inventory::bounded(INVENTORY_BYTES));
+    let mut processor = Processor::new(Arc::clone(&engine), inventory, "io.catchment".to_owned(), RECENT_IDS);
+    let clock = Clock::system();
+    let mut told = 0;
+    records::each(&arguments.files, &mut |file, index, piece| {
+        let (bytes, processed) = match piece {
+            Piece::Record { bytes, .. } => {
+                let Ok(processed) = processor.process(&bytes, clock.now(), |_| Ok::<_, Infallible>(false));
+                (bytes, processed)
+            }
+            Piece::Rejected { code, reason, bytes, .. } => (bytes, Processed::Rejected { code, reason, rule: None }),
+        };
+        let record: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        if arguments.event.as_ref().is_some_and(|id| record["eventID"].as_str() != Some(id)) {
+            return Ok(());
+        }
+        told += 1;
+        let mut explanation = head(file, index, &record);
+        explanation.extend(outcome(&processed, &engine.explain(&bytes)));
+        if arguments.json {
+            return Ok(writeln!(output, "{}", Value::Object(explanation))?);
+        }
+        let mut text = String::new();
+        lines(&Value::Object(explanation), 0, &mut text);
+        Ok(writeln!(output, "{text}")?)
+    })?;
+    match &arguments.event {
+        Some(id) if told == 0 => Err(Failure::run("explain", format!("no record has the event id {id}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Which record it is.
+fn head(file: &str, index: usize, record: &Value) -> Map<String, Value> {
+    let mut head = Map::new();
+    head.insert("record".to_owned(), json!(format!("{file}, number {}", index + 1)));
+    for (key, member) in
+        [("event_id", "eventID"), ("service", "eventSource"), ("call", "eventName"), ("operation", "operationName")]
+    {
+        head.extend(record.get(member).map(|value| (key.to_owned(), value.clone())));
+    }
+    head
+}
+
+fn outcome(processed: &Processed, rules: &[Value]) -> Map<String, Value> {
+    let mut told = Map::new();
+    let mut tell = |key: &str, value: Value| drop(told.insert(key.to_owned(), value));
+    match processed {
+        Processed::Changes { events, rule, unmapped, .. } => {
+            tell("outcome", json!(format!("changes: {} by {rule}", events.len())));
+            if unmapped.is_some() {
+                tell(
+                    "why",
+                    json!(
+                        "no rule knows this call; the generic rules take the action from its verb, the asset from its ids"
+                    ),
+                );
+            }
+            tell("events", events.iter().map(|event| essence(&event.json)).collect());
+        }
+        Processed::Skipped { reason, rule } => {
+            tell("outcome", json!(format!("skipped: {reason}")));
+            if let Some(rule) = rule {
+                tell("rule", json!(rule));
+            }
+        }
+        Processed::Duplicate { event_id } => {
+            tell("outcome", json!("duplicate"));
+            tell("why", json!(format!("the event id {event_id} was seen before")));
+        }
+        Processed::Rejected { code, reason, rule } => {
+            tell("outcome", json!(format!("quarantined: {code}")));
+            tell("why", json!(reason));
+            if let Some(rule) = rule {
+                tell("rule", json!(rule));
+            }
+        }
+    }
+    if !rules.is_empty() {
+        tell("rules", rules.into());
+    }
+    told
+}
+
+/// What the event tells of the asset and of who changed it.
+fn essence(event: &[u8]) -> Value {
+    let event: Value = serde_json::from_slice(event).unwrap_or_default();
+    let data = &event["data"];
+    let keys = ["action", "configuration_state", "previous_state", "changes", "associations"];
+    let mut essence: Map<_, _> = keys.iter().map(|key| ((*key).to_owned(), data[*key].clone())).collect();
+    essence.insert(
+        "asset".to_owned(),
+        json!(format!(
+            "{} {}",
+            data["asset"]["type"].as_str().unwrap_or_default(),
+            event["subject"].as_str().unwrap_or_default()
+        )),
+    );
+    let attribution = &data["attribution"];
+    let how = ["method", "method_reason", "confidence", "human"];
+    essence.insert(
+        "attribution".to_owned(),
+        how.iter().map(|key| ((*key).to_owned(), attribution[*key].clone())).collect(),
+    );
+    essence.into()
+}
+
+/// A document as indented lines.
+fn lines(value: &Value, depth: usize, text: &mut String) {
+    let indent = "  ".repeat(depth);
+    let mut line = |name: &str, value: &Value| {
+        let (opens, inner) = match value {
+            Value::Object(members) => (!members.is_empty(), value),
+            Value::Array(elements) => (elements.iter().any(|element| element.is_object()), value),
+            _ => (false, value),
+        };
+        if opens {
+            text.push_str(&format!("{indent}{name}\n"));
+            lines(inner, depth + 1, text);
+        } else {
+            text.push_str(&format!("{indent}{name} {}\n", scalar(value)));
+        }
+    };
+    match value {
+        Value::Object(members) => members.iter().for_each(|(key, value)| line(&format!("{key}:"), value)),
+        Value::Array(elements) => {
+            elements.iter().enumerate().for_each(|(index, value)| line(&format!("{}.", index + 1), value));
+        }
+        other => text.push_str(&format!("{indent}{}\n", scalar(other))),
+    }
+}
+
+fn scalar(value: &Value) -> String {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}… ({} bytes)", text.get(..end).unwrap_or_default(), text.len()),
+        None => text,
+    }
+}

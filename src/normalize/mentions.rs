@@ -1,0 +1,259 @@
+//! Other assets that stand in an asset's configuration: as ARNs, as ids with a known prefix, or under a key that says
+//! what its value is.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use jsonptr::PointerBuf;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::eval::Place;
+use super::plan::{AssetPlan, Glob};
+use super::references::{References, Referred};
+use super::rule::Relation;
+use crate::model::{AssetRef, Association, RelationChange};
+
+/// Texts looked at more closely in one configuration. Beyond that, which of them came or went is not told.
+const MOST: usize = 256;
+/// The longest ARN: <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference-arns.html>
+const LONGEST: usize = 2_048;
+
+/// How a mention relates the asset to the other, as `normalizers/aws/associations.toml` says it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MentionRules {
+    /// Keys under which nothing is sought.
+    #[serde(default)]
+    ignored: Vec<Glob>,
+    /// By the key that the mention stands under; the first that fits.
+    #[serde(default)]
+    keys: Vec<KeyRule>,
+    /// By the provider type of what is mentioned.
+    #[serde(default)]
+    types: HashMap<String, Relation>,
+    /// Keys whose values are ids of one type, though nothing in the value says so.
+    #[serde(default)]
+    ids: HashMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyRule {
+    key: Glob,
+    relation: Relation,
+}
+
+/// The rules, with the types that they name.
+#[derive(Debug, Default)]
+pub(super) struct Mentions {
+    ignored: Vec<Glob>,
+    keys: Vec<KeyRule>,
+    types: HashMap<String, Relation>,
+    /// In camel and in Pascal case.
+    ids: HashMap<String, Arc<AssetPlan>>,
+}
+
+impl Mentions {
+    /// Fails with the key under `ids` whose type no rule file defines.
+    pub(super) fn new(rules: MentionRules, assets: &HashMap<Box<str>, Arc<AssetPlan>>) -> Result<Self, String> {
+        let mut ids = HashMap::new();
+        for (key, provider_type) in rules.ids {
+            let Some(asset) = assets.get(provider_type.as_str()) else { return Err(key) };
+            let mut letters = key.chars();
+            let pascal = letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect();
+            ids.insert(pascal, Arc::clone(asset));
+            ids.insert(key, Arc::clone(asset));
+        }
+        Ok(Self { ignored: rules.ignored, keys: rules.keys, types: rules.types, ids })
+    }
+
+    /// The assets that a configuration mentions, besides those that a rule has told; with those that came and went where
+    /// the configuration before is known.
+    pub(super) fn associations(
+        &self,
+        references: &References,
+        asset: &AssetRef,
+        before: Option<&Value>,
+        after: &Value,
+        told: &[Association],
+    ) -> Vec<Association> {
+        let now = self.texts(asset, after);
+        let then = before.map(|before| self.texts(asset, before));
+        let comparable = then.as_ref().filter(|then| then.len() < MOST && now.len() < MOST);
+        // A rule knows better where an asset lives.
+        let by_rule = |referred: &Referred| told.iter().any(|association| association.id == referred.id);
+        let mut known = HashSet::from([asset.name.clone()]);
+        let (mut found, mut held) = (Vec::new(), HashSet::new());
+        let texts_then: HashSet<&str> = comparable.into_iter().flatten().map(|mention| mention.text).collect();
+        for mention in &now {
+            let Some((referred, relation)) = self.referred(references, asset, mention) else { continue };
+            if texts_then.contains(mention.text) {
+                held.insert(referred.name.clone());
+            }
+            if !by_rule(&referred) && known.insert(referred.name.clone()) {
+                found.push(Association {
+                    at: Some(mention.at()),
+                    ..referred.association(relation.as_str().into(), None)
+                });
+            }
+        }
+        let Some(then) = comparable else { return found };
+        let texts_now: HashSet<&str> = now.iter().map(|mention| mention.text).collect();
+        let gone = then.iter().filter(|mention| !texts_now.contains(mention.text));
+        let mut removed = Vec::new();
+        for mention in gone {
+            let Some((referred, relation)) = self.referred(references, asset, mention) else { continue };
+            // Another spelling of the same, an id in place of an ARN, is no change.
+            held.insert(referred.name.clone());
+            if !by_rule(&referred) && known.insert(referred.name.clone()) {
+                let change = Some(RelationChange::Removed);
+                removed.push(Association {
+                    at: Some(mention.at()),
+                    ..referred.association(relation.as_str().into(), change)
+                });
+            }
+        }
+        for association in &mut found {
+            association.change = (!held.contains(&association.name)).then_some(RelationChange::Added);
+        }
+        found.append(&mut removed);
+        found
+    }
+
+    fn referred(
+        &self,
+        references: &References,
+        asset: &AssetRef,
+        mention: &Mention<'_>,
+    ) -> Option<(Referred, Relation)> {
+        if asset.arn.as_deref() == Some(mention.text) || self.ignored.iter().any(|key| key.matches(mention.key)) {
+            return None;
+        }
+        let sibling = |key: &str| mention.members?.get(key)?.as_str();
+        let owner = ["ownerId", "userId"].into_iter().find_map(sibling).filter(|id| is_account(id));
+        let place = Place {
+            service: "",
+            account: owner.unwrap_or(&asset.account),
+            region: sibling("region").unwrap_or(&asset.region),
+        };
+        let referred = match references.find(mention.text, &place) {
+            Some(referred) => referred,
+            None if mention.text.starts_with("arn:") => return None,
+            None => references.of_kind(self.ids.get(mention.key)?, mention.text, &[], &place)?,
+        };
+        // A global asset does not tell where a regional one is.
+        if referred.region == "-" && !referred.asset.global {
+            return None;
+        }
+        let by_key = self.keys.iter().find(|rule| rule.key.matches(mention.key)).map(|rule| rule.relation);
+        let by_type = || self.types.get(&referred.asset.kind.provider_type).copied();
+        let relation = by_key.or_else(by_type).unwrap_or(Relation::Uses);
+        Some((referred, relation))
+    }
+
+    /// The texts of a configuration that may refer to something, each once.
+    fn texts<'v>(&self, asset: &AssetRef, document: &'v Value) -> Vec<Mention<'v>> {
+        let tags = asset.kind.tags.resolve(document).ok().map(std::ptr::from_ref);
+        let mut walk = Walk { rules: self, tags, path: Vec::new(), seen: HashSet::new(), found: Vec::new() };
+        walk.value(document, "", None);
+        walk.found
+    }
+
+    fn may_refer(&self, key: &str, text: &str) -> bool {
+        if text.starts_with("arn:") {
+            return text.len() <= LONGEST;
+        }
+        has_id_form(text) || (self.ids.contains_key(key) && is_plain_id(text))
+    }
+}
+
+/// A text that may refer to another asset.
+struct Mention<'v> {
+    text: &'v str,
+    /// The member that it stands under, through arrays.
+    key: &'v str,
+    members: Option<&'v Map<String, Value>>,
+    path: Vec<Token<'v>>,
+}
+
+impl Mention<'_> {
+    fn at(&self) -> PointerBuf {
+        let mut at = PointerBuf::root();
+        for token in &self.path {
+            match token {
+                Token::Key(key) => at.push_back(*key),
+                Token::Index(index) => at.push_back(*index),
+            }
+        }
+        at
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Token<'v> {
+    Key(&'v str),
+    Index(usize),
+}
+
+struct Walk<'w, 'v> {
+    rules: &'w Mentions,
+    tags: Option<*const Value>,
+    path: Vec<Token<'v>>,
+    seen: HashSet<&'v str>,
+    found: Vec<Mention<'v>>,
+}
+
+impl<'v> Walk<'_, 'v> {
+    fn value(&mut self, value: &'v Value, key: &'v str, members: Option<&'v Map<String, Value>>) {
+        match value {
+            Value::String(text)
+                if self.found.len() < MOST && self.rules.may_refer(key, text) && self.seen.insert(text) =>
+            {
+                self.found.push(Mention { text, key, members, path: self.path.clone() });
+            }
+            Value::Array(elements) => {
+                for (index, element) in elements.iter().enumerate() {
+                    self.path.push(Token::Index(index));
+                    self.value(element, key, members);
+                    self.path.pop();
+                }
+            }
+            Value::Object(inner) => {
+                // People write what they like into tags; those of the provider's own begin with `aws:`.
+                let is_tags = self.tags == Some(std::ptr::from_ref(value));
+                for (key, value) in inner.iter().filter(|(key, _)| !is_tags || key.starts_with("aws:")) {
+                    self.path.push(Token::Key(key));
+                    self.value(value, key, Some(inner));
+                    self.path.pop();
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// `subnet-0a1b2c3d`: letters, a hyphen, and at least eight hexadecimal digits.
+fn has_id_form(text: &str) -> bool {
+    const LONGEST_ID: usize = 48;
+    if !(10..=LONGEST_ID).contains(&text.len()) {
+        return false;
+    }
+    text.rsplit_once('-').is_some_and(|(prefix, digits)| {
+        prefix.starts_with(|letter: char| letter.is_ascii_lowercase())
+            && digits.len() >= 8
+            && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
+fn is_plain_id(text: &str) -> bool {
+    (1..=256).contains(&text.len())
+        && text.bytes().all(|letter| letter.is_ascii_alphanumeric() || b"-_.+=,@".contains(&letter))
+}
+
+fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|digit| digit.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests;
