@@ -20,7 +20,7 @@ use bytes::Bytes;
 use self::catalog::Catalog;
 use self::expression::{Facts, Scope};
 use self::plan::EventPlan;
-use crate::model::{Draft, RecordInfo};
+use crate::model::{Draft, OperationRecord, RecordInfo};
 
 pub use self::catalog::CatalogError;
 pub use self::compile::RuleError;
@@ -35,6 +35,8 @@ pub enum Outcome {
         /// One per asset, at least one.
         drafts: Vec<Draft>,
     },
+    /// It is one of the records that tell an operation: [`Engine::fold`] makes of them all what [`Outcome`] it has.
+    Operation(Box<OperationRecord>),
     /// It was understood, and changes no asset.
     Skipped {
         /// Why: `read-only call`, `failed call`, `data event`, `sign-in`, or a rule's own words.
