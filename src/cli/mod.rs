@@ -8,7 +8,6 @@ mod check;
 mod demo;
 mod normalize;
 mod serve;
-mod test;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -20,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::AppError;
 use crate::config::{Environment, LoadError};
-use crate::fixture::FixtureError;
 use crate::normalize::CatalogError;
 use crate::shutdown::{self, Signal, Signals};
 use crate::telemetry::{self, LogFormat, TelemetryError};
@@ -33,7 +31,6 @@ Examples:
   catchment normalize trail.json.gz | jq     what the records of a file say, without a server
   catchment check --print-default            a configuration file with every key explained
   catchment serve --config catchment.toml    run the gateway
-  catchment test --normalizers rules         run a folder of rules over its fixtures
 
 Environment:
   CATCHMENT_CONFIG   the configuration file, as --config
@@ -65,7 +62,6 @@ enum Command {
     Demo(demo::Arguments),
     Normalize(normalize::Arguments),
     Check(check::Arguments),
-    Test(test::Arguments),
 }
 
 impl Command {
@@ -74,7 +70,7 @@ impl Command {
     fn default_filter(&self) -> &'static str {
         match self {
             Self::Serve(_) | Self::Demo(_) => telemetry::DEFAULT_FILTER,
-            Self::Normalize(_) | Self::Check(_) | Self::Test(_) => "warn",
+            Self::Normalize(_) | Self::Check(_) => "warn",
         }
     }
 }
@@ -91,13 +87,10 @@ pub enum Failure {
     /// The rules are wrong.
     #[error(transparent)]
     Rules(#[from] CatalogError),
-    /// The fixtures can't be read.
-    #[error(transparent)]
-    Fixtures(#[from] FixtureError),
     /// `CATCHMENT_LOG` is wrong.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
-    /// `check` or `test` found something.
+    /// `check` found something.
     #[error("{0}")]
     Check(String),
     /// The gateway did not start, or ended by itself.
@@ -135,12 +128,7 @@ impl Failure {
             Self::App(AppError::DrainDeadline(_)) => 2,
             Self::Run { .. } | Self::App(_) | Self::Output(_) => 1,
             Self::Forced(_) => 2,
-            Self::Usage(_)
-            | Self::Load(_)
-            | Self::Rules(_)
-            | Self::Fixtures(_)
-            | Self::Telemetry(_)
-            | Self::Check(_) => 64,
+            Self::Usage(_) | Self::Load(_) | Self::Rules(_) | Self::Telemetry(_) | Self::Check(_) => 64,
         }
     }
 }
@@ -184,7 +172,6 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Normalize(arguments) => normalize::run(&arguments, output),
         Command::Check(arguments) => check::run(&arguments, environment, output),
-        Command::Test(arguments) => test::run(&arguments, output),
     }?;
     output.flush().map_err(Failure::from)
 }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use self::catalog::Catalog;
 use self::expression::{Facts, Scope};
 use self::plan::EventPlan;
-use crate::model::{Draft, OperationRecord, RecordInfo};
+use crate::model::{Draft, OperationRecord, RecordInfo, Session};
 
 pub use self::catalog::CatalogError;
 pub use self::compile::RuleError;
@@ -43,6 +43,8 @@ pub enum Outcome {
         reason: Arc<str>,
         /// The rule that says so, if one does.
         rule: Option<Arc<str>>,
+        /// The temporary credentials that the call handed out, if it did.
+        session: Option<Box<Session>>,
     },
     /// It was not understood, and goes to quarantine.
     Rejected {
@@ -57,7 +59,7 @@ pub enum Outcome {
 
 impl Outcome {
     fn skipped(reason: &str) -> Self {
-        Self::Skipped { reason: reason.into(), rule: None }
+        Self::Skipped { reason: reason.into(), rule: None, session: None }
     }
 
     fn rejected(code: &'static str, reason: impl Into<String>) -> Self {

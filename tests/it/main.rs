@@ -8,9 +8,9 @@
 )]
 
 mod architecture;
-mod author;
 mod cli;
 mod clients;
+mod correlation;
 mod crash;
 mod demo;
 mod fixtures;

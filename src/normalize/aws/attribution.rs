@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::record::{Member, Record};
+use super::workload;
 use crate::model::{Assumed, Attribution, Confidence, Human, OnBehalfOf, Principal, Tool};
 
 /// The ordered rules for the method.
@@ -151,6 +152,12 @@ impl MethodRules {
         let (method, method_reason, confidence, tool) = self.method(&seen);
         let principal = identity.map(principal);
         let assumed = identity.and_then(|identity| assumed(identity, principal.as_ref()));
+        let workload = identity.zip(principal.as_ref()).and_then(|(identity, principal)| {
+            workload::workload(identity, principal, assumed.as_ref(), seen.user_agent.as_deref())
+        });
+        let deployment = (&*method == "cloudformation")
+            .then(|| workload::stack_of_tags(record.value(Member::RequestParameters)?))
+            .flatten();
         Attribution {
             method,
             method_reason,
@@ -163,6 +170,8 @@ impl MethodRules {
                 .map(|ip| ip.to_string()),
             human: identity.and_then(|identity| human(identity, principal.as_ref(), assumed.as_ref())),
             mfa: session.and_then(|session| text(session, "/attributes/mfaAuthenticated")).map(|flag| flag == "true"),
+            workload,
+            deployment,
             on_behalf_of: identity.and_then(on_behalf_of),
             user_agent: seen.user_agent.map(Cow::into_owned),
             principal,
@@ -207,16 +216,16 @@ impl ToolRule {
     }
 }
 
-fn text<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
+pub(super) fn text<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
     value.pointer(pointer)?.as_str().filter(|text| !text.is_empty())
 }
 
-fn owned(value: &Value, pointer: &str) -> Option<String> {
+pub(super) fn owned(value: &Value, pointer: &str) -> Option<String> {
     text(value, pointer).map(str::to_owned)
 }
 
 fn principal(identity: &Value) -> Principal {
-    let kind = match text(identity, "/type") {
+    let kind: &'static str = match text(identity, "/type") {
         Some("Root") => "root",
         Some("IAMUser") => "user",
         Some("AssumedRole" | "Role") => "role",
@@ -242,7 +251,7 @@ fn principal(identity: &Value) -> Principal {
             },
         );
     Principal {
-        kind,
+        kind: kind.into(),
         id: owned(identity, "/principalId"),
         account: owned(identity, "/accountId")
             .or_else(|| owned(identity, &format!("{issuer}/accountId")))
@@ -271,7 +280,7 @@ fn assumed(identity: &Value, principal: Option<&Principal>) -> Option<Assumed> {
 
 /// The person, by the strongest evidence that one record holds.
 fn human(identity: &Value, principal: Option<&Principal>, assumed: Option<&Assumed>) -> Option<Human> {
-    let found = |id: &str, how: &'static str| Some(Human { id: id.to_owned(), how });
+    let found = |id: &str, how: &'static str| Some(Human { id: id.to_owned(), how: how.into() });
     if let Some(source) = text(identity, "/sessionContext/sourceIdentity") {
         return found(source, "sourceIdentity");
     }
@@ -284,11 +293,10 @@ fn human(identity: &Value, principal: Option<&Principal>, assumed: Option<&Assum
         // IAM Identity Center names the session after the directory's user.
         return found(session, "identityCenterSession");
     }
-    match principal {
-        Some(principal @ Principal { kind: "user" | "saml_user" | "identity_center_user", .. }) => {
-            found(principal.name.as_deref()?, "userName")
-        }
-        Some(Principal { kind: "root", .. }) => None,
+    match principal.map(|principal| (&*principal.kind, principal.name.as_deref())) {
+        Some(("user" | "identity_center_user", name)) => found(name?, "userName"),
+        Some(("saml_user", name)) => found(name?, "samlSubject"),
+        Some(("root", _)) => None,
         // A guess: a session name that looks like a mail address.
         _ => found(session.filter(|session| is_mail_address(session))?, "sessionName"),
     }
@@ -389,7 +397,7 @@ mod tests {
         assert_eq!(assumed.role_arn.as_deref(), Some("arn:aws:iam::111122223333:role/deployer"));
         assert_eq!(assumed.session_name.as_deref(), Some("jane@example.com"));
         assert_eq!(attribution.principal.unwrap().name.as_deref(), Some("deployer"));
-        assert_eq!(attribution.human, Some(Human { id: "jane@example.com".into(), how: "sessionName" }));
+        assert_eq!(attribution.human, Some(Human { id: "jane@example.com".into(), how: "sessionName".into() }));
         assert_eq!((attribution.mfa, attribution.ip), (Some(false), None));
     }
 
@@ -402,14 +410,17 @@ mod tests {
             for (pointer, value) in extra.as_object().unwrap() {
                 jsonptr::Pointer::parse(pointer).unwrap().assign(&mut identity, value.clone()).unwrap();
             }
-            attributed(&json!({ "userIdentity": identity })).human.map(|human| (human.id, human.how))
+            attributed(&json!({ "userIdentity": identity })).human.map(|human| (human.id, human.how.into_owned()))
         };
         assert_eq!(
             identity(json!({ "/sessionContext/sourceIdentity": "alice" })),
-            Some(("alice".into(), "sourceIdentity"))
+            Some(("alice".into(), "sourceIdentity".into()))
         );
-        assert_eq!(identity(json!({ "/onBehalfOf/userId": "u-1" })), Some(("u-1".into(), "identityCenter")));
-        assert_eq!(identity(json!({ "/principalId": "AROA:bob" })), Some(("bob".into(), "identityCenterSession")));
+        assert_eq!(identity(json!({ "/onBehalfOf/userId": "u-1" })), Some(("u-1".into(), "identityCenter".into())));
+        assert_eq!(
+            identity(json!({ "/principalId": "AROA:bob" })),
+            Some(("bob".into(), "identityCenterSession".into()))
+        );
         assert_eq!(identity(json!({ "/sessionContext/sessionIssuer/arn": "arn:aws:iam::1:role/x" })), None);
     }
 }

@@ -3,6 +3,8 @@
 mod attribution;
 mod generic;
 mod record;
+mod session;
+mod workload;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,10 +14,10 @@ use bytes::Bytes;
 use self::generic::Known;
 use self::record::Member;
 use super::catalog::Catalog;
-use super::eval::{Evaluated, Place, evaluate, without_version};
-use super::plan::EventPlan;
+use super::eval::{Evaluated, Place, evaluate, partition, without_version};
+use super::plan::{EventPlan, Parts};
 use super::{Outcome, hashed_id, not_json, sanitize};
-use crate::model::{Operation, RecordInfo, Time};
+use crate::model::{Operation, RecordInfo, Session, Time};
 
 pub(super) use self::attribution::MethodRules;
 pub(super) use self::generic::GenericRules;
@@ -23,6 +25,29 @@ pub(super) use self::record::Record;
 
 /// Normalizes a CloudTrail record.
 pub(super) fn normalize(catalog: &Catalog, text: &str, record: Record<'_>) -> Result<Outcome, Outcome> {
+    let told = session_told(catalog, &record);
+    let outcome = understand(catalog, text, record);
+    match (outcome, told) {
+        (Ok(Outcome::Skipped { reason, rule, .. }) | Err(Outcome::Skipped { reason, rule, .. }), Some(session)) => {
+            Ok(Outcome::Skipped { reason, rule, session: Some(Box::new(session)) })
+        }
+        (outcome, _) => outcome,
+    }
+}
+
+/// The credentials that the call handed out.
+fn session_told(catalog: &Catalog, record: &Record<'_>) -> Option<Session> {
+    let hands_out = record.text(Member::EventSource).is_some_and(|service| session::hands_out(&service));
+    if !hands_out || record.has(Member::ErrorCode) || record.has(Member::ErrorMessage) {
+        return None;
+    }
+    session::session(record, catalog.methods.attribute(record), |provider_type, account, region, id| {
+        let asset = catalog.aws.assets.get(provider_type)?;
+        asset.asset_name(&Parts { partition: partition(region), region, account, id, vars: &[] })
+    })
+}
+
+fn understand(catalog: &Catalog, text: &str, record: Record<'_>) -> Result<Outcome, Outcome> {
     let call = Call::of(&record)?;
     let name = without_version(&call.name);
     let rules = catalog.aws.events(&call.service, &name).unwrap_or_default();
@@ -72,15 +97,17 @@ fn changes(
                     outcome: "success",
                 },
                 attribution: catalog.methods.attribute(&record),
+                evidence: session::evidence(&record),
                 raw: Bytes::copy_from_slice(text.trim().as_bytes()),
                 event_id,
             };
             Outcome::Changes { record: Box::new(info), drafts }
         }
-        Evaluated::Skipped { reason, rule } => Outcome::Skipped { reason, rule: Some(rule) },
+        Evaluated::Skipped { reason, rule } => Outcome::Skipped { reason, rule: Some(rule), session: None },
         Evaluated::NoRuleApplies => Outcome::Skipped {
             reason: "no rule applies".into(),
             rule: rules.first().map(|rule| Arc::clone(&rule.rule)),
+            session: None,
         },
         Evaluated::Unnamed { rule } => Outcome::Rejected {
             code: "no_asset_named",
