@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod correlate;
 pub mod decode;
+pub mod fixture;
 pub mod http;
 pub mod hub;
 pub mod ingest;

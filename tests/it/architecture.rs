@@ -9,10 +9,26 @@ const LEAVES: [&str; 4] = ["metrics", "model", "retry", "secret"];
 /// Module → what it may use besides the leaves.
 const MAY_USE: [(&str, &[&str]); 17] = [
     ("app", &["config", "http", "hub", "ingest", "inventory", "log", "normalize", "source"]),
-    ("cli", &["app", "config", "decode", "hub", "ingest", "inventory", "normalize", "shutdown", "source", "telemetry"]),
+    (
+        "cli",
+        &[
+            "app",
+            "config",
+            "decode",
+            "fixture",
+            "hub",
+            "ingest",
+            "inventory",
+            "normalize",
+            "shutdown",
+            "source",
+            "telemetry",
+        ],
+    ),
     ("config", &["source"]),
     ("correlate", &[]),
     ("decode", &[]),
+    ("fixture", &["ingest", "inventory", "normalize"]),
     ("http", &["hub", "inventory", "log", "source"]),
     ("hub", &["log"]),
     ("ingest", &["correlate", "inventory", "log", "normalize", "source"]),

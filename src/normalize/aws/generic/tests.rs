@@ -15,7 +15,11 @@ fn normalized(call: &str, request: Value, response: Value) -> Outcome {
         "userIdentity": { "type": "IAMUser", "accountId": "123837392027" },
         "requestParameters": request, "responseElements": response,
     });
-    Engine::load(None).unwrap().normalize(record.to_string().as_bytes())
+    // The generic rules alone, and one type that they know: which calls have rules of their own changes as those grow.
+    let mut engine = Engine::load(None).unwrap();
+    engine.catalog.aws.services.clear();
+    engine.catalog.by_name_prefix.retain(|prefix, _| prefix.starts_with("sqs/"));
+    engine.normalize(record.to_string().as_bytes())
 }
 
 fn drafts(call: &str, request: Value, response: Value) -> Vec<Draft> {
