@@ -30,6 +30,8 @@ pub struct Metrics {
     unmapped_names: Mutex<HashSet<(String, String)>>,
     /// `catchment_events_total{provider,action}`.
     pub events: IntCounterVec,
+    /// `catchment_operations_waiting`: operations told in several records whose last has not come.
+    pub operations_waiting: IntGauge,
     /// `catchment_assets`: assets that the inventory holds.
     pub assets: IntGauge,
     /// `catchment_log_append_seconds`: from taking a batch to its fsync.
@@ -97,6 +99,10 @@ impl Metrics {
             )?,
             unmapped_names: Mutex::new(HashSet::new()),
             events: counter("catchment_events_total", "Asset events logged", &["provider", "action"])?,
+            operations_waiting: gauge(
+                "catchment_operations_waiting",
+                "Operations told in several records whose last has not come",
+            )?,
             assets: gauge("catchment_assets", "Assets in the inventory")?,
             log_append_seconds: registered(
                 r,

@@ -87,6 +87,7 @@ fn normalize(arguments: &Arguments, output: &mut dyn Write) -> Result<(), Failur
             run.open(path)?;
         }
     }
+    run.rest()?;
     if run.quarantined > 0 && !arguments.explain {
         tracing::warn!(
             records = run.quarantined,
@@ -126,14 +127,29 @@ impl Run<'_> {
                 Piece::Rejected { code, reason, .. } => Processed::Rejected { code, reason, rule: None },
             };
             self.quarantined += u64::from(matches!(processed, Processed::Rejected { .. }));
-            if self.explain {
-                self.tell(name, index, &processed)?;
-            } else if let Processed::Changes { events, .. } = processed {
-                for event in events {
-                    self.write(&event.json)?;
-                    self.output.write_all(b"\n")?;
-                }
-            }
+            self.told(name, Some(index), processed)?;
+        }
+        Ok(())
+    }
+
+    /// There are no more records: what still waits for its end goes out with what is known.
+    fn rest(&mut self) -> Result<(), Failure> {
+        while let Some(records) = self.processor.operations().rest() {
+            let Ok(processed) = self.processor.tell(&records, self.clock.now(), |_| Ok::<_, Infallible>(false));
+            self.quarantined += u64::from(matches!(processed, Processed::Rejected { .. }));
+            self.told("-", None, processed)?;
+        }
+        Ok(())
+    }
+
+    fn told(&mut self, name: &str, index: Option<usize>, processed: Processed) -> Result<(), Failure> {
+        if self.explain {
+            return self.tell(name, index, &processed);
+        }
+        let Processed::Changes { events, .. } = processed else { return Ok(()) };
+        for event in events {
+            self.write(&event.json)?;
+            self.output.write_all(b"\n")?;
         }
         Ok(())
     }
@@ -146,10 +162,13 @@ impl Run<'_> {
     }
 
     /// What became of a record, as one line of JSON.
-    fn tell(&mut self, file: &str, index: usize, processed: &Processed) -> Result<(), Failure> {
+    fn tell(&mut self, file: &str, index: Option<usize>, processed: &Processed) -> Result<(), Failure> {
         let (outcome, reason, rule, events) = match processed {
             Processed::Changes { events, rule, .. } => ("changes", None, Some(rule), events.as_slice()),
             Processed::Skipped { reason, rule } => ("skipped", Some(reason.to_string()), rule.as_ref(), &[][..]),
+            Processed::Folded => {
+                ("folded", Some("part of an operation told by other records".to_owned()), None, &[][..])
+            }
             Processed::Duplicate { event_id } => {
                 ("duplicate", Some(format!("event id {event_id} was seen before")), None, &[][..])
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::azure::{self, ArmId};
 use super::expression::{Facts, Scope, Sources};
 use super::plan::{
     AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, EventPlan, OpPlan, Parts, Plan, ServicePlan, StepPlan,
@@ -129,6 +130,7 @@ impl Evaluation<'_> {
     fn asset_plan(&self, id: &str) -> Option<Arc<AssetPlan>> {
         match &self.change.asset {
             AssetPick::Kind(asset) => Some(Arc::clone(asset)),
+            AssetPick::ByArmId => Some(azure::kind(self.plan, &ArmId::parse(id)?.whole()?).0),
             AssetPick::ByIdPrefix => {
                 let service = self.plan.services.get(self.place.service)?;
                 Some(by_id_prefix(service, id).unwrap_or_else(|| unknown_prefix(self.place.service, id)))
@@ -216,6 +218,7 @@ fn step(plan: &StepPlan, asset: &AssetPlan, parts: &Parts<'_>, scope: Scope<'_>)
             let parts = Parts { id: &id, vars: &[], ..*parts };
             Step::Copy { from: other.asset_name(&parts)?, from_at: from_at.clone(), at: at.clone() }
         }
+        OpPlan::Recall(value) => Step::Recall(value.value(scope).filter(Value::is_object)?),
         OpPlan::Touch => Step::Touch,
     })
 }

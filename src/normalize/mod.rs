@@ -1,10 +1,12 @@
 //! The normalizer: rules and one record in, drafts of changes out. No clock, no network, no state.
 
 mod aws;
+mod azure;
 mod catalog;
 mod compile;
 mod eval;
 mod expression;
+mod method;
 mod plan;
 mod pointer;
 mod redact;
@@ -18,7 +20,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use self::catalog::Catalog;
-use self::expression::{Facts, Scope};
 use self::plan::EventPlan;
 use crate::model::{Draft, OperationRecord, RecordInfo, Session};
 
@@ -93,7 +94,8 @@ impl Engine {
     pub fn rule_names(&self) -> Vec<Arc<str>> {
         let services = self.catalog.aws.services.values();
         let events = services.flat_map(|service| service.events.values());
-        let mut names: Vec<_> = events.filter_map(|rules| rules.first()).map(|rule| Arc::clone(&rule.rule)).collect();
+        let aws = events.filter_map(|rules| rules.first()).map(|rule| &rule.rule);
+        let mut names: Vec<_> = aws.chain(self.catalog.azure.names()).map(Arc::clone).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -103,6 +105,12 @@ impl Engine {
     #[must_use]
     pub fn normalize(&self, bytes: &[u8]) -> Outcome {
         self.try_normalize(bytes).unwrap_or_else(|outcome| outcome)
+    }
+
+    /// What the records of one operation make together: those of [`Outcome::Operation`], in any order.
+    #[must_use]
+    pub fn fold(&self, records: &[Bytes]) -> Outcome {
+        azure::fold(&self.catalog, records).unwrap_or_else(|outcome| outcome)
     }
 
     /// What is kept of a record that could not be understood: its bytes, without the values of members whose names say
@@ -123,7 +131,24 @@ impl Engine {
                 format!("not UTF-8 text: {error}; send the record as it came from the provider"),
             )
         })?;
-        aws::normalize(&self.catalog, text, aws::Record::parse(text).map_err(not_json)?)
+        let record = aws::Record::parse(text).map_err(not_json)?;
+        match Provider::of(&record) {
+            Provider::Aws => aws::normalize(&self.catalog, text, record),
+            Provider::Azure => azure::normalize(&self.catalog, text),
+        }
+    }
+}
+
+/// Whose record it is.
+enum Provider {
+    Aws,
+    Azure,
+}
+
+impl Provider {
+    /// Every CloudTrail record names its event source, and none of Azure's does.
+    fn of(record: &aws::Record<'_>) -> Self {
+        if record.has_event_source() { Self::Aws } else { Self::Azure }
     }
 }
 
@@ -131,12 +156,9 @@ impl Engine {
 fn sanitize<'t>(
     catalog: &Catalog,
     text: &'t str,
-    record: &dyn Facts,
-    rules: &[EventPlan],
+    rules: impl Iterator<Item = &'t EventPlan>,
 ) -> Result<Cow<'t, str>, Outcome> {
-    let scope = Scope { record, element: None };
-    let redacting = rules.iter().filter(|rule| !rule.redact.is_empty() && rule.holds(scope));
-    let paths: Vec<_> = redacting.flat_map(|rule| &rule.redact).collect();
+    let paths: Vec<_> = rules.flat_map(|rule| &rule.redact).collect();
     redact::sanitize(text, &catalog.secrets, &paths)
         .map_err(|error| Outcome::rejected("unfit_text", format!("{error}; other readers of JSON would fail on it")))
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jsonptr::PointerBuf;
 use serde_json::Value;
 
+use super::azure::ArmId;
 use super::expression::{Scope, Sources};
 use super::pointer::Path;
 use super::transform::scalar_text;
@@ -44,6 +45,9 @@ pub(super) struct AssetPlan {
 
 impl AssetPlan {
     pub(super) fn asset_name(&self, parts: &Parts<'_>) -> Option<AssetName> {
+        if self.name.is_arm_id() {
+            return Some(ArmId::parse(parts.id)?.whole()?.asset_name(parts.account));
+        }
         let tail = self.name.render(parts, true)?;
         let region = if self.global { "-" } else { parts.region };
         Some(AssetName::new(self.kind.provider, parts.account, region, &tail))
@@ -97,6 +101,7 @@ pub(super) struct ChangePlan {
 pub(super) enum AssetPick {
     Kind(Arc<AssetPlan>),
     ByIdPrefix,
+    ByArmId,
 }
 
 #[derive(Debug)]
@@ -118,6 +123,7 @@ pub(super) enum OpPlan {
     MergeElements { set: KeyedSet, elements: ElementsPlan },
     Rename { id: Sources },
     Copy { asset: Arc<AssetPlan>, id: Sources, from_at: PointerBuf, at: PointerBuf },
+    Recall(ValuePlan),
     Touch,
 }
 
@@ -247,6 +253,8 @@ enum Part {
     Region,
     Account,
     Id,
+    /// An ARM id, which is a name of its own.
+    ArmId,
     Var(Box<str>),
 }
 
@@ -274,6 +282,7 @@ impl Template {
                 "region" => Part::Region,
                 "account" => Part::Account,
                 "id" => Part::Id,
+                "arm_id" => Part::ArmId,
                 name => Part::Var(name.into()),
             });
             rest = after;
@@ -290,6 +299,11 @@ impl Template {
             Part::Var(name) => Some(name.as_ref()),
             _ => None,
         })
+    }
+
+    /// The name is the one that Azure Resource Manager gave.
+    pub(super) fn is_arm_id(&self) -> bool {
+        matches!(&*self.0, [Part::ArmId])
     }
 
     /// The text before `{id}`, where nothing else varies: `ec2/security-group/`.
@@ -312,7 +326,7 @@ impl Template {
                 Part::Partition => parts.partition,
                 Part::Region => parts.region,
                 Part::Account => parts.account,
-                Part::Id => parts.id,
+                Part::Id | Part::ArmId => parts.id,
                 Part::Var(name) => parts.vars.iter().find(|(var, _)| *var == &**name).map(|(_, value)| value)?,
             };
             if encode {

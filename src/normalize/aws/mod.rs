@@ -15,11 +15,11 @@ use self::generic::Known;
 use self::record::Member;
 use super::catalog::Catalog;
 use super::eval::{Evaluated, Place, evaluate, partition, without_version};
+use super::expression::Scope;
 use super::plan::{EventPlan, Parts};
 use super::{Outcome, hashed_id, not_json, sanitize};
 use crate::model::{Operation, RecordInfo, Session, Time};
 
-pub(super) use self::attribution::MethodRules;
 pub(super) use self::generic::GenericRules;
 pub(super) use self::record::Record;
 
@@ -51,7 +51,9 @@ fn understand(catalog: &Catalog, text: &str, record: Record<'_>) -> Result<Outco
     let call = Call::of(&record)?;
     let name = without_version(&call.name);
     let rules = catalog.aws.events(&call.service, &name).unwrap_or_default();
-    let sanitized = sanitize(catalog, text, &record, rules)?;
+    let scope = Scope { record: &record, element: None };
+    let redacting = rules.iter().filter(|rule| !rule.redact.is_empty() && rule.holds(scope));
+    let sanitized = sanitize(catalog, text, redacting)?;
     let known = (&call, &*name, rules);
     match &sanitized {
         Cow::Borrowed(text) => changes(catalog, text, record, known),

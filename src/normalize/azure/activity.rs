@@ -16,7 +16,6 @@ use crate::model::{Phase, Time};
 pub(super) struct Activity {
     /// `Microsoft.Compute/virtualMachines/write`, in the best case told.
     pub(super) operation: String,
-    pub(super) category: Option<String>,
     pub(super) phase: Phase,
     /// `Created`, `OK`, `NotFound`, …
     pub(super) sub_status: String,
@@ -60,9 +59,13 @@ impl Activity {
         let request_line = fields.object(&["httpRequest"]);
         let request_line = Fields(&request_line);
         let operation = ArmId::best_cased(
-            [fields.text(&["operationNameValue", "operationName"]), Fields(&authorization).text(&["action"]), inner.text(&["message"])]
-                .into_iter()
-                .flatten(),
+            [
+                fields.text(&["operationNameValue", "operationName"]),
+                Fields(&authorization).text(&["action"]),
+                inner.text(&["message"]),
+            ]
+            .into_iter()
+            .flatten(),
         )
         .ok_or_else(|| Outcome::rejected("unknown_format", "an activity log record without operationName"))?
         .to_owned();
@@ -74,13 +77,15 @@ impl Activity {
         Ok(Self {
             phase: phase(status),
             sub_status: sub_status.rsplit('.').next().unwrap_or_default().to_owned(),
-            category: fields.text(&["categoryValue", "category"]).map(str::to_owned),
             correlation: fields
                 .text(&["correlationId"])
                 .filter(|id| *id != NO_CORRELATION && !id.starts_with('/'))
                 .map(str::to_ascii_lowercase),
             time: time(fields)?,
-            tenant: fields.text(&["tenantId"]).or_else(|| Fields(&claims).text(&TENANT_CLAIMS)).map(str::to_ascii_lowercase),
+            tenant: fields
+                .text(&["tenantId"])
+                .or_else(|| Fields(&claims).text(&TENANT_CLAIMS))
+                .map(str::to_ascii_lowercase),
             method: request_line.text(&["method"]).map(str::to_ascii_uppercase),
             caller: fields.text(&["caller"]).map(str::to_owned),
             ip: address(&[
@@ -145,13 +150,16 @@ fn phase(status: Option<&str>) -> Phase {
     match status.as_str() {
         "start" | "started" => Phase::Started,
         "success" | "succeeded" | "completed" | "ok" => Phase::Succeeded,
-        "fail" | "failed" | "failure" | "error" | "cancel" | "canceled" | "cancelled" | "rejected" | "denied" => Phase::Failed,
+        "fail" | "failed" | "failure" | "error" | "cancel" | "canceled" | "cancelled" | "rejected" | "denied" => {
+            Phase::Failed
+        }
         _ => Phase::Accepted,
     }
 }
 
 fn time(fields: Fields<'_>) -> Result<Time, Outcome> {
-    let missing = || Outcome::rejected("no_event_time", "no time or eventTimestamp; a change without its time can't be placed");
+    let missing =
+        || Outcome::rejected("no_event_time", "no time or eventTimestamp; a change without its time can't be placed");
     let text = fields.text(&["eventTimestamp", "time", "timeGenerated"]).ok_or_else(missing)?;
     text.parse().map_err(|error| Outcome::rejected("no_event_time", format!("time: {error}")))
 }
@@ -183,7 +191,8 @@ mod tests {
         Activity::read(record.as_object().unwrap()).unwrap()
     }
 
-    const ID: &str = "/subscriptions/0f1e2d3c-0000-4000-8000-000000000001/resourceGroups/Web/providers/Microsoft.Web/sites/Shop";
+    const ID: &str =
+        "/subscriptions/0f1e2d3c-0000-4000-8000-000000000001/resourceGroups/Web/providers/Microsoft.Web/sites/Shop";
 
     #[test]
     fn one_record_is_the_same_in_every_shape() {

@@ -36,8 +36,9 @@ impl<'a> ArmId<'a> {
         Some(Self { text, segments, provider_at })
     }
 
+    /// As it came; `/` is the tenant itself.
     pub(in crate::normalize) fn text(&self) -> &'a str {
-        self.text
+        if self.text.is_empty() { "/" } else { self.text }
     }
 
     fn segment(&self, at: usize) -> Option<&'a str> {
@@ -91,8 +92,8 @@ impl<'a> ArmId<'a> {
     /// It names a resource of its own: types and names come in pairs.
     pub(in crate::normalize) fn is_whole(&self) -> bool {
         match self.provider_at {
-            Some(at) => self.segments.len() >= at + 4 && (self.segments.len() - at) % 2 == 0,
-            None => self.segments.len() % 2 == 0,
+            Some(at) => self.segments.len() >= at + 4 && (self.segments.len() - at).is_multiple_of(2),
+            None => self.segments.len().is_multiple_of(2),
         }
     }
 
@@ -161,6 +162,11 @@ fn shouting(text: &str) -> u8 {
     }
 }
 
+/// Compared without regard to case.
+pub(super) fn has_prefix(text: &str, prefix: &str) -> bool {
+    text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
 /// The text has letters, and none of them is a small one.
 pub(in crate::normalize) fn is_all_upper(text: &str) -> bool {
     shouting(text) == 2 && text.bytes().any(|byte| byte.is_ascii_alphabetic())
@@ -188,14 +194,24 @@ mod tests {
                 "b",
                 "{}/resourceGroups/Web/providers/Microsoft.Sql/servers/a",
             ),
-            ("/resourceGroups/web/providers/Microsoft.Sql/servers/a", "Microsoft.Sql/servers", "a", "{}/resourceGroups/web"),
+            (
+                "/resourceGroups/web/providers/Microsoft.Sql/servers/a",
+                "Microsoft.Sql/servers",
+                "a",
+                "{}/resourceGroups/web",
+            ),
             (
                 "/resourceGroups/w/providers/Microsoft.Sql/servers/a/providers/Microsoft.Authorization/locks/keep",
                 "Microsoft.Authorization/locks",
                 "keep",
                 "{}/resourceGroups/w/providers/Microsoft.Sql/servers/a",
             ),
-            ("/providers/Microsoft.Authorization/roleAssignments/x", "Microsoft.Authorization/roleAssignments", "x", SUB),
+            (
+                "/providers/Microsoft.Authorization/roleAssignments/x",
+                "Microsoft.Authorization/roleAssignments",
+                "x",
+                SUB,
+            ),
         ] {
             let text = format!("{SUB}{tail}");
             let parsed = id(&text);
@@ -205,7 +221,10 @@ mod tests {
         }
         let group = id("/providers/Microsoft.Management/managementGroups/Corp");
         assert_eq!(group.resource_type(), "Microsoft.Management/managementGroups");
-        assert_eq!(group.asset_name("t").as_str(), "asset://azure/t/-/providers/microsoft.management/managementgroups/corp");
+        assert_eq!(
+            group.asset_name("t").as_str(),
+            "asset://azure/t/-/providers/microsoft.management/managementgroups/corp"
+        );
         assert_eq!(id("/").resource_type(), TENANT);
         assert!(ArmId::parse("a/b").is_none() && ArmId::parse("/a//b").is_none());
     }
@@ -232,7 +251,10 @@ mod tests {
             id(&told).asset_name("-").as_str(),
             "asset://azure/0f1e2d3c-0000-4000-8000-000000000001/-/resourcegroups/web/providers/microsoft.web/sites/shop%20%C3%A9"
         );
-        assert_eq!(id(SUB).asset_name("-").as_str(), "asset://azure/0f1e2d3c-0000-4000-8000-000000000001/-/subscription");
+        assert_eq!(
+            id(SUB).asset_name("-").as_str(),
+            "asset://azure/0f1e2d3c-0000-4000-8000-000000000001/-/subscription"
+        );
         assert_eq!(ArmId::best_cased([shouted.as_str(), told.as_str()]), Some(told.as_str()));
         assert_eq!(ArmId::best_cased([shouted.as_str(), "/other"]), Some(shouted.as_str()));
     }

@@ -14,7 +14,7 @@ use super::super::rule::{Relation, RuleAction};
 use super::super::transform::Transform;
 use super::Rules;
 use super::activity::Activity;
-use super::arm::{ArmId, is_all_upper};
+use super::arm::{ArmId, has_prefix, is_all_upper};
 use super::generic::Verdict;
 use crate::model::{Action, AssetRef, Association, Draft, DraftAction, Phase, Step};
 
@@ -105,7 +105,8 @@ impl<'a> Operation<'a> {
             "method": self.records.iter().find_map(|record| record.method.as_deref()),
         });
         if let (Some(members), Some(end)) = (view.as_object_mut(), end) {
-            members.insert("request".into(), self.request().map_or(Value::Null, |body| camel(body).into_owned().into()));
+            members
+                .insert("request".into(), self.request().map_or(Value::Null, |body| camel(body).into_owned().into()));
             members.insert("response".into(), self.response().map_or(Value::Null, |body| body.clone().into()));
             members.insert("claims".into(), end.claims.clone().into());
             members.insert("authorization".into(), end.authorization.clone().into());
@@ -189,7 +190,9 @@ fn generic(rules: &Rules, operation: &Operation<'_>, verdict: &Verdict) -> Draft
     let (kind, known) = rules.kind(id);
     let (action, (steps, partial)) = match verdict {
         Verdict::Write => (told_action(operation), written(rules, operation)),
-        Verdict::Change(RuleAction::Delete) => (DraftAction::Known(Action::Delete), (last_words(rules, operation), false)),
+        Verdict::Change(RuleAction::Delete) => {
+            (DraftAction::Known(Action::Delete), (last_words(rules, operation), false))
+        }
         Verdict::Change(RuleAction::Create) => (DraftAction::Known(Action::Create), (Vec::new(), true)),
         Verdict::Change(RuleAction::Upsert) => (told_action(operation), (Vec::new(), true)),
         _ => (DraftAction::Known(Action::Update), (vec![Step::Touch], true)),
@@ -331,8 +334,4 @@ fn collect_ids<'v>(value: &'v Value, found: &mut Vec<&'v str>) {
         }),
         _ => {}
     }
-}
-
-fn has_prefix(text: &str, prefix: &str) -> bool {
-    text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }

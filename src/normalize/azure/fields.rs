@@ -16,9 +16,12 @@ impl<'v> Fields<'v> {
     pub(super) fn get(self, names: &[&str]) -> Option<&'v Value> {
         let told = |value: &&Value| !value.is_null();
         names.iter().find_map(|name| member(self.0, name).filter(told)).or_else(|| {
-            let snake = |name: &str| name.bytes().filter(|byte| *byte != b'_').map(|byte| byte.to_ascii_lowercase());
-            let same = |key: &str, name: &str| key.contains('_') && snake(key).eq(snake(name));
-            names.iter().find_map(|name| self.0.iter().find(|(key, _)| same(key, name)).map(|(_, value)| value)).filter(told)
+            let plain = |name: &str| name.replace("_", "").to_ascii_lowercase();
+            let same = |key: &str, name: &str| key.contains("_") && plain(key) == plain(name);
+            names
+                .iter()
+                .find_map(|name| self.0.iter().find(|(key, _)| same(key, name)).map(|(_, value)| value))
+                .filter(told)
         })
     }
 
