@@ -39,7 +39,7 @@ pub struct Operation {
     pub event_id: String,
     /// The provider's id of the request.
     pub request_id: Option<String>,
-    /// Always `success`: a failed call is no change.
+    /// `success`: a failed call is no change. `accepted` or `started` where the end of an operation was not told.
     pub outcome: &'static str,
 }
 
