@@ -149,11 +149,12 @@ impl Operations {
         match record.phase {
             Phase::Failed => {
                 self.forget(record.operation);
-                self.tell(Told::by(&record, true));
+                let OperationRecord { operation, id, time, .. } = record;
+                self.tell(Told { operation, id, time, ended: true });
                 Folded::Failed
             }
-            Phase::Succeeded if started || !record.wants_start => self.end(&record, true),
-            Phase::Started if ended => self.end(&record, true),
+            Phase::Succeeded if started || !record.wants_start => self.end(&record),
+            Phase::Started if ended => self.end(&record),
             phase => {
                 let wait = if phase == Phase::Succeeded || ended { START_WAIT_MILLIS } else { END_WAIT_MILLIS };
                 self.hold(record, Time::from_millis(now.millis().saturating_add(wait)));
@@ -170,7 +171,7 @@ impl Operations {
             return None;
         }
         let waiting = self.forget(operation)?;
-        let end = waiting.records.iter().find(|kept| kept.phase == Phase::Succeeded);
+        let end = waiting.end();
         let (id, time) = end.or(waiting.records.last()).map_or((operation, now), |kept| (kept.id, kept.time));
         self.tell(Told { operation, id, time, ended: end.is_some() });
         Some(waiting.texts())
@@ -211,10 +212,14 @@ impl Operations {
         changed.iter().map(|operation| (format!("{KEY_PREFIX}{operation:032x}"), value(operation))).collect()
     }
 
-    fn end(&mut self, record: &OperationRecord, ended: bool) -> Folded {
-        let mut texts = self.forget(record.operation).map(Waiting::texts).unwrap_or_default();
+    /// The operation is whole with this record, which may be its start: the end came before.
+    fn end(&mut self, record: &OperationRecord) -> Folded {
+        let waiting = self.forget(record.operation);
+        let end = waiting.as_ref().and_then(Waiting::end).map(|kept| (kept.id, kept.time));
+        let (id, time) = end.unwrap_or((record.id, record.time));
+        self.tell(Told { operation: record.operation, id, time, ended: true });
+        let mut texts = waiting.map(Waiting::texts).unwrap_or_default();
         texts.push(record.text.clone());
-        self.tell(Told::by(record, ended));
         Folded::Whole(texts)
     }
 
@@ -269,15 +274,13 @@ impl Operations {
     }
 }
 
-impl Told {
-    fn by(record: &OperationRecord, ended: bool) -> Self {
-        Self { operation: record.operation, id: record.id, time: record.time, ended }
-    }
-}
-
 impl Waiting {
     fn has(&self, id: u128) -> bool {
         self.records.iter().any(|kept| kept.id == id) || self.more.contains(&id)
+    }
+
+    fn end(&self) -> Option<&Kept> {
+        self.records.iter().find(|kept| kept.phase == Phase::Succeeded)
     }
 
     fn texts(self) -> Vec<Bytes> {

@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn types_names_and_parents() {
         for (tail, kind, name, parent) in [
-            ("", SUBSCRIPTION, "0F1E2D3C-0000-4000-8000-000000000001", ""),
+            ("", SUBSCRIPTION, "0F1E2D3C-0000-4000-8000-000000000001", "/"),
             ("/resourceGroups/Web", GROUP, "Web", SUB),
             (
                 "/resourceGroups/Web/providers/Microsoft.Sql/servers/a/databases/b",
