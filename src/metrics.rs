@@ -19,7 +19,7 @@ pub struct Metrics {
     registry: Registry,
     /// `catchment_records_received_total{source}`.
     pub records_received: IntCounterVec,
-    /// `catchment_records_total{source,outcome}`: outcome is `changes`, `skipped`, `duplicate` or `quarantined`; they
+    /// `catchment_records_total{source,outcome}`: outcome is `changes`, `folded`, `skipped`, `duplicate` or `quarantined`; they
     /// add up to what was received.
     pub records: IntCounterVec,
     /// `catchment_skipped_records_total{reason}`.
@@ -32,6 +32,8 @@ pub struct Metrics {
     pub rule_reloads: IntCounterVec,
     /// `catchment_events_total{provider,action}`.
     pub events: IntCounterVec,
+    /// `catchment_operations_waiting`: operations told in several records whose last has not come.
+    pub operations_waiting: IntGauge,
     /// `catchment_assets`: assets that the inventory holds.
     pub assets: IntGauge,
     /// `catchment_log_append_seconds`: from taking a batch to its fsync.
@@ -107,6 +109,10 @@ impl Metrics {
                 &["outcome"],
             )?,
             events: counter("catchment_events_total", "Asset events logged", &["provider", "action"])?,
+            operations_waiting: gauge(
+                "catchment_operations_waiting",
+                "Operations told in several records whose last has not come",
+            )?,
             assets: gauge("catchment_assets", "Assets in the inventory")?,
             log_append_seconds: registered(
                 r,

@@ -80,6 +80,7 @@ impl Coverage {
                 }
                 ("changes", rule)
             }
+            Outcome::Operation(_) => ("folded", None),
             Outcome::Skipped { reason, rule, .. } => {
                 add(&mut self.skipped, reason.to_string());
                 ("skipped", rule.map(|rule| rule.to_string()))

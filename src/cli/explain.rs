@@ -117,6 +117,13 @@ fn outcome(processed: &Processed, rules: &[Value]) -> Map<String, Value> {
                 tell("rule", json!(rule));
             }
         }
+        Processed::Folded => {
+            tell("outcome", json!("folded"));
+            tell(
+                "why",
+                json!("a part of an operation that is told in several records; the change comes with the last of them"),
+            );
+        }
         Processed::Duplicate { event_id } => {
             tell("outcome", json!("duplicate"));
             tell("why", json!(format!("the event id {event_id} was seen before")));

@@ -89,7 +89,7 @@ impl Command {
             Self::Serve(_) | Self::Demo(_) => telemetry::DEFAULT_FILTER,
             Self::Normalize(_)
             | Self::Check(_)
-             | Self::Backfill(_)
+            | Self::Backfill(_)
             | Self::Test(_)
             | Self::Explain(_)
             | Self::Coverage(_)

@@ -26,8 +26,8 @@ Examples:
   catchment normalize /var/log/cloudtrail --omit raw | jq -r '[.time, .subject] | @tsv'
   zcat trail/*.gz | catchment normalize --explain
 
-Takes log files as CloudTrail writes them ({\"Records\": [...]}), a JSON array, a single record,
-or records one after another, plain or gzip. Prints one event per line, in the order of the
+Takes log files as CloudTrail writes them ({\"Records\": [...]}), Azure's records ({\"records\": [...]},
+{\"value\": [...]}), a JSON array, a single record, or records one after another, plain or gzip. Prints one event per line, in the order of the
 records. All files together share one inventory, which begins empty. Nothing is stored, and
 nothing is asked of the cloud.";
 
@@ -69,6 +69,7 @@ fn normalize(arguments: &Arguments, output: &mut dyn Write) -> Result<(), Failur
     let mut run =
         Run { processor, projection, explain: arguments.explain, clock: Clock::system(), quarantined: 0, output };
     records::each(&arguments.files, &mut |name, index, piece| run.take(name, index, piece))?;
+    run.rest()?;
     if run.quarantined > 0 && !arguments.explain {
         tracing::warn!(
             records = run.quarantined,
@@ -98,15 +99,27 @@ impl Run<'_> {
             }
             Piece::Rejected { code, reason, .. } => Processed::Rejected { code, reason, rule: None },
         };
+        self.told(file, Some(index), processed)
+    }
+
+    /// There are no more records: what still waits for its end goes out with what is known.
+    fn rest(&mut self) -> Result<(), Failure> {
+        while let Some(records) = self.processor.operations().rest() {
+            let Ok(processed) = self.processor.tell(&records, self.clock.now(), |_| Ok::<_, Infallible>(false));
+            self.told("-", None, processed)?;
+        }
+        Ok(())
+    }
+
+    fn told(&mut self, name: &str, index: Option<usize>, processed: Processed) -> Result<(), Failure> {
         self.quarantined += u64::from(matches!(processed, Processed::Rejected { .. }));
         if self.explain {
-            return self.tell(file, index, &processed);
+            return self.tell(name, index, &processed);
         }
-        if let Processed::Changes { events, .. } = processed {
-            for event in events {
-                self.write(&event.json)?;
-                self.output.write_all(b"\n")?;
-            }
+        let Processed::Changes { events, .. } = processed else { return Ok(()) };
+        for event in events {
+            self.write(&event.json)?;
+            self.output.write_all(b"\n")?;
         }
         Ok(())
     }
@@ -119,10 +132,13 @@ impl Run<'_> {
     }
 
     /// What became of a record, as one line of JSON.
-    fn tell(&mut self, file: &str, index: usize, processed: &Processed) -> Result<(), Failure> {
+    fn tell(&mut self, file: &str, index: Option<usize>, processed: &Processed) -> Result<(), Failure> {
         let (outcome, reason, rule, events) = match processed {
             Processed::Changes { events, rule, .. } => ("changes", None, Some(rule), events.as_slice()),
             Processed::Skipped { reason, rule } => ("skipped", Some(reason.to_string()), rule.as_ref(), &[][..]),
+            Processed::Folded => {
+                ("folded", Some("part of an operation told by other records".to_owned()), None, &[][..])
+            }
             Processed::Duplicate { event_id } => {
                 ("duplicate", Some(format!("event id {event_id} was seen before")), None, &[][..])
             }

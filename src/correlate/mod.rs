@@ -7,6 +7,7 @@
 
 mod deployments;
 mod memory;
+mod operations;
 mod sessions;
 mod shared;
 #[cfg(test)]
@@ -19,6 +20,11 @@ use self::deployments::Actor;
 use self::memory::Memory;
 use self::shared::Copied;
 use crate::model::{Draft, RecordInfo, Session, Time};
+
+pub use self::operations::{Folded, OperationLimits, Operations};
+
+/// The prefix of the keys of operations under way.
+pub const OPERATIONS_PREFIX: &str = operations::KEY_PREFIX;
 
 /// Sessions remembered. An entry takes about 1 KiB.
 const SESSIONS: usize = 100_000;

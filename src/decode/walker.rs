@@ -6,7 +6,7 @@ use std::mem;
 use memchr::memchr3;
 
 /// Members of a top-level object that hold records when they are arrays.
-const CONTAINERS: [&[u8]; 3] = [b"Records", b"records", b"Events"];
+const CONTAINERS: [&[u8]; 4] = [b"Records", b"records", b"Events", b"value"];
 
 /// Nesting up to which brackets are matched by kind; beyond, they are only counted. (No reader takes deeper records.)
 const MATCHED_DEPTH: u32 = 128;
@@ -261,9 +261,12 @@ mod tests {
 
     #[test]
     fn recognises_a_container_at_the_first_level_only() {
-        for text in
-            [r#"{"Records":["#, r#"{"a":[1],"b":{"c":2}, "records" : ["#, r#"{"NextToken":"Records","Events":["#]
-        {
+        for text in [
+            r#"{"Records":["#,
+            r#"{"a":[1],"b":{"c":2}, "records" : ["#,
+            r#"{"NextToken":"Records","Events":["#,
+            r#"{"value":["#,
+        ] {
             assert_eq!(walk(Kind::Object, &format!("{text}]")), (text.len(), Stop::Container), "{text}");
             assert_ne!(walk(Kind::Element, &format!("{text}]}}")).1, Stop::Container, "{text}");
         }

@@ -3,26 +3,33 @@
 //!
 //! It runs on a thread of its own, since it computes rather than waits. The log's writer is another, so that one
 //! delivery is normalized while the one before is written.
+//!
+//! Between deliveries it tells the operations whose end did not come in time.
 
 mod encode;
 mod process;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info_span, warn};
 
 pub use self::process::{Processed, Processor};
-use crate::correlate::{self, Correlator};
-use crate::inventory::Inventory;
-use crate::log::{Batch, EventLog, LogError, Pending};
+use crate::correlate::{self, Correlator, Operations};
+use crate::inventory::{Held, Inventory};
+use crate::log::{Batch, EventLog, LogError, NewEvent, Pending};
 use crate::metrics::Metrics;
-use crate::model::{RawRecord, Rejected, Seq, SourceId, Time};
+use crate::model::{Origin, RawRecord, Rejected, Seq, SourceId, Time};
 use crate::normalize::Engine;
 use crate::source::{Delivery, Submission};
 
 /// Provider event ids remembered besides those in the log: more than can be on their way into it at once.
 const RECENT_IDS: usize = 1 << 17;
+
+/// How often operations that wait for their end are looked after.
+const TICK: Duration = Duration::from_secs(1);
 
 /// The loop and what it works with.
 pub struct Ingest {
@@ -54,6 +61,7 @@ impl Ingest {
         let engine = Arc::clone(&engines.borrow_and_update());
         let mut processor = Processor::new(Arc::clone(&engine), Arc::clone(&inventory), type_prefix, RECENT_IDS);
         restore(processor.correlator(), &*log)?;
+        restore_operations(processor.operations(), &*log)?;
         Ok(Self { engines, engine, processor, log, metrics, inventory, clock, observed })
     }
 
@@ -62,7 +70,12 @@ impl Ingest {
     /// # Errors
     /// When the log fails. Nothing is taken after that: what is on disk is in doubt until the log is opened again.
     pub fn run(mut self, mut submissions: mpsc::Receiver<Submission>) -> Result<(), LogError> {
-        while let Some(Submission { delivery, late, reply, permit }) = submissions.blocking_recv() {
+        while let Some(received) = self.receive(&mut submissions) {
+            let Some(Submission { delivery, late, reply, permit }) = received else {
+                // Told by time alone: no source waits for it.
+                self.tell_due()?;
+                continue;
+            };
             let _span = info_span!("ingest.batch", source = %delivery.source, count = delivery.records.len()).entered();
             self.processor.mark_late(late);
             let pending = self.take(delivery);
@@ -77,6 +90,69 @@ impl Ingest {
         }
         debug!("intake closed");
         Ok(())
+    }
+
+    /// The next delivery; nothing when it is time to look after the operations that wait for their end. `None`: the intake
+    /// is closed.
+    fn receive(&mut self, submissions: &mut mpsc::Receiver<Submission>) -> Option<Option<Submission>> {
+        if self.processor.operations().is_idle() {
+            return submissions.blocking_recv().map(Some);
+        }
+        let received = Handle::current().block_on(tokio::time::timeout(TICK, submissions.recv()));
+        received.map_or(Some(None), |submission| submission.map(Some))
+    }
+
+    fn tell_due(&mut self) -> Result<(), LogError> {
+        self.observed = self.observed.max((self.clock)());
+        let mut batch = Batch::default();
+        self.due(&mut batch)?;
+        if !batch.events.is_empty() || !batch.rejected.is_empty() || !batch.correlation.is_empty() {
+            let _durable = self.log.append(batch)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the operations that have waited long enough, and adds what is remembered to the batch.
+    fn due(&mut self, batch: &mut Batch) -> Result<(), LogError> {
+        let source = SourceId::from("operations");
+        while let Some(records) = self.processor.operations().due(self.observed) {
+            let log = &self.log;
+            let processed = self.processor.tell(&records, self.observed, |id| Ok(log.find(id)?.is_some()))?;
+            match processed {
+                Processed::Changes { events, assets, unmapped, .. } => {
+                    self.changes(events, &assets, unmapped, batch);
+                }
+                Processed::Rejected { code, reason, .. } => {
+                    let bytes = records.into_iter().next_back().unwrap_or_default();
+                    let origin = Origin { source: source.clone(), location: "operations under way".into(), index: 0 };
+                    self.metrics.quarantined.with_label_values(&[code]).inc();
+                    batch.rejected.push(Rejected { origin, code, reason, bytes, observed: self.observed });
+                }
+                Processed::Skipped { .. } | Processed::Duplicate { .. } | Processed::Folded => {}
+            }
+        }
+        batch.correlation = self.processor.correlator().take_changes();
+        batch.correlation.extend(self.processor.operations().take_changes());
+        let waiting = i64::try_from(self.processor.operations().waiting()).unwrap_or(i64::MAX);
+        self.metrics.operations_waiting.set(waiting);
+        Ok(())
+    }
+
+    fn changes(
+        &self,
+        events: Vec<NewEvent>,
+        assets: &[Arc<Held>],
+        unmapped: Option<(String, String)>,
+        batch: &mut Batch,
+    ) {
+        if let Some((service, name)) = unmapped {
+            self.metrics.count_unmapped(&service, &name);
+        }
+        for event in &events {
+            self.metrics.events.with_label_values(&[event.head.provider.as_str(), event.head.action.as_str()]).inc();
+        }
+        batch.events.extend(events);
+        batch.assets.extend(assets.iter().map(|held| (held.name.clone(), held.encode())));
     }
 
     fn take(&mut self, delivery: Delivery) -> Result<Pending, LogError> {
@@ -96,7 +172,7 @@ impl Ingest {
         for record in records {
             self.process(&source, record, &mut batch)?;
         }
-        batch.correlation = self.processor.correlator().take_changes();
+        self.due(&mut batch)?;
         let assets = i64::try_from(self.inventory.len()).unwrap_or(i64::MAX);
         self.metrics.assets.set(assets);
         self.log.append(batch)
@@ -109,18 +185,9 @@ impl Ingest {
         match processed {
             Processed::Changes { events, assets, unmapped, .. } => {
                 count("changes");
-                if let Some((service, name)) = unmapped {
-                    self.metrics.count_unmapped(&service, &name);
-                }
-                for event in &events {
-                    self.metrics
-                        .events
-                        .with_label_values(&[event.head.provider.as_str(), event.head.action.as_str()])
-                        .inc();
-                }
-                batch.events.extend(events);
-                batch.assets.extend(assets.iter().map(|held| (held.name.clone(), held.encode())));
+                self.changes(events, &assets, unmapped, batch);
             }
+            Processed::Folded => count("folded"),
             Processed::Skipped { reason, .. } => {
                 count("skipped");
                 self.metrics.skipped.with_label_values(&[&reason]).inc();
@@ -152,6 +219,16 @@ fn restore(correlator: &mut Correlator, log: &dyn EventLog) -> Result<(), LogErr
     if let Err(error) = correlator.restore(values) {
         // It helps attribution, no event depends on it: better to start without than not to start.
         warn!(%error, "what correlation remembered can't be read; it begins anew");
+    }
+    Ok(())
+}
+
+/// The operations that waited for their end before a restart.
+fn restore_operations(operations: &mut Operations, log: &dyn EventLog) -> Result<(), LogError> {
+    let mut values = Vec::new();
+    log.for_each_correlation(correlate::OPERATIONS_PREFIX, &mut |value| values.push(value))?;
+    if let Err(error) = operations.restore(values) {
+        warn!(%error, "operations under way can't be read; those that began before the restart are told without their start");
     }
     Ok(())
 }

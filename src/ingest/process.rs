@@ -3,13 +3,14 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::encode::EventParts;
-use crate::correlate::Correlator;
+use crate::correlate::{Correlator, Folded, Operations};
 use crate::inventory::{Held, Inventory};
 use crate::log::NewEvent;
-use crate::model::{Action, Draft, RecordInfo, Time};
+use crate::model::{Action, Draft, OperationRecord, RecordInfo, Time};
 use crate::normalize::{Engine, Outcome};
 
 /// What became of a record.
@@ -33,6 +34,8 @@ pub enum Processed {
         /// The rule that says so.
         rule: Option<Arc<str>>,
     },
+    /// It is a part of an operation that is told in several records: the change comes with the last of them.
+    Folded,
     /// Its events are there already.
     Duplicate {
         /// The provider's event id.
@@ -55,6 +58,7 @@ pub struct Processor {
     engine: Arc<Engine>,
     inventory: Arc<Inventory>,
     correlator: Correlator,
+    operations: Operations,
     type_prefix: String,
     recent: Recent,
     late: bool,
@@ -68,6 +72,7 @@ impl Processor {
             engine,
             inventory,
             correlator: Correlator::default(),
+            operations: Operations::default(),
             type_prefix,
             recent: Recent::new(recent),
             late: false,
@@ -90,6 +95,26 @@ impl Processor {
         self.late = late;
     }
 
+    /// The operations under way: to be handed what waited before a restart, and asked after each delivery for what must
+    /// become durable with it.
+    pub fn operations(&mut self) -> &mut Operations {
+        &mut self.operations
+    }
+
+    /// Tells an operation whose records were kept: [`Operations::due`] and [`Operations::rest`] say when.
+    ///
+    /// # Errors
+    /// When `is_known` fails.
+    pub fn tell<E>(
+        &mut self,
+        records: &[Bytes],
+        observed: Time,
+        is_known: impl FnOnce(&str) -> Result<bool, E>,
+    ) -> Result<Processed, E> {
+        let outcome = self.engine.fold(records);
+        self.conclude(outcome, observed, is_known)
+    }
+
     /// Processes one record. `is_known` tells of a CloudEvents id whether its event is in the log.
     ///
     /// # Errors
@@ -100,7 +125,36 @@ impl Processor {
         observed: Time,
         is_known: impl FnOnce(&str) -> Result<bool, E>,
     ) -> Result<Processed, E> {
-        let (mut record, drafts) = match self.engine.normalize(record) {
+        let outcome = match self.engine.normalize(record) {
+            Outcome::Operation(record) => match self.fold(*record, observed) {
+                Ok(outcome) => outcome,
+                Err(processed) => return Ok(processed),
+            },
+            outcome => outcome,
+        };
+        self.conclude(outcome, observed, is_known)
+    }
+
+    fn fold(&mut self, record: OperationRecord, observed: Time) -> Result<Outcome, Processed> {
+        let event_id = format!("{:032x}", record.id);
+        let skipped = |reason: &str| Processed::Skipped { reason: reason.into(), rule: None };
+        match self.operations.take(record, observed) {
+            Folded::Whole(records) => Ok(self.engine.fold(&records)),
+            Folded::Held => Err(Processed::Folded),
+            Folded::Duplicate => Err(Processed::Duplicate { event_id }),
+            Folded::Late => Err(skipped("late record of an operation that was told")),
+            Folded::Failed => Err(skipped("failed call")),
+        }
+    }
+
+    fn conclude<E>(
+        &mut self,
+        outcome: Outcome,
+        observed: Time,
+        is_known: impl FnOnce(&str) -> Result<bool, E>,
+    ) -> Result<Processed, E> {
+        let (mut record, drafts) = match outcome {
+            Outcome::Operation(_) => return Ok(Processed::Folded),
             Outcome::Changes { record, drafts } => (record, drafts),
             Outcome::Skipped { reason, rule, session } => {
                 if let Some(session) = session {

@@ -54,8 +54,8 @@ impl Application<'_> {
                 }
             }
             Step::Touch => self.complete = false,
-            // Of the asset, not of its configuration.
-            Step::Rename { .. } => {}
+            // Of the asset, or of what was before; not of its configuration.
+            Step::Rename { .. } | Step::Recall(_) => {}
         }
     }
 

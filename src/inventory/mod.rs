@@ -195,8 +195,11 @@ impl Inventory {
             (None, DraftAction::Known(Action::Create)) => PreviousState::Absent,
             (None, _) => PreviousState::Unknown,
         };
-        let previous = alive.and_then(|held| held.configuration.clone());
-        let before = previous.as_deref().map(parse_object);
+        let recalled = steps.iter().filter_map(|step| match step {
+            Step::Recall(value) => Some(value),
+            _ => None,
+        });
+        let (previous, before) = recall(alive, recalled);
         let sets = &draft.asset.kind.sets;
         let (document, state) = if action == Action::Delete {
             (None, ConfigurationState::Deleted)
@@ -350,6 +353,23 @@ fn is_late(held: &Held, time: Time, action: DraftAction) -> bool {
 }
 
 /// What a `rename` step tells.
+/// What was held before, completed by what the record recalls of it.
+fn recall<'s>(held: Option<&Held>, recalled: impl Iterator<Item = &'s Value>) -> (Option<Bytes>, Option<Value>) {
+    let previous = held.and_then(|held| held.configuration.clone());
+    let mut before = previous.as_deref().map(parse_object);
+    let mut added = false;
+    for (key, value) in recalled.filter_map(Value::as_object).flatten() {
+        if let Some(members) = before.get_or_insert_with(empty).as_object_mut()
+            && !members.contains_key(key)
+        {
+            members.insert(key.clone(), value.clone());
+            added = true;
+        }
+    }
+    let previous = if added { before.as_ref().map(|before| before.to_string().into()) } else { previous };
+    (previous, before)
+}
+
 struct Renamed {
     id: String,
     alias: AssetName,

@@ -9,7 +9,8 @@ use crate::model::KeyedSet;
 
 /// What makes an element itself, as text: the JSON of the values under the key pointers. A missing value is as null.
 pub(super) fn key_of(element: &Value, set: &KeyedSet) -> String {
-    key_by(element, &set.key)
+    let key = key_by(element, &set.key);
+    if set.ignore_case { key.to_lowercase() } else { key }
 }
 
 fn key_by(element: &Value, pointers: &[PointerBuf]) -> String {

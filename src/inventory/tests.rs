@@ -12,7 +12,7 @@ fn pointer(text: &str) -> PointerBuf {
 }
 
 fn rules() -> KeyedSet {
-    KeyedSet { at: pointer("/rules"), key: Arc::new([pointer("/port"), pointer("/peer")]) }
+    KeyedSet { at: pointer("/rules"), key: Arc::new([pointer("/port"), pointer("/peer")]), ignore_case: false }
 }
 
 fn kind() -> Arc<AssetKind> {

@@ -39,7 +39,7 @@ pub struct Operation {
     pub event_id: String,
     /// The provider's id of the request.
     pub request_id: Option<String>,
-    /// Always `success`: a failed call is no change.
+    /// `success`: a failed call is no change. `accepted` or `started` where the end of an operation was not told.
     pub outcome: &'static str,
 }
 
@@ -114,6 +114,8 @@ pub struct KeyedSet {
     pub at: PointerBuf,
     /// Pointers into an element; all of them together are its key.
     pub key: Arc<[PointerBuf]>,
+    /// Keys that differ in upper and lower case only are the same: Azure is not strict with names.
+    pub ignore_case: bool,
 }
 
 /// One step of what a call does to a configuration. The values are out of the record already.
@@ -186,6 +188,8 @@ pub enum Step {
         /// To where.
         at: PointerBuf,
     },
+    /// What the asset held before, as the record tells it: taken where nothing of the same name is held.
+    Recall(Value),
     /// Something changed that the record does not tell.
     Touch,
 }

@@ -5,6 +5,7 @@ mod attribution;
 mod draft;
 mod event;
 mod ids;
+mod operation;
 mod raw;
 mod session;
 mod time;
@@ -16,6 +17,7 @@ pub use draft::{
 };
 pub use event::EventHead;
 pub use ids::{Cursor, Epoch, ParseCursorError, Seq, SourceId};
+pub use operation::{OperationRecord, Phase};
 pub use raw::{Origin, RawRecord, Rejected};
 pub use session::{Caller, Evidence, Session};
 pub use time::{ParseTimeError, Time};

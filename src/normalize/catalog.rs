@@ -9,22 +9,25 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::aws::{GenericRules, MethodRules};
+use super::aws::GenericRules;
+use super::azure;
 use super::compile::{RuleError, RuleText, by_name_prefix, compile, key_at, line_of};
 use super::mentions::{MentionRules, Mentions};
+use super::method::MethodRules;
 use super::plan::{AssetPlan, Plan};
 use super::redact::SecretNames;
 use super::references::{ArnRules, References};
 
 static BUILT_IN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/normalizers");
 
-/// Files of `normalizers/aws/` that are not rules of a service.
-const SPECIAL: [&str; 4] = ["associations.toml", "attribution.toml", "generic.toml", "redact.toml"];
+/// Files of `normalizers/<provider>/` that are not rules of a service.
+const SPECIAL: [&str; 5] = ["apps.toml", "associations.toml", "attribution.toml", "generic.toml", "redact.toml"];
 
 /// Everything that the normalizer knows.
 #[derive(Debug)]
 pub(super) struct Catalog {
     pub(super) aws: Plan,
+    pub(super) azure: azure::Rules,
     pub(super) by_name_prefix: HashMap<Box<str>, Arc<AssetPlan>>,
     pub(super) neutral_types: HashMap<String, String>,
     pub(super) generic: GenericRules,
@@ -63,6 +66,8 @@ struct Taxonomy {
     /// Provider type → neutral type, where no rule file defines the asset.
     #[serde(default)]
     aws: BTreeMap<String, String>,
+    #[serde(default)]
+    azure: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -92,40 +97,29 @@ impl Texts {
         Ok(Self(texts))
     }
 
-    /// The last word on a special file.
-    fn last(&self, name: &str) -> Option<(&str, &str)> {
-        let found = [true, false].into_iter().find_map(|overrides| self.0.get_key_value(&(overrides, name.to_owned())));
-        found.map(|((_, name), text)| (name.as_str(), text.as_str()))
+    /// A special file: the folder's own, else the built-in one.
+    fn parse<T: DeserializeOwned>(&self, name: &str, errors: &mut Vec<RuleError>) -> Option<T> {
+        self.parse_layer(self.0.contains_key(&(true, name.to_owned())), name, errors)
     }
 
-    fn parse<T: DeserializeOwned>(&self, name: &str, errors: &mut Vec<RuleError>) -> Option<T> {
-        let Some((file, text)) = self.last(name) else {
-            errors.push(RuleError {
-                file: name.to_owned(),
-                line: 1,
-                key: "file".to_owned(),
-                message: "missing".to_owned(),
-            });
+    fn parse_layer<T: DeserializeOwned>(&self, overrides: bool, name: &str, errors: &mut Vec<RuleError>) -> Option<T> {
+        let mistake = |line, key, message| RuleError { file: name.to_owned(), line, key, message };
+        let Some(text) = self.0.get(&(overrides, name.to_owned())) else {
+            errors.push(mistake(1, "file".to_owned(), "missing".to_owned()));
             return None;
         };
-        match toml::from_str(text) {
-            Ok(value) => Some(value),
-            Err(error) => {
+        toml::from_str(text)
+            .inspect_err(|error| {
                 let start = error.span().map_or(0, |span| span.start);
-                errors.push(RuleError {
-                    file: file.to_owned(),
-                    line: line_of(text, start),
-                    key: key_at(text, start),
-                    message: error.message().to_owned(),
-                });
-                None
-            }
-        }
+                errors.push(mistake(line_of(text, start), key_at(text, start), error.message().to_owned()));
+            })
+            .ok()
     }
 
     /// A mistake at a key of a special file.
     fn mistake(&self, name: &str, key: &str, message: &str) -> RuleError {
-        let at = self.last(name).and_then(|(_, text)| Some(line_of(text, text.find(key)?)));
+        let text = [true, false].into_iter().find_map(|overrides| self.0.get(&(overrides, name.to_owned())));
+        let at = text.and_then(|text| Some(line_of(text, text.find(key)?)));
         RuleError { file: name.to_owned(), line: at.unwrap_or(1), key: key.to_owned(), message: message.to_owned() }
     }
 
@@ -140,6 +134,42 @@ impl Texts {
             .collect();
         texts.sort_by_key(|text| (text.overrides, !text.file.contains("/generated/"), text.file.clone()));
         texts
+    }
+
+    /// The rules of Azure, and the names of secrets there. `listed`: neutral types by provider types.
+    fn azure(
+        &self,
+        listed: BTreeMap<String, String>,
+        neutral: &HashSet<String>,
+        errors: &mut Vec<RuleError>,
+    ) -> Option<(azure::Rules, Redact)> {
+        for (provider_type, neutral_type) in listed.iter().filter(|(_, neutral_type)| !neutral.contains(*neutral_type))
+        {
+            let message = format!("unknown neutral type {neutral_type:?}; [types] lists them");
+            errors.push(RuleError {
+                file: "taxonomy.toml".into(),
+                line: 1,
+                key: format!("azure.{provider_type:?}"),
+                message,
+            });
+        }
+        let generic = self.parse("azure/generic.toml", errors);
+        let methods = self.parse("azure/attribution.toml", errors);
+        let redact = self.parse("azure/redact.toml", errors);
+        let apps = self.apps(errors);
+        let (plan, mistakes) = compile("azure", &self.rules("azure"), neutral);
+        errors.extend(mistakes);
+        Some((azure::Rules::new(plan, generic?, apps?, methods?, listed), redact?))
+    }
+
+    /// The client applications: a folder's add to the built-in ones.
+    fn apps(&self, errors: &mut Vec<RuleError>) -> Option<azure::Apps> {
+        let mut apps: azure::Apps = self.parse_layer(false, "azure/apps.toml", errors)?;
+        if self.0.contains_key(&(true, "azure/apps.toml".to_owned())) {
+            let own: azure::Apps = self.parse_layer(true, "azure/apps.toml", errors)?;
+            apps.apps.extend(own.apps.into_iter().map(|(id, app)| (id.to_ascii_lowercase(), app)));
+        }
+        Some(apps)
     }
 
     fn version(&self) -> Arc<str> {
@@ -204,17 +234,23 @@ impl Catalog {
             errors.push(texts.mistake("aws/associations.toml", &key, "no rule file defines this type"));
             Mentions::default()
         });
-        match (taxonomy, generic, methods, redact) {
-            (Some(taxonomy), Some(generic), Some(methods), Some(redact)) if errors.is_empty() => Ok(Self {
-                by_name_prefix: by_name_prefix(&aws.assets),
-                neutral_types: taxonomy.aws.into_iter().collect(),
-                secrets: SecretNames::new(redact.names.iter().map(String::as_str)),
-                version: texts.version(),
-                mentions,
-                aws,
-                generic,
-                methods,
-            }),
+        let listed = taxonomy.as_ref().map(|taxonomy| taxonomy.azure.clone()).unwrap_or_default();
+        let azure = texts.azure(listed, &neutral, &mut errors);
+        match (taxonomy, generic, methods, redact, azure) {
+            (Some(taxonomy), Some(generic), Some(methods), Some(redact), Some((azure, more))) if errors.is_empty() => {
+                let secrets = redact.names.iter().chain(&more.names);
+                Ok(Self {
+                    by_name_prefix: by_name_prefix(&aws.assets),
+                    neutral_types: taxonomy.aws.into_iter().collect(),
+                    secrets: SecretNames::new(secrets.map(String::as_str)),
+                    version: texts.version(),
+                    mentions,
+                    aws,
+                    azure,
+                    generic,
+                    methods,
+                })
+            }
             _ => Err(CatalogError::Mistakes(errors)),
         }
     }

@@ -149,10 +149,15 @@ impl Compiler<'_> {
                     .push(self.config_pointer(&Spanned::new(texts.span(), text.clone()), &format!("{key}.display"))?);
             }
         }
+        if display.is_empty() && name.is_arm_id() {
+            display.push(PointerBuf::from_tokens(["name"]));
+        }
         let mut sets = Vec::new();
         for (at, keys) in &rule.sets {
             let key = format!("{key}.sets.{:?}", at.get_ref());
-            sets.push(KeyedSet { at: self.config_pointer(at, &key)?, key: self.set_key(at.span(), keys, &key)? });
+            let at_config = self.config_pointer(at, &key)?;
+            let keys = self.set_key(at.span(), keys, &key)?;
+            sets.push(self.keyed(at_config, keys));
         }
         Some(AssetPlan {
             kind: Arc::new(AssetKind {
@@ -189,6 +194,10 @@ impl Compiler<'_> {
         }
     }
 
+    fn keyed(&self, at: PointerBuf, key: Arc<[PointerBuf]>) -> KeyedSet {
+        KeyedSet { at, key, ignore_case: self.provider == "azure" }
+    }
+
     fn set_key(&mut self, span: Range<usize>, texts: &OneOrMany<String>, key: &str) -> Option<Arc<[PointerBuf]>> {
         let pointers: Option<Vec<_>> =
             texts.0.iter().map(|text| self.config_pointer(&Spanned::new(span.clone(), text.clone()), key)).collect();
@@ -201,7 +210,7 @@ impl Compiler<'_> {
         let label = first.split('.').next().unwrap_or_default();
         for (name, rules) in file.events {
             for service in &file.service.0 {
-                let rule: Arc<str> = format!("{}/{label}/{name}", self.provider).into();
+                let rule = rule_name(self.provider, label, &name);
                 let key = format!("events.{name}");
                 let plans: Vec<_> =
                     rules.get_ref().0.iter().filter_map(|event| self.event(&rule, event, rules.span(), &key)).collect();
@@ -250,6 +259,7 @@ impl Compiler<'_> {
                 AssetPick::Kind(asset)
             }
             Some(AssetChoice::ByIdPrefix) => AssetPick::ByIdPrefix,
+            Some(AssetChoice::ByArmId) => AssetPick::ByArmId,
             None => {
                 self.error(span.clone(), key, "`asset` is missing: a type under [assets], or { by = \"id_prefix\" }");
                 return None;
@@ -263,7 +273,7 @@ impl Compiler<'_> {
         };
         let sets = match &asset {
             AssetPick::Kind(asset) => asset.kind.sets.clone(),
-            AssetPick::ByIdPrefix => Vec::new(),
+            AssetPick::ByIdPrefix | AssetPick::ByArmId => Vec::new(),
         };
         let apply: Vec<_> =
             event.apply.iter().filter_map(|step| self.step(step, &sets, &format!("{key}.apply"))).collect();
@@ -391,6 +401,7 @@ impl Compiler<'_> {
                 };
                 OpPlan::Copy { asset, id: self.required_sources(spanned, &rule.id, "id", key)?, from_at, at }
             }
+            Op::Recall => OpPlan::Recall(self.value(spanned, key)?),
             Op::Touch => OpPlan::Touch,
         };
         Some(StepPlan { when: self.conditions(&rule.when, &format!("{key}.when"))?, required: rule.required, op })
@@ -415,7 +426,8 @@ impl Compiler<'_> {
     /// The set that a step works on: its key by the step's own `by`, else as the asset declares it.
     fn set(&mut self, step: &Spanned<StepRule>, at: PointerBuf, sets: &[KeyedSet], key: &str) -> Option<KeyedSet> {
         if let Some(by) = &step.get_ref().by {
-            return Some(KeyedSet { key: self.set_key(by.span(), by.get_ref(), &format!("{key}.by"))?, at });
+            let by = self.set_key(by.span(), by.get_ref(), &format!("{key}.by"))?;
+            return Some(self.keyed(at, by));
         }
         if let Some(set) = sets.iter().find(|set| set.at == at) {
             return Some(set.clone());
@@ -478,6 +490,10 @@ impl Compiler<'_> {
                 AssetPick::Kind(asset)
             }
             AssetChoice::ByIdPrefix => AssetPick::ByIdPrefix,
+            AssetChoice::ByArmId => {
+                self.error(spanned.span(), key, "associations by ARM id are found by themselves; leave this one out");
+                return None;
+            }
         };
         if rule.id.is_none() {
             self.error(spanned.span(), key, "an association needs `id`");
@@ -493,6 +509,17 @@ impl Compiler<'_> {
             vars: self.vars(&rule.vars, &format!("{key}.vars")),
             change: rule.change,
         })
+    }
+}
+
+/// `aws/ec2/RunInstances`; of an operation of Azure Resource Manager `azure/compute/virtualMachines/write`.
+fn rule_name(provider: &str, label: &str, event: &str) -> Arc<str> {
+    match event.split_once('/') {
+        Some((namespace, rest)) => {
+            let namespace = namespace.rsplit('.').next().unwrap_or(namespace).to_lowercase();
+            format!("{provider}/{namespace}/{rest}").into()
+        }
+        None => format!("{provider}/{label}/{event}").into(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::azure::{self, ArmId};
 use super::expression::{Facts, Scope, Sources};
 use super::plan::{AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, EventPlan, OpPlan, Parts, Plan, StepPlan};
 use crate::model::{Action, AssetKind, AssetRef, Association, Draft, DraftAction, Step};
@@ -128,6 +129,7 @@ impl Evaluation<'_> {
     fn asset_plan(&self, id: &str) -> Option<Arc<AssetPlan>> {
         match &self.change.asset {
             AssetPick::Kind(asset) => Some(Arc::clone(asset)),
+            AssetPick::ByArmId => Some(azure::kind(self.plan, &ArmId::parse(id)?.whole()?).0),
             AssetPick::ByIdPrefix => {
                 let known = self.plan.references.by_id_prefix(id).map(Arc::clone);
                 Some(known.unwrap_or_else(|| unknown_prefix(self.place.service, id)))
@@ -172,6 +174,7 @@ impl Evaluation<'_> {
         };
         let one = |id: &String| {
             let found = match &plan.asset {
+                AssetPick::ByArmId => None,
                 AssetPick::ByIdPrefix => self.plan.references.find(id, &place),
                 AssetPick::Kind(asset) => self.plan.references.of_kind(asset, id, &vars, &place),
             }?;
@@ -215,6 +218,7 @@ pub(super) fn step(plan: &StepPlan, asset: &AssetPlan, parts: &Parts<'_>, scope:
             let parts = Parts { id: &id, vars: &[], ..*parts };
             Step::Copy { from: other.asset_name(&parts)?, from_at: from_at.clone(), at: at.clone() }
         }
+        OpPlan::Recall(value) => Step::Recall(value.value(scope).filter(Value::is_object)?),
         OpPlan::Touch => Step::Touch,
     })
 }

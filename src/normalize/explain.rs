@@ -99,6 +99,7 @@ fn asset(pick: &AssetPick) -> Value {
     match pick {
         AssetPick::Kind(asset) => json!(asset.kind.provider_type),
         AssetPick::ByIdPrefix => json!("by id prefix"),
+        AssetPick::ByArmId => json!("by ARM id"),
     }
 }
 
@@ -112,6 +113,7 @@ fn explain_step(plan: &StepPlan, change: &ChangePlan, scope: Scope<'_>, place: &
         OpPlan::Remove { set, elements: found } => ("remove", Some(&set.at), elements(found, scope)),
         OpPlan::RemoveMembers { at, keys } => ("remove", Some(at), elements(keys, scope)),
         OpPlan::MergeElements { set, elements: found } => ("merge", Some(&set.at), elements(found, scope)),
+        OpPlan::Recall(found) => ("recall", None, value(found, scope)),
         OpPlan::Rename { id } => ("rename", None, sources(id, scope)),
         OpPlan::Copy { id, at, .. } => ("copy", Some(at), sources(id, scope)),
         OpPlan::Touch => ("touch", None, Value::Null),
@@ -142,7 +144,7 @@ fn has_effect(plan: &StepPlan, change: &ChangePlan, scope: Scope<'_>, place: &Pl
     match (&plan.op, &change.asset) {
         (OpPlan::Rename { id }, _) | (OpPlan::Copy { id, .. }, _) => id.text(scope).is_some(),
         (_, AssetPick::Kind(asset)) => step(plan, asset, &parts, scope).is_some(),
-        (_, AssetPick::ByIdPrefix) => true,
+        (_, AssetPick::ByIdPrefix | AssetPick::ByArmId) => true,
     }
 }
 

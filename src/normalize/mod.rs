@@ -1,12 +1,14 @@
 //! The normalizer: rules and one record in, drafts of changes out. No clock, no network, no state.
 
 mod aws;
+mod azure;
 mod catalog;
 mod compile;
 mod eval;
 mod explain;
 mod expression;
 mod mentions;
+mod method;
 mod plan;
 mod pointer;
 mod redact;
@@ -22,9 +24,8 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use self::catalog::Catalog;
-use self::expression::{Facts, Scope};
 use self::plan::EventPlan;
-use crate::model::{Association, Draft, RecordInfo, Session};
+use crate::model::{Association, Draft, OperationRecord, RecordInfo, Session};
 
 pub use self::catalog::CatalogError;
 pub use self::compile::RuleError;
@@ -39,6 +40,8 @@ pub enum Outcome {
         /// One per asset, at least one.
         drafts: Vec<Draft>,
     },
+    /// It is one of the records that tell an operation: [`Engine::fold`] makes of them all what [`Outcome`] it has.
+    Operation(Box<OperationRecord>),
     /// It was understood, and changes no asset.
     Skipped {
         /// Why: `read-only call`, `failed call`, `data event`, `sign-in`, or a rule's own words.
@@ -95,7 +98,8 @@ impl Engine {
     pub fn rule_names(&self) -> Vec<Arc<str>> {
         let services = self.catalog.aws.services.values();
         let events = services.flat_map(|service| service.events.values());
-        let mut names: Vec<_> = events.filter_map(|rules| rules.first()).map(|rule| Arc::clone(&rule.rule)).collect();
+        let aws = events.filter_map(|rules| rules.first()).map(|rule| &rule.rule);
+        let mut names: Vec<_> = aws.chain(self.catalog.azure.names()).map(Arc::clone).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -125,6 +129,12 @@ impl Engine {
         std::str::from_utf8(bytes).ok().and_then(|text| aws::explain(&self.catalog, text)).unwrap_or_default()
     }
 
+    /// What the records of one operation make together: those of [`Outcome::Operation`], in any order.
+    #[must_use]
+    pub fn fold(&self, records: &[Bytes]) -> Outcome {
+        azure::fold(&self.catalog, records).unwrap_or_else(|outcome| outcome)
+    }
+
     /// What is kept of a record that could not be understood: its bytes, without the values of members whose names say
     /// that they are secrets, as far as its text can be read.
     #[must_use]
@@ -143,20 +153,34 @@ impl Engine {
                 format!("not UTF-8 text: {error}; send the record as it came from the provider"),
             )
         })?;
-        aws::normalize(&self.catalog, text, aws::Record::parse(text).map_err(not_json)?)
+        let record = aws::Record::parse(text).map_err(not_json)?;
+        match Provider::of(&record) {
+            Provider::Aws => aws::normalize(&self.catalog, text, record),
+            Provider::Azure => azure::normalize(&self.catalog, text),
+        }
+    }
+}
+
+/// Whose record it is.
+enum Provider {
+    Aws,
+    Azure,
+}
+
+impl Provider {
+    /// Every CloudTrail record names its event source, and none of Azure's does.
+    fn of(record: &aws::Record<'_>) -> Self {
+        if record.has_event_source() { Self::Aws } else { Self::Azure }
     }
 }
 
 /// The text without what its rules and the names of its members say is secret.
-fn sanitize<'t>(
+fn sanitize<'t, 'r>(
     catalog: &Catalog,
     text: &'t str,
-    record: &dyn Facts,
-    rules: &[EventPlan],
+    rules: impl Iterator<Item = &'r EventPlan>,
 ) -> Result<Cow<'t, str>, Outcome> {
-    let scope = Scope { record, element: None };
-    let redacting = rules.iter().filter(|rule| !rule.redact.is_empty() && rule.holds(scope));
-    let paths: Vec<_> = redacting.flat_map(|rule| &rule.redact).collect();
+    let paths: Vec<_> = rules.flat_map(|rule| &rule.redact).collect();
     redact::sanitize(text, &catalog.secrets, &paths)
         .map_err(|error| Outcome::rejected("unfit_text", format!("{error}; other readers of JSON would fail on it")))
 }

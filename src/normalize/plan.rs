@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jsonptr::PointerBuf;
 use serde_json::Value;
 
+use super::azure::ArmId;
 use super::expression::{Scope, Sources};
 use super::pointer::Path;
 use super::references::References;
@@ -47,6 +48,9 @@ pub(super) struct AssetPlan {
 
 impl AssetPlan {
     pub(super) fn asset_name(&self, parts: &Parts<'_>) -> Option<AssetName> {
+        if self.name.is_arm_id() {
+            return Some(ArmId::parse(parts.id)?.whole()?.asset_name(parts.account));
+        }
         let tail = self.name.render(parts, true)?;
         let region = if self.global { "-" } else { parts.region };
         Some(AssetName::new(self.kind.provider, parts.account, region, &tail))
@@ -100,6 +104,7 @@ pub(super) struct ChangePlan {
 pub(super) enum AssetPick {
     Kind(Arc<AssetPlan>),
     ByIdPrefix,
+    ByArmId,
 }
 
 #[derive(Debug)]
@@ -121,6 +126,7 @@ pub(super) enum OpPlan {
     MergeElements { set: KeyedSet, elements: ElementsPlan },
     Rename { id: Sources },
     Copy { asset: Arc<AssetPlan>, id: Sources, from_at: PointerBuf, at: PointerBuf },
+    Recall(ValuePlan),
     Touch,
 }
 
@@ -277,6 +283,8 @@ enum Part {
     Region,
     Account,
     Id,
+    /// An ARM id, which is a name of its own.
+    ArmId,
     Var(Box<str>),
 }
 
@@ -304,6 +312,7 @@ impl Template {
                 "region" => Part::Region,
                 "account" => Part::Account,
                 "id" => Part::Id,
+                "arm_id" => Part::ArmId,
                 name => Part::Var(name.into()),
             });
             rest = after;
@@ -335,7 +344,7 @@ impl Template {
                 }
                 Part::Var(name) => name,
                 Part::Id => "id",
-                Part::Partition | Part::Region | Part::Account => return None,
+                Part::Partition | Part::Region | Part::Account | Part::ArmId => return None,
             };
             let end = match self.0.get(at + 1) {
                 Some(Part::Text(literal)) => rest.find(&**literal)?,
@@ -352,6 +361,11 @@ impl Template {
     /// How much of it is literal.
     pub(super) fn literal_len(&self) -> usize {
         self.0.iter().map(|part| if let Part::Text(text) = part { text.len() } else { 0 }).sum()
+    }
+
+    /// The name is the one that Azure Resource Manager gave.
+    pub(super) fn is_arm_id(&self) -> bool {
+        matches!(&*self.0, [Part::ArmId])
     }
 
     /// The text before `{id}`, where nothing else varies: `ec2/security-group/`.
@@ -374,7 +388,7 @@ impl Template {
                 Part::Partition => parts.partition,
                 Part::Region => parts.region,
                 Part::Account => parts.account,
-                Part::Id => parts.id,
+                Part::Id | Part::ArmId => parts.id,
                 Part::Var(name) => parts.vars.iter().find(|(var, _)| *var == &**name).map(|(_, value)| value)?,
             };
             if encode {
@@ -396,6 +410,7 @@ impl fmt::Display for Template {
             Part::Region => f.write_str("{region}"),
             Part::Account => f.write_str("{account}"),
             Part::Id => f.write_str("{id}"),
+            Part::ArmId => f.write_str("{arm_id}"),
             Part::Var(name) => write!(f, "{{{name}}}"),
         })
     }

@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use memchr::memchr2;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::pointer::Path;
@@ -60,12 +61,8 @@ pub(super) fn sanitize<'t>(text: &'t str, names: &SecretNames, paths: &[&Path]) 
     let mut text = Cow::Borrowed(text);
     for path in paths {
         let tokens: Vec<_> = path.tokens().collect();
-        let mut spans = Vec::new();
-        if let Ok(root) = serde_json::from_str::<&RawValue>(&text) {
-            find_spans(&text, root, &tokens, &mut spans);
-        }
-        if !spans.is_empty() {
-            text = Cow::Owned(replace(&text, spans.into_iter().map(|span| (span, Cow::Borrowed(REDACTED))).collect()));
+        if let Some(redacted) = redact_path(&text, &tokens, 0) {
+            text = Cow::Owned(redacted);
         }
     }
     let edits = Scan { text: &text, at: 0, names, edits: Vec::new(), nested: 0, lenient: false }.run()?;
@@ -94,24 +91,31 @@ fn replace(text: &str, edits: Vec<Edit<'_>>) -> String {
     replaced
 }
 
-/// The spans of what a pointer leads to, in order. Null and booleans are no secrets.
-fn find_spans(text: &str, value: &RawValue, tokens: &[&str], spans: &mut Vec<Range<usize>>) {
+/// The text without what a pointer leads to. `None` when nothing had to change.
+fn redact_path(text: &str, tokens: &[&str], nested: usize) -> Option<String> {
+    let root = serde_json::from_str::<&RawValue>(text).ok()?;
+    let mut edits = Vec::new();
+    find_edits(text, root, tokens, nested, &mut edits);
+    (!edits.is_empty()).then(|| replace(text, edits))
+}
+
+/// The edits of what a pointer leads to, in order. Null and booleans are no secrets.
+fn find_edits<'t>(text: &'t str, value: &'t RawValue, tokens: &[&str], nested: usize, edits: &mut Vec<Edit<'t>>) {
     let raw = value.get();
+    // `raw` is a part of `text`.
+    let start = raw.as_ptr() as usize - text.as_ptr() as usize;
+    let span = start..start + raw.len();
     let Some((token, rest)) = tokens.split_first() else {
         if !matches!(raw.as_bytes().first(), None | Some(b'n' | b't' | b'f')) && raw != REDACTED {
-            // `raw` is a part of `text`.
-            let start = raw.as_ptr() as usize - text.as_ptr() as usize;
-            spans.push(start..start + raw.len());
+            edits.push((span, Cow::Borrowed(REDACTED)));
         }
         return;
     };
     match raw.as_bytes().first() {
         Some(b'{') => {
             let Ok(Entries(entries)) = serde_json::from_str(raw) else { return };
-            for (key, value) in entries.into_iter().filter(|(key, _)| *token == "*" || key.eq_ignore_ascii_case(token))
-            {
-                let _ = key;
-                find_spans(text, value, rest, spans);
+            for (_, value) in entries.into_iter().filter(|(key, _)| *token == "*" || key.eq_ignore_ascii_case(token)) {
+                find_edits(text, value, rest, nested, edits);
             }
         }
         Some(b'[') => {
@@ -119,8 +123,15 @@ fn find_spans(text: &str, value: &RawValue, tokens: &[&str], spans: &mut Vec<Ran
             let index = token.parse::<usize>().ok();
             for (at, value) in elements.into_iter().enumerate() {
                 if *token == "*" || index == Some(at) {
-                    find_spans(text, value, rest, spans);
+                    find_edits(text, value, rest, nested, edits);
                 }
+            }
+        }
+        // Azure writes bodies as JSON in a text.
+        Some(b'"') if nested < MAX_NESTED_TEXTS => {
+            let inner = serde_json::from_str::<String>(raw).ok();
+            if let Some(redacted) = inner.and_then(|inner| redact_path(&inner, tokens, nested + 1)) {
+                edits.push((span, Cow::Owned(Value::String(redacted).to_string())));
             }
         }
         _ => {}
@@ -318,7 +329,7 @@ impl<'t> Scan<'t> {
         // Line breaks inside a string are escaped: nothing to mend but secrets.
         let edits: Vec<_> = edits.into_iter().filter(|(_, with)| !with.is_empty()).collect();
         if !edits.is_empty() {
-            let text = serde_json::Value::String(replace(&unescaped, edits)).to_string();
+            let text = Value::String(replace(&unescaped, edits)).to_string();
             self.edits.push((quoted, Cow::Owned(text)));
         }
         Ok(())
@@ -329,7 +340,7 @@ impl<'t> Scan<'t> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn names() -> SecretNames {
         SecretNames::new(["sessionToken", "password", "userData"])
@@ -363,6 +374,19 @@ mod tests {
         let text = r#"{"requestParameters":{"Environment":[{"name":"A","value":"s"},{"value":null},{"value":7}]}}"#;
         let expected = r#"{"requestParameters":{"Environment":[{"name":"A","value":"[redacted]"},{"value":null},{"value":"[redacted]"}]}}"#;
         assert_eq!(sanitize(text, &names(), &[&path]).unwrap(), expected);
+    }
+
+    #[test]
+    fn pointers_lead_into_json_in_texts() {
+        let path = Path::parse("/properties/requestBody/properties/*").unwrap();
+        let text = r#"{"properties":{"requestbody":"{\"a\":1,\"properties\":{\"KEY\":\"s\",\"N\":null}}"}}"#;
+        let expected =
+            r#"{"properties":{"requestbody":"{\"a\":1,\"properties\":{\"KEY\":\"[redacted]\",\"N\":null}}"}}"#;
+        assert_eq!(sanitize(text, &names(), &[&path]).unwrap(), expected);
+        assert!(matches!(
+            sanitize(r#"{"properties":{"requestbody":"no json"}}"#, &names(), &[&path]),
+            Ok(Cow::Borrowed(_))
+        ));
     }
 
     #[test]

@@ -122,6 +122,7 @@ pub(super) enum Op {
     Delete,
     Rename,
     Copy,
+    Recall,
     Touch,
 }
 
@@ -229,6 +230,7 @@ pub(super) enum ObjectField {
 pub(super) enum AssetChoice {
     Type(String),
     ByIdPrefix,
+    ByArmId,
 }
 
 /// What a `when` pointer must lead to.
@@ -272,13 +274,14 @@ impl<'de> Deserialize<'de> for AssetChoice {
         #[serde(rename_all = "snake_case")]
         enum By {
             IdPrefix,
+            ArmId,
         }
         struct Visit;
         impl<'de> Visitor<'de> for Visit {
             type Value = AssetChoice;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a provider type, or { by = \"id_prefix\" }")
+                f.write_str("a provider type, { by = \"id_prefix\" } or { by = \"arm_id\" }")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
@@ -286,8 +289,10 @@ impl<'de> Deserialize<'de> for AssetChoice {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                let Choice { by: By::IdPrefix } = Choice::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(AssetChoice::ByIdPrefix)
+                Ok(match Choice::deserialize(MapAccessDeserializer::new(map))?.by {
+                    By::IdPrefix => AssetChoice::ByIdPrefix,
+                    By::ArmId => AssetChoice::ByArmId,
+                })
             }
         }
         deserializer.deserialize_any(Visit)

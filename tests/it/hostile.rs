@@ -31,6 +31,7 @@ fn outcomes(text: &[u8]) -> Vec<String> {
                 "changes".to_owned()
             }
             Ok(Processed::Skipped { reason, .. }) => format!("skipped: {reason}"),
+            Ok(Processed::Folded) => "folded".to_owned(),
             Ok(Processed::Duplicate { .. }) => "duplicate".to_owned(),
             Ok(Processed::Rejected { code, reason, .. }) => {
                 assert!(!reason.is_empty());

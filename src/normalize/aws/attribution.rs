@@ -3,110 +3,17 @@
 //! The method is data (`normalizers/aws/attribution.toml`); who it was follows the userIdentity element
 //! (<https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-reference-user-identity.html>).
 
+use serde_json::Value;
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use serde::Deserialize;
-use serde_json::Value;
-
+use super::super::method::{Field, MethodRules, Seen};
 use super::record::{Member, Record};
 use super::workload;
-use crate::model::{Assumed, Attribution, Confidence, Human, OnBehalfOf, Principal, Tool};
-
-/// The ordered rules for the method.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(in crate::normalize) struct MethodRules {
-    method: Vec<MethodRule>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct MethodRule {
-    method: Arc<str>,
-    confidence: Confidence,
-    tool: Option<ToolRule>,
-    any: Vec<Condition>,
-    unless: Option<Condition>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ToolRule {
-    name: Option<String>,
-    /// The tool is called what this field says.
-    #[serde(default)]
-    from: Vec<Field>,
-    #[serde(default)]
-    version_after: Vec<String>,
-    /// The tool is called like the text before the version.
-    #[serde(default)]
-    named_by_match: bool,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Condition {
-    field: Field,
-    #[serde(default)]
-    is: Vec<String>,
-    #[serde(default)]
-    begins: Vec<String>,
-    #[serde(default)]
-    ends: Vec<String>,
-    #[serde(default)]
-    contains: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Field {
-    IdentityType,
-    EventType,
-    InvokedBy,
-    UserAgent,
-    SourceAddress,
-    ConsoleSession,
-}
-
-impl Field {
-    fn label(self) -> &'static str {
-        match self {
-            Self::IdentityType => "identity type",
-            Self::EventType => "event type",
-            Self::InvokedBy => "invokedBy",
-            Self::UserAgent => "user agent",
-            Self::SourceAddress => "source address",
-            Self::ConsoleSession => "sessionCredentialFromConsole",
-        }
-    }
-}
-
-/// A value against a text of a condition.
-type Test = fn(&str, &str) -> bool;
-
-impl Condition {
-    /// The evidence, in words.
-    fn evidence(&self, seen: &Seen<'_>) -> Option<String> {
-        let value = seen.field(self.field)?;
-        let tests: [(&str, &[String], Test); 4] = [
-            ("is", &self.is, |value, text| value == text),
-            ("begins with", &self.begins, |value, text| value.starts_with(text)),
-            ("ends with", &self.ends, |value, text| value.ends_with(text)),
-            ("contains", &self.contains, |value, text| {
-                memchr::memmem::find(value.as_bytes(), text.as_bytes()).is_some()
-            }),
-        ];
-        tests.into_iter().find_map(|(word, texts, test)| {
-            let text = texts.iter().find(|text| test(value, text))?;
-            Some(format!("{} {word} {text}", self.field.label()))
-        })
-    }
-}
+use crate::model::{Assumed, Attribution, Human, OnBehalfOf, Principal};
 
 /// The fields that the rules look at.
-struct Seen<'r> {
+struct Facts<'r> {
     identity_type: Option<&'r str>,
     event_type: Option<Cow<'r, str>>,
     invoked_by: Option<&'r str>,
@@ -115,7 +22,7 @@ struct Seen<'r> {
     console_session: Option<&'static str>,
 }
 
-impl Seen<'_> {
+impl Seen for Facts<'_> {
     fn field(&self, field: Field) -> Option<&str> {
         match field {
             Field::IdentityType => self.identity_type,
@@ -124,6 +31,7 @@ impl Seen<'_> {
             Field::UserAgent => self.user_agent.as_deref(),
             Field::SourceAddress => self.source_address.as_deref(),
             Field::ConsoleSession => self.console_session,
+            Field::AppId | Field::TokenType | Field::ManagedIdentity | Field::Caller => None,
         }
     }
 }
@@ -135,7 +43,7 @@ impl MethodRules {
         let session = identity.and_then(|identity| identity.get("sessionContext"));
         let from_console = record.is_true(Member::SessionCredentialFromConsole)
             || session.and_then(|session| text(session, "/attributes/sessionCredentialFromConsole")) == Some("true");
-        let seen = Seen {
+        let seen = Facts {
             identity_type: identity.and_then(|identity| text(identity, "/type")),
             event_type: record.text(Member::EventType),
             invoked_by: identity.and_then(|identity| text(identity, "/invokedBy")),
@@ -177,42 +85,6 @@ impl MethodRules {
             principal,
             assumed,
         }
-    }
-
-    fn method(&self, seen: &Seen<'_>) -> (Arc<str>, String, Confidence, Option<Tool>) {
-        for rule in &self.method {
-            if rule.unless.as_ref().is_some_and(|condition| condition.evidence(seen).is_some()) {
-                continue;
-            }
-            if let Some(reason) = rule.any.iter().find_map(|condition| condition.evidence(seen)) {
-                let tool = rule.tool.as_ref().and_then(|tool| tool.tool(seen));
-                return (Arc::clone(&rule.method), reason, rule.confidence, tool);
-            }
-        }
-        let reason = match seen.user_agent {
-            Some(_) => "no rule knows the user agent",
-            None => "no user agent",
-        };
-        ("other".into(), reason.to_owned(), Confidence::Low, None)
-    }
-}
-
-impl ToolRule {
-    fn tool(&self, seen: &Seen<'_>) -> Option<Tool> {
-        let agent = seen.user_agent.as_deref().unwrap_or_default();
-        let versioned = self.version_after.iter().find_map(|before| {
-            let (_, after) = agent.split_once(before.as_str())?;
-            let version = after.split([' ', ';', ')', ',']).next().filter(|version| !version.is_empty())?;
-            Some((before.trim_end_matches('/'), version.to_owned()))
-        });
-        let name = match (&versioned, self.named_by_match) {
-            (Some((before, _)), true) => (*before).to_owned(),
-            _ => self
-                .name
-                .clone()
-                .or_else(|| self.from.iter().find_map(|field| seen.field(*field)).map(str::to_owned))?,
-        };
-        Some(Tool { name, version: versioned.map(|(_, version)| version) })
     }
 }
 

@@ -15,11 +15,11 @@ use self::generic::Known;
 use self::record::Member;
 use super::catalog::Catalog;
 use super::eval::{Evaluated, Place, evaluate, partition, without_version};
+use super::expression::Scope;
 use super::plan::{EventPlan, Parts};
 use super::{Outcome, explain, hashed_id, not_json, sanitize};
 use crate::model::{Operation, RecordInfo, Session, Time};
 
-pub(super) use self::attribution::MethodRules;
 pub(super) use self::generic::GenericRules;
 pub(super) use self::record::Record;
 
@@ -51,7 +51,7 @@ fn understand(catalog: &Catalog, text: &str, record: Record<'_>) -> Result<Outco
     let call = Call::of(&record)?;
     let name = without_version(&call.name);
     let rules = catalog.aws.events(&call.service, &name).unwrap_or_default();
-    let sanitized = sanitize(catalog, text, &record, rules)?;
+    let sanitized = sanitize(catalog, text, redacting(rules, &record))?;
     let known = (&call, &*name, rules);
     match &sanitized {
         Cow::Borrowed(text) => changes(catalog, text, record, known),
@@ -59,12 +59,18 @@ fn understand(catalog: &Catalog, text: &str, record: Record<'_>) -> Result<Outco
     }
 }
 
+/// The rules that hold for the record and have something to redact.
+fn redacting<'r>(rules: &'r [EventPlan], record: &Record<'_>) -> impl Iterator<Item = &'r EventPlan> {
+    let scope = Scope { record, element: None };
+    rules.iter().filter(move |rule| !rule.redact.is_empty() && rule.holds(scope))
+}
+
 /// What each rule of the record's call looks for and finds, secrets left out. Empty where it comes to no rule.
 pub(super) fn explain(catalog: &Catalog, text: &str) -> Option<Vec<serde_json::Value>> {
     let record = Record::parse(text).ok()?;
     let call = Call::of(&record).ok()?;
     let rules = catalog.aws.events(&call.service, &without_version(&call.name))?;
-    let sanitized = sanitize(catalog, text, &record, rules).ok()?;
+    let sanitized = sanitize(catalog, text, redacting(rules, &record)).ok()?;
     let record = Record::parse(&sanitized).ok()?;
     let account = account(&record).unwrap_or_else(|| "-".to_owned());
     let region = record.text(Member::AwsRegion).unwrap_or(Cow::Borrowed("-"));

@@ -80,6 +80,11 @@ impl<'r> Record<'r> {
         Ok(Self { raw, parsed: [const { OnceCell::new() }; MEMBERS] })
     }
 
+    /// CloudTrail's own mark.
+    pub(in crate::normalize) fn has_event_source(&self) -> bool {
+        self.text(Member::EventSource).is_some()
+    }
+
     pub(super) fn has(&self, member: Member) -> bool {
         self.raw(member).is_some_and(|raw| raw.get() != "null")
     }

@@ -1,0 +1,36 @@
+//! Operations that a provider tells in several records: a start, progress, an end.
+
+use bytes::Bytes;
+
+use super::Time;
+
+/// What a record says of the operation's course.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// It was asked for.
+    Started,
+    /// It was taken on and goes on.
+    Accepted,
+    /// It ended well.
+    Succeeded,
+    /// It ended badly, which is no change.
+    Failed,
+}
+
+/// One record of an operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperationRecord {
+    /// The operation: a hash of what its records have in common.
+    pub operation: u128,
+    /// The record's own identity: the same record from another source or read again has the same.
+    pub id: u128,
+    /// The provider's event time.
+    pub time: Time,
+    /// What the record says of the operation's course.
+    pub phase: Phase,
+    /// Records before this one may tell what it does not: what was asked for.
+    pub wants_start: bool,
+    /// The record on one line, redacted.
+    pub text: Bytes,
+}

@@ -1,0 +1,271 @@
+//! Resource ids of Azure Resource Manager: where a resource is, of what type, and what it is called.
+//!
+//! <https://learn.microsoft.com/azure/azure-resource-manager/templates/template-functions-resource#resourceid>
+
+use std::fmt::Write as _;
+
+use crate::model::AssetName;
+
+/// The type of what has no provider of its own in its id.
+const GROUP: &str = "Microsoft.Resources/resourceGroups";
+const SUBSCRIPTION: &str = "Microsoft.Resources/subscriptions";
+const TENANT: &str = "Microsoft.Resources/tenants";
+
+/// A resource id, split: `/subscriptions/…/resourceGroups/…/providers/Microsoft.Sql/servers/a/databases/b`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::normalize) struct ArmId<'a> {
+    /// As it came, but for a slash at the end.
+    text: &'a str,
+    segments: Vec<&'a str>,
+    /// Where the last `providers` stands in the segments.
+    provider_at: Option<usize>,
+}
+
+impl<'a> ArmId<'a> {
+    /// `None`: the text is no path.
+    pub(in crate::normalize) fn parse(text: &'a str) -> Option<Self> {
+        let text = text.trim_end_matches('/');
+        let path = text.strip_prefix('/').unwrap_or(text);
+        if !text.is_empty() && (!text.starts_with('/') || path.split('/').any(str::is_empty)) {
+            return None;
+        }
+        let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+        let provider_at = segments.iter().rposition(|segment| segment.eq_ignore_ascii_case("providers"));
+        // `…/providers` alone names nothing.
+        let provider_at = provider_at.filter(|at| at + 1 < segments.len());
+        Some(Self { text, segments, provider_at })
+    }
+
+    /// As it came; `/` is the tenant itself.
+    pub(in crate::normalize) fn text(&self) -> &'a str {
+        if self.text.is_empty() { "/" } else { self.text }
+    }
+
+    fn segment(&self, at: usize) -> Option<&'a str> {
+        self.segments.get(at).copied()
+    }
+
+    fn after(&self, at: usize, key: &str) -> Option<&'a str> {
+        self.segment(at).filter(|segment| segment.eq_ignore_ascii_case(key)).and_then(|_| self.segment(at + 1))
+    }
+
+    /// The subscription's id in lower case; `None` for what lies above subscriptions.
+    pub(in crate::normalize) fn subscription(&self) -> Option<String> {
+        self.after(0, "subscriptions").map(str::to_ascii_lowercase)
+    }
+
+    /// The type, cased as in the id: `Microsoft.Sql/servers/databases`.
+    pub(in crate::normalize) fn resource_type(&self) -> String {
+        let Some(at) = self.provider_at else {
+            return match (self.after(0, "subscriptions"), self.after(2, "resourceGroups")) {
+                (Some(_), Some(_)) => GROUP,
+                (Some(_), None) => SUBSCRIPTION,
+                (None, _) => TENANT,
+            }
+            .to_owned();
+        };
+        let mut kind = self.segment(at + 1).unwrap_or_default().to_owned();
+        for part in self.segments.iter().skip(at + 2).step_by(2) {
+            let _ = write!(kind, "/{part}");
+        }
+        kind
+    }
+
+    /// What people call it: the last name in the id.
+    pub(in crate::normalize) fn name(&self) -> &'a str {
+        self.segments.last().copied().unwrap_or("/")
+    }
+
+    /// The id of the resource, group, subscription or tenant that this one is a part of or attached to.
+    pub(in crate::normalize) fn parent(&self) -> Option<Self> {
+        let keep = match self.provider_at {
+            Some(at) if self.segments.len() > at + 4 => self.segments.len() - 2,
+            Some(at) => at,
+            None if self.segments.len() > 2 => self.segments.len() - 2,
+            None if self.segments.is_empty() => return None,
+            None => 0,
+        };
+        let end: usize = self.segments.iter().take(keep).map(|segment| segment.len() + 1).sum();
+        Self::parse(self.text.get(..end)?)
+    }
+
+    /// It names a resource of its own: types and names come in pairs.
+    pub(in crate::normalize) fn is_whole(&self) -> bool {
+        match self.provider_at {
+            Some(at) => self.segments.len() >= at + 4 && (self.segments.len() - at).is_multiple_of(2),
+            None => self.segments.len().is_multiple_of(2),
+        }
+    }
+
+    /// The nearest resource that the id tells: itself, else what it stands below.
+    pub(in crate::normalize) fn whole(self) -> Option<Self> {
+        let mut id = self;
+        while !id.is_whole() {
+            let end = id.text.rfind('/')?;
+            let shorter = id.text.get(..end)?;
+            id = Self::parse(shorter)?;
+            if id.segments.last().is_some_and(|last| last.eq_ignore_ascii_case("providers")) {
+                id = Self::parse(shorter.get(..shorter.rfind('/')?)?)?;
+            }
+        }
+        Some(id)
+    }
+
+    /// It is attached to another resource rather than to a group or subscription: `…/vm1/providers/Microsoft.Insights/…`.
+    pub(in crate::normalize) fn is_extension(&self) -> bool {
+        let scope = self.provider_at.and_then(|at| self.segments.get(..at)).unwrap_or_default();
+        scope.iter().any(|segment| segment.eq_ignore_ascii_case("providers"))
+    }
+
+    /// It is a part of another resource: `…/virtualNetworks/a/subnets/b`.
+    pub(in crate::normalize) fn is_part(&self) -> bool {
+        self.provider_at.is_some_and(|at| self.segments.len() > at + 4)
+    }
+
+    /// `asset://azure/<subscription>/-/<the id after the subscription, in lower case>`. What lies above subscriptions is
+    /// the tenant's.
+    pub(in crate::normalize) fn asset_name(&self, tenant: &str) -> AssetName {
+        let (account, path) = match self.subscription() {
+            Some(subscription) => (subscription, self.segments.get(2..)),
+            None => (tenant.to_owned(), self.segments.get(..)),
+        };
+        let path = path.unwrap_or_default();
+        let mut tail = String::new();
+        for segment in path {
+            let slash = if tail.is_empty() { "" } else { "/" };
+            let _ = write!(tail, "{slash}{}", AssetName::encode(&segment.to_lowercase()));
+        }
+        if tail.is_empty() {
+            tail.push_str(if self.segments.is_empty() { "tenant" } else { "subscription" });
+        }
+        AssetName::new("azure", &account, "-", &tail)
+    }
+
+    /// The spelling that tells upper from lower case, of several of one id: Event Hubs get many ids in capitals only.
+    pub(in crate::normalize) fn best_cased<'t>(texts: impl IntoIterator<Item = &'t str>) -> Option<&'t str> {
+        let mut texts = texts.into_iter().map(|text| text.trim_end_matches('/'));
+        let first = texts.next()?;
+        // The fewer capitals a spelling has beyond none at all, the nearer it is to what people typed.
+        let same = texts.filter(|text| text.eq_ignore_ascii_case(first));
+        std::iter::once(first).chain(same).min_by_key(|text| shouting(text))
+    }
+}
+
+/// 0: upper and lower case are told; 1: all lower, 2: all upper.
+fn shouting(text: &str) -> u8 {
+    // The fixed words of an id are written in their own case by some who capitalise or lower everything else.
+    let letters = || text.bytes().filter(u8::is_ascii_alphabetic);
+    match (letters().any(|letter| letter.is_ascii_lowercase()), letters().any(|letter| letter.is_ascii_uppercase())) {
+        (true, true) => 0,
+        (true, false) => 1,
+        (false, _) => 2,
+    }
+}
+
+/// Compared without regard to case.
+pub(super) fn has_prefix(text: &str, prefix: &str) -> bool {
+    text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+/// The text has letters, and none of them is a small one.
+pub(in crate::normalize) fn is_all_upper(text: &str) -> bool {
+    shouting(text) == 2 && text.bytes().any(|byte| byte.is_ascii_alphabetic())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SUB: &str = "/subscriptions/0F1E2D3C-0000-4000-8000-000000000001";
+
+    fn id(text: &str) -> ArmId<'_> {
+        ArmId::parse(text).unwrap()
+    }
+
+    #[test]
+    fn types_names_and_parents() {
+        for (tail, kind, name, parent) in [
+            ("", SUBSCRIPTION, "0F1E2D3C-0000-4000-8000-000000000001", "/"),
+            ("/resourceGroups/Web", GROUP, "Web", SUB),
+            (
+                "/resourceGroups/Web/providers/Microsoft.Sql/servers/a/databases/b",
+                "Microsoft.Sql/servers/databases",
+                "b",
+                "{}/resourceGroups/Web/providers/Microsoft.Sql/servers/a",
+            ),
+            (
+                "/resourceGroups/web/providers/Microsoft.Sql/servers/a",
+                "Microsoft.Sql/servers",
+                "a",
+                "{}/resourceGroups/web",
+            ),
+            (
+                "/resourceGroups/w/providers/Microsoft.Sql/servers/a/providers/Microsoft.Authorization/locks/keep",
+                "Microsoft.Authorization/locks",
+                "keep",
+                "{}/resourceGroups/w/providers/Microsoft.Sql/servers/a",
+            ),
+            (
+                "/providers/Microsoft.Authorization/roleAssignments/x",
+                "Microsoft.Authorization/roleAssignments",
+                "x",
+                SUB,
+            ),
+        ] {
+            let text = format!("{SUB}{tail}");
+            let parsed = id(&text);
+            assert_eq!((parsed.resource_type().as_str(), parsed.name()), (kind, name), "{text}");
+            assert_eq!(parsed.parent().unwrap().text(), parent.replace("{}", SUB), "{text}");
+            assert!(parsed.is_whole());
+        }
+        let group = id("/providers/Microsoft.Management/managementGroups/Corp");
+        assert_eq!(group.resource_type(), "Microsoft.Management/managementGroups");
+        assert_eq!(
+            group.asset_name("t").as_str(),
+            "asset://azure/t/-/providers/microsoft.management/managementgroups/corp"
+        );
+        assert_eq!(id("/").resource_type(), TENANT);
+        assert!(ArmId::parse("a/b").is_none() && ArmId::parse("/a//b").is_none());
+    }
+
+    #[test]
+    fn what_names_no_resource_falls_back_to_what_it_stands_below() {
+        for (tail, whole) in [
+            ("/providers/Microsoft.Compute", ""),
+            ("/resourceGroups/w/providers/Microsoft.Network/virtualNetworks", "/resourceGroups/w"),
+            ("/resourceGroups", ""),
+        ] {
+            let text = format!("{SUB}{tail}");
+            assert_eq!(id(&text).whole().unwrap().text(), format!("{SUB}{whole}"), "{text}");
+        }
+        assert_eq!(id("/providers/Microsoft.Authorization").whole().unwrap().resource_type(), TENANT);
+    }
+
+    #[test]
+    fn one_resource_has_one_name_in_whatever_case() {
+        let told = format!("{SUB}/resourceGroups/Web/providers/Microsoft.Web/sites/Shop é");
+        let shouted = told.to_ascii_uppercase();
+        assert_eq!(id(&told).asset_name("-"), id(&shouted).asset_name("-"));
+        assert_eq!(
+            id(&told).asset_name("-").as_str(),
+            "asset://azure/0f1e2d3c-0000-4000-8000-000000000001/-/resourcegroups/web/providers/microsoft.web/sites/shop%20%C3%A9"
+        );
+        assert_eq!(
+            id(SUB).asset_name("-").as_str(),
+            "asset://azure/0f1e2d3c-0000-4000-8000-000000000001/-/subscription"
+        );
+        assert_eq!(ArmId::best_cased([shouted.as_str(), told.as_str()]), Some(told.as_str()));
+        assert_eq!(ArmId::best_cased([shouted.as_str(), "/other"]), Some(shouted.as_str()));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_always_ends(text in "(/|[a-zA-Z.]{0,12}|/providers|/subscriptions){0,9}") {
+            if let Some(id) = ArmId::parse(&text) {
+                let _ = (id.resource_type(), id.asset_name("t"), id.parent(), id.is_extension(), id.is_part());
+                let _ = id.whole();
+            }
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! From the records of one operation to the change that it made.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use jsonptr::PointerBuf;
+use serde_json::{Map, Value, json};
+
+use super::super::eval::{Evaluated, Place, evaluate};
+use super::super::expression::Facts;
+use super::super::pointer::{Path, member};
+use super::super::rule::{Relation, RuleAction};
+use super::super::transform::Transform;
+use super::Rules;
+use super::activity::Activity;
+use super::arm::{ArmId, has_prefix, is_all_upper};
+use super::generic::Verdict;
+use crate::model::{Action, AssetRef, Association, Draft, DraftAction, Phase, Step};
+
+/// More than any resource has of others; what is beyond is a list that somebody keeps in a resource.
+const MAX_ASSOCIATIONS: usize = 64;
+
+/// What Azure writes in the place of a value that it does not tell.
+const MASK: &str = "******";
+
+/// The records of one operation, in the order of their times.
+pub(super) struct Operation<'a> {
+    records: &'a [Activity],
+    pub(super) name: &'a str,
+    pub(super) resource: ArmId<'a>,
+    pub(super) tenant: &'a str,
+}
+
+impl<'a> Operation<'a> {
+    /// `None`: no record, or none whose resource id is one.
+    pub(super) fn of(records: &'a [Activity]) -> Option<Self> {
+        let best = |text: fn(&Activity) -> &str| ArmId::best_cased(records.iter().map(text));
+        let resource = ArmId::parse(best(|record| &record.resource_id)?)?.whole()?;
+        let tenant = records.iter().find_map(|record| record.tenant.as_deref()).unwrap_or("-");
+        Some(Self { records, name: best(|record| &record.operation)?, resource, tenant })
+    }
+
+    /// The subscription, or the tenant of what lies above.
+    pub(super) fn account(&self) -> String {
+        self.resource.subscription().unwrap_or_else(|| self.tenant.to_owned())
+    }
+
+    /// The record that tells how it ended, else the last.
+    pub(super) fn end(&self) -> Option<&'a Activity> {
+        self.records.iter().find(|record| record.phase == Phase::Succeeded).or(self.records.last())
+    }
+
+    fn request(&self) -> Option<&'a Map<String, Value>> {
+        self.records.iter().find_map(|record| record.request.as_ref()?.as_object())
+    }
+
+    /// The resource as the provider answered with it, last word first.
+    fn response(&self) -> Option<&'a Map<String, Value>> {
+        let bodies = self.records.iter().rev().filter_map(|record| record.response.as_ref()?.as_object());
+        // Other answers tell of the operation, or of an error.
+        bodies.into_iter().find(|body| match member(body, "id").and_then(Value::as_str) {
+            Some(id) => id.trim_end_matches('/').eq_ignore_ascii_case(self.resource.text()),
+            None => member(body, "properties").is_some(),
+        })
+    }
+
+    /// The request tells some of the resource, and the rest stays.
+    fn is_patch(&self) -> bool {
+        match self.records.iter().find_map(|record| record.method.as_deref()) {
+            Some(method) => method != "PUT",
+            // Event Hubs get no method. A resource is written whole with its location; parts of resources and what is
+            // attached to them are written whole always, but for their tags.
+            None => self.request().is_some_and(|request| {
+                let only_tags = request.keys().all(|key| ["tags", "sku", "identity"].contains(&key.as_str()));
+                let located = member(request, "location").is_some();
+                let top = !self.resource.is_part() && !self.resource.is_extension();
+                !located && (only_tags || top)
+            }),
+        }
+    }
+
+    fn created(&self) -> Option<bool> {
+        if self.records.iter().any(Activity::says_created) {
+            return Some(true);
+        }
+        // Of an operation that goes on, only the first answer tells: later ones say that asking about it went well.
+        let first = self.records.iter().find(|record| record.phase != Phase::Started)?;
+        first.says_existed().then_some(false)
+    }
+
+    /// What rules look into.
+    fn view(&self) -> View {
+        let end = self.end();
+        let parent = self.resource.parent();
+        let mut view = json!({
+            "operation": self.name,
+            "resource": {
+                "id": self.resource.text(), "name": self.resource.name(), "type": self.resource.resource_type(),
+                "parent": parent.as_ref().map(ArmId::text), "parent_name": parent.as_ref().map(ArmId::name),
+            },
+            "tenantId": (self.tenant != "-").then_some(self.tenant),
+            "caller": end.and_then(|record| record.caller.as_deref()),
+            "created": self.created(),
+            "method": self.records.iter().find_map(|record| record.method.as_deref()),
+        });
+        if let (Some(members), Some(end)) = (view.as_object_mut(), end) {
+            members
+                .insert("request".into(), self.request().map_or(Value::Null, |body| camel(body).into_owned().into()));
+            members.insert("response".into(), self.response().map_or(Value::Null, |body| body.clone().into()));
+            members.insert("claims".into(), end.claims.clone().into());
+            members.insert("authorization".into(), end.authorization.clone().into());
+            members.insert("properties".into(), end.properties.clone().into());
+        }
+        View(view)
+    }
+}
+
+/// A record, or several, composed for the rules to look into.
+pub(super) struct View(pub(super) Value);
+
+impl Facts for View {
+    fn resolve(&self, path: &Path) -> Option<Cow<'_, Value>> {
+        path.as_slice().resolve(&self.0)
+    }
+}
+
+/// Some clients begin every name with a capital; Azure itself answers without.
+fn camel(body: &Map<String, Value>) -> Cow<'_, Map<String, Value>> {
+    if !body.contains_key("Properties") && !body.contains_key("Location") {
+        return Cow::Borrowed(body);
+    }
+    let lowered = body.iter().map(|(key, value)| {
+        let keep = key.eq_ignore_ascii_case("tags");
+        let value = if keep { Some(value.clone()) } else { Transform::Camel.apply(Cow::Borrowed(value)) };
+        let mut letters = key.chars();
+        let key = letters.next().into_iter().flat_map(char::to_lowercase).chain(letters).collect();
+        (key, value.unwrap_or(Value::Null))
+    });
+    Cow::Owned(lowered.collect())
+}
+
+/// The change that an operation made.
+pub(super) fn drafts(rules: &Rules, operation: &Operation<'_>) -> Evaluated {
+    let own = rules.events(operation.name);
+    let verdict = rules.generic.verdict(operation.name);
+    if own.is_empty() {
+        return match verdict {
+            Verdict::Skip(reason) => Evaluated::Skipped { reason, rule: "azure/arm/skip".into() },
+            verdict => Evaluated::Drafts(vec![generic(rules, operation, &verdict)]),
+        };
+    }
+    let account = operation.account();
+    let namespace = rules.namespace(operation.name);
+    let place = Place { service: &namespace, account: &account, region: "-" };
+    let mut evaluated = evaluate(&rules.plan, own, &operation.view(), &place);
+    if let Evaluated::Drafts(drafts) = &mut evaluated {
+        for draft in drafts.iter_mut().filter(|draft| draft.asset.id == operation.resource.text()) {
+            complete(rules, operation, draft);
+        }
+    }
+    evaluated
+}
+
+/// A rule without steps of its own takes the resource as it was written, and every change tells what it leads to.
+fn complete(rules: &Rules, operation: &Operation<'_>, draft: &mut Draft) {
+    if draft.steps.is_empty() && matches!(draft.action, DraftAction::Upsert) {
+        let (steps, partial) = written(rules, operation);
+        draft.steps = steps;
+        draft.partial = partial;
+    }
+    if matches!(draft.action, DraftAction::Upsert) {
+        draft.action = told_action(operation);
+    }
+    let known: HashSet<_> = draft.associations.iter().map(|association| association.name.clone()).collect();
+    let found = associations(rules, operation);
+    draft.associations.extend(found.into_iter().filter(|association| !known.contains(&association.name)));
+}
+
+fn told_action(operation: &Operation<'_>) -> DraftAction {
+    match operation.created() {
+        Some(true) => DraftAction::Known(Action::Create),
+        Some(false) => DraftAction::Known(Action::Update),
+        None => DraftAction::Upsert,
+    }
+}
+
+fn generic(rules: &Rules, operation: &Operation<'_>, verdict: &Verdict) -> Draft {
+    let id = &operation.resource;
+    let (kind, known) = rules.kind(id);
+    let (action, (steps, partial)) = match verdict {
+        Verdict::Write => (told_action(operation), written(rules, operation)),
+        Verdict::Change(RuleAction::Delete) => {
+            (DraftAction::Known(Action::Delete), (last_words(rules, operation), false))
+        }
+        Verdict::Change(RuleAction::Create) => (DraftAction::Known(Action::Create), (Vec::new(), true)),
+        Verdict::Change(RuleAction::Upsert) => (told_action(operation), (Vec::new(), true)),
+        _ => (DraftAction::Known(Action::Update), (vec![Step::Touch], true)),
+    };
+    let word = match verdict {
+        Verdict::Write => "write",
+        Verdict::Change(RuleAction::Delete) => "delete",
+        _ => "action",
+    };
+    let generic = !known || matches!(verdict, Verdict::Unknown);
+    Draft {
+        action,
+        asset: AssetRef {
+            name: id.asset_name(operation.tenant),
+            kind: Arc::clone(&kind.kind),
+            id: id.text().to_owned(),
+            arn: None,
+            arn_is_told: false,
+            account: operation.account(),
+            region: "-".to_owned(),
+        },
+        steps,
+        partial,
+        associations: associations(rules, operation),
+        rule: if generic { format!("azure/generic/{word}") } else { format!("azure/arm/{word}") }.into(),
+        generic,
+    }
+}
+
+/// The steps of a write, and whether it leaves something untold.
+fn written(rules: &Rules, operation: &Operation<'_>) -> (Vec<Step>, bool) {
+    let request = operation.request().map(camel);
+    let (body, whole) = match (operation.response(), &request) {
+        (Some(response), _) => (response, true),
+        (None, Some(request)) => (&**request, !operation.is_patch()),
+        (None, None) => return (named(operation, false).into_iter().collect(), true),
+    };
+    let mut configuration = rules.generic.configuration(body);
+    let masked = drop_masked_tags(&mut configuration);
+    let mut steps = Vec::with_capacity(2);
+    if whole {
+        steps.push(Step::Replace(configuration));
+    } else {
+        steps.push(Step::Merge { at: PointerBuf::root(), patch: configuration });
+    }
+    steps.extend(named(operation, whole));
+    (steps, masked)
+}
+
+/// The name by which people know the resource. One that is told in capitals only does not replace a better one.
+fn named(operation: &Operation<'_>, whole: bool) -> Option<Step> {
+    let told = operation.response().and_then(|body| member(body, "name")).and_then(Value::as_str);
+    let own = operation.resource.name();
+    let name = told.filter(|told| told.eq_ignore_ascii_case(own)).unwrap_or(own);
+    let at = PointerBuf::from_tokens(["name"]);
+    (whole || !is_all_upper(name)).then(|| Step::Set { at, value: json!(name) })
+}
+
+/// What a delete answers with is how the resource was.
+fn last_words(rules: &Rules, operation: &Operation<'_>) -> Vec<Step> {
+    let was = operation.response().map(|body| Step::Recall(rules.generic.configuration(body)));
+    was.into_iter().collect()
+}
+
+fn drop_masked_tags(configuration: &mut Value) -> bool {
+    let Some(members) = configuration.as_object_mut() else { return false };
+    let masked = match members.get("tags") {
+        Some(Value::Object(tags)) => tags.iter().any(|(key, value)| key == MASK || value.as_str() == Some(MASK)),
+        Some(tags) => !tags.is_null(),
+        None => false,
+    };
+    if masked {
+        members.remove("tags");
+    }
+    masked
+}
+
+/// What the resource is a part of or attached to, and what the ids in its bodies lead to.
+fn associations(rules: &Rules, operation: &Operation<'_>) -> Vec<Association> {
+    let own = &operation.resource;
+    let mut found = BTreeMap::new();
+    if let Some(parent) = own.parent().filter(|_| own.is_part() || own.is_extension() || is_attached(rules, own)) {
+        let relation = match own.is_part() {
+            true => Relation::PartOf,
+            false => rules.generic.scope_relation(&own.resource_type()),
+        };
+        let parent = parent.whole().map(|parent| association(rules, operation, &parent, relation));
+        found.extend(parent.map(|association| (association.name.clone(), association)));
+    }
+    let mut texts = Vec::new();
+    for body in [operation.response(), operation.request()].into_iter().flatten() {
+        body.values().for_each(|value| collect_ids(value, &mut texts));
+    }
+    for text in texts {
+        let Some(id) = ArmId::parse(text).and_then(ArmId::whole).map(|id| rules.known_part(id)) else { continue };
+        if id.subscription().is_none() || is_below(id.text(), own.text()) || is_below(own.text(), id.text()) {
+            continue;
+        }
+        let relation = rules.generic.relation(&id.resource_type());
+        let association = association(rules, operation, &id, relation);
+        if found.len() < MAX_ASSOCIATIONS {
+            found.entry(association.name.clone()).or_insert(association);
+        }
+    }
+    found.into_values().collect()
+}
+
+/// A lock or an assignment of a group or subscription, rather than a resource in it.
+fn is_attached(rules: &Rules, own: &ArmId<'_>) -> bool {
+    rules.generic.has_scope(&own.resource_type())
+}
+
+fn association(rules: &Rules, operation: &Operation<'_>, id: &ArmId<'_>, relation: Relation) -> Association {
+    Association {
+        relation: relation.as_str().into(),
+        neutral_type: rules.kind(id).0.kind.neutral_type.as_str().into(),
+        id: id.text().to_owned(),
+        name: id.asset_name(operation.tenant),
+        change: None,
+        at: None,
+    }
+}
+
+/// The same resource, or one that stands below it.
+fn is_below(id: &str, other: &str) -> bool {
+    id.get(..other.len()).is_some_and(|start| start.eq_ignore_ascii_case(other))
+        && matches!(id.as_bytes().get(other.len()), None | Some(b'/'))
+}
+
+fn collect_ids<'v>(value: &'v Value, found: &mut Vec<&'v str>) {
+    match value {
+        Value::String(text) if text.len() < 2_048 && has_prefix(text, "/subscriptions/") => found.push(text),
+        Value::Array(elements) => elements.iter().for_each(|element| collect_ids(element, found)),
+        Value::Object(members) => members.iter().for_each(|(key, value)| {
+            // The keys of userAssignedIdentities are ids.
+            if has_prefix(key, "/subscriptions/") {
+                found.push(key);
+            }
+            collect_ids(value, found);
+        }),
+        _ => {}
+    }
+}

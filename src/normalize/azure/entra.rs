@@ -1,0 +1,335 @@
+//! Entra ID's directory audit: who is in the directory, in which groups and roles, and what applications may do.
+//!
+//! <https://learn.microsoft.com/entra/identity/monitoring-health/reference-audit-activities>,
+//! <https://learn.microsoft.com/graph/api/resources/directoryaudit>
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use jsonptr::PointerBuf;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::super::Outcome;
+use super::super::eval::{Evaluated, Place, evaluate};
+use super::super::plan::{Glob, Parts};
+use super::Rules;
+use super::change::View;
+use super::fields::{Fields, text_of};
+use crate::model::{Action, AssetRef, Draft, DraftAction, Step, Time};
+
+/// The event source of the rules in `normalizers/azure/entra.toml`.
+pub(super) const SERVICE: &str = "entra";
+
+/// `[entra]` of `normalizers/azure/generic.toml`: activities that no rule knows.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::normalize) struct Activities {
+    /// In order; the first that fits.
+    skip: Vec<Skip>,
+    /// What comes to be is the target.
+    creates: Vec<Glob>,
+    /// The target is gone.
+    deletes: Vec<Glob>,
+    /// Something comes to or leaves the target, whatever its first word says.
+    parts: Vec<Glob>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Skip {
+    names: Vec<Glob>,
+    reason: Arc<str>,
+}
+
+impl Activities {
+    fn fits(globs: &[Glob], activity: &str) -> bool {
+        globs.iter().any(|glob| glob.matches(activity))
+    }
+
+    fn skipped(&self, activity: &str) -> Option<&Arc<str>> {
+        self.skip.iter().find(|skip| Self::fits(&skip.names, activity)).map(|skip| &skip.reason)
+    }
+
+    fn action(&self, activity: &str) -> Action {
+        if Self::fits(&self.parts, activity) {
+            Action::Update
+        } else if Self::fits(&self.creates, activity) {
+            Action::Create
+        } else if Self::fits(&self.deletes, activity) {
+            Action::Delete
+        } else {
+            Action::Update
+        }
+    }
+}
+
+/// An audit record.
+pub(super) struct Audit {
+    pub(super) activity: String,
+    pub(super) time: Time,
+    pub(super) tenant: String,
+    pub(super) event_id: Option<String>,
+    pub(super) correlation: Option<String>,
+    pub(super) failed: bool,
+    pub(super) initiated_by: Map<String, Value>,
+    pub(super) user_agent: Option<String>,
+    pub(super) address: Option<String>,
+    pub(super) view: View,
+}
+
+impl Audit {
+    pub(super) fn read(record: &Map<String, Value>) -> Result<Self, Outcome> {
+        let outer = Fields(record);
+        let properties = outer.object(&["properties"]);
+        let inner = Fields(&properties);
+        let text = |names: &[&str]| inner.text(names).or_else(|| outer.text(names));
+        let list = |names: &[&str]| inner.get(names).or_else(|| outer.get(names)).map(parsed);
+        let activity = text(&["activityDisplayName"]).or_else(|| text(&["operationName"])).ok_or_else(|| {
+            Outcome::rejected("unknown_format", "a directory audit record without activityDisplayName")
+        })?;
+        let time = text(&["activityDateTime"]).or_else(|| outer.text(&["time", "timeGenerated"]));
+        let time = time
+            .ok_or_else(|| Outcome::rejected("no_event_time", "no activityDateTime or time"))?
+            .parse()
+            .map_err(|error| Outcome::rejected("no_event_time", format!("activityDateTime: {error}")))?;
+        let details = details(list(&["additionalDetails"]).as_deref());
+        let initiated_by = inner.object(&["initiatedBy"]);
+        let initiated_by = if initiated_by.is_empty() { outer.object(&["initiatedBy"]) } else { initiated_by };
+        let targets: Vec<Value> = match list(&["targetResources", "targetResource"]).as_deref() {
+            Some(Value::Array(targets)) => targets.iter().filter_map(Value::as_object).map(target).collect(),
+            Some(Value::Object(one)) => vec![target(one)],
+            _ => Vec::new(),
+        };
+        let user_agent = details.get("User-Agent").and_then(text_of).or_else(|| text(&["userAgent"]));
+        Ok(Self {
+            // Activities are written with dashes of several kinds, and with spaces at the end.
+            activity: activity.replace(['\u{2013}', '\u{2014}'], "-").trim().to_owned(),
+            time,
+            tenant: tenant(outer, inner).unwrap_or_else(|| "-".to_owned()),
+            event_id: inner.text(&["id"]).or_else(|| outer.text(&["id"])).map(str::to_owned),
+            correlation: text(&["correlationId"]).map(str::to_owned),
+            failed: text(&["result", "resultType"]).is_some_and(|result| {
+                let result = result.to_ascii_lowercase();
+                result.starts_with("fail") || result == "timeout" || result == "1"
+            }),
+            user_agent: user_agent.map(str::to_owned),
+            address: outer.text(&["callerIpAddress"]).or_else(|| text(&["ipAddress"])).map(str::to_owned),
+            view: view(activity, text(&["operationType"]), targets, details, &initiated_by),
+            initiated_by: initiated_by.into_owned(),
+        })
+    }
+}
+
+fn view(
+    activity: &str,
+    operation_type: Option<&str>,
+    targets: Vec<Value>,
+    details: Map<String, Value>,
+    initiated_by: &Map<String, Value>,
+) -> View {
+    let mut first_of_type = Map::new();
+    for target in &targets {
+        let kind = target.get("type").and_then(Value::as_str).unwrap_or("Other");
+        first_of_type.entry(kind.to_owned()).or_insert_with(|| target.clone());
+    }
+    View(json!({
+        "activity": activity, "operationType": operation_type, "targets": targets, "target": first_of_type,
+        "details": details, "initiatedBy": initiated_by,
+    }))
+}
+
+fn parsed(value: &Value) -> Cow<'_, Value> {
+    match value.as_str().and_then(|text| serde_json::from_str(text).ok()) {
+        Some(parsed) => Cow::Owned(parsed),
+        None => Cow::Borrowed(value),
+    }
+}
+
+/// The tenant, in lower case: its own member, or the one in `/tenants/<id>/providers/Microsoft.aadiam`.
+fn tenant(outer: Fields<'_>, inner: Fields<'_>) -> Option<String> {
+    let in_path = || outer.text(&["resourceId"])?.get("/tenants/".len()..)?.split('/').next();
+    let is_path = || outer.text(&["resourceId"]).is_some_and(|id| id.to_ascii_lowercase().starts_with("/tenants/"));
+    let told = outer.text(&["aadTenantId", "tenantId"]).or_else(|| inner.text(&["tenantId"]));
+    told.or_else(|| is_path().then(in_path).flatten()).map(str::to_ascii_lowercase)
+}
+
+/// `[{"key": k, "value": v}]` as an object.
+fn details(list: Option<&Value>) -> Map<String, Value> {
+    let list = list.and_then(Value::as_array).into_iter().flatten();
+    let told = list.filter_map(|detail| {
+        let detail = Fields(detail.as_object()?);
+        Some((detail.text(&["key"])?.to_owned(), detail.get(&["value"])?.clone()))
+    });
+    told.collect()
+}
+
+/// Properties that tell of the others, or of the record.
+const NO_PROPERTIES: [&str; 4] =
+    ["included updated properties", "action client name", "methodexecutionresult.", "targetid."];
+
+/// A target as rules see it: `old` and `new` hold what the text in `modifiedProperties` says.
+fn target(told: &Map<String, Value>) -> Value {
+    let fields = Fields(told);
+    let (mut old, mut new) = (Map::new(), Map::new());
+    let modified = fields.get(&["modifiedProperties"]).and_then(Value::as_array);
+    for property in modified.into_iter().flatten().filter_map(Value::as_object).map(Fields) {
+        let Some(name) = property.text(&["displayName", "name"]) else { continue };
+        let lower = name.to_lowercase();
+        if NO_PROPERTIES.iter().any(|no| lower.starts_with(no)) {
+            continue;
+        }
+        let name = camel(name);
+        if let Some(value) = property.get(&["oldValue"]).and_then(property_value) {
+            old.insert(name.clone(), value);
+        }
+        new.insert(name, property.get(&["newValue"]).and_then(property_value).unwrap_or(Value::Null));
+    }
+    json!({
+        "id": fields.text(&["id"]).map(str::to_ascii_lowercase),
+        "type": fields.text(&["type"]),
+        "displayName": fields.text(&["displayName"]),
+        "userPrincipalName": fields.text(&["userPrincipalName"]),
+        "old": old, "new": new,
+    })
+}
+
+fn camel(name: &str) -> String {
+    let mut letters = name.chars();
+    letters.next().into_iter().flat_map(char::to_lowercase).chain(letters).collect()
+}
+
+/// A value is JSON in a text; the directory puts every one in a list, also where there is only one.
+fn property_value(value: &Value) -> Option<Value> {
+    let value = parsed(value).into_owned();
+    let value = match value {
+        Value::Array(mut elements) if elements.len() == 1 && elements.iter().all(is_scalar) => elements.pop()?,
+        Value::Array(elements) if elements.is_empty() => return None,
+        value => value,
+    };
+    (!value.is_null() && value.as_str() != Some("")).then_some(value)
+}
+
+fn is_scalar(value: &Value) -> bool {
+    !value.is_array() && !value.is_object()
+}
+
+/// The changes that an audit record tells.
+pub(super) fn drafts(rules: &Rules, audit: &Audit) -> Evaluated {
+    let place = Place { service: SERVICE, account: &audit.tenant, region: "-" };
+    let own = rules.activity(&audit.activity);
+    if !own.is_empty() {
+        return evaluate(&rules.plan, own, &audit.view, &place);
+    }
+    if let Some(reason) = rules.entra.skipped(&audit.activity) {
+        return Evaluated::Skipped { reason: Arc::clone(reason), rule: "azure/entra/skip".into() };
+    }
+    let rule: Arc<str> = "azure/generic/directory".into();
+    match generic(rules, audit, &rule) {
+        Some(draft) => Evaluated::Drafts(vec![draft]),
+        None => Evaluated::Unnamed { rule },
+    }
+}
+
+/// An activity without a rule: the first target is what it is about, and its properties say what changed.
+fn generic(rules: &Rules, audit: &Audit, rule: &Arc<str>) -> Option<Draft> {
+    let targets = audit.view.0.get("targets")?.as_array()?;
+    let (target, id) = targets.iter().find_map(|target| {
+        let id = target.get("id").and_then(Value::as_str);
+        // A domain goes by its name.
+        Some((target.as_object()?, id.or_else(|| target.get("displayName")?.as_str())?))
+    })?;
+    let plan = rules.directory_kind(target.get("type").and_then(Value::as_str));
+    let parts = Parts { partition: "-", region: "-", account: &audit.tenant, id, vars: &[] };
+    let action = rules.entra.action(&audit.activity);
+    let (steps, told) = steps(target, action);
+    Some(Draft {
+        action: DraftAction::Known(action),
+        asset: AssetRef {
+            name: plan.asset_name(&parts)?,
+            kind: Arc::clone(&plan.kind),
+            id: id.to_owned(),
+            arn: None,
+            arn_is_told: false,
+            region: "-".to_owned(),
+            account: audit.tenant.clone(),
+        },
+        steps,
+        // The directory tells the properties that it thinks worth telling.
+        partial: !told || matches!(action, Action::Create),
+        associations: Vec::new(),
+        rule: Arc::clone(rule),
+        generic: true,
+    })
+}
+
+/// The steps that a target's properties tell, and whether they tell any.
+fn steps(target: &Map<String, Value>, action: Action) -> (Vec<Step>, bool) {
+    let own = ["displayName", "userPrincipalName"].into_iter().filter_map(|key| {
+        let value = target.get(key).filter(|value| !value.is_null())?;
+        Some((key.to_owned(), value.clone()))
+    });
+    let old = target.get("old").and_then(Value::as_object).cloned().unwrap_or_default();
+    let new = target.get("new").and_then(Value::as_object).cloned().unwrap_or_default();
+    let told = !new.is_empty();
+    let mut steps = vec![Step::Recall(Value::Object(old))];
+    let at = |key: String| PointerBuf::from_tokens([key]);
+    if action != Action::Delete {
+        steps.extend(own.map(|(key, value)| Step::Set { at: at(key), value }));
+        steps.extend(new.into_iter().map(|(key, value)| match value {
+            Value::Null => Step::Unset { at: at(key) },
+            value => Step::Set { at: at(key), value },
+        }));
+    }
+    (steps, told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn audit(properties: Value) -> Audit {
+        let record = json!({ "time": "2024-05-06T07:08:09Z", "category": "AuditLogs", "tenantId": "T1", "properties": properties });
+        Audit::read(record.as_object().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn old_and_new_values_are_told_in_json_in_texts() {
+        let audit = audit(json!({
+            "activityDisplayName": "Update policy \u{2013} x ", "result": "success",
+            "targetResources": [{ "id": "ABC", "type": "User", "modifiedProperties": [
+                { "displayName": "AccountEnabled", "oldValue": "[false]", "newValue": "[true]" },
+                { "displayName": "Groups", "oldValue": "[\"a\",\"b\"]", "newValue": "[\"a\"]" },
+                { "displayName": "Apps", "oldValue": "[]", "newValue": "[{\"id\":1}]" },
+                { "displayName": "Plain", "oldValue": "was", "newValue": "" },
+                { "displayName": "Included Updated Properties", "oldValue": null, "newValue": "\"AccountEnabled\"" },
+            ] }],
+            "additionalDetails": [{ "key": "User-Agent", "value": "Mozilla/5.0" }],
+        }));
+        assert_eq!((audit.activity.as_str(), audit.tenant.as_str(), audit.failed), ("Update policy - x", "t1", false));
+        assert_eq!(audit.user_agent.as_deref(), Some("Mozilla/5.0"));
+        let target = &audit.view.0["target"]["User"];
+        assert_eq!(target["id"], "abc");
+        assert_eq!(target["old"], json!({ "accountEnabled": false, "groups": ["a", "b"], "plain": "was" }));
+        assert_eq!(
+            target["new"],
+            json!({ "accountEnabled": true, "groups": "a", "apps": [{ "id": 1 }], "plain": null })
+        );
+    }
+
+    #[test]
+    fn what_a_record_may_lack() {
+        for (result, failed) in
+            [("success", false), ("failure", true), ("Failed", true), ("timeout", true), ("0", false)]
+        {
+            assert_eq!(audit(json!({ "activityDisplayName": "x", "result": result })).failed, failed, "{result}");
+        }
+        let bare = audit(json!({ "activityDisplayName": "x", "initiatedBy": {} }));
+        assert!(bare.initiated_by.is_empty() && bare.view.0["targets"] == json!([]));
+        let graph = json!({ "activityDateTime": "2024-05-06T07:08:09Z", "activityDisplayName": "Add user", "id": "Directory_1",
+                            "targetResources": "[{\"id\":\"a\"}]" });
+        let graph = Audit::read(graph.as_object().unwrap()).unwrap();
+        assert_eq!((graph.tenant.as_str(), graph.event_id.as_deref()), ("-", Some("Directory_1")));
+        assert_eq!(graph.view.0["target"]["Other"]["id"], "a");
+    }
+}

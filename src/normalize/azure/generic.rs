@@ -1,0 +1,178 @@
+//! `normalizers/azure/generic.toml`: what holds for every resource type of Azure Resource Manager.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::super::plan::Glob;
+use super::super::rule::{Relation, RuleAction};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::normalize) struct Generic {
+    /// Categories whose records change nothing, in lower case → why.
+    categories: BTreeMap<String, Arc<str>>,
+    /// In order; the first that fits.
+    operations: Vec<OperationRule>,
+    /// The relation to what an id in a body leads to, by its type in lower case.
+    relations: BTreeMap<String, Relation>,
+    /// The relation to what a resource is attached to, by its own type in lower case.
+    scopes: BTreeMap<String, Relation>,
+    /// Members, at any depth, that change with every write and say nothing of the configuration.
+    noise: HashSet<String>,
+    /// Members at the top that the event tells in its own place.
+    told: HashSet<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OperationRule {
+    /// Whole names of operations, which may begin or end with `*`; case does not matter.
+    #[serde(default)]
+    names: Vec<Glob>,
+    /// What an action is called: `start` of `Microsoft.Compute/virtualMachines/start/action`.
+    #[serde(default)]
+    actions: Vec<Glob>,
+    skip: Option<Arc<str>>,
+    action: Option<RuleAction>,
+}
+
+/// What an operation does to its resource.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Skip(Arc<str>),
+    /// It writes the resource whole or in part, and its body tells what.
+    Write,
+    /// The change is known; its content is not told.
+    Change(RuleAction),
+    /// Not known, and taken for a change.
+    Unknown,
+}
+
+impl Generic {
+    /// Why no record of the category changes anything.
+    pub(super) fn skipped_category(&self, category: &str) -> Option<Arc<str>> {
+        self.categories.get(&category.to_ascii_lowercase()).cloned()
+    }
+
+    pub(super) fn verdict(&self, operation: &str) -> Verdict {
+        let action = action_of(operation);
+        let rule = self.operations.iter().find(|rule| {
+            let called = action.is_some_and(|action| rule.actions.iter().any(|name| name.matches(action)));
+            called || rule.names.iter().any(|name| name.matches(operation))
+        });
+        match rule {
+            Some(OperationRule { skip: Some(reason), .. }) => Verdict::Skip(Arc::clone(reason)),
+            Some(OperationRule { action: Some(action), .. }) => Verdict::Change(*action),
+            _ => match operation.rsplit('/').next().map(str::to_ascii_lowercase).as_deref() {
+                Some("write") => Verdict::Write,
+                Some("delete") => Verdict::Change(RuleAction::Delete),
+                Some("read") => Verdict::Skip("read-only call".into()),
+                _ => Verdict::Unknown,
+            },
+        }
+    }
+
+    /// The relation of a resource to another whose id stands in its body.
+    pub(super) fn relation(&self, other: &str) -> Relation {
+        self.relations.get(&other.to_ascii_lowercase()).copied().unwrap_or(Relation::Uses)
+    }
+
+    /// The relation of a resource of this type to what it is attached to.
+    pub(super) fn scope_relation(&self, own: &str) -> Relation {
+        self.scopes.get(&own.to_ascii_lowercase()).copied().unwrap_or(Relation::AttachedTo)
+    }
+
+    /// The type is attached to what it stands below, be it a group or a subscription.
+    pub(super) fn has_scope(&self, own: &str) -> bool {
+        self.scopes.contains_key(&own.to_ascii_lowercase())
+    }
+
+    /// The configuration in a body: without what changes with every write.
+    pub(super) fn configuration(&self, body: &Map<String, Value>) -> Value {
+        let own = body.iter().filter(|(key, _)| !self.told.contains(*key));
+        Value::Object(
+            own.map(|(key, value)| (key.clone(), value.clone())).filter_map(|(k, v)| self.kept(k, v)).collect(),
+        )
+    }
+
+    fn kept(&self, key: String, value: Value) -> Option<(String, Value)> {
+        if self.noise.contains(&key) {
+            return None;
+        }
+        // A tag may have any name.
+        let value = if key == "tags" { value } else { self.quiet(value) };
+        Some((key, value))
+    }
+
+    fn quiet(&self, value: Value) -> Value {
+        match value {
+            Value::Object(members) => {
+                Value::Object(members.into_iter().filter_map(|(key, value)| self.kept(key, value)).collect())
+            }
+            Value::Array(elements) => elements.into_iter().map(|element| self.quiet(element)).collect(),
+            scalar => scalar,
+        }
+    }
+}
+
+/// `start` of `Microsoft.Compute/virtualMachines/start/action`.
+fn action_of(operation: &str) -> Option<&str> {
+    let mut words = operation.rsplit('/');
+    words.next().filter(|last| last.eq_ignore_ascii_case("action")).and_then(|_| words.next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::normalize::azure::GenericFile;
+    use serde_json::json;
+
+    fn generic() -> Generic {
+        let file: GenericFile = toml::from_str(include_str!("../../../normalizers/azure/generic.toml")).unwrap();
+        file.arm
+    }
+
+    #[test]
+    fn operations_by_their_names() {
+        let generic = generic();
+        let word = |operation: &str| match generic.verdict(operation) {
+            Verdict::Skip(_) => "skip",
+            Verdict::Write => "write",
+            Verdict::Change(RuleAction::Delete) => "delete",
+            Verdict::Change(_) => "change",
+            Verdict::Unknown => "unknown",
+        };
+        for (operation, expected) in [
+            ("Microsoft.Compute/virtualMachines/write", "write"),
+            ("MICROSOFT.COMPUTE/VIRTUALMACHINES/DELETE", "delete"),
+            ("Microsoft.Compute/virtualMachines/read", "skip"),
+            ("Microsoft.Compute/virtualMachines/start/action", "change"),
+            ("MICROSOFT.STORAGE/STORAGEACCOUNTS/LISTACCOUNTSAS/ACTION", "skip"),
+            ("Microsoft.Storage/storageAccounts/listKeys/action", "skip"),
+            ("Microsoft.Authorization/policies/auditIfNotExists/action", "skip"),
+            ("Microsoft.Resources/deployments/validate/action", "skip"),
+            ("Microsoft.Compute/disks/beginGetAccess/action", "skip"),
+            ("Microsoft.Storage/storageAccounts/regenerateKey/action", "change"),
+            ("Microsoft.KeyVault/vaults/keys/purge/action", "delete"),
+            ("Microsoft.Future/things/perform/action", "unknown"),
+        ] {
+            assert_eq!(word(operation), expected, "{operation}");
+        }
+        assert!(generic.skipped_category("Policy").is_some() && generic.skipped_category("Administrative").is_none());
+    }
+
+    #[test]
+    fn what_changes_with_every_write_is_left_out_but_for_tags() {
+        let body = json!({
+            "id": "/subscriptions/s", "location": "westeurope", "etag": "1", "tags": { "etag": "kept" },
+            "properties": { "provisioningState": "Succeeded", "rules": [{ "name": "a", "etag": "2" }] },
+        });
+        assert_eq!(
+            generic().configuration(body.as_object().unwrap()),
+            json!({ "location": "westeurope", "tags": { "etag": "kept" }, "properties": { "rules": [{ "name": "a" }] } })
+        );
+    }
+}

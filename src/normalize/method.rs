@@ -1,0 +1,151 @@
+//! With what a call was made: ordered rules, which are data (`normalizers/<provider>/attribution.toml`).
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use crate::model::{Confidence, Tool};
+
+/// The ordered rules for the method.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MethodRules {
+    method: Vec<MethodRule>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MethodRule {
+    method: Arc<str>,
+    confidence: Confidence,
+    tool: Option<ToolRule>,
+    any: Vec<Condition>,
+    unless: Option<Condition>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToolRule {
+    name: Option<String>,
+    /// The tool is called what this field says.
+    #[serde(default)]
+    from: Vec<Field>,
+    #[serde(default)]
+    version_after: Vec<String>,
+    /// The tool is called like the text before the version.
+    #[serde(default)]
+    named_by_match: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Condition {
+    field: Field,
+    #[serde(default)]
+    is: Vec<String>,
+    #[serde(default)]
+    begins: Vec<String>,
+    #[serde(default)]
+    ends: Vec<String>,
+    #[serde(default)]
+    contains: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Field {
+    IdentityType,
+    EventType,
+    InvokedBy,
+    UserAgent,
+    SourceAddress,
+    ConsoleSession,
+    AppId,
+    TokenType,
+    ManagedIdentity,
+    Caller,
+}
+
+impl Field {
+    fn label(self) -> &'static str {
+        match self {
+            Self::IdentityType => "identity type",
+            Self::EventType => "event type",
+            Self::InvokedBy => "invokedBy",
+            Self::UserAgent => "user agent",
+            Self::SourceAddress => "source address",
+            Self::ConsoleSession => "sessionCredentialFromConsole",
+            Self::AppId => "client application",
+            Self::TokenType => "token type",
+            Self::ManagedIdentity => "managed identity",
+            Self::Caller => "caller",
+        }
+    }
+}
+
+/// A value against a text of a condition.
+type Test = fn(&str, &str) -> bool;
+
+impl Condition {
+    /// The evidence, in words.
+    fn evidence(&self, seen: &dyn Seen) -> Option<String> {
+        let value = seen.field(self.field)?;
+        let tests: [(&str, &[String], Test); 4] = [
+            ("is", &self.is, |value, text| value == text),
+            ("begins with", &self.begins, |value, text| value.starts_with(text)),
+            ("ends with", &self.ends, |value, text| value.ends_with(text)),
+            ("contains", &self.contains, |value, text| {
+                memchr::memmem::find(value.as_bytes(), text.as_bytes()).is_some()
+            }),
+        ];
+        tests.into_iter().find_map(|(word, texts, test)| {
+            let text = texts.iter().find(|text| test(value, text))?;
+            Some(format!("{} {word} {text}", self.field.label()))
+        })
+    }
+}
+
+/// What a record tells of the fields that the rules look at.
+pub(super) trait Seen {
+    /// A field's text, where the record has one.
+    fn field(&self, field: Field) -> Option<&str>;
+}
+
+impl MethodRules {
+    /// The method, the evidence, how sure it is, and the tool.
+    pub(super) fn method(&self, seen: &dyn Seen) -> (Arc<str>, String, Confidence, Option<Tool>) {
+        for rule in &self.method {
+            if rule.unless.as_ref().is_some_and(|condition| condition.evidence(seen).is_some()) {
+                continue;
+            }
+            if let Some(reason) = rule.any.iter().find_map(|condition| condition.evidence(seen)) {
+                let tool = rule.tool.as_ref().and_then(|tool| tool.tool(seen));
+                return (Arc::clone(&rule.method), reason, rule.confidence, tool);
+            }
+        }
+        let reason = match seen.field(Field::UserAgent) {
+            Some(_) => "no rule knows the user agent",
+            None => "no user agent",
+        };
+        ("other".into(), reason.to_owned(), Confidence::Low, None)
+    }
+}
+
+impl ToolRule {
+    fn tool(&self, seen: &dyn Seen) -> Option<Tool> {
+        let agent = seen.field(Field::UserAgent).unwrap_or_default();
+        let versioned = self.version_after.iter().find_map(|before| {
+            let (_, after) = agent.split_once(before.as_str())?;
+            let version = after.split([' ', ';', ')', ',']).next().filter(|version| !version.is_empty())?;
+            Some((before.trim_end_matches('/'), version.to_owned()))
+        });
+        let name = match (&versioned, self.named_by_match) {
+            (Some((before, _)), true) => (*before).to_owned(),
+            _ => self
+                .name
+                .clone()
+                .or_else(|| self.from.iter().find_map(|field| seen.field(*field)).map(str::to_owned))?,
+        };
+        Some(Tool { name, version: versioned.map(|(_, version)| version) })
+    }
+}
