@@ -27,6 +27,8 @@ struct MethodRule {
     method: Arc<str>,
     confidence: Confidence,
     tool: Option<ToolRule>,
+    /// The evidence in words, where the condition's own would say little.
+    reason: Option<String>,
     any: Vec<Condition>,
     unless: Option<Condition>,
 }
@@ -186,6 +188,7 @@ impl MethodRules {
             }
             if let Some(reason) = rule.any.iter().find_map(|condition| condition.evidence(seen)) {
                 let tool = rule.tool.as_ref().and_then(|tool| tool.tool(seen));
+                let reason = rule.reason.clone().unwrap_or(reason);
                 return (Arc::clone(&rule.method), reason, rule.confidence, tool);
             }
         }
@@ -352,7 +355,8 @@ mod tests {
             (agent("[S3Console/0.4, aws-internal/3]"), "console", None, None),
             (agent("Mozilla/5.0 (X11; Linux)"), "console", None, None),
             (agent("console.ec2.amazonaws.com"), "console", None, None),
-            (agent("something/1.0"), "other", None, None),
+            (agent("something/1.0"), "api", None, None),
+            (agent("-"), "other", None, None),
             (
                 json!({ "userIdentity": { "type": "AWSService", "invokedBy": "delivery.logs.amazonaws.com" } }),
                 "service",
