@@ -5,6 +5,7 @@
 //! delivery is normalized while the one before is written.
 
 mod encode;
+mod past;
 mod process;
 
 use std::sync::Arc;

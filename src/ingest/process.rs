@@ -108,7 +108,7 @@ impl Processor {
         let rule = drafts.first().map_or_else(|| "".into(), |draft| Arc::clone(&draft.rule));
         for (index, mut draft) in drafts.into_iter().enumerate() {
             let id = format!("{}:{index}", record.event_id);
-            let mut applied = self.inventory.apply(record.time, &id, &mut draft);
+            let mut applied = self.inventory.apply(record.time, &id, &mut draft, &|_, _| Vec::new());
             assets.extend(applied.held.take());
             for association in &mut draft.associations {
                 association.name = self.inventory.canonical(&association.name);

@@ -6,7 +6,7 @@ use super::apply::Application;
 use super::diff::diff;
 use super::stored::Held;
 use super::{Applied, ConfigurationState, PreviousState, empty, parse_object};
-use crate::model::{Action, AssetName, AssetRef, DraftAction, KeyedSet, Step, Time};
+use crate::model::{Action, AssetName, AssetRef, Draft, DraftAction, KeyedSet, Step, Time};
 
 /// What a record tells of an asset.
 #[derive(Clone, Debug)]
@@ -18,6 +18,14 @@ pub(super) struct Told {
     /// None of them a copy from another asset.
     pub(super) steps: Vec<Step>,
     pub(super) partial: bool,
+}
+
+impl Told {
+    /// What a draft tells. None of its steps may be a copy from another asset.
+    pub(super) fn of(time: Time, event_id: String, draft: Draft) -> Self {
+        let Draft { action, asset, steps, partial, .. } = draft;
+        Self { time, event_id, action, asset, steps, partial }
+    }
 }
 
 /// The change, and what is held after it.
@@ -41,13 +49,13 @@ pub(super) fn advance(name: &AssetName, held: Option<&Held>, told: &Told) -> (Ap
         Some(document) => diff(before.as_ref().unwrap_or(&empty()), document, &told.asset.kind.sets),
         None => Vec::new(),
     };
-    let described = document.as_ref().or(before.as_ref());
+    let (display_name, tags) = describe(&told.asset, document.as_ref().or(before.as_ref()));
     let applied = Applied {
         name: name.clone(),
         action,
         arn: told_arn(&told.asset, held),
-        display_name: described.and_then(|document| display_name(&told.asset, document)),
-        tags: described.map_or_else(empty, |document| tags(&told.asset, document)),
+        display_name,
+        tags,
         configuration: document.as_ref().map(|document| document.to_string().into()),
         configuration_state,
         previous_configuration: previous,
@@ -156,13 +164,12 @@ fn told_arn(asset: &AssetRef, held: Option<&Held>) -> Option<String> {
     kept.or_else(|| asset.arn.clone()).or_else(|| held?.arn.clone())
 }
 
-fn display_name(asset: &AssetRef, document: &Value) -> Option<String> {
+/// The name that people know, and the tags.
+pub(super) fn describe(asset: &AssetRef, document: Option<&Value>) -> (Option<String>, Value) {
+    let Some(document) = document else { return (None, empty()) };
+    let tags = asset.kind.tags.resolve(document).ok().filter(|tags| tags.is_object());
     let declared = asset.kind.display.iter().filter_map(|pointer| pointer.resolve(document).ok());
-    let tagged = asset.kind.tags.resolve(document).ok().and_then(|tags| tags.get("Name"));
-    let texts = declared.chain(tagged).filter_map(Value::as_str);
-    texts.into_iter().find(|text| !text.is_empty()).map(str::to_owned)
-}
-
-fn tags(asset: &AssetRef, document: &Value) -> Value {
-    asset.kind.tags.resolve(document).ok().filter(|tags| tags.is_object()).cloned().unwrap_or_else(empty)
+    let named = tags.and_then(|tags| tags.get("Name"));
+    let display_name = declared.chain(named).filter_map(Value::as_str).find(|text| !text.is_empty());
+    (display_name.map(str::to_owned), tags.cloned().unwrap_or_else(empty))
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::advance::{Told, advance, out_of_place};
+use super::past::Past;
 use super::stored::Held;
 use super::{Applied, ConfigurationState};
 use crate::model::{Action, AssetName, DraftAction, Step};
@@ -30,17 +31,17 @@ pub(super) struct Journal {
 
 /// The latest changes of one asset, in the order of their times.
 #[derive(Debug)]
-struct Recent {
+pub(super) struct Recent {
     /// What was held before the first of them.
-    base: Option<Arc<Held>>,
-    changes: VecDeque<Entry>,
+    pub(super) base: Option<Arc<Held>>,
+    pub(super) changes: VecDeque<Entry>,
 }
 
 #[derive(Debug)]
-struct Entry {
-    told: Told,
-    after: Arc<Held>,
-    bytes: usize,
+pub(super) struct Entry {
+    pub(super) told: Told,
+    pub(super) after: Arc<Held>,
+    pub(super) bytes: usize,
 }
 
 impl Default for Journal {
@@ -55,23 +56,26 @@ impl Journal {
     }
 
     /// Applies what a record tells in its place among the changes of its asset, and the later ones over it.
-    pub(super) fn apply(&mut self, name: &AssetName, held: Option<Arc<Held>>, told: Told) -> Applied {
-        let known = self.recent.get(name);
-        let place = known.map_or(0, |recent| recent.place(&told));
-        let base = if place == 0 { known.map_or(held.as_ref(), |recent| recent.base.as_ref()) } else { None };
-        if base.is_some_and(|base| is_before(&told, base))
-            && let Some(held) = &held
-        {
-            return out_of_place(name, held, &told);
-        }
-        let fresh = || Recent { base: held, changes: VecDeque::new() };
+    pub(super) fn apply(&mut self, name: &AssetName, held: Option<&Arc<Held>>, told: Told, past: Past<'_>) -> Applied {
+        let fresh = || Recent { base: held.cloned(), changes: VecDeque::new() };
         let recent = self.recent.entry(name.clone()).or_insert_with(fresh);
-        let (applied, bytes) = recent.insert(name, place, told);
-        self.bytes += bytes;
-        self.order.push_back(name.clone());
-        if recent.changes.len() > MAX_OF_ONE {
-            self.bytes -= recent.drop_oldest();
+        let (count, bytes) = (recent.changes.len(), recent.bytes());
+        if recent.is_before_first(&told) {
+            recent.reach_back(name, told.time, past(name, told.time));
         }
+        let applied = match held.filter(|_| recent.is_before_first(&told)) {
+            Some(held) => out_of_place(name, held, &told),
+            None => recent.insert(name, told),
+        };
+        while recent.changes.len() > MAX_OF_ONE {
+            recent.drop_oldest();
+        }
+        self.bytes = self.bytes - bytes + recent.bytes();
+        let came = recent.changes.len().saturating_sub(count);
+        if recent.changes.is_empty() {
+            self.recent.remove(name);
+        }
+        self.order.extend(std::iter::repeat_n(name, came).cloned());
         self.shrink();
         applied
     }
@@ -79,7 +83,7 @@ impl Journal {
     /// Forgets an asset.
     pub(super) fn forget(&mut self, name: &AssetName) {
         if let Some(recent) = self.recent.remove(name) {
-            self.bytes -= recent.changes.iter().map(|entry| entry.bytes).sum::<usize>();
+            self.bytes -= recent.bytes();
         }
     }
 
@@ -113,6 +117,15 @@ impl Recent {
         place
     }
 
+    /// Whether a change belongs before all that are held, and even before what was held then.
+    fn is_before_first(&self, told: &Told) -> bool {
+        self.place(told) == 0 && self.base.as_ref().is_some_and(|base| is_before(told, base))
+    }
+
+    fn bytes(&self) -> usize {
+        self.changes.iter().map(|entry| entry.bytes).sum()
+    }
+
     fn before(&self, place: usize) -> Option<&Arc<Held>> {
         match place.checked_sub(1) {
             Some(previous) => self.changes.get(previous).map(|entry| &entry.after),
@@ -120,7 +133,8 @@ impl Recent {
         }
     }
 
-    fn insert(&mut self, name: &AssetName, place: usize, told: Told) -> (Applied, usize) {
+    fn insert(&mut self, name: &AssetName, told: Told) -> Applied {
+        let place = self.place(&told);
         let (mut applied, held) = advance(name, self.before(place).map(Arc::as_ref), &told);
         applied.late = place < self.changes.len();
         let mut held = Arc::new(held);
@@ -132,7 +146,7 @@ impl Recent {
             later.after = Arc::clone(&held);
         }
         applied.held = Some(held);
-        (applied, bytes)
+        applied
     }
 
     /// Gives the bytes that this frees.
@@ -175,7 +189,7 @@ const SMALLEST: usize = 400;
 
 impl Told {
     /// Bytes in memory, about.
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         SMALLEST + self.steps.iter().map(step_bytes).sum::<usize>()
     }
 }

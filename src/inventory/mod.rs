@@ -8,6 +8,7 @@ mod apply;
 mod diff;
 mod evict;
 mod journal;
+mod past;
 mod set;
 mod stored;
 
@@ -23,6 +24,7 @@ use self::advance::Told;
 pub use self::diff::{Change, ChangeOp, diff};
 use self::evict::Evictor;
 use self::journal::Journal;
+pub use self::past::{Past, PastChange};
 pub use self::stored::{Held, RestoreError};
 use crate::model::{Action, AssetName, Draft, Step, Time};
 
@@ -39,7 +41,7 @@ pub enum ConfigurationState {
 }
 
 /// What was known of an asset before an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PreviousState {
     /// It was held.
@@ -164,20 +166,15 @@ impl Inventory {
     ///
     /// A record that is older than what the asset holds is applied in its place, as long as what came after it is still
     /// known change by change; the later changes are applied over it again.
-    pub fn apply(&self, time: Time, event_id: &str, draft: &mut Draft) -> Applied {
+    /// What `past` tells of the asset's events in the log reaches further back than memory, and over a restart.
+    pub fn apply(&self, time: Time, event_id: &str, draft: &mut Draft, past: Past<'_>) -> Applied {
         let name = self.canonical(&draft.asset.name);
         let steps = std::mem::take(&mut draft.steps).into_iter().map(|step| self.resolve(step)).collect();
-        let told = Told {
-            time,
-            event_id: event_id.to_owned(),
-            action: draft.action,
-            asset: draft.asset.clone(),
-            steps,
-            partial: draft.partial,
-        };
+        let (action, asset, partial) = (draft.action, draft.asset.clone(), draft.partial);
+        let told = Told { time, event_id: event_id.to_owned(), action, asset, steps, partial };
         let held = self.assets.get(&name).map(|held| Arc::clone(&held));
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let applied = journal.apply(&name, held, told);
+        let applied = journal.apply(&name, held.as_ref(), told, past);
         drop(journal);
         if let Some(held) = &applied.held {
             self.insert(Arc::clone(held));

@@ -51,7 +51,7 @@ fn draft(id: &str, action: DraftAction, steps: Vec<Step>) -> Draft {
 }
 
 fn apply(inventory: &Inventory, time: Time, event_id: &str, draft: &Draft) -> Applied {
-    inventory.apply(time, event_id, &mut draft.clone())
+    inventory.apply(time, event_id, &mut draft.clone(), &|_, _| Vec::new())
 }
 
 const CREATE: DraftAction = DraftAction::Known(Action::Create);
@@ -194,6 +194,62 @@ fn a_record_whose_place_is_no_longer_known_leaves_the_asset_as_it_is() {
     assert_eq!((late.previous_state, late.configuration_state), (PreviousState::Unknown, ConfigurationState::Partial));
     let held = inventory.get(&name("sg-1")).unwrap();
     assert_eq!((json_of(held.configuration.as_ref()), held.changed), (web, at(10)));
+}
+
+/// What the log would tell of a history: every event, and the draft that its record gives again.
+fn past_of(history: &[(Time, String, Draft)]) -> Vec<PastChange> {
+    let inventory = Inventory::new();
+    let change = |(time, event_id, draft): &(Time, String, Draft)| {
+        let applied = apply(&inventory, *time, event_id, draft);
+        PastChange {
+            time: *time,
+            event_id: event_id.clone(),
+            draft: Some(draft.clone()),
+            previous_state: applied.previous_state,
+            previous_configuration: applied.previous_configuration,
+            configuration: applied.configuration,
+            configuration_state: applied.configuration_state,
+        }
+    };
+    history.iter().map(change).collect()
+}
+
+/// The inventory after a restart: what was held in the end, and no longer how it came to be.
+fn restored(history: &[(Time, String, Draft)]) -> Inventory {
+    let (before, inventory) = (Inventory::new(), Inventory::new());
+    for (time, event_id, draft) in history {
+        let held = apply(&before, *time, event_id, draft).held.unwrap();
+        inventory.restore(&held.encode()).unwrap();
+    }
+    inventory
+}
+
+#[test]
+fn after_a_restart_the_log_tells_where_a_late_record_belongs() {
+    let web = json!({ "groupName": "web" });
+    let history = [
+        (at(1), "e1:0".to_owned(), draft("sg-1", CREATE, vec![Step::Replace(web.clone())])),
+        (at(9), "e9:0".to_owned(), draft("sg-1", UPDATE, vec![add(443)])),
+    ];
+    let past = past_of(&history);
+    let inventory = restored(&history);
+    let mut late = draft("sg-1", UPDATE, vec![add(22)]);
+    let applied = inventory.apply(at(5), "e5:0", &mut late, &|_, _| past.clone());
+    assert_eq!(json_of(applied.previous_configuration.as_ref()), web);
+    let held = inventory.get(&name("sg-1")).unwrap();
+    assert_eq!(json_of(held.configuration.as_ref()), json!({ "groupName": "web", "rules": [rule(22), rule(443)] }));
+    assert_eq!(held.state, ConfigurationState::Complete);
+
+    // What does not lead to what is held is not built on: a rule may have changed since.
+    let inventory = restored(&history);
+    let mut other = past.clone();
+    other[1].draft = Some(draft("sg-1", UPDATE, vec![add(80)]));
+    for past in [other, past[..1].to_vec()] {
+        let applied = inventory.apply(at(5), "e5:0", &mut draft("sg-1", UPDATE, vec![add(22)]), &|_, _| past.clone());
+        assert!(applied.held.is_none() && applied.previous_state == PreviousState::Unknown);
+        let held = inventory.get(&name("sg-1")).unwrap();
+        assert_eq!(json_of(held.configuration.as_ref()), json!({ "groupName": "web", "rules": [rule(443)] }));
+    }
 }
 
 #[test]
@@ -459,6 +515,27 @@ proptest! {
             let held = |inventory: &Inventory| inventory.get(&name).map(|held| held.encode());
             prop_assert_eq!(held(&inventory), held(&in_order));
         }
+    }
+
+    /// The same when the program is restarted somewhere in between, as the log tells what came before.
+    #[test]
+    fn nor_does_a_restart(
+        history in prop::collection::vec(change(), 2..12),
+        late in any::<prop::sample::Index>(),
+    ) {
+        let mut records: Vec<_> = history.iter().zip(0_i64..).map(|((action, steps), n)| {
+            (at(10 * n), format!("e{n}:0"), draft("sg-1", *action, steps.clone()))
+        }).collect();
+        let in_order = restored(&records);
+        let (time, event_id, mut late) = records.remove(late.index(records.len()));
+        let past = past_of(&records);
+        let inventory = restored(&records);
+        inventory.apply(time, &event_id, &mut late, &|_, _| past.clone());
+        let held = |inventory: &Inventory| {
+            let held = inventory.get(&name("sg-1")).unwrap();
+            (held.configuration.clone(), held.state, held.changed, held.last_event.clone(), held.tags.clone())
+        };
+        prop_assert_eq!(held(&inventory), held(&in_order));
     }
 
     /// A difference is empty exactly when nothing differs.
