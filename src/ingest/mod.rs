@@ -13,6 +13,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing::{debug, error, info_span, warn};
 
+use self::process::History;
 pub use self::process::{Processed, Processor};
 use crate::correlate::{self, Correlator};
 use crate::inventory::Inventory;
@@ -52,6 +53,8 @@ impl Ingest {
         let observed = newest_observed(&*log)?;
         let mut processor = Processor::new(Arc::clone(&engine), Arc::clone(&inventory), type_prefix, RECENT_IDS);
         restore(processor.correlator(), &*log)?;
+        let (told, rules) = (Arc::clone(&log), Arc::clone(&engine));
+        processor.set_history(History(Box::new(move |asset, time| past::past(&*told, &rules, asset, time))));
         Ok(Self { engine, processor, log, metrics, inventory, clock, observed })
     }
 

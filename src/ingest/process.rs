@@ -1,15 +1,16 @@
 //! One record through normalizer and inventory.
 
 use std::collections::{HashSet, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::encode::EventParts;
 use crate::correlate::Correlator;
-use crate::inventory::{Held, Inventory};
+use crate::inventory::{Held, Inventory, PastChange};
 use crate::log::NewEvent;
-use crate::model::{Draft, RecordInfo, Time};
+use crate::model::{AssetName, Draft, RecordInfo, Time};
 use crate::normalize::{Engine, Outcome};
 
 /// What became of a record.
@@ -57,13 +58,35 @@ pub struct Processor {
     correlator: Correlator,
     type_prefix: String,
     recent: Recent,
+    history: History,
+}
+
+/// Gives what the log tells of an asset's events, back to the newest that is not after a moment.
+pub(super) struct History(pub(super) Box<dyn Fn(&AssetName, Time) -> Vec<PastChange> + Send>);
+
+impl fmt::Debug for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("History")
+    }
 }
 
 impl Processor {
     /// A processor that remembers the last `recent` provider event ids by itself.
     #[must_use]
     pub fn new(engine: Arc<Engine>, inventory: Arc<Inventory>, type_prefix: String, recent: usize) -> Self {
-        Self { engine, inventory, correlator: Correlator::default(), type_prefix, recent: Recent::new(recent) }
+        Self {
+            engine,
+            inventory,
+            correlator: Correlator::default(),
+            type_prefix,
+            recent: Recent::new(recent),
+            history: History(Box::new(|_, _| Vec::new())),
+        }
+    }
+
+    /// Lets late records find their place by what the log tells.
+    pub(super) fn set_history(&mut self, history: History) {
+        self.history = history;
     }
 
     /// What relates records to one another: to be handed what it remembered before a restart, and asked after each
@@ -108,7 +131,7 @@ impl Processor {
         let rule = drafts.first().map_or_else(|| "".into(), |draft| Arc::clone(&draft.rule));
         for (index, mut draft) in drafts.into_iter().enumerate() {
             let id = format!("{}:{index}", record.event_id);
-            let mut applied = self.inventory.apply(record.time, &id, &mut draft, &|_, _| Vec::new());
+            let mut applied = self.inventory.apply(record.time, &id, &mut draft, &*self.history.0);
             assets.extend(applied.held.take());
             for association in &mut draft.associations {
                 association.name = self.inventory.canonical(&association.name);
