@@ -33,7 +33,7 @@ pub use segment::Format;
 pub use subscription::{ClosingReason, Gap, GapReason, Output, Start, Subscription, SubscriptionOptions};
 
 use ring::Ring;
-use segment::{Lines, SEGMENT_BYTES, Segment};
+use segment::{SEGMENT_BYTES, Segment};
 
 /// Reads of the log that may run at once: enough to keep a disk busy, few enough to bound what is in flight.
 const CONCURRENT_READS: usize = 16;
@@ -258,9 +258,7 @@ fn read_one(log: &dyn EventLog, seq: Seq) -> Result<Option<Bytes>, LogError> {
         Err(LogError::BelowFloor { .. }) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let Some(block) = blocks.into_iter().next() else { return Ok(None) };
-    let index = seq.0.checked_sub(block.first.0).and_then(|index| usize::try_from(index).ok());
-    Ok(index.and_then(|index| Lines(&block.lines).nth(index)).map(|line| block.lines.slice_ref(line)))
+    Ok(blocks.first().and_then(|block| block.event(seq)))
 }
 
 /// Runs what may block on the disk away from the runtime.

@@ -257,7 +257,7 @@ impl Frames {
 }
 
 /// The lines of a block, without their line breaks.
-pub(super) struct Lines<'a>(pub(super) &'a [u8]);
+struct Lines<'a>(&'a [u8]);
 
 impl<'a> Iterator for Lines<'a> {
     type Item = &'a [u8];

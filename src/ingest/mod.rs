@@ -7,6 +7,7 @@
 //! Between deliveries it tells the operations whose end did not come in time.
 
 mod encode;
+mod past;
 mod process;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info_span, warn};
 
+use self::process::History;
 pub use self::process::{Processed, Processor};
 use crate::correlate::{self, Correlator, Operations};
 use crate::inventory::{Held, Inventory};
@@ -62,6 +64,8 @@ impl Ingest {
         let mut processor = Processor::new(Arc::clone(&engine), Arc::clone(&inventory), type_prefix, RECENT_IDS);
         restore(processor.correlator(), &*log)?;
         restore_operations(processor.operations(), &*log)?;
+        let told = Arc::clone(&log);
+        processor.set_history(History(Box::new(move |engine, asset, time| past::past(&*told, engine, asset, time))));
         Ok(Self { engines, engine, processor, log, metrics, inventory, clock, observed })
     }
 

@@ -1,6 +1,7 @@
 //! One record through normalizer and inventory.
 
 use std::collections::{HashSet, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,9 +9,9 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::encode::EventParts;
 use crate::correlate::{Correlator, Folded, Operations};
-use crate::inventory::{Held, Inventory};
+use crate::inventory::{Held, Inventory, PastChange};
 use crate::log::NewEvent;
-use crate::model::{Action, Draft, OperationRecord, RecordInfo, Time};
+use crate::model::{Action, AssetName, Draft, OperationRecord, RecordInfo, Time};
 use crate::normalize::{Engine, Outcome};
 
 /// What became of a record.
@@ -62,6 +63,16 @@ pub struct Processor {
     type_prefix: String,
     recent: Recent,
     late: bool,
+    history: History,
+}
+
+/// Gives what the log tells of an asset's events, back to the newest that is not after a moment.
+pub(super) struct History(pub(super) Box<dyn Fn(&Engine, &AssetName, Time) -> Vec<PastChange> + Send>);
+
+impl fmt::Debug for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("History")
+    }
 }
 
 impl Processor {
@@ -76,12 +87,18 @@ impl Processor {
             type_prefix,
             recent: Recent::new(recent),
             late: false,
+            history: History(Box::new(|_, _, _| Vec::new())),
         }
     }
 
     /// Takes other rules for the records to come. What is held stays as the rules before made it.
     pub fn use_rules(&mut self, engine: Arc<Engine>) {
         self.engine = engine;
+    }
+
+    /// Lets late records find their place by what the log tells.
+    pub(super) fn set_history(&mut self, history: History) {
+        self.history = history;
     }
 
     /// What relates records to one another: to be handed what it remembered before a restart, and asked after each
@@ -180,7 +197,8 @@ impl Processor {
         let rule = drafts.first().map_or_else(|| "".into(), |draft| Arc::clone(&draft.rule));
         for (index, mut draft) in drafts.into_iter().enumerate() {
             let id = format!("{}:{index}", record.event_id);
-            let mut applied = self.inventory.apply(record.time, &id, &mut draft);
+            let past = |asset: &AssetName, time| (self.history.0)(&self.engine, asset, time);
+            let mut applied = self.inventory.apply(record.time, &id, &mut draft, &past);
             applied.late |= self.late;
             assets.extend(applied.held.take());
             if let Some(document) = applied.document.take() {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::set::{align, key_of, position};
-use crate::model::{AssetName, KeyedSet, Step};
+use crate::model::{KeyedSet, Step};
 
 /// A configuration while steps are applied to it.
 pub(super) struct Application<'a> {
@@ -14,8 +14,6 @@ pub(super) struct Application<'a> {
     pub(super) replaced: bool,
     /// The set declarations of the asset.
     pub(super) sets: &'a [KeyedSet],
-    /// What another asset holds, for `copy`.
-    pub(super) lookup: &'a dyn Fn(&AssetName) -> Option<Value>,
 }
 
 impl Application<'_> {
@@ -45,15 +43,8 @@ impl Application<'_> {
                 }
             }
             Step::MergeElements { set, elements } => self.merge_elements(&set, elements),
-            Step::Copy { from, from_at, at } => {
-                let copied = (self.lookup)(&from).and_then(|other| from_at.resolve(&other).ok().cloned());
-                match copied {
-                    Some(value) if at.is_root() => self.document = value,
-                    Some(value) => self.assign(&at, value),
-                    None => self.complete = false,
-                }
-            }
-            Step::Touch => self.complete = false,
+            // What a copy copies is looked up before; what could not be found is not known.
+            Step::Copy { .. } | Step::Touch => self.complete = false,
             // Of the asset, or of what was before; not of its configuration.
             Step::Rename { .. } | Step::Recall(_) => {}
         }

@@ -3,9 +3,12 @@
 //! Events tell changes; the inventory makes of them the configuration before and after. It is written by the ingest
 //! loop alone, read by anyone, and rebuilt at start from what the log stored with the events.
 
+mod advance;
 mod apply;
 mod diff;
 mod evict;
+mod journal;
+mod past;
 mod set;
 mod stored;
 
@@ -17,11 +20,13 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use serde_json::{Map, Value};
 
-use self::apply::Application;
+use self::advance::Told;
 pub use self::diff::{Change, ChangeOp, diff};
 use self::evict::Evictor;
+use self::journal::Journal;
+pub use self::past::{Past, PastChange};
 pub use self::stored::{Held, RestoreError};
-use crate::model::{Action, AssetName, AssetRef, Draft, DraftAction, KeyedSet, Step, Time};
+use crate::model::{Action, AssetName, Draft, Step, Time};
 
 /// How much of a configuration is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -36,7 +41,7 @@ pub enum ConfigurationState {
 }
 
 /// What was known of an asset before an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PreviousState {
     /// It was held.
@@ -72,9 +77,9 @@ pub struct Applied {
     pub previous_state: PreviousState,
     /// The difference.
     pub changes: Vec<Change>,
-    /// The record is older than what the asset holds, which therefore stays.
+    /// The record is older than what the asset holds. What is before and after it here is as of its own time.
     pub late: bool,
-    /// What is held from now on, for the log to store; nothing for a late record.
+    /// What is held from now on, for the log to store; nothing where a late record's place is no longer known.
     pub held: Option<Arc<Held>>,
     /// The configuration after, to look into; `None` when deleted.
     pub document: Option<Value>,
@@ -90,6 +95,7 @@ pub struct Inventory {
     aliases: DashMap<AssetName, AssetName>,
     /// The names in order, for paging.
     names: Mutex<BTreeSet<AssetName>>,
+    journal: Mutex<Journal>,
     evictor: Option<Mutex<Evictor>>,
 }
 
@@ -161,164 +167,45 @@ impl Inventory {
     }
 
     /// Applies a draft, whose steps are used up: what they carry becomes the configuration.
-    pub fn apply(&self, time: Time, event_id: &str, draft: &mut Draft) -> Applied {
+    ///
+    /// A record that is older than what the asset holds is applied in its place, as long as what came after it is still
+    /// known change by change; the later changes are applied over it again.
+    /// What `past` tells of the asset's events in the log reaches further back than memory, and over a restart.
+    pub fn apply(&self, time: Time, event_id: &str, draft: &mut Draft, past: Past<'_>) -> Applied {
         let name = self.canonical(&draft.asset.name);
+        let steps = std::mem::take(&mut draft.steps).into_iter().map(|step| self.resolve(&name, step)).collect();
+        let (action, asset, partial) = (draft.action, draft.asset.clone(), draft.partial);
+        let told = Told { time, event_id: event_id.to_owned(), action, asset, steps, partial };
         let held = self.assets.get(&name).map(|held| Arc::clone(&held));
-        match held {
-            Some(held) if is_late(&held, time, draft.action) => apply_late(name, draft, &held),
-            held => self.apply_next(name, time, event_id, draft, held.as_deref()),
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let applied = journal.apply(&name, held.as_ref(), told, past);
+        drop(journal);
+        if let Some(held) = &applied.held {
+            self.insert(Arc::clone(held));
         }
-    }
-
-    fn apply_next(
-        &self,
-        name: AssetName,
-        time: Time,
-        event_id: &str,
-        draft: &mut Draft,
-        held: Option<&Held>,
-    ) -> Applied {
-        let steps = std::mem::take(&mut draft.steps);
-        let renamed = steps.iter().find_map(|step| match step {
-            Step::Rename { id, alias, arn } => Some(Renamed { id: id.clone(), alias: alias.clone(), arn: arn.clone() }),
-            _ => None,
-        });
-        let alive = held.filter(|held| held.state != ConfigurationState::Deleted);
-        let action = match draft.action {
-            DraftAction::Known(action) => action,
-            DraftAction::Upsert if alive.is_some() => Action::Update,
-            DraftAction::Upsert => Action::Create,
-        };
-        let previous_state = match (held, draft.action) {
-            (Some(held), _) if held.state == ConfigurationState::Deleted => PreviousState::Deleted,
-            (Some(_), _) => PreviousState::Present,
-            (None, DraftAction::Known(Action::Create)) => PreviousState::Absent,
-            (None, _) => PreviousState::Unknown,
-        };
-        let recalled = steps.iter().filter_map(|step| match step {
-            Step::Recall(value) => Some(value),
-            _ => None,
-        });
-        let (previous, before) = recall(alive, recalled);
-        let sets = &draft.asset.kind.sets;
-        let (document, state) = if action == Action::Delete {
-            (None, ConfigurationState::Deleted)
-        } else {
-            let base = match action {
-                Action::Create => None,
-                _ => before.as_ref(),
-            };
-            let was_complete = alive.is_some_and(|held| held.state == ConfigurationState::Complete);
-            let (document, complete) = self.run_steps(&draft.asset.kind.sets, steps, base, before.as_ref());
-            let known = action == Action::Create && !matches!(draft.action, DraftAction::Upsert) || was_complete;
-            let complete = complete.unwrap_or(known) && !draft.partial;
-            (Some(document), if complete { ConfigurationState::Complete } else { ConfigurationState::Partial })
-        };
-        let changes = match &document {
-            Some(document) => diff(before.as_ref().unwrap_or(&empty()), document, sets),
-            None => Vec::new(),
-        };
-        let described = document.as_ref().or(before.as_ref());
-        let arn = told_arn(&draft.asset, held);
-        let applied = Applied {
-            display_name: described.and_then(|document| display_name(&draft.asset, document)),
-            tags: described.map_or_else(empty, |document| tags(&draft.asset, document)),
-            configuration: document.as_ref().map(|document| document.to_string().into()),
-            configuration_state: state,
-            previous_configuration: previous,
-            previous_state,
-            changes,
-            late: false,
-            held: None,
-            document,
-            before,
-            arn,
-            action,
-            name,
-        };
-        self.hold(applied, time, event_id, draft, held, renamed)
-    }
-
-    /// The document after the steps. The second tells whether it is complete by the steps alone: `Some(true)` after a
-    /// whole replacement, `Some(false)` when a step could not be done, `None` when that hangs on what it was before.
-    fn run_steps(
-        &self,
-        sets: &[KeyedSet],
-        steps: Vec<Step>,
-        base: Option<&Value>,
-        before: Option<&Value>,
-    ) -> (Value, Option<bool>) {
-        let lookup = |name: &AssetName| {
-            let held = self.get(name)?;
-            Some(parse_object(held.configuration.as_deref()?))
-        };
-        let mut application = Application {
-            document: base.cloned().unwrap_or_else(empty),
-            complete: true,
-            replaced: false,
-            sets,
-            lookup: &lookup,
-        };
-        for step in steps {
-            application.apply(step);
-        }
-        if let Some(before) = before {
-            application.align_sets(before);
-        }
-        let complete = match (application.complete, application.replaced) {
-            (false, _) => Some(false),
-            (true, true) => Some(true),
-            (true, false) => None,
-        };
-        (application.document, complete)
-    }
-
-    fn hold(
-        &self,
-        mut applied: Applied,
-        time: Time,
-        event_id: &str,
-        draft: &Draft,
-        before: Option<&Held>,
-        renamed: Option<Renamed>,
-    ) -> Applied {
-        let mut aliases = before.map(|held| held.aliases.clone()).unwrap_or_default();
-        let mut id = before.map_or_else(|| draft.asset.id.clone(), |held| held.id.clone());
-        if let Some(renamed) = renamed {
-            id = renamed.id;
-            applied.arn = renamed.arn.or(applied.arn);
-            if renamed.alias != applied.name && !aliases.contains(&renamed.alias) {
-                aliases.push(renamed.alias.clone());
-            }
-            self.aliases.insert(renamed.alias, applied.name.clone());
-        }
-        let recreated = matches!(applied.previous_state, PreviousState::Deleted | PreviousState::Absent);
-        let held = Held {
-            name: applied.name.clone(),
-            id: if recreated { draft.asset.id.clone() } else { id },
-            neutral_type: draft.asset.kind.neutral_type.clone(),
-            provider: draft.asset.kind.provider.to_owned(),
-            provider_type: draft.asset.kind.provider_type.clone(),
-            arn: applied.arn.clone(),
-            arn_is_told: draft.asset.arn_is_told || before.is_some_and(|held| held.arn_is_told),
-            account: draft.asset.account.clone(),
-            region: draft.asset.region.clone(),
-            display_name: applied.display_name.clone(),
-            tags: applied.tags.clone(),
-            configuration: applied.configuration.clone(),
-            state: applied.configuration_state,
-            first_seen: before.filter(|_| !recreated).map_or(time, |held| held.first_seen),
-            changed: time,
-            last_event: event_id.to_owned(),
-            aliases,
-        };
-        let held = Arc::new(held);
-        self.insert(Arc::clone(&held));
-        applied.held = Some(held);
         applied
     }
 
+    /// What another asset holds is looked up once, when the record comes: it may hold something else later. A copy from the
+    /// asset itself stays one: it is of what was held before this change.
+    fn resolve(&self, own: &AssetName, step: Step) -> Step {
+        let Step::Copy { from, from_at, at } = step else { return step };
+        if self.canonical(&from) == *own {
+            return Step::Copy { from, from_at, at };
+        }
+        let copied = self.get(&from).and_then(|held| {
+            let other = parse_object(held.configuration.as_deref()?);
+            from_at.resolve(&other).ok().cloned()
+        });
+        copied.map_or(Step::Touch, |value| Step::Set { at, value })
+    }
+
     fn insert(&self, held: Arc<Held>) {
+        for alias in &held.aliases {
+            if self.aliases.get(alias).is_none_or(|first| *first != held.name) {
+                self.aliases.insert(alias.clone(), held.name.clone());
+            }
+        }
         let (name, size) = (held.name.clone(), held.size());
         if self.assets.insert(name.clone(), held).is_none() {
             self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
@@ -327,6 +214,7 @@ impl Inventory {
             for forgotten in evictor.lock().unwrap_or_else(PoisonError::into_inner).touch(name, size) {
                 self.assets.remove(&forgotten);
                 self.names.lock().unwrap_or_else(PoisonError::into_inner).remove(&forgotten);
+                self.journal.lock().unwrap_or_else(PoisonError::into_inner).forget(&forgotten);
             }
         }
     }
@@ -336,87 +224,8 @@ impl Inventory {
     /// # Errors
     /// When the bytes are not what this version or an older one stores.
     pub fn restore(&self, stored: &[u8]) -> Result<(), RestoreError> {
-        let held = Held::decode(stored)?;
-        for alias in &held.aliases {
-            self.aliases.insert(alias.clone(), held.name.clone());
-        }
-        self.insert(Arc::new(held));
+        self.insert(Arc::new(Held::decode(stored)?));
         Ok(())
-    }
-}
-
-/// The record is from before what is held. Times are exact to the second only, and come in any order within one: what is
-/// not a creation can't have come after a deletion.
-fn is_late(held: &Held, time: Time, action: DraftAction) -> bool {
-    let after_deletion = held.state == ConfigurationState::Deleted && action == DraftAction::Known(Action::Update);
-    held.changed > time || (held.changed == time && after_deletion)
-}
-
-/// What a `rename` step tells.
-/// What was held before, completed by what the record recalls of it.
-fn recall<'s>(held: Option<&Held>, recalled: impl Iterator<Item = &'s Value>) -> (Option<Bytes>, Option<Value>) {
-    let previous = held.and_then(|held| held.configuration.clone());
-    let mut before = previous.as_deref().map(parse_object);
-    let mut added = false;
-    for (key, value) in recalled.filter_map(Value::as_object).flatten() {
-        if let Some(members) = before.get_or_insert_with(empty).as_object_mut()
-            && !members.contains_key(key)
-        {
-            members.insert(key.clone(), value.clone());
-            added = true;
-        }
-    }
-    let previous = if added { before.as_ref().map(|before| before.to_string().into()) } else { previous };
-    (previous, before)
-}
-
-struct Renamed {
-    id: String,
-    alias: AssetName,
-    arn: Option<String>,
-}
-
-/// A record older than what the asset holds leaves it as it is. What was before is not known, only what the record
-/// itself tells.
-fn apply_late(name: AssetName, draft: &mut Draft, held: &Held) -> Applied {
-    let steps = std::mem::take(&mut draft.steps);
-    let action = match draft.action {
-        DraftAction::Known(action) => action,
-        DraftAction::Upsert => Action::Update,
-    };
-    let mut application = Application {
-        document: empty(),
-        complete: true,
-        replaced: false,
-        sets: &draft.asset.kind.sets,
-        lookup: &|_| None,
-    };
-    for step in steps {
-        application.apply(step);
-    }
-    let document = (action != Action::Delete).then_some(application.document);
-    let previous_state =
-        if draft.action == DraftAction::Known(Action::Create) { PreviousState::Absent } else { PreviousState::Unknown };
-    let configuration_state = match &document {
-        Some(_) => ConfigurationState::Partial,
-        None => ConfigurationState::Deleted,
-    };
-    let tags = document.as_ref().map_or_else(empty, |document| tags(&draft.asset, document));
-    Applied {
-        display_name: document.as_ref().and_then(|document| display_name(&draft.asset, document)),
-        changes: document.as_ref().map(|document| diff(&empty(), document, &draft.asset.kind.sets)).unwrap_or_default(),
-        configuration: document.as_ref().map(|document| document.to_string().into()),
-        document,
-        before: None,
-        arn: told_arn(&draft.asset, Some(held)),
-        previous_configuration: None,
-        late: true,
-        held: None,
-        configuration_state,
-        previous_state,
-        tags,
-        action,
-        name,
     }
 }
 
@@ -427,23 +236,6 @@ fn empty() -> Value {
 /// What we stored ourselves is JSON; should it not be, the asset starts over rather than the program stopping.
 fn parse_object(json: &[u8]) -> Value {
     serde_json::from_slice(json).unwrap_or_else(|_| empty())
-}
-
-/// A composed ARN does not know an IAM path: one that a record told stays.
-fn told_arn(asset: &AssetRef, held: Option<&Held>) -> Option<String> {
-    let kept = held.filter(|held| held.arn_is_told && !asset.arn_is_told).and_then(|held| held.arn.clone());
-    kept.or_else(|| asset.arn.clone()).or_else(|| held?.arn.clone())
-}
-
-fn display_name(asset: &AssetRef, document: &Value) -> Option<String> {
-    let declared = asset.kind.display.iter().filter_map(|pointer| pointer.resolve(document).ok());
-    let tagged = asset.kind.tags.resolve(document).ok().and_then(|tags| tags.get("Name"));
-    let texts = declared.chain(tagged).filter_map(Value::as_str);
-    texts.into_iter().find(|text| !text.is_empty()).map(str::to_owned)
-}
-
-fn tags(asset: &AssetRef, document: &Value) -> Value {
-    asset.kind.tags.resolve(document).ok().filter(|tags| tags.is_object()).cloned().unwrap_or_else(empty)
 }
 
 #[cfg(test)]

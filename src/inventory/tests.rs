@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{AssetKind, KeyedSet};
+use crate::model::{AssetKind, AssetRef, DraftAction, KeyedSet};
 
 fn pointer(text: &str) -> PointerBuf {
     PointerBuf::parse(text).unwrap()
@@ -51,7 +51,7 @@ fn draft(id: &str, action: DraftAction, steps: Vec<Step>) -> Draft {
 }
 
 fn apply(inventory: &Inventory, time: Time, event_id: &str, draft: &Draft) -> Applied {
-    inventory.apply(time, event_id, &mut draft.clone())
+    inventory.apply(time, event_id, &mut draft.clone(), &|_, _| Vec::new())
 }
 
 const CREATE: DraftAction = DraftAction::Known(Action::Create);
@@ -147,14 +147,109 @@ fn what_could_not_be_done_makes_a_configuration_partial_until_it_is_replaced() {
 }
 
 #[test]
-fn an_older_record_leaves_the_asset_as_it_is() {
+fn a_late_record_is_applied_in_its_place() {
     let inventory = Inventory::new();
-    apply(&inventory, at(10), "e1:0", &draft("sg-1", CREATE, vec![Step::Replace(json!({ "groupName": "web" }))]));
+    let web = json!({ "groupName": "web" });
+    apply(&inventory, at(1), "e1:0", &draft("sg-1", CREATE, vec![Step::Replace(web.clone())]));
+    apply(&inventory, at(9), "e9:0", &draft("sg-1", UPDATE, vec![add(443)]));
+    let late = apply(&inventory, at(5), "e5:0", &draft("sg-1", UPDATE, vec![add(22)]));
+    assert!(late.late);
+    assert_eq!((late.previous_state, late.configuration_state), (PreviousState::Present, ConfigurationState::Complete));
+    assert_eq!(json_of(late.previous_configuration.as_ref()), web);
+    assert_eq!(json_of(late.configuration.as_ref()), json!({ "groupName": "web", "rules": [rule(22)] }));
+    let held = inventory.get(&name("sg-1")).unwrap();
+    assert_eq!(json_of(held.configuration.as_ref()), json!({ "groupName": "web", "rules": [rule(22), rule(443)] }));
+    assert_eq!((held.changed, held.last_event.as_str()), (at(9), "e9:0"));
+    assert_eq!(late.held.unwrap().encode(), held.encode(), "the log stores the state after all");
+}
+
+#[test]
+fn a_creation_that_comes_after_its_updates_completes_them() {
+    let inventory = Inventory::new();
+    let update = apply(&inventory, at(5), "e5:0", &draft("sg-1", UPDATE, vec![add(22)]));
+    assert_eq!(update.previous_state, PreviousState::Unknown);
+    // Also one of the same second: nothing is updated before it exists.
+    for seconds in [4, 5] {
+        let inventory = Inventory::new();
+        apply(&inventory, at(5), "e5:0", &draft("sg-1", UPDATE, vec![add(22)]));
+        let create = draft("sg-1", CREATE, vec![Step::Replace(json!({ "groupName": "web" }))]);
+        let created = apply(&inventory, at(seconds), "e4:0", &create);
+        assert_eq!((created.late, created.previous_state), (true, PreviousState::Absent));
+        let held = inventory.get(&name("sg-1")).unwrap();
+        assert_eq!(json_of(held.configuration.as_ref()), json!({ "groupName": "web", "rules": [rule(22)] }));
+        assert_eq!((held.state, held.first_seen), (ConfigurationState::Complete, at(seconds)));
+    }
+}
+
+#[test]
+fn a_record_whose_place_is_no_longer_known_leaves_the_asset_as_it_is() {
+    let before = Inventory::new();
+    let web = json!({ "groupName": "web" });
+    let created = apply(&before, at(10), "e1:0", &draft("sg-1", CREATE, vec![Step::Replace(web.clone())]));
+    // After a restart there is what was held, and no longer how it came to be.
+    let inventory = Inventory::new();
+    inventory.restore(&created.held.unwrap().encode()).unwrap();
     let late = apply(&inventory, at(5), "e0:0", &draft("sg-1", UPDATE, vec![add(22)]));
     assert!(late.late && late.held.is_none());
     assert_eq!((late.previous_state, late.configuration_state), (PreviousState::Unknown, ConfigurationState::Partial));
     let held = inventory.get(&name("sg-1")).unwrap();
-    assert_eq!((json_of(held.configuration.as_ref()), held.changed), (json!({ "groupName": "web" }), at(10)));
+    assert_eq!((json_of(held.configuration.as_ref()), held.changed), (web, at(10)));
+}
+
+/// What the log would tell of a history: every event, and the draft that its record gives again.
+fn past_of(history: &[(Time, String, Draft)]) -> Vec<PastChange> {
+    let inventory = Inventory::new();
+    let change = |(time, event_id, draft): &(Time, String, Draft)| {
+        let applied = apply(&inventory, *time, event_id, draft);
+        PastChange {
+            time: *time,
+            event_id: event_id.clone(),
+            draft: Some(draft.clone()),
+            previous_state: applied.previous_state,
+            previous_configuration: applied.previous_configuration,
+            configuration: applied.configuration,
+            configuration_state: applied.configuration_state,
+        }
+    };
+    history.iter().map(change).collect()
+}
+
+/// The inventory after a restart: what was held in the end, and no longer how it came to be.
+fn restored(history: &[(Time, String, Draft)]) -> Inventory {
+    let (before, inventory) = (Inventory::new(), Inventory::new());
+    for (time, event_id, draft) in history {
+        let held = apply(&before, *time, event_id, draft).held.unwrap();
+        inventory.restore(&held.encode()).unwrap();
+    }
+    inventory
+}
+
+#[test]
+fn after_a_restart_the_log_tells_where_a_late_record_belongs() {
+    let web = json!({ "groupName": "web" });
+    let history = [
+        (at(1), "e1:0".to_owned(), draft("sg-1", CREATE, vec![Step::Replace(web.clone())])),
+        (at(9), "e9:0".to_owned(), draft("sg-1", UPDATE, vec![add(443)])),
+    ];
+    let past = past_of(&history);
+    let inventory = restored(&history);
+    let mut late = draft("sg-1", UPDATE, vec![add(22)]);
+    let applied = inventory.apply(at(5), "e5:0", &mut late, &|_, _| past.clone());
+    assert_eq!(json_of(applied.previous_configuration.as_ref()), web);
+    let held = inventory.get(&name("sg-1")).unwrap();
+    assert_eq!(json_of(held.configuration.as_ref()), json!({ "groupName": "web", "rules": [rule(22), rule(443)] }));
+    assert_eq!(held.state, ConfigurationState::Complete);
+
+    // What does not lead to what is held is not built on: a rule may have changed since.
+    let inventory = restored(&history);
+    let mut other = past.clone();
+    other[1].draft = Some(draft("sg-1", UPDATE, vec![add(80)]));
+    for past in [other, past[..1].to_vec()] {
+        let applied = inventory.apply(at(5), "e5:0", &mut draft("sg-1", UPDATE, vec![add(22)]), &|_, _| past.clone());
+        assert!(applied.held.is_none() && applied.previous_state == PreviousState::Unknown);
+        let held = inventory.get(&name("sg-1")).unwrap();
+        assert_eq!(json_of(held.configuration.as_ref()), json!({ "groupName": "web", "rules": [rule(443)] }));
+    }
 }
 
 #[test]
@@ -167,6 +262,44 @@ fn an_update_of_the_second_of_the_deletion_does_not_bring_an_asset_back() {
     assert_eq!(inventory.get(&name("sg-1")).unwrap().state, ConfigurationState::Deleted);
     let again = apply(&inventory, at(2), "e4:0", &draft("sg-1", CREATE, Vec::new()));
     assert!(!again.late && again.previous_state == PreviousState::Deleted);
+}
+
+#[test]
+fn within_one_second_an_asset_is_replaced_or_comes_and_goes() {
+    let end = |lived: bool, actions: &[DraftAction]| {
+        let inventory = Inventory::new();
+        if lived {
+            apply(&inventory, at(1), "e1:0", &draft("sg-1", CREATE, Vec::new()));
+        }
+        for action in actions {
+            apply(&inventory, at(2), "e2:0", &draft("sg-1", *action, Vec::new()));
+        }
+        inventory.get(&name("sg-1")).unwrap().state
+    };
+    for actions in
+        [[CREATE, UPDATE, DELETE], [DELETE, UPDATE, CREATE], [UPDATE, CREATE, DELETE], [DELETE, CREATE, UPDATE]]
+    {
+        assert_eq!(end(false, &actions), ConfigurationState::Deleted, "{actions:?}");
+        assert_ne!(end(true, &actions), ConfigurationState::Deleted, "{actions:?}");
+    }
+}
+
+#[test]
+fn a_copy_is_of_what_the_other_asset_held_when_the_record_came() {
+    let inventory = Inventory::new();
+    let source = |groups| draft("source", UPDATE, vec![Step::Set { at: pointer("/groupName"), value: json!(groups) }]);
+    apply(&inventory, at(1), "e1:0", &source("first"));
+    let copy = Step::Copy { from: name("source"), from_at: PointerBuf::root(), at: PointerBuf::root() };
+    apply(&inventory, at(2), "e2:0", &draft("copy", CREATE, vec![copy]));
+    apply(&inventory, at(3), "e3:0", &source("second"));
+    apply(&inventory, at(4), "e4:0", &draft("copy", UPDATE, vec![add(22)]));
+    let late = Step::Set { at: pointer("/note"), value: json!("late") };
+    apply(&inventory, at(3), "e3:1", &draft("copy", UPDATE, vec![late]));
+    let held = inventory.get(&name("copy")).unwrap();
+    assert_eq!(
+        json_of(held.configuration.as_ref()),
+        json!({ "groupName": "first", "note": "late", "rules": [rule(22)] })
+    );
 }
 
 #[test]
@@ -263,6 +396,17 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What happens to an asset.
+fn change() -> impl Strategy<Value = (DraftAction, Vec<Step>)> {
+    let steps = || prop::collection::vec(step(), 0..3);
+    prop_oneof![
+        1 => steps().prop_map(|steps| (CREATE, steps)),
+        4 => steps().prop_map(|steps| (UPDATE, steps)),
+        1 => steps().prop_map(|steps| (DraftAction::Upsert, steps)),
+        1 => Just((DELETE, Vec::new())),
+    ]
+}
+
 /// Applies a change as RFC 6902 says.
 fn redo(document: &mut Value, change: &Change) {
     match change.op {
@@ -326,6 +470,72 @@ proptest! {
             undo(&mut document, change);
         }
         prop_assert_eq!(document, old);
+    }
+
+    /// In whatever order the records of a history come, what is held in the end is what it would be had they come in
+    /// order; and each event has the configuration before and after as of its own time, as far as it was told by then.
+    #[test]
+    fn the_order_of_arrival_does_not_matter(
+        history in prop::collection::vec((0_usize..3, change()), 1..24),
+        places in prop::collection::vec(any::<prop::sample::Index>(), 24),
+    ) {
+        let records: Vec<_> = history.iter().zip(0_i64..).map(|((asset, (action, steps)), n)| {
+            (at(10 * n), format!("e{n}:0"), draft(&format!("sg-{asset}"), *action, steps.clone()))
+        }).collect();
+        let in_order = Inventory::new();
+        for (time, event_id, draft) in &records {
+            apply(&in_order, *time, event_id, draft);
+        }
+        let mut shuffled: Vec<usize> = Vec::new();
+        for (record, place) in (0..records.len()).zip(&places) {
+            shuffled.insert(place.index(shuffled.len() + 1), record);
+        }
+        let inventory = Inventory::new();
+        let mut arrived: Vec<usize> = Vec::new();
+        for record in shuffled {
+            let (time, event_id, draft) = &records[record];
+            let applied = apply(&inventory, *time, event_id, draft);
+            arrived.push(record);
+            arrived.sort_unstable();
+            // The same, had only these records been told, in order.
+            let told_so_far = Inventory::new();
+            let mut expected = None;
+            for earlier in arrived.iter().take_while(|earlier| **earlier <= record) {
+                let (time, event_id, draft) = &records[*earlier];
+                expected = Some(apply(&told_so_far, *time, event_id, draft));
+            }
+            let told = |applied: &Applied| {
+                (applied.action, applied.previous_state, applied.previous_configuration.clone(),
+                 applied.configuration_state, applied.configuration.clone(), json!(applied.changes))
+            };
+            prop_assert_eq!(Some(told(&applied)), expected.as_ref().map(told));
+        }
+        for asset in 0..3 {
+            let name = name(&format!("sg-{asset}"));
+            let held = |inventory: &Inventory| inventory.get(&name).map(|held| held.encode());
+            prop_assert_eq!(held(&inventory), held(&in_order));
+        }
+    }
+
+    /// The same when the program is restarted somewhere in between, as the log tells what came before.
+    #[test]
+    fn nor_does_a_restart(
+        history in prop::collection::vec(change(), 2..12),
+        late in any::<prop::sample::Index>(),
+    ) {
+        let mut records: Vec<_> = history.iter().zip(0_i64..).map(|((action, steps), n)| {
+            (at(10 * n), format!("e{n}:0"), draft("sg-1", *action, steps.clone()))
+        }).collect();
+        let in_order = restored(&records);
+        let (time, event_id, mut late) = records.remove(late.index(records.len()));
+        let past = past_of(&records);
+        let inventory = restored(&records);
+        inventory.apply(time, &event_id, &mut late, &|_, _| past.clone());
+        let held = |inventory: &Inventory| {
+            let held = inventory.get(&name("sg-1")).unwrap();
+            (held.configuration.clone(), held.state, held.changed, held.last_event.clone(), held.tags.clone())
+        };
+        prop_assert_eq!(held(&inventory), held(&in_order));
     }
 
     /// A difference is empty exactly when nothing differs.

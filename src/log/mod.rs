@@ -63,6 +63,16 @@ pub struct Block {
     pub lines: Bytes,
 }
 
+impl Block {
+    /// The event at a position, as JSON, if it is in this block.
+    #[must_use]
+    pub fn event(&self, seq: Seq) -> Option<Bytes> {
+        let index = usize::try_from(seq.0.checked_sub(self.first.0)?).ok()?;
+        let line = self.lines.split(|byte| *byte == b'\n').nth(index).filter(|line| !line.is_empty())?;
+        Some(self.lines.slice_ref(line))
+    }
+}
+
 /// A record in quarantine.
 #[derive(Clone, Debug)]
 pub struct Quarantined {

@@ -10,8 +10,8 @@ use super::AssetName;
 /// Attribution of a change, as it stands in the event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Attribution {
-    /// `console`, `cli`, `powershell`, `sdk`, `terraform`, `pulumi`, `cdk`, `cloudformation`, `ci`,
-    /// `ide`, `service`, `other`.
+    /// `console`, `cli`, `powershell`, `sdk`, `terraform`, `pulumi`, `cdk`, `cloudformation`, `ci`, `ide`, `service`,
+    /// `api` (a program under a name of its own), `other`.
     pub method: Arc<str>,
     /// The evidence, for a person.
     pub method_reason: String,

@@ -19,6 +19,8 @@ struct MethodRule {
     method: Arc<str>,
     confidence: Confidence,
     tool: Option<ToolRule>,
+    /// The evidence in words, where the condition's own would say little.
+    reason: Option<String>,
     any: Vec<Condition>,
     unless: Option<Condition>,
 }
@@ -120,6 +122,7 @@ impl MethodRules {
             }
             if let Some(reason) = rule.any.iter().find_map(|condition| condition.evidence(seen)) {
                 let tool = rule.tool.as_ref().and_then(|tool| tool.tool(seen));
+                let reason = rule.reason.clone().unwrap_or(reason);
                 return (Arc::clone(&rule.method), reason, rule.confidence, tool);
             }
         }

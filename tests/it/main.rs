@@ -20,6 +20,7 @@ mod demo;
 mod event_hubs;
 mod fixtures;
 mod hostile;
+mod late;
 mod lookup_events;
 mod schema;
 mod stop;

@@ -224,7 +224,8 @@ mod tests {
             (agent("[S3Console/0.4, aws-internal/3]"), "console", None, None),
             (agent("Mozilla/5.0 (X11; Linux)"), "console", None, None),
             (agent("console.ec2.amazonaws.com"), "console", None, None),
-            (agent("something/1.0"), "other", None, None),
+            (agent("something/1.0"), "api", None, None),
+            (agent("-"), "other", None, None),
             (
                 json!({ "userIdentity": { "type": "AWSService", "invokedBy": "delivery.logs.amazonaws.com" } }),
                 "service",

@@ -1,0 +1,203 @@
+//! One change of one asset: what was held, what a record tells, what is held then.
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::apply::Application;
+use super::diff::diff;
+use super::stored::Held;
+use super::{Applied, ConfigurationState, PreviousState, empty, parse_object};
+use crate::model::{Action, AssetName, AssetRef, Draft, DraftAction, KeyedSet, Step, Time};
+
+/// What a record tells of an asset.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    pub(super) time: Time,
+    pub(super) event_id: String,
+    pub(super) action: DraftAction,
+    pub(super) asset: AssetRef,
+    /// None of them a copy from another asset; one from itself is of what was held before.
+    pub(super) steps: Vec<Step>,
+    pub(super) partial: bool,
+}
+
+impl Told {
+    /// What a draft tells. None of its steps may be a copy from another asset.
+    pub(super) fn of(time: Time, event_id: String, draft: Draft) -> Self {
+        let Draft { action, asset, steps, partial, .. } = draft;
+        Self { time, event_id, action, asset, steps, partial }
+    }
+}
+
+/// The change, and what is held after it.
+pub(super) fn advance(name: &AssetName, held: Option<&Held>, told: &Told) -> (Applied, Held) {
+    let alive = held.filter(|held| held.is_alive());
+    let action = match told.action {
+        DraftAction::Known(action) => action,
+        DraftAction::Upsert if alive.is_some() => Action::Update,
+        DraftAction::Upsert => Action::Create,
+    };
+    let previous_state = match held {
+        Some(held) if !held.is_alive() => PreviousState::Deleted,
+        Some(_) => PreviousState::Present,
+        None if told.action == DraftAction::Known(Action::Create) => PreviousState::Absent,
+        None => PreviousState::Unknown,
+    };
+    let (previous, before) = recall(alive, told);
+    let (document, configuration_state) = after(action, alive, before.as_ref(), told);
+    let changes = match &document {
+        Some(document) => diff(before.as_ref().unwrap_or(&empty()), document, &told.asset.kind.sets),
+        None => Vec::new(),
+    };
+    let (display_name, tags) = describe(&told.asset, document.as_ref().or(before.as_ref()));
+    let applied = Applied {
+        name: name.clone(),
+        action,
+        arn: told_arn(&told.asset, held),
+        display_name,
+        tags,
+        configuration: document.as_ref().map(|document| document.to_string().into()),
+        configuration_state,
+        previous_configuration: previous,
+        previous_state,
+        changes,
+        late: false,
+        held: None,
+        document,
+        before,
+    };
+    keep(applied, held, told)
+}
+
+/// A record whose place among the changes of its asset is no longer known. What was before is not known either, only
+/// what the record itself tells.
+pub(super) fn out_of_place(name: &AssetName, held: &Held, told: &Told) -> Applied {
+    let (mut applied, _) = advance(name, None, told);
+    let created = told.action == DraftAction::Known(Action::Create);
+    applied.late = true;
+    applied.before = None;
+    applied.arn = told_arn(&told.asset, Some(held));
+    if told.action == DraftAction::Upsert {
+        applied.action = Action::Update;
+    }
+    applied.previous_state = if created { PreviousState::Absent } else { PreviousState::Unknown };
+    if applied.configuration_state == ConfigurationState::Complete {
+        applied.configuration_state = ConfigurationState::Partial;
+    }
+    applied
+}
+
+/// What was held before, completed by what the record recalls of it.
+fn recall(alive: Option<&Held>, told: &Told) -> (Option<Bytes>, Option<Value>) {
+    let previous = alive.and_then(|held| held.configuration.clone());
+    let mut before = previous.as_deref().map(parse_object);
+    let mut added = false;
+    let recalled =
+        told.steps.iter().filter_map(|step| if let Step::Recall(value) = step { value.as_object() } else { None });
+    for (key, value) in recalled.flatten() {
+        if let Some(members) = before.get_or_insert_with(empty).as_object_mut()
+            && !members.contains_key(key)
+        {
+            members.insert(key.clone(), value.clone());
+            added = true;
+        }
+    }
+    let previous = if added { before.as_ref().map(|before| before.to_string().into()) } else { previous };
+    (previous, before)
+}
+
+/// The configuration after a change, and how much of it is known.
+fn after(
+    action: Action,
+    alive: Option<&Held>,
+    before: Option<&Value>,
+    told: &Told,
+) -> (Option<Value>, ConfigurationState) {
+    if action == Action::Delete {
+        return (None, ConfigurationState::Deleted);
+    }
+    let base = if action == Action::Create { None } else { before };
+    let (document, complete) = run_steps(&told.asset.kind.sets, &told.steps, base, before);
+    let was_complete = alive.is_some_and(|held| held.state == ConfigurationState::Complete);
+    let created = told.action == DraftAction::Known(Action::Create);
+    let complete = complete.unwrap_or(created || was_complete) && !told.partial;
+    (Some(document), if complete { ConfigurationState::Complete } else { ConfigurationState::Partial })
+}
+
+/// The document after the steps. The second tells whether it is complete by the steps alone: `Some(true)` after a
+/// whole replacement, `Some(false)` when a step could not be done, `None` when that hangs on what it was before.
+fn run_steps(sets: &[KeyedSet], steps: &[Step], base: Option<&Value>, before: Option<&Value>) -> (Value, Option<bool>) {
+    let document = base.cloned().unwrap_or_else(empty);
+    let mut application = Application { document, complete: true, replaced: false, sets };
+    for step in steps {
+        application.apply(match step {
+            Step::Copy { from_at, at, .. } => match before.and_then(|before| from_at.resolve(before).ok()) {
+                Some(value) => Step::Set { at: at.clone(), value: value.clone() },
+                None => Step::Touch,
+            },
+            step => step.clone(),
+        });
+    }
+    if let Some(before) = before {
+        application.align_sets(before);
+    }
+    let complete = match (application.complete, application.replaced) {
+        (false, _) => Some(false),
+        (true, true) => Some(true),
+        (true, false) => None,
+    };
+    (application.document, complete)
+}
+
+/// What is held after a change.
+fn keep(mut applied: Applied, before: Option<&Held>, told: &Told) -> (Applied, Held) {
+    let mut aliases = before.map(|held| held.aliases.clone()).unwrap_or_default();
+    let recreated = matches!(applied.previous_state, PreviousState::Deleted | PreviousState::Absent);
+    let kept = before.filter(|_| !recreated);
+    let mut id = kept.map_or_else(|| told.asset.id.clone(), |held| held.id.clone());
+    for step in &told.steps {
+        let Step::Rename { id: new_id, alias, arn } = step else { continue };
+        id.clone_from(new_id);
+        applied.arn = arn.clone().or(applied.arn);
+        if *alias != applied.name && !aliases.contains(alias) {
+            aliases.push(alias.clone());
+        }
+    }
+    let asset = &told.asset;
+    let held = Held {
+        name: applied.name.clone(),
+        id,
+        neutral_type: asset.kind.neutral_type.clone(),
+        provider: asset.kind.provider.to_owned(),
+        provider_type: asset.kind.provider_type.clone(),
+        arn: applied.arn.clone(),
+        arn_is_told: asset.arn_is_told || before.is_some_and(|held| held.arn_is_told),
+        account: asset.account.clone(),
+        region: asset.region.clone(),
+        display_name: applied.display_name.clone(),
+        tags: applied.tags.clone(),
+        configuration: applied.configuration.clone(),
+        state: applied.configuration_state,
+        first_seen: kept.map_or(told.time, |held| held.first_seen),
+        changed: told.time,
+        last_event: told.event_id.clone(),
+        aliases,
+    };
+    (applied, held)
+}
+
+/// A composed ARN does not know an IAM path: one that a record told stays.
+fn told_arn(asset: &AssetRef, held: Option<&Held>) -> Option<String> {
+    let kept = held.filter(|held| held.arn_is_told && !asset.arn_is_told).and_then(|held| held.arn.clone());
+    kept.or_else(|| asset.arn.clone()).or_else(|| held?.arn.clone())
+}
+
+/// The name that people know, and the tags.
+pub(super) fn describe(asset: &AssetRef, document: Option<&Value>) -> (Option<String>, Value) {
+    let Some(document) = document else { return (None, empty()) };
+    let tags = asset.kind.tags.resolve(document).ok().filter(|tags| tags.is_object());
+    let declared = asset.kind.display.iter().filter_map(|pointer| pointer.resolve(document).ok());
+    let named = tags.and_then(|tags| tags.get("Name"));
+    let display_name = declared.chain(named).filter_map(Value::as_str).find(|text| !text.is_empty());
+    (display_name.map(str::to_owned), tags.cloned().unwrap_or_else(empty))
+}

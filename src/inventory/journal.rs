@@ -1,0 +1,223 @@
+//! The latest changes of each asset, one by one, so that a record that comes late can be put in its place.
+//!
+//! Trails deliver in no order: CloudTrail's files, and the records in each, come as they come. The journal keeps what
+//! was told lately, bounded by bytes; the oldest goes first.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::advance::{Told, advance, out_of_place};
+use super::past::Past;
+use super::stored::Held;
+use super::{Applied, ConfigurationState};
+use crate::model::{Action, AssetName, DraftAction, Step};
+
+/// What is told in about a quarter of an hour, the time within which CloudTrail delivers, at ten changes a second.
+const MAX_BYTES: usize = 64 << 20;
+/// Changes kept of one asset.
+const MAX_OF_ONE: usize = 64;
+
+/// The latest changes of every asset.
+#[derive(Debug)]
+pub(super) struct Journal {
+    recent: HashMap<AssetName, Recent>,
+    /// One name per change, in the order in which they came.
+    order: VecDeque<AssetName>,
+    bytes: usize,
+    max_bytes: usize,
+}
+
+/// The latest changes of one asset, in the order of their times.
+#[derive(Debug)]
+pub(super) struct Recent {
+    /// What was held before the first of them.
+    pub(super) base: Option<Arc<Held>>,
+    pub(super) changes: VecDeque<Entry>,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) told: Told,
+    pub(super) after: Arc<Held>,
+    pub(super) bytes: usize,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self::with_limit(MAX_BYTES)
+    }
+}
+
+impl Journal {
+    pub(super) fn with_limit(max_bytes: usize) -> Self {
+        Self { recent: HashMap::new(), order: VecDeque::new(), bytes: 0, max_bytes }
+    }
+
+    /// Applies what a record tells in its place among the changes of its asset, and the later ones over it.
+    pub(super) fn apply(&mut self, name: &AssetName, held: Option<&Arc<Held>>, told: Told, past: Past<'_>) -> Applied {
+        let fresh = || Recent { base: held.cloned(), changes: VecDeque::new() };
+        let recent = self.recent.entry(name.clone()).or_insert_with(fresh);
+        let (count, bytes) = (recent.changes.len(), recent.bytes());
+        if recent.is_before_first(&told) {
+            recent.reach_back(name, told.time, past(name, told.time));
+        }
+        let applied = match held.filter(|_| recent.is_before_first(&told)) {
+            Some(held) => out_of_place(name, held, &told),
+            None => recent.insert(name, told),
+        };
+        while recent.changes.len() > MAX_OF_ONE {
+            recent.drop_oldest();
+        }
+        self.bytes = self.bytes - bytes + recent.bytes();
+        let came = recent.changes.len().saturating_sub(count);
+        if recent.changes.is_empty() {
+            self.recent.remove(name);
+        }
+        self.order.extend(std::iter::repeat_n(name, came).cloned());
+        self.shrink();
+        applied
+    }
+
+    /// Forgets an asset.
+    pub(super) fn forget(&mut self, name: &AssetName) {
+        if let Some(recent) = self.recent.remove(name) {
+            self.bytes -= recent.bytes();
+        }
+    }
+
+    fn shrink(&mut self) {
+        while self.bytes > self.max_bytes || self.order.len() > self.max_bytes / SMALLEST {
+            let Some(name) = self.order.pop_front() else { return };
+            let Some(recent) = self.recent.get_mut(&name) else { continue };
+            self.bytes -= recent.drop_oldest();
+            if recent.changes.is_empty() {
+                self.recent.remove(&name);
+            }
+        }
+    }
+}
+
+impl Recent {
+    /// Where a change belongs: after all that are older. Times are exact to the second only, and within one a creation
+    /// comes before the updates, a deletion after them; of an asset that lived before that second, a deletion comes
+    /// before a creation.
+    fn place(&self, told: &Told) -> usize {
+        let mut place = self.changes.partition_point(|entry| entry.told.time <= told.time);
+        let first = self.changes.partition_point(|entry| entry.told.time < told.time);
+        let lived = self.before(first).is_some_and(|held| held.is_alive());
+        let recreated = self.changes.range(first..place).any(|entry| entry.told.action == CREATE);
+        while place > first
+            && let Some(entry) = self.changes.get(place - 1)
+            && goes_before(told.action, entry.told.action, lived, recreated)
+        {
+            place -= 1;
+        }
+        place
+    }
+
+    /// Whether a change belongs before all that are held, and even before what was held then.
+    fn is_before_first(&self, told: &Told) -> bool {
+        self.place(told) == 0 && self.base.as_ref().is_some_and(|base| is_before(told, base))
+    }
+
+    fn bytes(&self) -> usize {
+        self.changes.iter().map(|entry| entry.bytes).sum()
+    }
+
+    fn before(&self, place: usize) -> Option<&Arc<Held>> {
+        match place.checked_sub(1) {
+            Some(previous) => self.changes.get(previous).map(|entry| &entry.after),
+            None => self.base.as_ref(),
+        }
+    }
+
+    fn insert(&mut self, name: &AssetName, told: Told) -> Applied {
+        let place = self.place(&told);
+        let (mut applied, held) = advance(name, self.before(place).map(Arc::as_ref), &told);
+        applied.late = place < self.changes.len();
+        if applied.late {
+            applied.before = None;
+        }
+        let mut held = Arc::new(held);
+        let bytes = told.bytes() + held.size();
+        self.changes.insert(place, Entry { told, after: Arc::clone(&held), bytes });
+        for later in self.changes.range_mut(place + 1..) {
+            let (_, after) = advance(name, Some(&held), &later.told);
+            held = Arc::new(after);
+            later.after = Arc::clone(&held);
+        }
+        applied.held = Some(held);
+        applied
+    }
+
+    /// Gives the bytes that this frees.
+    fn drop_oldest(&mut self) -> usize {
+        let Some(oldest) = self.changes.pop_front() else { return 0 };
+        self.base = Some(oldest.after);
+        oldest.bytes
+    }
+}
+
+const CREATE: DraftAction = DraftAction::Known(Action::Create);
+const UPDATE: DraftAction = DraftAction::Known(Action::Update);
+const DELETE: DraftAction = DraftAction::Known(Action::Delete);
+
+/// Whether a change belongs before another of the same second.
+fn goes_before(action: DraftAction, other: DraftAction, lived: bool, recreated: bool) -> bool {
+    match (action, other) {
+        (UPDATE, DELETE) => true,
+        (CREATE, UPDATE | DELETE) => !lived,
+        (DELETE, CREATE) => lived,
+        (DELETE, UPDATE) => lived && recreated,
+        _ => false,
+    }
+}
+
+/// Whether a change is from before what is held, by the same rules.
+fn is_before(told: &Told, held: &Held) -> bool {
+    held.changed > told.time || (held.changed == told.time && !held.is_alive() && told.action == UPDATE)
+}
+
+impl Held {
+    /// It exists, as far as is known.
+    pub(super) fn is_alive(&self) -> bool {
+        self.state != ConfigurationState::Deleted
+    }
+}
+
+/// What the shortest change takes.
+const SMALLEST: usize = 400;
+
+impl Told {
+    /// Bytes in memory, about.
+    pub(super) fn bytes(&self) -> usize {
+        SMALLEST + self.steps.iter().map(step_bytes).sum::<usize>()
+    }
+}
+
+fn step_bytes(step: &Step) -> usize {
+    let values = match step {
+        Step::Replace(value) | Step::Set { value, .. } | Step::Merge { patch: value, .. } => value_bytes(value),
+        Step::Add { elements, .. } | Step::Remove { elements, .. } | Step::MergeElements { elements, .. } => {
+            elements.iter().map(value_bytes).sum()
+        }
+        Step::Recall(value) => value_bytes(value),
+        Step::RemoveMembers { keys, .. } => keys.iter().map(String::len).sum(),
+        Step::Unset { .. } | Step::Rename { .. } | Step::Copy { .. } | Step::Touch => 0,
+    };
+    100 + values
+}
+
+fn value_bytes(value: &Value) -> usize {
+    const ONE: usize = size_of::<Value>();
+    match value {
+        Value::String(text) => ONE + text.len(),
+        Value::Array(elements) => ONE + elements.iter().map(value_bytes).sum::<usize>(),
+        Value::Object(members) => {
+            ONE + members.iter().map(|(key, value)| 2 * ONE + key.len() + value_bytes(value)).sum::<usize>()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => ONE,
+    }
+}

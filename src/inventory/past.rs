@@ -1,0 +1,111 @@
+//! Changes of an asset that the journal no longer holds, as the log tells them: so that a record may come late by any
+//! time, and after a restart.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::advance::{Told, advance, describe};
+use super::journal::{Entry, Recent};
+use super::stored::Held;
+use super::{ConfigurationState, PreviousState};
+use crate::model::{AssetName, Draft, Time};
+
+/// An event of the log, and the draft that its record gives again.
+#[derive(Clone, Debug)]
+pub struct PastChange {
+    /// The provider's event time.
+    pub time: Time,
+    /// The event's id.
+    pub event_id: String,
+    /// What its record tells; `None` where that can't be had again.
+    pub draft: Option<Draft>,
+    /// What was known before.
+    pub previous_state: PreviousState,
+    /// The configuration before.
+    pub previous_configuration: Option<Bytes>,
+    /// The configuration after.
+    pub configuration: Option<Bytes>,
+    /// How much of it is known.
+    pub configuration_state: ConfigurationState,
+}
+
+/// Gives the events of an asset in the log, in any order: back to the newest that is not after the moment, if it can.
+pub type Past<'a> = &'a dyn Fn(&AssetName, Time) -> Vec<PastChange>;
+
+impl Recent {
+    /// Takes changes from before the first one that is held, so that one told at `time` has its place. Does nothing
+    /// where what the log tells does not lead to what is held: rules may have changed since.
+    pub(super) fn reach_back(&mut self, name: &AssetName, time: Time, mut past: Vec<PastChange>) {
+        let Some(base) = self.base.clone() else { return };
+        past.sort_by_key(|change| change.time);
+        let Some(newest) = past.iter().position(|change| change.event_id == base.last_event) else { return };
+        past.truncate(newest + 1);
+        let later = past.partition_point(|change| change.time <= time);
+        let mut after = past.split_off(later);
+        let Some(drafts) = after.iter_mut().map(|change| change.draft.take()).collect::<Option<Vec<_>>>() else {
+            return;
+        };
+        let Some(first) = drafts.first().zip(after.first()) else { return };
+        let start = match past.last() {
+            Some(anchor) => Some(state(
+                &base,
+                first.0,
+                anchor.time,
+                &anchor.event_id,
+                anchor.configuration.as_ref(),
+                anchor.configuration_state,
+            )),
+            None => before_first(&base, first.0, first.1),
+        };
+        let (mut held, mut entries) = (start.clone(), VecDeque::new());
+        for (draft, change) in drafts.into_iter().zip(after) {
+            let told = Told::of(change.time, change.event_id, draft);
+            let (_, next) = advance(name, held.as_deref(), &told);
+            held = Some(Arc::new(next));
+            entries.extend(held.clone().map(|after| Entry { bytes: told.bytes() + after.size(), told, after }));
+        }
+        let leads_there =
+            held.is_some_and(|held| (&held.configuration, held.state) == (&base.configuration, base.state));
+        if leads_there {
+            entries.append(&mut self.changes);
+            self.changes = entries;
+            self.base = start;
+        }
+    }
+}
+
+/// What was held before the first event of the asset that the log still has.
+fn before_first(base: &Held, draft: &Draft, first: &PastChange) -> Option<Arc<Held>> {
+    let before = |configuration, known| {
+        // Before anything that is told: any time at which a record could be late is after it.
+        Some(state(base, draft, Time::from_millis(i64::MIN), "", configuration, known))
+    };
+    match first.previous_state {
+        PreviousState::Absent | PreviousState::Unknown => None,
+        PreviousState::Deleted => before(None, ConfigurationState::Deleted),
+        PreviousState::Present => before(first.previous_configuration.as_ref(), ConfigurationState::Partial),
+    }
+}
+
+/// The asset as an event left it. What events do not tell (names, first sight) is as it is now.
+fn state(
+    base: &Held,
+    draft: &Draft,
+    changed: Time,
+    event_id: &str,
+    configuration: Option<&Bytes>,
+    state: ConfigurationState,
+) -> Arc<Held> {
+    let (display_name, tags) = describe(&draft.asset, configuration.map(|json| super::parse_object(json)).as_ref());
+    Arc::new(Held {
+        configuration: configuration.cloned(),
+        state,
+        changed,
+        last_event: event_id.to_owned(),
+        display_name,
+        tags,
+        ..base.clone()
+    })
+}

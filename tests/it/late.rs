@@ -1,0 +1,60 @@
+//! Records that come late, as trails deliver them: applied in their place, also after a kill.
+
+use serde_json::{Value, json};
+
+use crate::support::server::{Server, folder};
+use crate::support::trail::{add, create_group};
+
+const GROUP: &str = "asset://aws/123456789012/eu-west-1/ec2/security-group/sg-web";
+
+/// A rule of the group's, opened at a second.
+fn opened(port: u16, second: u32) -> Value {
+    let mut record = create_group("web");
+    let members = json!({
+        "eventID": format!("open-{port}"), "eventTime": format!("2026-02-03T04:05:{second:02}Z"),
+        "eventName": "AuthorizeSecurityGroupIngress", "requestParameters": { "groupId": "sg-web" },
+        "responseElements": { "_return": true, "securityGroupRuleSet": { "items": [{
+            "groupOwnerId": "123456789012", "groupId": "sg-web", "securityGroupRuleId": format!("sgr-{port}"),
+            "isEgress": false, "ipProtocol": "tcp", "fromPort": port, "toPort": port, "cidrIpv4": "203.0.113.0/24" }] } },
+    });
+    record.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+    record
+}
+
+fn ports(configuration: &Value) -> Vec<u64> {
+    let rules = configuration["rules"].as_array().unwrap();
+    let mut ports: Vec<_> = rules.iter().filter_map(|rule| rule["fromPort"].as_u64()).collect();
+    ports.sort_unstable();
+    ports
+}
+
+#[test]
+fn a_late_record_finds_its_place_with_and_without_a_kill_in_between() {
+    let folder = folder();
+    let (data, trail) = (folder.path().join("data"), folder.path().join("trail.ndjson"));
+    let configuration = format!("data_dir = {data:?}\n[sources.trail.file]\npath = {trail:?}\npoll_millis = 10\n");
+    add(&trail, &create_group("web"));
+    add(&trail, &opened(443, 30));
+    let server = Server::serve(folder.path(), &configuration);
+    server.wait_until("told", || server.all_events().len() == 2);
+    add(&trail, &opened(22, 20));
+    server.wait_until("told", || server.all_events().len() == 3);
+    server.kill();
+
+    add(&trail, &opened(80, 10));
+    let server = Server::serve(folder.path(), &configuration);
+    server.wait_until("told", || server.all_events().len() == 4);
+    let events = server.all_events();
+    let told = |id: &str| events.iter().find(|event| event["id"] == format!("open-{id}:0")).unwrap()["data"].clone();
+    for (id, late, before, after) in
+        [("443", false, vec![], vec![443]), ("22", true, vec![], vec![22]), ("80", true, vec![], vec![80])]
+    {
+        let data = told(id);
+        assert_eq!(data["late"], late, "{id}");
+        assert_eq!(data["previous_state"], "present", "{id}");
+        assert_eq!((ports(&data["previous_configuration"]), ports(&data["configuration"])), (before, after), "{id}");
+    }
+    let asset = server.get_json(&format!("/v1/assets/{GROUP}"));
+    assert_eq!(ports(&asset["configuration"]), [22, 80, 443]);
+    assert_eq!((&asset["last_event"], &asset["configuration_state"]), (&json!("open-443:0"), &json!("complete")));
+}
