@@ -68,12 +68,14 @@ impl Ingest {
     /// When the log fails. Nothing is taken after that: what is on disk is in doubt until the log is opened again.
     pub fn run(mut self, mut submissions: mpsc::Receiver<Submission>) -> Result<(), LogError> {
         while let Some(received) = self.receive(&mut submissions) {
-            let Some(Submission { delivery, reply, permit }) = received else {
+            let Some(Submission { delivery, late, reply, permit }) = received else {
                 // Told by time alone: no source waits for it.
+                self.processor.mark_late(false);
                 self.tell_due()?;
                 continue;
             };
             let _span = info_span!("ingest.batch", source = %delivery.source, count = delivery.records.len()).entered();
+            self.processor.mark_late(late);
             let pending = self.take(delivery);
             drop(permit);
             let failed = pending.as_ref().err().cloned();

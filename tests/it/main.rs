@@ -9,6 +9,9 @@
 
 mod architecture;
 mod author;
+mod aws_setup;
+mod aws_sqs;
+mod azure_setup;
 mod cli;
 mod clients;
 mod correlation;
@@ -18,6 +21,7 @@ mod event_hubs;
 mod fixtures;
 mod hostile;
 mod lookup_events;
+mod operations;
 mod schema;
 mod stop;
 mod story;

@@ -1,7 +1,10 @@
 //! What the tests share.
 
+pub(crate) mod azure;
 pub(crate) mod event_hubs;
+pub(crate) mod http_proxy;
 pub(crate) mod lookup_events_server;
+pub(crate) mod moto;
 pub(crate) mod pipeline;
 pub(crate) mod program;
 pub(crate) mod proxy;
