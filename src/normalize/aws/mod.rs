@@ -53,7 +53,7 @@ fn understand(catalog: &Catalog, text: &str, record: Record<'_>) -> Result<Outco
     let rules = catalog.aws.events(&call.service, &name).unwrap_or_default();
     let scope = Scope { record: &record, element: None };
     let redacting = rules.iter().filter(|rule| !rule.redact.is_empty() && rule.holds(scope));
-    let sanitized = sanitize(catalog, text, redacting)?;
+    let sanitized = sanitize(&catalog.secrets, text, redacting)?;
     let known = (&call, &*name, rules);
     match &sanitized {
         Cow::Borrowed(text) => changes(catalog, text, record, known),
