@@ -7,6 +7,8 @@ mod change;
 mod entra;
 mod fields;
 mod generic;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
