@@ -77,6 +77,7 @@ impl Ingest {
         while let Some(received) = self.receive(&mut submissions) {
             let Some(Submission { delivery, late, reply, permit }) = received else {
                 // Told by time alone: no source waits for it.
+                self.processor.mark_late(false);
                 self.tell_due()?;
                 continue;
             };

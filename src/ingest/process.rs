@@ -67,7 +67,9 @@ pub struct Processor {
 }
 
 /// Gives what the log tells of an asset's events, back to the newest that is not after a moment.
-pub(super) struct History(pub(super) Box<dyn Fn(&Engine, &AssetName, Time) -> Vec<PastChange> + Send>);
+pub(super) struct History(pub(super) Box<PastOf>);
+
+type PastOf = dyn Fn(&Engine, &AssetName, Time) -> Vec<PastChange> + Send;
 
 impl fmt::Debug for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

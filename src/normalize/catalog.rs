@@ -136,13 +136,14 @@ impl Texts {
         texts
     }
 
-    /// The rules of Azure, and the names of secrets there. `listed`: neutral types by provider types.
+    /// The rules of Azure. `secrets`: names of secrets besides its own; `listed`: neutral types by provider types.
     fn azure(
         &self,
+        secrets: &[String],
         listed: BTreeMap<String, String>,
         neutral: &HashSet<String>,
         errors: &mut Vec<RuleError>,
-    ) -> Option<(azure::Rules, Redact)> {
+    ) -> Option<azure::Rules> {
         for (provider_type, neutral_type) in listed.iter().filter(|(_, neutral_type)| !neutral.contains(*neutral_type))
         {
             let message = format!("unknown neutral type {neutral_type:?}; [types] lists them");
@@ -155,11 +156,13 @@ impl Texts {
         }
         let generic = self.parse("azure/generic.toml", errors);
         let methods = self.parse("azure/attribution.toml", errors);
-        let redact = self.parse("azure/redact.toml", errors);
+        let redact: Option<Redact> = self.parse("azure/redact.toml", errors);
         let apps = self.apps(errors);
         let (plan, mistakes) = compile("azure", &self.rules("azure"), neutral);
         errors.extend(mistakes);
-        Some((azure::Rules::new(plan, generic?, apps?, methods?, listed), redact?))
+        let redact = redact?;
+        let secrets = SecretNames::new(secrets.iter().chain(&redact.names).map(String::as_str));
+        Some(azure::Rules::new(plan, generic?, apps?, methods?, secrets, listed))
     }
 
     /// The client applications: a folder's add to the built-in ones.
@@ -235,14 +238,14 @@ impl Catalog {
             Mentions::default()
         });
         let listed = taxonomy.as_ref().map(|taxonomy| taxonomy.azure.clone()).unwrap_or_default();
-        let azure = texts.azure(listed, &neutral, &mut errors);
+        let names = redact.as_ref().map(|redact| redact.names.as_slice()).unwrap_or_default();
+        let azure = texts.azure(names, listed, &neutral, &mut errors);
         match (taxonomy, generic, methods, redact, azure) {
-            (Some(taxonomy), Some(generic), Some(methods), Some(redact), Some((azure, more))) if errors.is_empty() => {
-                let secrets = redact.names.iter().chain(&more.names);
+            (Some(taxonomy), Some(generic), Some(methods), Some(redact), Some(azure)) if errors.is_empty() => {
                 Ok(Self {
                     by_name_prefix: by_name_prefix(&aws.assets),
                     neutral_types: taxonomy.aws.into_iter().collect(),
-                    secrets: SecretNames::new(secrets.map(String::as_str)),
+                    secrets: SecretNames::new(redact.names.iter().map(String::as_str)),
                     version: texts.version(),
                     mentions,
                     aws,

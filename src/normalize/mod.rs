@@ -25,6 +25,7 @@ use serde_json::Value;
 
 use self::catalog::Catalog;
 use self::plan::EventPlan;
+use self::redact::SecretNames;
 use crate::model::{Association, Draft, OperationRecord, RecordInfo, Session};
 
 pub use self::catalog::CatalogError;
@@ -140,7 +141,12 @@ impl Engine {
     #[must_use]
     pub fn redact_unparsed(&self, bytes: Bytes) -> Bytes {
         let text = std::str::from_utf8(&bytes).ok();
-        match text.and_then(|text| redact::redact_unparsed(text, &self.catalog.secrets)) {
+        let redacted = text.and_then(|text| {
+            let is_aws = text.contains("\"eventSource\"");
+            let secrets = if is_aws { &self.catalog.secrets } else { self.catalog.azure.secrets() };
+            redact::redact_unparsed(text, secrets)
+        });
+        match redacted {
             Some(redacted) => redacted.into(),
             None => bytes,
         }
@@ -176,12 +182,12 @@ impl Provider {
 
 /// The text without what its rules and the names of its members say is secret.
 fn sanitize<'t, 'r>(
-    catalog: &Catalog,
+    secrets: &SecretNames,
     text: &'t str,
     rules: impl Iterator<Item = &'r EventPlan>,
 ) -> Result<Cow<'t, str>, Outcome> {
     let paths: Vec<_> = rules.flat_map(|rule| &rule.redact).collect();
-    redact::sanitize(text, &catalog.secrets, &paths)
+    redact::sanitize(text, secrets, &paths)
         .map_err(|error| Outcome::rejected("unfit_text", format!("{error}; other readers of JSON would fail on it")))
 }
 

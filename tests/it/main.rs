@@ -22,6 +22,7 @@ mod fixtures;
 mod hostile;
 mod late;
 mod lookup_events;
+mod operations;
 mod schema;
 mod stop;
 mod story;

@@ -51,7 +51,7 @@ fn understand(catalog: &Catalog, text: &str, record: Record<'_>) -> Result<Outco
     let call = Call::of(&record)?;
     let name = without_version(&call.name);
     let rules = catalog.aws.events(&call.service, &name).unwrap_or_default();
-    let sanitized = sanitize(catalog, text, redacting(rules, &record))?;
+    let sanitized = sanitize(&catalog.secrets, text, redacting(rules, &record))?;
     let known = (&call, &*name, rules);
     match &sanitized {
         Cow::Borrowed(text) => changes(catalog, text, record, known),
@@ -70,7 +70,7 @@ pub(super) fn explain(catalog: &Catalog, text: &str) -> Option<Vec<serde_json::V
     let record = Record::parse(text).ok()?;
     let call = Call::of(&record).ok()?;
     let rules = catalog.aws.events(&call.service, &without_version(&call.name))?;
-    let sanitized = sanitize(catalog, text, redacting(rules, &record)).ok()?;
+    let sanitized = sanitize(&catalog.secrets, text, redacting(rules, &record)).ok()?;
     let record = Record::parse(&sanitized).ok()?;
     let account = account(&record).unwrap_or_else(|| "-".to_owned());
     let region = record.text(Member::AwsRegion).unwrap_or(Cow::Borrowed("-"));

@@ -7,6 +7,8 @@ mod change;
 mod entra;
 mod fields;
 mod generic;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -25,6 +27,7 @@ use super::catalog::Catalog;
 use super::eval::Evaluated;
 use super::method::MethodRules;
 use super::plan::{AssetPlan, EventPlan, Plan, Template};
+use super::redact::SecretNames;
 use super::{Outcome, hashed_id, not_json, sanitize};
 use crate::model::{AssetKind, Evidence, Operation as Call, OperationRecord, Phase, RecordInfo};
 
@@ -42,6 +45,7 @@ pub(super) struct Rules {
     entra: Activities,
     apps: Apps,
     methods: MethodRules,
+    secrets: SecretNames,
 }
 
 /// `normalizers/azure/generic.toml`.
@@ -59,6 +63,7 @@ impl Rules {
         generic: GenericFile,
         apps: Apps,
         methods: MethodRules,
+        secrets: SecretNames,
         neutral_types: BTreeMap<String, String>,
     ) -> Self {
         let mut folded = Plan::default();
@@ -78,7 +83,12 @@ impl Rules {
         });
         folded.assets = listed.collect();
         folded.assets.extend(plan.assets.into_iter().map(|(name, asset)| (lower(&name), asset)));
-        Self { plan: folded, generic: generic.arm, entra: generic.entra, apps, methods }
+        Self { plan: folded, generic: generic.arm, entra: generic.entra, apps, methods, secrets }
+    }
+
+    /// The names of members that are secrets in Azure's records.
+    pub(super) fn secrets(&self) -> &SecretNames {
+        &self.secrets
     }
 
     /// The names of the rules.
@@ -297,7 +307,7 @@ fn activity(catalog: &Catalog, text: &str, record: &Map<String, Value>) -> Resul
     {
         return Ok(Outcome::skipped(reason));
     }
-    let sanitized = sanitize(catalog, text, own.iter())?;
+    let sanitized = sanitize(&rules.secrets, text, own.iter())?;
     let record_key = activity.record_key(text);
     let has_body = activity.request.is_some() || activity.response.is_some();
     let is_whole = has_body && (activity.says_created() || activity.says_existed());
@@ -392,7 +402,7 @@ fn audit(catalog: &Catalog, text: &str, record: &Map<String, Value>) -> Result<O
     if audit.failed {
         return Ok(Outcome::skipped("failed call"));
     }
-    let sanitized = sanitize(catalog, text, rules.activity(&audit.activity).iter())?;
+    let sanitized = sanitize(&rules.secrets, text, rules.activity(&audit.activity).iter())?;
     let audit = match &sanitized {
         Cow::Borrowed(_) => audit,
         Cow::Owned(text) => {

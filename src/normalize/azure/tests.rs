@@ -1,0 +1,196 @@
+use serde_json::{Value, json};
+
+use crate::model::{Action, Draft, DraftAction, Step};
+use crate::normalize::{Engine, Outcome};
+
+const GROUP: &str = "/subscriptions/0f1e2d3c-0000-4000-8000-000000000001/resourceGroups/web";
+const CREATE: DraftAction = DraftAction::Known(Action::Create);
+const UPDATE: DraftAction = DraftAction::Known(Action::Update);
+
+/// A record of one operation that ended well, with these members laid over it.
+fn record(resource: &str, operation: &str, more: Value) -> Value {
+    let mut record = json!({
+        "time": "2024-05-06T07:08:09Z", "category": "Administrative", "resourceId": format!("{GROUP}{resource}"),
+        "operationName": operation, "resultType": "Success", "correlationId": "9a4f", "tenantId": "t",
+    });
+    record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    record
+}
+
+fn folded(records: &[Value]) -> Outcome {
+    let engine = Engine::load(None).unwrap();
+    let part = |record: &Value| match engine.normalize(record.to_string().as_bytes()) {
+        Outcome::Operation(part) => part.text,
+        other => panic!("{other:?}"),
+    };
+    engine.fold(&records.iter().map(part).collect::<Vec<_>>())
+}
+
+fn draft(records: &[Value]) -> Draft {
+    match folded(records) {
+        Outcome::Changes { mut drafts, .. } => drafts.remove(0),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn asked(body: &Value) -> Value {
+    json!({ "properties": { "requestbody": body.to_string() }, "resultSignature": "Succeeded.OK" })
+}
+
+const VNET: &str = "/providers/Microsoft.Network/virtualNetworks/net";
+
+#[test]
+fn a_write_replaces_or_merges_by_its_method_or_what_the_body_tells() {
+    let located =
+        json!({ "location": "westeurope", "etag": "1", "properties": { "provisioningState": "Updating", "a": 1 } });
+    let told = json!({ "tags": { "team": "web" } });
+    let by = |method: &str, body: &Value| {
+        let mut more = asked(body);
+        more["httpRequest"] = json!({ "method": method });
+        draft(&[record(VNET, "Microsoft.Network/virtualNetworks/write", more)])
+    };
+    let configuration = json!({ "location": "westeurope", "properties": { "a": 1 } });
+    let unknown = |body| draft(&[record(VNET, "Microsoft.Network/virtualNetworks/write", asked(body))]);
+    for whole in [by("PUT", &located), unknown(&located)] {
+        assert_eq!(
+            (whole.action, &whole.steps[0], whole.partial),
+            (UPDATE, &Step::Replace(configuration.clone()), false)
+        );
+    }
+    for part in [by("PATCH", &told), unknown(&told)] {
+        assert!(matches!(&part.steps[0], Step::Merge { patch, .. } if *patch == told), "{:?}", part.steps);
+    }
+    let subnet = record(
+        &format!("{VNET}/subnets/a"),
+        "Microsoft.Network/virtualNetworks/subnets/write",
+        asked(&json!({ "properties": {} })),
+    );
+    assert!(matches!(draft(&[subnet]).steps[0], Step::Replace(_)), "a part is written whole");
+}
+
+#[test]
+fn the_answer_is_what_holds_and_its_first_word_tells_create_from_update() {
+    let at = |status: &str, answer: &str, second: u32, more: Value| {
+        let mut record = record(VNET, "Microsoft.Network/virtualNetworks/write", more);
+        record["time"] = json!(format!("2024-05-06T07:08:{second:02}Z"));
+        record["resultType"] = json!(status);
+        record["resultSignature"] = json!(answer);
+        record
+    };
+    let start = at("Start", "Started.", 1, asked(&json!({ "location": "westeurope" })));
+    let start = {
+        let mut start = start;
+        start["resultSignature"] = json!("Started.");
+        start
+    };
+    let answer = json!({ "id": format!("{GROUP}{VNET}"), "name": "Net", "location": "westeurope", "properties": { "dhcpOptions": {} } });
+    let accepted = at("Accept", "Accepted.Created", 2, json!({ "properties": { "responseBody": answer.to_string() } }));
+    // The last word of an operation that goes on is that asking about it went well.
+    let ended =
+        at("Success", "Succeeded.OK", 3, json!({ "properties": { "responseBody": "{\"status\":\"Succeeded\"}" } }));
+    let draft_of = draft(&[ended.clone(), accepted, start.clone()]);
+    assert_eq!(draft_of.action, CREATE);
+    assert_eq!(
+        draft_of.steps[0],
+        Step::Replace(json!({ "location": "westeurope", "properties": { "dhcpOptions": {} } }))
+    );
+    assert!(matches!(&draft_of.steps[1], Step::Set { value, .. } if value == "Net"), "the answer's own spelling");
+    assert_eq!(draft(&[start.clone(), ended]).action, UPDATE);
+    assert_eq!(draft(&[start]).action, DraftAction::Upsert);
+}
+
+#[test]
+fn ids_in_bodies_become_associations() {
+    let other = "/subscriptions/0f1e2d3c-0000-4000-8000-000000000002/resourceGroups/shared/providers/Microsoft.Network";
+    let body = json!({ "location": "westeurope",
+        "identity": { "userAssignedIdentities": { format!("{GROUP}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i"): {} } },
+        "properties": { "subnet": { "id": format!("{other}/virtualNetworks/v/subnets/s") },
+                        "pool": { "id": format!("{other}/loadBalancers/lb/frontendIPConfigurations/front") },
+                        "own": { "id": format!("{GROUP}/providers/Microsoft.Network/networkInterfaces/nic/ipConfigurations/one") } } });
+    let nic = record(
+        "/providers/Microsoft.Network/networkInterfaces/nic",
+        "Microsoft.Network/networkInterfaces/write",
+        asked(&body),
+    );
+    let draft = draft(&[nic]);
+    let found: Vec<_> =
+        draft.associations.iter().map(|other| (&*other.relation, &*other.neutral_type, other.name.as_str())).collect();
+    let base = "asset://azure/0f1e2d3c-0000-4000-8000-000000000002/-/resourcegroups/shared/providers/microsoft.network";
+    let identity = "asset://azure/0f1e2d3c-0000-4000-8000-000000000001/-/resourcegroups/web/providers/microsoft.managedidentity/userassignedidentities/i";
+    assert_eq!(
+        found,
+        [
+            ("assumes", "identity.service_principal", identity),
+            ("attached_to", "network.load_balancer", format!("{base}/loadbalancers/lb").as_str()),
+            ("in", "network.subnet", format!("{base}/virtualnetworks/v/subnets/s").as_str()),
+        ]
+    );
+}
+
+#[test]
+fn masks_capitals_and_unknown_types_are_what_they_are() {
+    let masked = json!({ "location": "westeurope", "tags": { "******": "******" } });
+    let masked = draft(&[record(VNET, "Microsoft.Network/virtualNetworks/write", asked(&masked))]);
+    assert_eq!((&masked.steps[0], masked.partial), (&Step::Replace(json!({ "location": "westeurope" })), true));
+
+    let mut shouted = record(VNET, "MICROSOFT.NETWORK/VIRTUALNETWORKS/DELETE", json!({}));
+    shouted["resourceId"] = json!(format!("{GROUP}{VNET}").to_uppercase());
+    let Outcome::Changes { record: info, drafts } = folded(&[shouted]) else { panic!("no change") };
+    assert_eq!(
+        (info.operation.name.as_str(), &*drafts[0].rule),
+        ("Microsoft.Network/virtualNetworks/delete", "azure/arm/delete")
+    );
+    assert!(
+        drafts[0]
+            .asset
+            .name
+            .as_str()
+            .ends_with("/-/resourcegroups/web/providers/microsoft.network/virtualnetworks/net")
+    );
+
+    let unknown = draft(&[record("/providers/Contoso.Things/gadgets/g", "Contoso.Things/gadgets/write", json!({}))]);
+    assert_eq!(
+        (unknown.asset.kind.neutral_type.as_str(), &*unknown.rule),
+        ("unclassified.contoso.things", "azure/generic/write")
+    );
+    assert!(unknown.generic && unknown.partial);
+}
+
+#[test]
+fn what_changes_nothing_is_skipped_with_its_reason() {
+    let engine = Engine::load(None).unwrap();
+    for (record, reason) in [
+        (
+            json!({ "category": "SignInLogs", "operationName": "Sign-in activity", "time": "2024-05-06T07:08:09Z" }),
+            "sign-in",
+        ),
+        (
+            json!({ "category": "Policy", "operationName": "Microsoft.Authorization/policies/audit/action", "time": "2024-05-06T07:08:09Z" }),
+            "policy evaluation",
+        ),
+        (record(VNET, "Microsoft.Network/virtualNetworks/read", json!({})), "read-only call"),
+        (
+            json!({ "category": "StorageRead", "operationName": "GetBlob", "time": "2024-05-06T07:08:09Z", "resourceId": "/x" }),
+            "diagnostic log, which tells no change of a resource",
+        ),
+        (
+            json!({ "category": "AuditLogs", "time": "2024-05-06T07:08:09Z", "properties": { "activityDisplayName": "Add user", "result": "failure" } }),
+            "failed call",
+        ),
+        (
+            json!({ "eventType": "Microsoft.Storage.BlobCreated", "data": {}, "eventTime": "2024-05-06T07:08:09Z" }),
+            "Event Grid event of data, not of a resource",
+        ),
+        (
+            json!({ "targetResourceId": "/x", "changeAttributes": {}, "changeType": "Update" }),
+            "Resource Graph change: the activity log tells the operation",
+        ),
+    ] {
+        let outcome = engine.normalize(record.to_string().as_bytes());
+        assert!(
+            matches!(&outcome, Outcome::Skipped { reason: found, .. } if **found == *reason),
+            "{record}: {outcome:?}"
+        );
+    }
+    assert!(matches!(engine.normalize(b"{\"a\":1}"), Outcome::Rejected { code: "unknown_format", .. }));
+}
