@@ -26,9 +26,9 @@ Examples:
   catchment normalize /var/log/cloudtrail --omit raw | jq -r '[.time, .subject] | @tsv'
   zcat trail/*.gz | catchment normalize --explain
 
-Takes log files as CloudTrail writes them ({\"Records\": [...]}), Azure's records ({\"records\": [...]},
-{\"value\": [...]}), a JSON array, a single record, or records one after another, plain or gzip. Prints one event per line, in the order of the
-records. All files together share one inventory, which begins empty. Nothing is stored, and
+Takes log files as CloudTrail writes them ({\"Records\": [...]}), Azure's records
+({\"records\": [...]}, {\"value\": [...]}), a JSON array, a single record, or records one after
+another, plain or gzip. Prints one event per line, in the order of the records. All files together share one inventory, which begins empty. Nothing is stored, and
 nothing is asked of the cloud.";
 
 /// Turn audit records from files or standard input into events, one per line on standard output
