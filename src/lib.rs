@@ -9,6 +9,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod decode;
+pub mod fixture;
 pub mod http;
 pub mod hub;
 pub mod ingest;

@@ -8,6 +8,7 @@ mod check;
 mod demo;
 mod normalize;
 mod serve;
+mod test;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::AppError;
 use crate::config::{Environment, LoadError};
+use crate::fixture::FixtureError;
 use crate::normalize::CatalogError;
 use crate::shutdown::{self, Signal, Signals};
 use crate::telemetry::{self, LogFormat, TelemetryError};
@@ -31,6 +33,7 @@ Examples:
   catchment normalize trail.json.gz | jq     what the records of a file say, without a server
   catchment check --print-default            a configuration file with every key explained
   catchment serve --config catchment.toml    run the gateway
+  catchment test --normalizers rules         run a folder of rules over its fixtures
 
 Environment:
   CATCHMENT_CONFIG   the configuration file, as --config
@@ -62,6 +65,7 @@ enum Command {
     Demo(demo::Arguments),
     Normalize(normalize::Arguments),
     Check(check::Arguments),
+    Test(test::Arguments),
 }
 
 impl Command {
@@ -70,7 +74,7 @@ impl Command {
     fn default_filter(&self) -> &'static str {
         match self {
             Self::Serve(_) | Self::Demo(_) => telemetry::DEFAULT_FILTER,
-            Self::Normalize(_) | Self::Check(_) => "warn",
+            Self::Normalize(_) | Self::Check(_) | Self::Test(_) => "warn",
         }
     }
 }
@@ -87,10 +91,13 @@ pub enum Failure {
     /// The rules are wrong.
     #[error(transparent)]
     Rules(#[from] CatalogError),
+    /// The fixtures can't be read.
+    #[error(transparent)]
+    Fixtures(#[from] FixtureError),
     /// `CATCHMENT_LOG` is wrong.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
-    /// `check` found something.
+    /// `check` or `test` found something.
     #[error("{0}")]
     Check(String),
     /// The gateway did not start, or ended by itself.
@@ -128,7 +135,12 @@ impl Failure {
             Self::App(AppError::DrainDeadline(_)) => 2,
             Self::Run { .. } | Self::App(_) | Self::Output(_) => 1,
             Self::Forced(_) => 2,
-            Self::Usage(_) | Self::Load(_) | Self::Rules(_) | Self::Telemetry(_) | Self::Check(_) => 64,
+            Self::Usage(_)
+            | Self::Load(_)
+            | Self::Rules(_)
+            | Self::Fixtures(_)
+            | Self::Telemetry(_)
+            | Self::Check(_) => 64,
         }
     }
 }
@@ -172,6 +184,7 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Normalize(arguments) => normalize::run(&arguments, output),
         Command::Check(arguments) => check::run(&arguments, environment, output),
+        Command::Test(arguments) => test::run(&arguments, output),
     }?;
     output.flush().map_err(Failure::from)
 }

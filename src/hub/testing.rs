@@ -167,6 +167,10 @@ impl EventLog for TestLog {
         Ok(())
     }
 
+    fn for_each_correlation(&self, _: &str, _: &mut dyn FnMut(Bytes)) -> Result<(), LogError> {
+        Ok(())
+    }
+
     fn cursor(&self, _: &SourceId) -> Result<Option<Bytes>, LogError> {
         Ok(None)
     }

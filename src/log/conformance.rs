@@ -60,6 +60,7 @@ suite!(
     a_moment_is_found_whatever_it_falls_on,
     history_is_paged_newest_first,
     the_last_word_on_an_asset_and_a_cursor_holds,
+    correlation_is_kept_until_it_is_forgotten,
     quarantine_is_numbered_and_without_repetition,
     quarantine_keeps_within_its_limits,
     size_drops_the_oldest_blocks_with_their_indexes,
@@ -271,6 +272,25 @@ fn the_last_word_on_an_asset_and_a_cursor_holds(open: Open) {
     assert_eq!(assets_of(&*log), HashMap::from([("a".to_owned(), "two".into()), ("b".to_owned(), "two".into())]));
     assert_eq!(log.cursor(&SourceId::from("trail")).unwrap(), Some("2".into()));
     assert_eq!(log.cursor(&SourceId::from("trail2")).unwrap(), None);
+}
+
+fn correlation_is_kept_until_it_is_forgotten(open: Open) {
+    let subject = open(Retention::default());
+    let of = |said: &[(&str, Option<&'static str>)]| Batch {
+        correlation: said.iter().map(|(key, value)| ((*key).to_owned(), value.map(Bytes::from))).collect(),
+        ..Batch::default()
+    };
+    append(&*subject.log, of(&[("a/1", Some("one")), ("a/2", Some("two")), ("b/1", Some("other"))]));
+    append(&*subject.log, of(&[("a/1", None), ("a/2", Some("late")), ("a/3", Some("gone")), ("a/3", None)]));
+    let log = subject.reopen().log;
+    let remembered = |prefix: &str| {
+        let mut values = Vec::new();
+        log.for_each_correlation(prefix, &mut |value| values.push(value)).unwrap();
+        values
+    };
+    assert_eq!(remembered("a/"), ["late"]);
+    assert_eq!(remembered("b/"), ["other"]);
+    assert!(remembered("c/").is_empty());
 }
 
 fn numbers(log: &dyn EventLog) -> Vec<u64> {

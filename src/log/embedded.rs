@@ -25,6 +25,7 @@
 //! | `ids` | CloudEvents id | position |
 //! | `history` | asset name, 0x00, position | nothing |
 //! | `assets` | asset name | length (4 bytes) and text of the name where the key is folded, then the value as given |
+//! | `correlation` | kind, `/`, what is remembered of it | as given |
 //! | `cursors` | source name | as given |
 //! | `quarantine` | number | the record, compressed (`record.rs`) |
 //! | `fingerprints` | 16-byte hash of the record | number |
@@ -256,6 +257,14 @@ impl EventLog for EmbeddedLog {
                 folded => folded,
             };
             visit(AssetName::from_text(name), Bytes::copy_from_slice(fields.0));
+        }
+        Ok(())
+    }
+
+    fn for_each_correlation(&self, prefix: &str, visit: &mut dyn FnMut(Bytes)) -> Result<(), LogError> {
+        for entry in self.store.correlation.prefix(prefix) {
+            let value = entry.value().map_err(|error| self.store.failed("read what correlation remembers", &error))?;
+            visit(Bytes::copy_from_slice(&value));
         }
         Ok(())
     }

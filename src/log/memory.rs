@@ -2,7 +2,7 @@
 //!
 //! Blocks are kept encoded as on disk: a fifth of the memory, and the limits on bytes mean the same.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -33,6 +33,7 @@ struct Inner {
     ids: HashMap<String, Seq>,
     history: HashMap<AssetName, BTreeSet<Seq>>,
     assets: HashMap<AssetName, Bytes>,
+    correlation: BTreeMap<String, Bytes>,
     cursors: HashMap<SourceId, Bytes>,
     quarantine: Quarantine,
     sealer: Sealer,
@@ -155,6 +156,12 @@ impl EventLog for MemoryLog {
         }
         inner.put_events(&batch.events)?;
         inner.assets.extend(batch.assets);
+        for (key, value) in batch.correlation {
+            match value {
+                Some(value) => inner.correlation.insert(key, value),
+                None => inner.correlation.remove(&key),
+            };
+        }
         inner.cursors.extend(batch.cursor);
         inner.put_rejected(&batch.rejected, &self.retention)?;
         let goal = self.retention.excess_goal(inner.bytes);
@@ -229,6 +236,13 @@ impl EventLog for MemoryLog {
         // A copy, so that `visit` may use the log.
         let assets = self.inner().assets.clone();
         assets.into_iter().for_each(|(name, value)| visit(name, value));
+        Ok(())
+    }
+
+    fn for_each_correlation(&self, prefix: &str, visit: &mut dyn FnMut(Bytes)) -> Result<(), LogError> {
+        let all = self.inner().correlation.clone();
+        let of_prefix = all.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
+        of_prefix.for_each(|(_, value)| visit(value.clone()));
         Ok(())
     }
 

@@ -43,6 +43,9 @@ pub struct Batch {
     pub events: Vec<NewEvent>,
     /// Assets that changed, in the inventory's own encoding; a later value of the same name replaces an earlier one.
     pub assets: Vec<(AssetName, Bytes)>,
+    /// What correlation remembers from record to record, by key; `None` forgets it. A later word on a key replaces an
+    /// earlier one. Values tell all that is needed to restore them: keys are not handed back.
+    pub correlation: Vec<(String, Option<Bytes>)>,
     /// Records that go to quarantine.
     pub rejected: Vec<Rejected>,
     /// The new position of the source that the batch came from.
@@ -155,6 +158,9 @@ pub trait EventLog: Send + Sync {
 
     /// Hands every stored asset to `visit`, in no order.
     fn for_each_asset(&self, visit: &mut dyn FnMut(AssetName, Bytes)) -> Result<(), LogError>;
+
+    /// Hands every value of [`Batch::correlation`] whose key begins with `prefix` to `visit`, in no order.
+    fn for_each_correlation(&self, prefix: &str, visit: &mut dyn FnMut(Bytes)) -> Result<(), LogError>;
 
     /// The durable position of a source.
     fn cursor(&self, source: &SourceId) -> Result<Option<Bytes>, LogError>;

@@ -8,6 +8,7 @@
 )]
 
 mod architecture;
+mod author;
 mod cli;
 mod clients;
 mod crash;

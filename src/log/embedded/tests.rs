@@ -26,6 +26,7 @@ fn numbered(n: u64) -> Batch {
     Batch {
         events: (0..3).map(|m| event(3 * n + m, "a", 0)).collect(),
         assets: vec![(AssetName::from_text("a"), text.clone())],
+        correlation: vec![("a/1".to_owned(), Some(text.clone()))],
         rejected: vec![rejected(&text, 0)],
         cursor: Some((SourceId::from("trail"), text)),
     }
@@ -51,6 +52,9 @@ fn whole_batches(log: &EmbeddedLog) -> u64 {
     let mut asset = None;
     log.for_each_asset(&mut |_, value| asset = Some(value)).unwrap();
     assert_eq!(asset, last);
+    let mut remembered = None;
+    log.for_each_correlation("a/", &mut |value| remembered = Some(value)).unwrap();
+    assert_eq!(remembered, last);
     assert_eq!(log.history(&AssetName::from_text("a"), None, usize::MAX).unwrap().len() as u64, 3 * n);
     assert_eq!(log.quarantine(0, usize::MAX).unwrap().len() as u64, n);
     n

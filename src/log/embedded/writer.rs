@@ -91,6 +91,7 @@ impl Shared {
 struct Group {
     events: Vec<NewEvent>,
     assets: HashMap<AssetName, Bytes>,
+    correlation: HashMap<String, Option<Bytes>>,
     cursors: HashMap<SourceId, Bytes>,
     rejected: Vec<Rejected>,
     bytes: usize,
@@ -110,17 +111,23 @@ impl Group {
     fn add(&mut self, Append { batch, reply, taken }: Append) {
         let events = batch.events.iter().map(|event| event.json.len());
         let assets = batch.assets.iter().map(|(name, value)| name.as_str().len() + value.len());
+        let correlation = batch.correlation.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len));
         let rejected = batch.rejected.iter().map(|rejected| rejected.bytes.len());
-        self.bytes += events.chain(assets).chain(rejected).sum::<usize>();
+        self.bytes += events.chain(assets).chain(correlation).chain(rejected).sum::<usize>();
         self.events.extend(batch.events);
         self.assets.extend(batch.assets);
+        self.correlation.extend(batch.correlation);
         self.cursors.extend(batch.cursor);
         self.rejected.extend(batch.rejected);
         self.waiting.push(Waiting { reply, since: taken, events: self.events.len() as u64 });
     }
 
     fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.assets.is_empty() && self.cursors.is_empty() && self.rejected.is_empty()
+        self.events.is_empty()
+            && self.assets.is_empty()
+            && self.correlation.is_empty()
+            && self.cursors.is_empty()
+            && self.rejected.is_empty()
     }
 }
 
@@ -212,6 +219,12 @@ impl Writer {
             put_bytes(&mut stored, folded.as_bytes());
             stored.extend_from_slice(value);
             batch.insert(&self.store.assets, key, stored);
+        }
+        for (key, value) in &group.correlation {
+            match value {
+                Some(value) => batch.insert(&self.store.correlation, text_key(key), value.as_ref()),
+                None => batch.remove(&self.store.correlation, text_key(key)),
+            }
         }
         for (source, position) in &group.cursors {
             batch.insert(&self.store.cursors, text_key(&source.0), position.as_ref());
