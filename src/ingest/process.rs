@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::encode::EventParts;
 use crate::inventory::{Held, Inventory};
 use crate::log::NewEvent;
-use crate::model::{Draft, RecordInfo, Time};
+use crate::model::{Confidence, Draft, RecordInfo, Time};
 use crate::normalize::{Engine, Outcome};
 
 /// What became of a record.
@@ -90,7 +90,7 @@ impl Processor {
     fn apply(&self, record: &RecordInfo, drafts: Vec<Draft>, observed: Time) -> Processed {
         let mut events = Vec::with_capacity(drafts.len());
         let mut assets = Vec::with_capacity(drafts.len());
-        let generic = drafts.iter().any(|draft| draft.generic);
+        let generic = drafts.iter().any(|draft| draft.confidence == Confidence::Low);
         let rule = drafts.first().map_or_else(|| "".into(), |draft| Arc::clone(&draft.rule));
         for (index, mut draft) in drafts.into_iter().enumerate() {
             let id = format!("{}:{index}", record.event_id);

@@ -1,6 +1,6 @@
 //! Where the rules come from: compiled in, and from a folder at run time.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::attribution::MethodRules;
-use super::compile::{RuleError, RuleText, by_name_prefix, compile, key_at, line_of};
+use super::compile::{NeutralTypes, RuleError, RuleText, compile, key_at, line_of};
 use super::generic::GenericRules;
-use super::plan::{AssetPlan, Plan};
+use super::plan::Plan;
 use super::redact::SecretNames;
 
 static BUILT_IN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/normalizers");
@@ -24,8 +24,7 @@ const SPECIAL: [&str; 3] = ["attribution.toml", "generic.toml", "redact.toml"];
 #[derive(Debug)]
 pub(super) struct Catalog {
     pub(super) aws: Plan,
-    pub(super) by_name_prefix: HashMap<Box<str>, Arc<AssetPlan>>,
-    pub(super) neutral_types: HashMap<String, String>,
+    pub(super) neutral_types: NeutralTypes,
     pub(super) generic: GenericRules,
     pub(super) methods: MethodRules,
     pub(super) secrets: SecretNames,
@@ -58,7 +57,7 @@ fn count(mistakes: usize) -> String {
 struct Taxonomy {
     /// Neutral type → what it is.
     types: BTreeMap<String, String>,
-    /// Provider type → neutral type, where no rule file defines the asset.
+    /// Provider type → neutral type, where the asset's rule file does not say it.
     #[serde(default)]
     aws: BTreeMap<String, String>,
 }
@@ -177,14 +176,16 @@ impl Catalog {
         let generic = texts.parse("aws/generic.toml", &mut errors);
         let methods = texts.parse("aws/attribution.toml", &mut errors);
         let redact: Option<Redact> = texts.parse("aws/redact.toml", &mut errors);
-        let neutral: HashSet<String> =
-            taxonomy.as_ref().map(|taxonomy| taxonomy.types.keys().cloned().collect()).unwrap_or_default();
-        let (aws, mistakes) = compile("aws", &texts.rules("aws"), &neutral);
+        let neutral_types = taxonomy.map(|taxonomy| NeutralTypes {
+            known: taxonomy.types.into_keys().collect(),
+            of_provider: taxonomy.aws.into_iter().collect(),
+        });
+        let neutral_types = neutral_types.unwrap_or_default();
+        let (aws, mistakes) = compile("aws", &texts.rules("aws"), &neutral_types);
         errors.extend(mistakes);
-        match (taxonomy, generic, methods, redact) {
-            (Some(taxonomy), Some(generic), Some(methods), Some(redact)) if errors.is_empty() => Ok(Self {
-                by_name_prefix: by_name_prefix(&aws.assets),
-                neutral_types: taxonomy.aws.into_iter().collect(),
+        match (generic, methods, redact) {
+            (Some(generic), Some(methods), Some(redact)) if errors.is_empty() => Ok(Self {
+                neutral_types,
                 secrets: SecretNames::new(redact.names.iter().map(String::as_str)),
                 version: texts.version(),
                 aws,

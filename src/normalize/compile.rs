@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jsonptr::PointerBuf;
 use toml::Spanned;
 
+use super::arn::ArnIndex;
 use super::expression::Sources;
 use super::plan::{
     AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, Condition, ElementsPlan, EventPlan, Glob, OpPlan, Plan,
@@ -17,7 +18,7 @@ use super::rule::{
     AssetChoice, AssetRule, AssociationRule, ConditionRule, EventRule, ObjectField, OneOrMany, Op, RuleAction,
     RuleFile, StepRule, Texts,
 };
-use crate::model::{Action, AssetKind, KeyedSet};
+use crate::model::{Action, AssetKind, Confidence, KeyedSet};
 
 /// A mistake in a rule file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,11 +43,26 @@ pub(super) struct RuleText {
     pub(super) overrides: bool,
 }
 
+impl RuleText {
+    /// Derived from public models by `normalizers/generate/run`.
+    pub(super) fn is_generated(&self) -> bool {
+        self.file.contains("/generated/")
+    }
+}
+
+/// What assets are called, whoever provides them.
+#[derive(Debug, Default)]
+pub(super) struct NeutralTypes {
+    pub(super) known: HashSet<String>,
+    /// Of provider types whose asset does not say it itself.
+    pub(super) of_provider: HashMap<String, String>,
+}
+
 /// Compiles the files of one provider. Later files override what earlier ones say of the same asset or event.
 pub(super) fn compile(
     provider: &'static str,
     texts: &[RuleText],
-    neutral_types: &HashSet<String>,
+    neutral_types: &NeutralTypes,
 ) -> (Plan, Vec<RuleError>) {
     let mut errors = Vec::new();
     let mut files = Vec::new();
@@ -61,12 +77,13 @@ pub(super) fn compile(
         let mut compiler = Compiler { provider, text, errors: &mut errors, plan: &mut plan, neutral_types };
         compiler.assets(file);
     }
-    let mut defined: HashMap<(String, String, bool), String> = HashMap::new();
+    let mut defined: HashMap<(String, String, bool, bool), String> = HashMap::new();
     for (text, file) in files {
         for (service, name) in
             file.service.0.iter().flat_map(|service| file.events.keys().map(move |name| (service, name)))
         {
-            let key = (service.clone(), name.clone(), text.overrides);
+            // What is written by hand takes the place of what is generated.
+            let key = (service.clone(), name.clone(), text.overrides, text.is_generated());
             if let Some(other) = defined.insert(key, text.file.clone()) {
                 let line = line_of(&text.text, text.text.find(&format!("events.{name}")).unwrap_or(0));
                 let message =
@@ -77,6 +94,7 @@ pub(super) fn compile(
         let mut compiler = Compiler { provider, text, errors: &mut errors, plan: &mut plan, neutral_types };
         compiler.events(file);
     }
+    plan.arns = ArnIndex::new(plan.assets.values());
     for service in plan.services.values_mut() {
         service.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
     }
@@ -109,7 +127,7 @@ struct Compiler<'c> {
     text: &'c RuleText,
     errors: &'c mut Vec<RuleError>,
     plan: &'c mut Plan,
-    neutral_types: &'c HashSet<String>,
+    neutral_types: &'c NeutralTypes,
 }
 
 impl Compiler<'_> {
@@ -139,11 +157,7 @@ impl Compiler<'_> {
     }
 
     fn asset(&mut self, provider_type: &str, rule: &AssetRule, key: &str) -> Option<AssetPlan> {
-        let neutral_type = rule.neutral_type.get_ref();
-        if !self.neutral_types.contains(neutral_type) {
-            let message = format!("unknown neutral type {neutral_type:?}; normalizers/taxonomy.toml lists them");
-            self.error(rule.neutral_type.span(), &format!("{key}.type"), message);
-        }
+        let neutral_type = self.neutral_type(provider_type, rule, key);
         let name = self.template(&rule.name, &format!("{key}.name"))?;
         let arn = match &rule.arn {
             Some(arn) => Some(self.template(arn, &format!("{key}.arn"))?),
@@ -169,7 +183,7 @@ impl Compiler<'_> {
             kind: Arc::new(AssetKind {
                 provider: self.provider,
                 provider_type: provider_type.to_owned(),
-                neutral_type: neutral_type.clone(),
+                neutral_type,
                 display,
                 tags,
                 sets,
@@ -178,6 +192,20 @@ impl Compiler<'_> {
             arn,
             global: rule.global,
         })
+    }
+
+    /// The asset's own word, else the taxonomy's, else `unclassified.<service>`.
+    fn neutral_type(&mut self, provider_type: &str, rule: &AssetRule, key: &str) -> String {
+        if let Some(told) = &rule.neutral_type {
+            if !self.neutral_types.known.contains(told.get_ref()) {
+                let message =
+                    format!("unknown neutral type {:?}; normalizers/taxonomy.toml lists them", told.get_ref());
+                self.error(told.span(), &format!("{key}.type"), message);
+            }
+            return told.get_ref().clone();
+        }
+        let service = rule.name.get_ref().split('/').next().unwrap_or_default();
+        self.neutral_types.of_provider.get(provider_type).cloned().unwrap_or_else(|| format!("unclassified.{service}"))
     }
 
     fn template(&mut self, text: &Spanned<String>, key: &str) -> Option<Template> {
@@ -211,7 +239,8 @@ impl Compiler<'_> {
         let label = first.split('.').next().unwrap_or_default();
         for (name, rules) in file.events {
             for service in &file.service.0 {
-                let rule: Arc<str> = format!("{}/{label}/{name}", self.provider).into();
+                let generated = if self.text.is_generated() { "generated/" } else { "" };
+                let rule: Arc<str> = format!("{}/{generated}{label}/{name}", self.provider).into();
                 let key = format!("events.{name}");
                 let plans: Vec<_> =
                     rules.get_ref().0.iter().filter_map(|event| self.event(&rule, event, rules.span(), &key)).collect();
@@ -244,7 +273,14 @@ impl Compiler<'_> {
                 }
             }
         }
-        Some(EventPlan { rule: Arc::clone(rule), when, redact: redact.into(), body })
+        Some(EventPlan {
+            rule: Arc::clone(rule),
+            generated: self.text.is_generated(),
+            confidence: event.confidence.unwrap_or(Confidence::High),
+            when,
+            redact: redact.into(),
+            body,
+        })
     }
 
     fn change(&mut self, event: &EventRule, span: Range<usize>, key: &str) -> Option<ChangePlan> {
@@ -260,8 +296,10 @@ impl Compiler<'_> {
                 AssetPick::Kind(asset)
             }
             Some(AssetChoice::ByIdPrefix) => AssetPick::ByIdPrefix,
+            Some(AssetChoice::ByArn) => AssetPick::ByArn,
             None => {
-                self.error(span.clone(), key, "`asset` is missing: a type under [assets], or { by = \"id_prefix\" }");
+                let choices = "a type under [assets], { by = \"id_prefix\" } or { by = \"arn\" }";
+                self.error(span.clone(), key, format!("`asset` is missing: {choices}"));
                 return None;
             }
         };
@@ -273,7 +311,7 @@ impl Compiler<'_> {
         };
         let sets = match &asset {
             AssetPick::Kind(asset) => asset.kind.sets.clone(),
-            AssetPick::ByIdPrefix => Vec::new(),
+            AssetPick::ByIdPrefix | AssetPick::ByArn => Vec::new(),
         };
         let apply: Vec<_> =
             event.apply.iter().filter_map(|step| self.step(step, &sets, &format!("{key}.apply"))).collect();
@@ -312,12 +350,13 @@ impl Compiler<'_> {
     }
 
     fn check_vars(&mut self, asset: &AssetPlan, vars: &HashSet<&str>, span: Range<usize>, key: &str) {
-        let templates = std::iter::once(&asset.name).chain(&asset.arn);
-        let missing: Vec<_> =
-            templates.flat_map(Template::vars).filter(|name| !vars.contains(name)).map(str::to_owned).collect();
+        // An id that is an ARN tells the parts of the ARN's template.
+        let in_arn: HashSet<_> = asset.arn.iter().flat_map(Template::vars).collect();
+        let told = |name: &&str| vars.contains(*name) || in_arn.contains(*name);
+        let missing: Vec<_> = asset.name.vars().filter(|name| !told(name)).map(str::to_owned).collect();
         for name in missing {
             let message =
-                format!("the name or ARN of {:?} needs `{{{name}}}`: give it under `vars`", asset.kind.provider_type);
+                format!("the name of {:?} needs `{{{name}}}`: give it under `vars`", asset.kind.provider_type);
             self.error(span.clone(), key, message);
         }
     }
@@ -437,6 +476,15 @@ impl Compiler<'_> {
     }
 
     fn value(&mut self, step: &Spanned<StepRule>, key: &str) -> Option<ValuePlan> {
+        let whole = self.whole_value(step, key)?;
+        let left_out = &step.get_ref().without;
+        if left_out.is_empty() {
+            return Some(whole);
+        }
+        Some(ValuePlan::Without(Box::new(whole), left_out.iter().map(|name| name.as_str().into()).collect()))
+    }
+
+    fn whole_value(&mut self, step: &Spanned<StepRule>, key: &str) -> Option<ValuePlan> {
         let rule = step.get_ref();
         match (&rule.from, &rule.value, &rule.object) {
             (Some(_), None, None) => self.sources(&rule.from, &format!("{key}.from")).map(ValuePlan::From),
@@ -493,10 +541,4 @@ impl Compiler<'_> {
             change: rule.change,
         })
     }
-}
-
-/// Asset plans by the literal part of their name, so that an ARN can be taken to its kind.
-pub(super) fn by_name_prefix(assets: &HashMap<Box<str>, Arc<AssetPlan>>) -> HashMap<Box<str>, Arc<AssetPlan>> {
-    let named = assets.values().filter_map(|asset| Some((asset.name.literal_prefix()?.into(), Arc::clone(asset))));
-    named.collect()
 }

@@ -1,8 +1,10 @@
 //! The normalizer: rules and one record in, drafts of changes out. No clock, no network, no state.
 
+mod arn;
 mod attribution;
 mod catalog;
 mod compile;
+mod configuration;
 mod eval;
 mod expression;
 mod generic;
@@ -144,6 +146,18 @@ impl Engine {
         })
     }
 
+    /// By the rules of the call; else by the generic ones. A generated rule that finds no asset in a record leaves it to
+    /// them as well: it knows how the service describes the call, and nobody has seen the record.
+    fn evaluated(&self, rules: &[EventPlan], record: &Record<'_>, name: &str, place: &Place<'_>) -> Evaluated {
+        let evaluated = evaluate(&self.catalog.aws, rules, record, place);
+        let undecided = matches!(evaluated, Evaluated::NoRuleApplies | Evaluated::Unnamed { .. });
+        if !undecided || rules.iter().any(|rule| !rule.generated) {
+            return evaluated;
+        }
+        let known = Known { arns: &self.catalog.aws.arns, neutral_types: &self.catalog.neutral_types.of_provider };
+        self.catalog.generic.evaluate(&known, record, name, place)
+    }
+
     fn changes(
         &self,
         text: &str,
@@ -159,13 +173,7 @@ impl Engine {
         let account = told_account.as_deref().unwrap_or("-");
         let region = record.text(Member::AwsRegion).unwrap_or(Cow::Borrowed("-"));
         let place = Place { service: &call.service, account, region: &region };
-        let evaluated = if rules.is_empty() {
-            let known =
-                Known { by_name_prefix: &self.catalog.by_name_prefix, neutral_types: &self.catalog.neutral_types };
-            self.catalog.generic.evaluate(&known, &record, name, &place)
-        } else {
-            evaluate(&self.catalog.aws, rules, &record, &place)
-        };
+        let evaluated = self.evaluated(rules, &record, name, &place);
         Ok(match evaluated {
             Evaluated::Drafts(_) if told_account.is_none() => Outcome::rejected(
                 "no_account",

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use jsonptr::PointerBuf;
 use serde_json::Value;
 
+use super::arn::ArnIndex;
 use super::expression::{Scope, Sources};
 use super::pointer::Path;
 use super::transform::scalar_text;
-use crate::model::{Action, AssetKind, AssetName, KeyedSet, RelationChange};
+use crate::model::{Action, AssetKind, AssetName, Confidence, KeyedSet, RelationChange};
 
 /// The compiled rules of one provider.
 #[derive(Debug, Default)]
@@ -18,6 +19,7 @@ pub(super) struct Plan {
     pub(super) services: HashMap<Box<str>, ServicePlan>,
     /// By provider type.
     pub(super) assets: HashMap<Box<str>, Arc<AssetPlan>>,
+    pub(super) arns: ArnIndex,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +56,9 @@ impl AssetPlan {
 pub(super) struct EventPlan {
     /// `aws/ec2/RunInstances`.
     pub(super) rule: Arc<str>,
+    /// Derived from public models of the service, not written by hand.
+    pub(super) generated: bool,
+    pub(super) confidence: Confidence,
     pub(super) when: Box<[Condition]>,
     pub(super) redact: Box<[Path]>,
     pub(super) body: Body,
@@ -97,6 +102,7 @@ pub(super) struct ChangePlan {
 pub(super) enum AssetPick {
     Kind(Arc<AssetPlan>),
     ByIdPrefix,
+    ByArn,
 }
 
 #[derive(Debug)]
@@ -126,6 +132,8 @@ pub(super) enum ValuePlan {
     From(Sources),
     Literal(Value),
     Object(Vec<(String, ValuePlan)>),
+    /// An object but for some of its members.
+    Without(Box<ValuePlan>, Box<[Box<str>]>),
 }
 
 impl ValuePlan {
@@ -137,6 +145,13 @@ impl ValuePlan {
                 let members: serde_json::Map<_, _> =
                     fields.iter().filter_map(|(key, field)| Some((key.clone(), field.value(scope)?))).collect();
                 (!members.is_empty()).then_some(Value::Object(members))
+            }
+            Self::Without(whole, left_out) => {
+                let mut value = whole.value(scope)?;
+                if let Value::Object(members) = &mut value {
+                    members.retain(|key, _| !left_out.iter().any(|name| name.eq_ignore_ascii_case(key)));
+                }
+                Some(value)
             }
         }
     }
@@ -250,13 +265,16 @@ enum Part {
     Var(Box<str>),
 }
 
+/// Parts of a name beside the id, by what the templates call them.
+pub(super) type Vars = Vec<(Box<str>, String)>;
+
 /// What a template is filled with.
 pub(super) struct Parts<'a> {
     pub(super) partition: &'a str,
     pub(super) region: &'a str,
     pub(super) account: &'a str,
     pub(super) id: &'a str,
-    pub(super) vars: &'a [(&'a str, String)],
+    pub(super) vars: &'a [(Box<str>, String)],
 }
 
 impl Template {
@@ -300,6 +318,40 @@ impl Template {
         }
     }
 
+    /// The service of an ARN's template: `ec2` of `arn:{partition}:ec2:…`.
+    pub(super) fn arn_service(&self) -> Option<&str> {
+        match &*self.0 {
+            [Part::Text(arn), Part::Partition, Part::Text(service), ..] if **arn == *"arn:" => {
+                service.split(':').nth(1)
+            }
+            _ => None,
+        }
+    }
+
+    /// How much of it is text.
+    pub(super) fn literal_len(&self) -> usize {
+        self.0.iter().map(|part| if let Part::Text(text) = part { text.len() } else { 0 }).sum()
+    }
+
+    /// The id and the vars with which the template would give this text. A part is one word, without `/` and `:`; where
+    /// `loose`, the last may hold them.
+    pub(super) fn captures<'t>(&self, text: &'t str, loose: bool) -> Option<(&'t str, Vars)> {
+        let mut found = Vec::new();
+        if !captured(&self.0, text, loose, &mut found) {
+            return None;
+        }
+        let mut id = None;
+        let mut vars = Vec::new();
+        for (part, value) in found {
+            match part {
+                Part::Id => id = Some(value),
+                Part::Var(name) => vars.push((name.clone(), value.to_owned())),
+                _ => {}
+            }
+        }
+        Some((id?, vars))
+    }
+
     /// `None`: a var was not found.
     pub(super) fn render(&self, parts: &Parts<'_>, encode: bool) -> Option<String> {
         let mut text = String::new();
@@ -313,7 +365,7 @@ impl Template {
                 Part::Region => parts.region,
                 Part::Account => parts.account,
                 Part::Id => parts.id,
-                Part::Var(name) => parts.vars.iter().find(|(var, _)| *var == &**name).map(|(_, value)| value)?,
+                Part::Var(name) => parts.vars.iter().find(|(var, _)| var == name).map(|(_, value)| value)?,
             };
             if encode {
                 let _ = write!(text, "{}", AssetName::encode(value));
@@ -322,5 +374,34 @@ impl Template {
             }
         }
         Some(text)
+    }
+}
+
+/// Matches parts against all of a text, and gathers what the parts that vary stand for.
+fn captured<'p, 't>(parts: &'p [Part], text: &'t str, loose: bool, found: &mut Vec<(&'p Part, &'t str)>) -> bool {
+    match parts {
+        [] => text.is_empty(),
+        [Part::Text(literal), rest @ ..] => {
+            text.strip_prefix(&**literal).is_some_and(|text| captured(rest, text, loose, found))
+        }
+        [part, rest @ ..] => {
+            let takes_all = loose && !rest.iter().any(|part| !matches!(part, Part::Text(_)));
+            let may_be_empty = matches!(part, Part::Region | Part::Account);
+            let ends: Vec<usize> = match rest {
+                [Part::Text(literal), ..] => text.match_indices(&**literal).map(|(at, _)| at).collect(),
+                _ => vec![text.len()],
+            };
+            ends.into_iter().any(|end| {
+                let (value, after) = text.split_at(end);
+                let fits = (takes_all || !value.contains(['/', ':'])) && (may_be_empty || !value.is_empty());
+                let kept = found.len();
+                found.push((part, value));
+                let matched = fits && captured(rest, after, loose, found);
+                if !matched {
+                    found.truncate(kept);
+                }
+                matched
+            })
+        }
     }
 }

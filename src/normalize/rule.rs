@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use toml::Spanned;
 
-use crate::model::RelationChange;
+use crate::model::{Confidence, RelationChange};
 
 /// One file of `normalizers/<provider>/`.
 #[derive(Debug, serde::Deserialize)]
@@ -27,8 +27,9 @@ pub(super) struct RuleFile {
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AssetRule {
+    /// Without it, what normalizers/taxonomy.toml says of the provider type.
     #[serde(rename = "type")]
-    pub(super) neutral_type: Spanned<String>,
+    pub(super) neutral_type: Option<Spanned<String>>,
     pub(super) name: Spanned<String>,
     pub(super) arn: Option<Spanned<String>>,
     #[serde(default)]
@@ -72,6 +73,8 @@ pub(super) struct EventRule {
     #[serde(default)]
     pub(super) partial: bool,
     pub(super) skip: Option<String>,
+    /// How sure it is of type, action and asset; high, if it does not say.
+    pub(super) confidence: Option<Confidence>,
 }
 
 #[derive(Clone, Copy, Debug, serde::Deserialize)]
@@ -96,6 +99,9 @@ pub(super) struct StepRule {
     pub(super) from: Texts,
     pub(super) value: Option<Value>,
     pub(super) object: Option<BTreeMap<String, ObjectField>>,
+    /// Members of the value that are left out.
+    #[serde(default)]
+    pub(super) without: Vec<String>,
     #[serde(default)]
     pub(super) each: Texts,
     #[serde(default)]
@@ -218,11 +224,12 @@ pub(super) enum ObjectField {
     Nested(BTreeMap<String, ObjectField>),
 }
 
-/// `asset = "AWS::EC2::Instance"` or `asset = { by = "id_prefix" }`.
+/// `asset = "AWS::EC2::Instance"`, `asset = { by = "id_prefix" }` or `asset = { by = "arn" }`.
 #[derive(Debug)]
 pub(super) enum AssetChoice {
     Type(String),
     ByIdPrefix,
+    ByArn,
 }
 
 /// What a `when` pointer must lead to.
@@ -266,13 +273,14 @@ impl<'de> Deserialize<'de> for AssetChoice {
         #[serde(rename_all = "snake_case")]
         enum By {
             IdPrefix,
+            Arn,
         }
         struct Visit;
         impl<'de> Visitor<'de> for Visit {
             type Value = AssetChoice;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a provider type, or { by = \"id_prefix\" }")
+                f.write_str("a provider type, { by = \"id_prefix\" } or { by = \"arn\" }")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
@@ -280,8 +288,11 @@ impl<'de> Deserialize<'de> for AssetChoice {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                let Choice { by: By::IdPrefix } = Choice::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(AssetChoice::ByIdPrefix)
+                let Choice { by } = Choice::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(match by {
+                    By::IdPrefix => AssetChoice::ByIdPrefix,
+                    By::Arn => AssetChoice::ByArn,
+                })
             }
         }
         deserializer.deserialize_any(Visit)

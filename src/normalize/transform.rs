@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 
+use super::configuration::configuration;
 use super::pointer::member;
 use crate::model::Time;
 
@@ -29,6 +30,7 @@ pub(super) enum Transform {
     LambdaFunction,
     LambdaQualifier,
     Camel,
+    Configuration,
     Keys,
     String,
     Lower,
@@ -57,6 +59,7 @@ impl Transform {
             Self::LambdaFunction => lambda_name(&value).map(|(function, _)| json!(function)),
             Self::LambdaQualifier => lambda_name(&value).and_then(|(_, qualifier)| qualifier).map(|text| json!(text)),
             Self::Camel => Some(camel(value.into_owned())),
+            Self::Configuration => configuration(&value),
             Self::Keys => value.as_object().map(|members| members.keys().cloned().collect()),
             Self::String => scalar_text(&value).map(|text| json!(text)),
             Self::Lower => Some(map_text(value, |text| json!(text.to_lowercase()))),

@@ -14,6 +14,7 @@ mod clients;
 mod crash;
 mod demo;
 mod fixtures;
+mod generated;
 mod hostile;
 mod lookup_events;
 mod schema;

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from . import services, shapes, sources, types
-from .words import READ, norm, role, singular, split_operation
+from .words import READ, norm, noun_in, role, singular, split_operation
 
 # Calls on data, messages and computations; no asset changes.
 _DATA_VERBS = frozenset(
@@ -187,6 +187,9 @@ def _choose_type(decision):
     prefix = services.prefix(decision.service)
     pool = {name: kind for name, kind in types.of_prefix(prefix).items() if is_in_pool(decision.service, kind)}
     weights, evidence = defaultdict(float), defaultdict(list)
+
+    known = set().union(*(kind.nouns for kind in pool.values())) if pool else set()
+    decision.noun = noun_in(decision.noun, known)
 
     def add(name, weight, why):
         weights[name] += weight

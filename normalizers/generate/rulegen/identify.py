@@ -11,7 +11,7 @@ from functools import cache
 from . import shapes, sources, types
 from .decide import TARGETS, iam_action, is_in_pool, tag_target
 from .services import event_source, prefix, services_of
-from .words import norm, singular, split_operation
+from .words import norm, noun_in, singular, split_operation
 
 REQUEST, RESPONSE = "/requestParameters", "/responseElements"
 _NEVER = frozenset(
@@ -22,7 +22,7 @@ _NEVER = frozenset(
 
 @dataclass
 class Identity:
-    """The sources of a rule's `each`, `id`, `arn` and `vars`."""
+    """The sources of a rule's `each`, `id` and `vars`. An ARN among the ids comes first: the engine takes it apart."""
 
     naming: types.Naming | None = None
     each: str | None = None
@@ -37,12 +37,16 @@ class Identity:
     def found(self):
         return bool(self.id or self.arn)
 
+    @property
+    def sources(self):
+        return [*self.arn, *self.id]
+
 
 @dataclass(frozen=True)
 class Style:
     """What the ids of a type are."""
 
-    # `id` or `name`, where a type has both; None where there is no doubt.
+    # `id` or `name`, where a type has both; `arn` where nothing but the ARN tells the id; None where there is no doubt.
     kind: str | None
     # The last part of the ARN is the id.
     in_arn: bool
@@ -59,7 +63,7 @@ def _exact_operations(service, name):
     found = {}
     for operation in sources.services()[service]["operations"]:
         verb, rest = split_operation(operation)
-        if singular(norm(rest)) in _words(kind):
+        if noun_in(rest, _words(kind)) in _words(kind):
             found.setdefault(verb, operation)
     return found
 
@@ -83,8 +87,27 @@ def style(service, name):
     variable = norm(kind.template.variables[-1]) if kind.template else ""
     by_arn = "name" if variable.endswith("name") else "id" if variable.endswith("id") else None
     chosen = next(iter(takes)) if len(takes) == 1 else by_arn if takes else None
+    if kind.template and _is_version(variable, kind):
+        # The last part is a version of what the asset's id is before it.
+        return Style(chosen, False)
     differs = chosen == "name" and by_arn == "id" and variable != "resourceid"
+    if kind.template and chosen != "name" and _is_made_by_aws(variable, kind):
+        return Style("arn", True)
     return Style(chosen if chosen and (len(takes) == 2 or _has_own_id(service, kind)) else None, not differs)
+
+
+def _is_version(variable, kind):
+    """extension/${ExtensionId}/${VersionNumber}, where the type is the extension."""
+    parents = {norm(name) for name in kind.template.variables[:-1]}
+    own = {word + end for word in _words(kind) for end in ("", "id", "name")}
+    return "version" in variable and not kind.last.lower().endswith("version") and bool(parents & own)
+
+
+def _is_made_by_aws(variable, kind):
+    """cluster/${ClusterName}/${Uuid}: the id is beside the name that people give."""
+    own = {word + end for word in _words(kind) for end in ("", "id", "name", "identifier")}
+    parents = {norm(name) for name in kind.template.variables[:-1]}
+    return variable not in own and any(word + "name" in parents for word in _words(kind))
 
 
 @cache
@@ -108,10 +131,16 @@ def identify(decision):
         target = tag_target(service, operation)
         return _of_target(target)
     identity = _of_kind(decision)
-    if not identity.found:
+    if not identity.found or _is_vague(decision, identity):
         _fold(decision)
         identity = _of_kind(decision) if decision.part else identity
     return identity
+
+
+def _is_vague(decision, identity):
+    """CloudFormation's policies and settings have no ARN, and what their calls name is what they belong to."""
+    kind = decision.kind
+    return not kind.template and not kind.curated and all(why.endswith(("its own", "ARN of the asset itself", "the target")) for why in identity.evidence)
 
 
 def _of_kind(decision):
@@ -238,7 +267,7 @@ class _Finder:
         if leaf.depth and not home and (side == "output" or leaf.depth > 1):
             return None
         if word.endswith("arn") or word.endswith("arns"):
-            return self._rate_arn(word, home, side)
+            return self._rate_arn(word, home, leaf, side)
         return self._rate_id(word, home, leaf, side)
 
     def _is_home(self, leaf):
@@ -248,8 +277,10 @@ class _Finder:
             return parents[-1] in self.words or any(len(word) > 4 and word in parents[-1] for word in self.words)
         return self.decision.exact
 
-    def _rate_arn(self, word, home, side):
-        if not self.style.in_arn:
+    def _rate_arn(self, word, home, leaf, side):
+        if self.kind.template and not self.naming.arn and not self.kind.curated:
+            return None
+        if not self.kind.template and (self._is_of_another(word[:-3]) or word in self._parts()):
             return None
         if any(word == noun + "arn" for noun in self.words):
             return (1.0, "arn", "the type's ARN")
@@ -257,7 +288,7 @@ class _Finder:
             return (0.98, "arn", "ARN of the asset itself")
         if word in TARGETS and side == "input" and not self.creates:
             return (0.85, "arn", "the target")
-        if word == "arn" and side == "input" and not self.creates:
+        if word == "arn" and side == "input" and not self.creates and leaf.depth == 0:
             return (0.8, "arn", "an ARN")
         # CloudFormation's own identifier: PipelineArn of a BatchInferencePipeline.
         if home and any(norm(part) == word for part in self.kind.identifiers):
@@ -266,6 +297,11 @@ class _Finder:
             return (0.9, "arn", "the end of the type's name")
         return None
 
+    def _is_of_another(self, stem):
+        """`clusterArn` where a policy of a cluster is set."""
+        kinds = types.of_prefix(self.kind.prefix).values()
+        return any(stem in _words(kind) for kind in kinds if kind is not self.kind)
+
     def _is_short(self, word, suffix):
         """`baselineId` of a PatchBaseline, in a call about one."""
         stem = word[: -len(suffix)]
@@ -273,6 +309,8 @@ class _Finder:
 
     def _rate_id(self, word, home, leaf, side):
         suffix = next((end for end in ("identifier", "id", "name", "key", "number") if word.endswith(end)), None)
+        if self.style.kind == "arn":
+            return None
         if self.style.kind and suffix in ("id", "name") and suffix != self.style.kind:
             return None
         own = norm(self.naming.id or "")
@@ -298,9 +336,13 @@ class _Finder:
             return (0.78, "id", "the only id" if self._is_only_required(leaf) else "an id")
         if word == "name" and leaf.depth == 0 and self._is_only_required(leaf) and side == "input" and not self.creates:
             return (0.75, "id", "the only name")
-        if word in ("resourceid", "resourceidentifier") and side == "input" and not self.creates:
+        if word in ("resourceid", "resourceidentifier") and side == "input" and not self.creates and word not in self._parts():
             return (0.72, "id", "the target")
         return None
+
+    def _parts(self):
+        """The words of the other parts of the name."""
+        return {norm(word) for _, word in self.naming.variables}
 
     def _is_only_required(self, leaf):
         leaves = shapes.leaves(self.service, self.operation, "input", 0)
@@ -309,8 +351,12 @@ class _Finder:
     # -- the other parts of the name
 
     def find_variables(self, identity):
+        if identity.arn and not identity.id:
+            # The ARN tells them.
+            return
         for name, word in self.naming.variables:
-            found = variable_sources(self.service, self.operation, word, self.decision.action, identity.each)
+            found = variable_sources(self.service, self.operation, word, self.decision.action, identity.each, self.kind)
+            found = [source for source in found if source.split(" | ")[0] not in identity.id]
             if found:
                 identity.variables[name] = found
         if identity.found and len(identity.variables) < len(self.naming.variables) and not identity.arn:
@@ -318,12 +364,14 @@ class _Finder:
             identity.id.clear()
 
 
-def variable_sources(service, operation, word, action, each):
+def variable_sources(service, operation, word, action, each, kind):
     """Where a call tells another part of the name, such as the cluster of a service."""
     base = norm(word)
     stem = next((base[: -len(end)] for end in ("identifier", "name", "id") if base.endswith(end) and base != end), base)
-    wanted = [base, stem + "id", stem + "identifier", stem + "name", stem + "arn", stem]
-    if len(stem) < 3:
+    wanted = [base, stem + "id", stem + "identifier", stem + "name", stem]
+    if _ends_with_id(service, stem):
+        wanted.append(stem + "arn")
+    if len(stem) < 3 or stem in _words(kind):
         wanted = [base]
     found = []
     sides = ("output", "input") if action == "create" else ("input", "output")
@@ -359,6 +407,12 @@ def naming_of(kind):
     return _naming(kind.name, kind.prefix)
 
 
+def _ends_with_id(service, stem):
+    """The last part of the other type's ARN is the id that it goes by."""
+    kinds = [kind for kind in types.of_prefix(prefix(service)).values() if stem in _words(kind)]
+    return all(kind.template is None or len(kind.template.variables) == 1 or not _is_made_by_aws(norm(kind.template.variables[-1]), kind) for kind in kinds)
+
+
 @cache
 def untold_variables(service, name):
     """Parts of the ARN that most calls on the type do not tell: only AWS knows them, so names go without."""
@@ -371,7 +425,7 @@ def untold_variables(service, name):
         for verb, operation in _exact_operations(service, name).items():
             if verb in ("delete", "update", "create", "put", "modify"):
                 total += 1
-                told += bool(variable_sources(service, operation, variable, "update", None)) or _takes_arn(service, operation, kind)
+                told += bool(variable_sources(service, operation, variable, "update", None, kind)) or _takes_arn(service, operation, kind)
         if total and told < total:
             untold.add(variable)
     return frozenset(untold)

@@ -55,8 +55,7 @@ class Rule:
             "action": self.decision.action,
             "asset": self.asset,
             "each": self.identity.each,
-            "arn": one(self.identity.arn),
-            "id": one(self.identity.id),
+            "id": one(self.identity.sources),
             "vars": {name: one(where) for name, where in self.identity.variables.items()},
             "apply": self.apply,
             "associations": self.associations,
@@ -170,7 +169,7 @@ def _state(rule):
     decision = rule.decision
     op = "replace" if decision.action == "create" and decision.exact else "merge"
     if rule.identity.each:
-        inner = any(where.startswith("@/") for where in (*rule.identity.arn, *rule.identity.id))
+        inner = any(where.startswith("@/") for where in rule.identity.sources)
         rule.apply = [{"op": op, "from": "@ | configuration"}] if inner else []
         rule.partial = rule.identity.each.startswith(REQUEST) and inner
         return
@@ -186,7 +185,7 @@ def _state(rule):
 
 def _own_members(rule):
     """Members that only say which asset it is."""
-    places = [*rule.identity.arn, *rule.identity.id, *(place for many in rule.identity.variables.values() for place in many)]
+    places = [*rule.identity.sources, *(place for many in rule.identity.variables.values() for place in many)]
     found = [match.group(1) for place in places if (match := re.match(rf"{REQUEST}/([^/ ]+)( \||$)", place))]
     return list(dict.fromkeys(found))
 
@@ -260,6 +259,31 @@ def kind_named(name):
 
 
 # ---- the text
+
+
+@cache
+def neutral_type(name):
+    """What the taxonomy says of the type, else nothing: the engine makes it `unclassified.<service>`."""
+    return sources.taxonomy()["aws"].get(name)
+
+
+def assets(derived):
+    """The types that the rules and their associations need, and those that only ARNs name, but for those written by hand."""
+    needed = {}
+    for rules in derived.values():
+        for rule in rules:
+            kinds = [] if rule.decision.by_arn else [rule.decision.kind]
+            kinds += [kind_named(one["type"]) for one in rule.associations]
+            for kind in kinds:
+                if not kind.curated:
+                    needed[kind.name] = (rule.source if kind in kinds[:1] else None) or needed.get(kind.name)
+    return needed
+
+
+def asset_keys(kind):
+    naming = naming_of(kind)
+    found = {"name": naming.name, "arn": naming.arn, "global": naming.is_global}
+    return {key: value for key, value in found.items() if value}
 
 
 def toml(value):

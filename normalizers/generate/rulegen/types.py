@@ -112,7 +112,10 @@ def arn_template(text):
     if not isinstance(text, str) or text.count(":") < 5:
         return None
     template = Template(text)
-    return template if template.variables and template.service and "$" not in template.service else None
+    # Some are several in one text, or run two variables together (framework:${FrameworkName}-${FrameworkId}), so that
+    # nobody can tell where one ends.
+    is_one = not re.search(r"[, ]|\}[^/:$]*\$\{", template.resource)
+    return template if is_one and template.variables and template.service and "$" not in template.service else None
 
 
 def nouns_of(name):
@@ -142,6 +145,8 @@ def _prefixes_of_namespaces():
 
 def prefix_of_type(name):
     namespace = name.rsplit("::", 1)[0]
+    if name.startswith("AWS::Cognito::IdentityPool"):
+        return "cognito-identity"
     return _prefixes_of_namespaces().get(namespace) or norm(namespace.split("::")[1])
 
 
@@ -151,7 +156,7 @@ def of_prefix(prefix):
     found = {}
     for name in sources.cloudformation():
         its = prefix_of_type(name)
-        if its == prefix or (prefix == "cognito-identity" and its == "cognito-idp" and "Identity" in name):
+        if its == prefix:
             found[name] = _from_cloudformation(name, prefix)
     for name, asset in _curated_of(prefix).items():
         kind = found.setdefault(name, AssetType(name, prefix, _curated_nouns(name)))
@@ -281,6 +286,9 @@ def _tail(resource, unknown, kind):
 def _own_identifier_last(kind):
     """CloudFormation's identifier with the type's own part last: [ApiId, RouteId]."""
     parts = [part for part in kind.identifiers if norm(part) not in ("accountid", "awsaccountid", "region")]
-    own = [part for part in parts if any(norm(part).startswith(noun) for noun in kind.nouns)]
+    stem = lambda part: re.sub(r"(identifier|id|name|arn)$", "", norm(part))
+    own = [part for part in parts if stem(part) in kind.nouns] or [
+        part for part in parts if stem(part) and any(noun.endswith(stem(part)) for noun in kind.nouns)
+    ]
     last = (own or parts or ["Id"])[-1]
     return [*(part for part in parts if part != last), last]

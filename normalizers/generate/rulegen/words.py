@@ -43,6 +43,13 @@ def singular(word):
     return word[:-1] if word.endswith("s") and not word.endswith(kept) else word
 
 
+def noun_in(rest, known):
+    """The noun of a call: what it is among the known ones; CreateClusterV2 makes a cluster where nothing is a ClusterV2."""
+    noun = singular(norm(rest))
+    bare = re.sub(r"v\d$", "", noun)
+    return bare if noun not in known and bare in known else noun
+
+
 def split_operation(name):
     """`BatchDeleteImage` -> (`delete`, `Image`)."""
     match = re.match(r"^([A-Z][a-z]+)(.*)$", name)
