@@ -8,6 +8,7 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod correlate;
 pub mod decode;
 pub mod fixture;
 pub mod http;

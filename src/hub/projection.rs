@@ -54,6 +54,8 @@ const DATA: &[(&str, Shape)] = &[
             ("principal", Object(PRINCIPAL)),
             ("assumed", Object(&[("role_arn", Free), ("session_name", Free), ("chain", Free)])),
             ("human", Object(&[("id", Free), ("how", Free)])),
+            ("workload", Object(&[("kind", Free), ("id", Free), ("name", Free), ("how", Free)])),
+            ("deployment", Object(&[("kind", Free), ("id", Free), ("how", Free)])),
             ("mfa", Free),
             ("on_behalf_of", Free),
         ]),

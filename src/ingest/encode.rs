@@ -153,6 +153,7 @@ impl EventParts<'_> {
         let principal = attribution.principal.as_ref();
         let of_principal = principal.into_iter().flat_map(|p| [&p.id, &p.arn, &p.name]).flatten();
         let human = attribution.human.as_ref().map(|human| &human.id);
+        let workload = attribution.workload.as_ref().map(|workload| &workload.id);
         EventHead {
             id: self.id.to_owned(),
             time: self.record.time,
@@ -163,7 +164,7 @@ impl EventParts<'_> {
             provider: self.draft.asset.kind.provider.to_owned(),
             account: self.draft.asset.account.clone(),
             region: self.draft.asset.region.clone(),
-            principals: of_principal.chain(human).cloned().collect(),
+            principals: of_principal.chain(human).chain(workload).cloned().collect(),
             method: attribution.method.to_string(),
         }
     }

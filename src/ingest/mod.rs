@@ -10,9 +10,10 @@ mod process;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tracing::{debug, error, info_span};
+use tracing::{debug, error, info_span, warn};
 
 pub use self::process::{Processed, Processor};
+use crate::correlate::{self, Correlator};
 use crate::inventory::Inventory;
 use crate::log::{Batch, EventLog, LogError, Pending};
 use crate::metrics::Metrics;
@@ -48,7 +49,8 @@ impl Ingest {
         clock: Box<dyn FnMut() -> Time + Send>,
     ) -> Result<Self, LogError> {
         let observed = newest_observed(&*log)?;
-        let processor = Processor::new(Arc::clone(&engine), Arc::clone(&inventory), type_prefix, RECENT_IDS);
+        let mut processor = Processor::new(Arc::clone(&engine), Arc::clone(&inventory), type_prefix, RECENT_IDS);
+        restore(processor.correlator(), &*log)?;
         Ok(Self { engine, processor, log, metrics, inventory, clock, observed })
     }
 
@@ -86,6 +88,7 @@ impl Ingest {
         for record in records {
             self.process(&source, record, &mut batch)?;
         }
+        batch.correlation = self.processor.correlator().take_changes();
         let assets = i64::try_from(self.inventory.len()).unwrap_or(i64::MAX);
         self.metrics.assets.set(assets);
         self.log.append(batch)
@@ -132,6 +135,17 @@ impl Ingest {
         self.metrics.quarantined.with_label_values(&[rejected.code]).inc();
         batch.rejected.push(rejected);
     }
+}
+
+/// What correlation remembered before a restart.
+fn restore(correlator: &mut Correlator, log: &dyn EventLog) -> Result<(), LogError> {
+    let mut values = Vec::new();
+    log.for_each_correlation(correlate::KEY_PREFIX, &mut |value| values.push(value))?;
+    if let Err(error) = correlator.restore(values) {
+        // It helps attribution, no event depends on it: better to start without than not to start.
+        warn!(%error, "what correlation remembered can't be read; it begins anew");
+    }
+    Ok(())
 }
 
 /// When the newest event in the log was observed.

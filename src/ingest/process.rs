@@ -6,6 +6,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::encode::EventParts;
+use crate::correlate::Correlator;
 use crate::inventory::{Held, Inventory};
 use crate::log::NewEvent;
 use crate::model::{Confidence, Draft, RecordInfo, Time};
@@ -53,6 +54,7 @@ pub enum Processed {
 pub struct Processor {
     engine: Arc<Engine>,
     inventory: Arc<Inventory>,
+    correlator: Correlator,
     type_prefix: String,
     recent: Recent,
 }
@@ -61,7 +63,13 @@ impl Processor {
     /// A processor that remembers the last `recent` provider event ids by itself.
     #[must_use]
     pub fn new(engine: Arc<Engine>, inventory: Arc<Inventory>, type_prefix: String, recent: usize) -> Self {
-        Self { engine, inventory, type_prefix, recent: Recent::new(recent) }
+        Self { engine, inventory, correlator: Correlator::default(), type_prefix, recent: Recent::new(recent) }
+    }
+
+    /// What relates records to one another: to be handed what it remembered before a restart, and asked after each
+    /// delivery for what must become durable with it.
+    pub fn correlator(&mut self) -> &mut Correlator {
+        &mut self.correlator
     }
 
     /// Processes one record. `is_known` tells of a CloudEvents id whether its event is in the log.
@@ -74,9 +82,14 @@ impl Processor {
         observed: Time,
         is_known: impl FnOnce(&str) -> Result<bool, E>,
     ) -> Result<Processed, E> {
-        let (record, drafts) = match self.engine.normalize(record) {
+        let (mut record, drafts) = match self.engine.normalize(record) {
             Outcome::Changes { record, drafts } => (record, drafts),
-            Outcome::Skipped { reason, rule } => return Ok(Processed::Skipped { reason, rule }),
+            Outcome::Skipped { reason, rule, session } => {
+                if let Some(session) = session {
+                    self.correlator.note_session(*session);
+                }
+                return Ok(Processed::Skipped { reason, rule });
+            }
             Outcome::Rejected { code, reason, rule } => return Ok(Processed::Rejected { code, reason, rule }),
         };
         let key = xxh3_128(record.event_id.as_bytes());
@@ -84,6 +97,7 @@ impl Processor {
             return Ok(Processed::Duplicate { event_id: record.event_id });
         }
         self.recent.insert(key);
+        self.correlator.attribute(&mut record, &drafts);
         Ok(self.apply(&record, drafts, observed))
     }
 

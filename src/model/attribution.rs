@@ -1,8 +1,11 @@
 //! Who did it, from where, with what.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use super::AssetName;
 
 /// Attribution of a change, as it stands in the event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -25,6 +28,10 @@ pub struct Attribution {
     pub assumed: Option<Assumed>,
     /// The person behind the principal, where there is evidence.
     pub human: Option<Human>,
+    /// The program behind the principal, where there is evidence.
+    pub workload: Option<Workload>,
+    /// The deployment that the change is a part of, where there is evidence.
+    pub deployment: Option<Deployment>,
     /// Whether the session was authenticated with a second factor; null when not told.
     pub mfa: Option<bool>,
     /// For whom a service or application acted.
@@ -54,11 +61,11 @@ pub struct Tool {
 }
 
 /// Whose credentials made the call.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Principal {
     /// `root`, `user`, `role`, `federated_user`, `identity_center_user`, `saml_user`, `web_identity_user`, `account`,
     /// `service`, `directory_user`, `unknown`.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// The provider's unique id: `AIDA…`, `AROA…:session`.
     pub id: Option<String>,
     /// The ARN of the user or of the session.
@@ -70,23 +77,53 @@ pub struct Principal {
 }
 
 /// The role behind temporary credentials.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assumed {
     /// The role.
     pub role_arn: Option<String>,
     /// The session's name.
     pub session_name: Option<String>,
-    /// The roles assumed before it, nearest first, where they are known.
+    /// The roles assumed before it, nearest first, as far as their records were seen.
     pub chain: Vec<String>,
 }
 
 /// The person behind a principal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Human {
     /// A user name or mail address.
     pub id: String,
-    /// The evidence: `sourceIdentity`, `identityCenter`, `userName`, `sessionName`, …
-    pub how: &'static str,
+    /// The evidence, strongest first: `sourceIdentity`, `identityCenter`, `identityCenterSession`, `samlSubject`,
+    /// `userName`; `sessionName` is a guess. After `chain.`, what was told of the one who assumed the role; after
+    /// `deployment.`, of the one who started the deployment.
+    pub how: Cow<'static, str>,
+}
+
+/// The program behind a principal: a machine, a function, a pipeline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
+    /// `ec2_instance`, `lambda_function`, `ecs_task`, `kubernetes_service_account`, `github_actions`, `gitlab_ci`,
+    /// `web_identity`, `x509_certificate`.
+    pub kind: Cow<'static, str>,
+    /// The provider's id: `i-0abc`, a function's name, `repo:org/repo:ref:refs/heads/main`, `namespace/name`.
+    pub id: String,
+    /// The asset's name, where the workload is one whose place is told.
+    pub name: Option<AssetName>,
+    /// The evidence: `assumeRole` (the provider took the role for it), `ec2RoleDelivery`, `webIdFederationData`,
+    /// `webIdentity`, `sessionTags`; `sessionName` and `executionEnvironment` are the caller's own words. After
+    /// `chain.`, what was told of the one who assumed the role.
+    pub how: Cow<'static, str>,
+}
+
+/// The deployment that a change is a part of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// `cloudformation_stack`, `arm_deployment`.
+    pub kind: Cow<'static, str>,
+    /// The stack's ARN or name; the deployment's ARM id.
+    pub id: String,
+    /// The evidence: `stackTags` (the provider put its own tags on what was made), `serviceRole` or `samePrincipal`
+    /// (the only deployment of late under that role, or by that principal), `correlationId`.
+    pub how: Cow<'static, str>,
 }
 
 /// For whom a service or application acted.

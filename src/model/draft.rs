@@ -7,7 +7,7 @@ use jsonptr::PointerBuf;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Action, AssetName, Attribution, Confidence, Time};
+use super::{Action, AssetName, Attribution, Confidence, Evidence, Time};
 
 /// A record that was understood, with all that its events share.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct RecordInfo {
     pub operation: Operation,
     /// Who did it.
     pub attribution: Attribution,
+    /// What it tells that matters to other records.
+    pub evidence: Evidence,
     /// The record on one line, redacted.
     pub raw: Bytes,
 }
@@ -89,7 +91,7 @@ pub struct AssetRef {
 }
 
 /// A kind of asset, as the rules define it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct AssetKind {
     /// `aws` or `azure`.
     pub provider: &'static str,

@@ -25,7 +25,7 @@ pub struct EventHead {
     pub account: String,
     /// The region, `-` for global assets.
     pub region: String,
-    /// Who did it, in every spelling that a person may filter by: id, ARN, name, human.
+    /// Who did it, in every spelling that one may filter by: id, ARN, name, person, program.
     pub principals: Vec<String>,
     /// With what: `console`, `cli`, `terraform`, …
     pub method: String,
@@ -40,7 +40,7 @@ impl EventHead {
         let event: Event = serde_json::from_slice(json)?;
         let data = event.data;
         let principal = data.attribution.principal.unwrap_or_default();
-        let human = data.attribution.human.and_then(|human| human.id);
+        let [human, workload] = [data.attribution.human, data.attribution.workload].map(|who| who?.id);
         Ok(Self {
             id: event.id,
             time: event.time,
@@ -51,7 +51,7 @@ impl EventHead {
             provider: data.asset.provider,
             account: data.asset.account,
             region: data.asset.region,
-            principals: [principal.id, principal.arn, principal.name, human].into_iter().flatten().collect(),
+            principals: [principal.id, principal.arn, principal.name, human, workload].into_iter().flatten().collect(),
             method: data.attribution.method,
         })
     }
@@ -85,7 +85,8 @@ struct Asset {
 struct Attribution {
     method: String,
     principal: Option<Principal>,
-    human: Option<Human>,
+    human: Option<WithId>,
+    workload: Option<WithId>,
 }
 
 #[derive(Default, Deserialize)]
@@ -96,6 +97,6 @@ struct Principal {
 }
 
 #[derive(Deserialize)]
-struct Human {
+struct WithId {
     id: Option<String>,
 }

@@ -6,14 +6,16 @@ mod draft;
 mod event;
 mod ids;
 mod raw;
+mod session;
 mod time;
 
 pub use asset::{Action, AssetName};
-pub use attribution::{Assumed, Attribution, Confidence, Human, OnBehalfOf, Principal, Tool};
+pub use attribution::{Assumed, Attribution, Confidence, Deployment, Human, OnBehalfOf, Principal, Tool, Workload};
 pub use draft::{
     AssetKind, AssetRef, Association, Draft, DraftAction, KeyedSet, Operation, RecordInfo, RelationChange, Step,
 };
 pub use event::EventHead;
 pub use ids::{Cursor, Epoch, ParseCursorError, Seq, SourceId};
 pub use raw::{Origin, RawRecord, Rejected};
+pub use session::{Caller, Evidence, Session};
 pub use time::{ParseTimeError, Time};

@@ -9,9 +9,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::attribution::MethodRules;
+use super::aws::{GenericRules, MethodRules};
 use super::compile::{NeutralTypes, RuleError, RuleText, compile, key_at, line_of};
-use super::generic::GenericRules;
 use super::plan::Plan;
 use super::redact::SecretNames;
 

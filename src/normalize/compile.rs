@@ -54,8 +54,19 @@ impl RuleText {
 #[derive(Debug, Default)]
 pub(super) struct NeutralTypes {
     pub(super) known: HashSet<String>,
-    /// Of provider types whose asset does not say it itself.
+    /// Of provider types whose asset does not say it itself; `AWS::IoT::*` is every other type of the namespace.
     pub(super) of_provider: HashMap<String, String>,
+}
+
+impl NeutralTypes {
+    /// The neutral type of a provider type.
+    pub(super) fn of(&self, provider_type: &str) -> Option<&str> {
+        let of_namespace = || {
+            let (namespace, _) = provider_type.rsplit_once("::")?;
+            self.of_provider.get(&format!("{namespace}::*"))
+        };
+        self.of_provider.get(provider_type).or_else(of_namespace).map(String::as_str)
+    }
 }
 
 /// Compiles the files of one provider. Later files override what earlier ones say of the same asset or event.
@@ -205,7 +216,8 @@ impl Compiler<'_> {
             return told.get_ref().clone();
         }
         let service = rule.name.get_ref().split('/').next().unwrap_or_default();
-        self.neutral_types.of_provider.get(provider_type).cloned().unwrap_or_else(|| format!("unclassified.{service}"))
+        let told = self.neutral_types.of(provider_type);
+        told.map_or_else(|| format!("unclassified.{service}"), str::to_owned)
     }
 
     fn template(&mut self, text: &Spanned<String>, key: &str) -> Option<Template> {

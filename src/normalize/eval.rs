@@ -6,12 +6,11 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::arn::Arn;
-use super::expression::{Scope, Sources};
+use super::expression::{Facts, Scope, Sources};
 use super::plan::{
     AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, EventPlan, OpPlan, Parts, Plan, ServicePlan, StepPlan,
     Vars,
 };
-use super::record::{Member, Record};
 use crate::model::{Action, AssetKind, AssetRef, Association, Draft, DraftAction, Step};
 
 /// Where the record's assets live, unless a rule says otherwise.
@@ -38,7 +37,7 @@ pub(super) enum Evaluated {
 }
 
 /// Applies every rule whose conditions hold.
-pub(super) fn evaluate(plan: &Plan, rules: &[EventPlan], record: &Record<'_>, place: &Place<'_>) -> Evaluated {
+pub(super) fn evaluate(plan: &Plan, rules: &[EventPlan], record: &dyn Facts, place: &Place<'_>) -> Evaluated {
     let scope = Scope { record, element: None };
     let mut drafts = Vec::new();
     let mut otherwise = Evaluated::NoRuleApplies;
@@ -71,7 +70,7 @@ struct Evaluation<'e> {
     plan: &'e Plan,
     rule: &'e EventPlan,
     change: &'e ChangePlan,
-    record: &'e Record<'e>,
+    record: &'e dyn Facts,
     place: &'e Place<'e>,
 }
 
@@ -117,9 +116,7 @@ impl Evaluation<'_> {
         let arn = told_arn.or_else(|| asset.arn.as_ref()?.render(&parts, false));
 
         let (steps, mut partial) = self.steps(&asset, &parts, scope);
-        partial |= self.change.partial
-            || self.record.is_omitted(Member::RequestParameters)
-            || self.record.is_omitted(Member::ResponseElements);
+        partial |= self.change.partial || self.record.is_cut();
         if steps.is_empty() && !matches!(self.change.action, Some(Action::Delete)) {
             partial = true;
         }

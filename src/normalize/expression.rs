@@ -7,13 +7,23 @@ use serde::de::IntoDeserializer as _;
 use serde_json::Value;
 
 use super::pointer::Path;
-use super::record::Record;
 use super::transform::{Transform, scalar_text};
+
+/// A record, as rules see it: a provider's own members, or a view composed of them.
+pub(super) trait Facts {
+    /// What a pointer leads to.
+    fn resolve(&self, path: &Path) -> Option<Cow<'_, Value>>;
+
+    /// The provider left out a part for its size.
+    fn is_cut(&self) -> bool {
+        false
+    }
+}
 
 /// What sources are looked up in.
 #[derive(Clone, Copy)]
 pub(super) struct Scope<'r> {
-    pub(super) record: &'r Record<'r>,
+    pub(super) record: &'r dyn Facts,
     /// `@`.
     pub(super) element: Option<&'r Value>,
 }

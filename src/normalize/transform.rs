@@ -23,12 +23,15 @@ pub(super) enum Transform {
     ArnResource,
     ArnPath,
     ArnParent,
+    ArnOwner,
     ArnAccount,
     ArnRegion,
     ArmId,
     EntraTargets,
     LambdaFunction,
     LambdaQualifier,
+    UrlLast,
+    UrlParent,
     Camel,
     Configuration,
     Keys,
@@ -52,12 +55,15 @@ impl Transform {
             Self::ArnResource => Some(map_text(value, |text| json!(arn_resource(text)))),
             Self::ArnPath => Some(map_text(value, |text| json!(arn_path(text)))),
             Self::ArnParent => value.as_str().and_then(arn_parent).map(|text| json!(text)),
+            Self::ArnOwner => value.as_str().and_then(arn_owner).map(|text| json!(text)),
             Self::ArnAccount => arn_part(&value, 4),
             Self::ArnRegion => arn_part(&value, 3),
             Self::ArmId => Some(map_text(value, |text| json!(text.trim_end_matches('/').to_lowercase()))),
             Self::EntraTargets => Some(entra_targets(&value)),
             Self::LambdaFunction => lambda_name(&value).map(|(function, _)| json!(function)),
             Self::LambdaQualifier => lambda_name(&value).and_then(|(_, qualifier)| qualifier).map(|text| json!(text)),
+            Self::UrlLast => Some(map_text(value, |text| json!(url_path(text).map_or(text, |(_, last)| last)))),
+            Self::UrlParent => value.as_str().and_then(url_path).and_then(|(parent, _)| parent).map(|text| json!(text)),
             Self::Camel => Some(camel(value.into_owned())),
             Self::Configuration => configuration(&value),
             Self::Keys => value.as_object().map(|members| members.keys().cloned().collect()),
@@ -254,10 +260,14 @@ fn arn_resource(text: &str) -> &str {
     text.rsplit(['/', ':']).next().unwrap_or(text)
 }
 
-/// All of an ARN's resource but its kind: `oidc-provider/token.example.com/tenant` → `token.example.com/tenant`.
+/// All of an ARN's resource but its kind: `oidc-provider/token.example.com/tenant` → `token.example.com/tenant`. The `:*`
+/// by which an ARN means all log streams of a group is no part of the group's name.
 fn arn_path(text: &str) -> &str {
     let resource = text.strip_prefix("arn:").and_then(|rest| rest.splitn(5, ':').nth(4));
-    resource.map_or(text, |resource| resource.split_once(['/', ':']).map_or(resource, |(_, path)| path))
+    resource.map_or(text, |resource| {
+        let path = resource.split_once(['/', ':']).map_or(resource, |(_, path)| path);
+        path.strip_suffix(":*").unwrap_or(path)
+    })
 }
 
 /// The part before the last of an ARN's resource, where that is not its kind: `…:task/blue/0123` → `blue`,
@@ -267,6 +277,24 @@ fn arn_parent(text: &str) -> Option<&str> {
     let mut parts = resource.rsplit(['/', ':']).skip(1);
     let parent = parts.next().filter(|parent| !parent.is_empty())?;
     parts.next().map(|_| parent)
+}
+
+/// The part after the kind of an ARN's resource, where more follows: `…:stream/orders/consumer/audit:17` → `orders`.
+fn arn_owner(text: &str) -> Option<&str> {
+    let resource = text.strip_prefix("arn:")?.splitn(5, ':').nth(4)?;
+    let mut parts = resource.split(['/', ':']).skip(1);
+    let owner = parts.next().filter(|owner| !owner.is_empty())?;
+    parts.next().map(|_| owner)
+}
+
+/// The last part of a URL's path, and the one before it where there is one:
+/// `https://sqs.eu-west-1.amazonaws.com/111122223333/orders` → `111122223333`, `orders`.
+fn url_path(text: &str) -> Option<(Option<&str>, &str)> {
+    let (_, rest) = text.split_once("://")?;
+    let (_, path) = rest.trim_end_matches('/').split_once('/')?;
+    let mut parts = path.rsplit('/');
+    let last = parts.next()?;
+    Some((parts.next().filter(|parent| !parent.is_empty()), last))
 }
 
 fn arn_part(value: &Value, part: usize) -> Option<Value> {
@@ -395,6 +423,31 @@ mod tests {
             ("arn_parent", json!("arn:aws:ecs:eu-west-1:123837392027:task-definition/web:7"), Some(json!("web"))),
             ("arn_parent", json!("arn:aws:ecs:eu-west-1:123837392027:task/0123"), None),
             ("arn_parent", json!("web"), None),
+            (
+                "arn_path",
+                json!("arn:aws:logs:eu-west-1:123837392027:log-group:/aws/lambda/resize:*"),
+                Some(json!("/aws/lambda/resize")),
+            ),
+            (
+                "arn_owner",
+                json!("arn:aws:kinesis:eu-west-1:123837392027:stream/orders/consumer/audit:17"),
+                Some(json!("orders")),
+            ),
+            ("arn_owner", json!("arn:aws:kinesis:eu-west-1:123837392027:stream/orders"), None),
+            ("arn_owner", json!("orders"), None),
+            ("url_last", json!("https://sqs.eu-west-1.amazonaws.com/123837392027/orders"), Some(json!("orders"))),
+            (
+                "url_last",
+                json!("arn:aws:sqs:eu-west-1:123837392027:orders"),
+                Some(json!("arn:aws:sqs:eu-west-1:123837392027:orders")),
+            ),
+            (
+                "url_parent",
+                json!("https://sqs.eu-west-1.amazonaws.com/123837392027/orders"),
+                Some(json!("123837392027")),
+            ),
+            ("url_parent", json!("https://sqs.eu-west-1.amazonaws.com/orders"), None),
+            ("url_parent", json!("orders"), None),
             ("arn_account", json!("arn:aws:iam::123837392027:role/x"), Some(json!("123837392027"))),
             ("arn_region", json!("arn:aws:iam::123837392027:role/x"), None),
             (
@@ -416,10 +469,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_transform_panics(which in 0_usize..22, text in "[\\[\\]{}\":,a-zA-Z0-9%. ]{0,60}") {
+        fn no_transform_panics(which in 0_usize..25, text in "[\\[\\]{}\":,a-zA-Z0-9%. ]{0,60}") {
             let names = ["json", "url_decode", "tag_map", "ec2_items", "ec2_ip_permissions", "ec2_ip_permissions_egress", "epoch",
                 "arn_resource", "arn_path", "arn_parent", "arn_account", "arn_region", "arm_id", "entra_targets", "lambda_function", "lambda_qualifier", "camel",
-                "keys", "string", "lower", "split", "wrap"];
+                "keys", "string", "lower", "split", "wrap", "arn_owner", "url_last", "url_parent"];
             let value = serde_json::from_str(&text).unwrap_or(json!(text));
             let _ = apply(names[which], value);
         }

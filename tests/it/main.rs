@@ -11,6 +11,7 @@ mod architecture;
 mod author;
 mod cli;
 mod clients;
+mod correlation;
 mod crash;
 mod demo;
 mod fixtures;

@@ -1,0 +1,55 @@
+//! A map that forgets what was put in first.
+
+use std::collections::{HashMap, VecDeque};
+
+/// At most so many values, by key.
+#[derive(Debug)]
+pub(super) struct Memory<V> {
+    prefix: &'static str,
+    limit: usize,
+    values: HashMap<String, V>,
+    /// Keys in the order in which they were first put in.
+    order: VecDeque<String>,
+}
+
+impl<V> Memory<V> {
+    /// `prefix` sets its keys apart in the log.
+    pub(super) fn new(prefix: &'static str, limit: usize) -> Self {
+        Self { prefix, limit, values: HashMap::new(), order: VecDeque::new() }
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&V> {
+        self.values.get(key)
+    }
+
+    /// Puts a value in, in the place of one under the same key. Gives its key in the log, and the one that is
+    /// forgotten for it.
+    pub(super) fn insert(&mut self, key: String, value: V) -> (String, Option<String>) {
+        let in_log = format!("{}{key}", self.prefix);
+        if self.values.insert(key.clone(), value).is_some() {
+            return (in_log, None);
+        }
+        self.order.push_back(key);
+        let over = if self.order.len() > self.limit { self.order.pop_front() } else { None };
+        let forgotten = over.map(|oldest| {
+            self.values.remove(&oldest);
+            format!("{}{oldest}", self.prefix)
+        });
+        (in_log, forgotten)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_goes_first_and_a_later_word_takes_no_room() {
+        let mut memory = Memory::new("x/", 2);
+        assert_eq!(memory.insert("a".into(), 1), ("x/a".into(), None));
+        assert_eq!(memory.insert("b".into(), 2), ("x/b".into(), None));
+        assert_eq!(memory.insert("a".into(), 3), ("x/a".into(), None));
+        assert_eq!(memory.insert("c".into(), 4), ("x/c".into(), Some("x/a".into())));
+        assert_eq!((memory.get("a"), memory.get("b"), memory.get("c")), (None, Some(&2), Some(&4)));
+    }
+}

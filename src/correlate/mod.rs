@@ -1,0 +1,147 @@
+//! What one record can't tell: who is behind temporary credentials, which copy of a record names its caller, which
+//! deployment a change is a part of.
+//!
+//! All of it is remembered within a bound, and is durable: what changes goes into the batch of the records that told it
+//! ([`Correlator::take_changes`]) and is handed back at start ([`Correlator::restore`]). Nothing here guesses: where the
+//! evidence allows two answers, none is given, and `how` says which evidence was used.
+
+mod deployments;
+mod memory;
+mod sessions;
+mod shared;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use self::deployments::Actor;
+use self::memory::Memory;
+use self::shared::Copied;
+use crate::model::{Draft, RecordInfo, Session, Time};
+
+/// Sessions remembered. An entry takes about 1 KiB.
+const SESSIONS: usize = 100_000;
+/// Records remembered that were written to several accounts.
+const SHARED: usize = 20_000;
+/// Roles and principals remembered that lately worked on deployments.
+const ACTORS: usize = 20_000;
+
+/// The prefix of the keys of all that is remembered here.
+pub const KEY_PREFIX: &str = "aws/";
+
+/// One thing remembered, as the log keeps it.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Remembered {
+    Session(Session),
+    Copied(Copied),
+    Actor(Actor),
+}
+
+/// Relates records to one another. Fed in the order of the records.
+#[derive(Debug)]
+pub struct Correlator {
+    sessions: Memory<Session>,
+    copies: Memory<Copied>,
+    actors: Memory<Actor>,
+    /// What is to become durable; nothing is gathered where nobody asks for it.
+    changes: Option<Vec<(String, Option<Bytes>)>>,
+}
+
+impl Default for Correlator {
+    fn default() -> Self {
+        Self::with_limits(SESSIONS, SHARED, ACTORS)
+    }
+}
+
+impl Correlator {
+    /// One that remembers at most so many sessions, shared records, and actors of deployments; the oldest go first.
+    #[must_use]
+    pub fn with_limits(sessions: usize, shared: usize, actors: usize) -> Self {
+        Self {
+            sessions: Memory::new("aws/session/", sessions),
+            copies: Memory::new("aws/shared/", shared),
+            actors: Memory::new("aws/deployments/", actors),
+            changes: None,
+        }
+    }
+
+    /// Takes back what was remembered before a restart, in any order, and from now on gathers what changes.
+    ///
+    /// # Errors
+    /// When a value is none of ours.
+    pub fn restore(&mut self, values: impl IntoIterator<Item = Bytes>) -> Result<(), serde_json::Error> {
+        self.changes = Some(Vec::new());
+        let mut all = Vec::new();
+        for value in values {
+            all.push(serde_json::from_slice::<Remembered>(&value)?);
+        }
+        all.sort_by_key(Remembered::time);
+        for remembered in all {
+            let (_, forgotten) = self.keep(remembered);
+            // The limit is lower than before the restart.
+            let forgotten = forgotten.map(|key| (key, None));
+            self.changes.as_mut().into_iter().for_each(|changes| changes.extend(forgotten.clone()));
+        }
+        Ok(())
+    }
+
+    /// Notes temporary credentials.
+    pub fn note_session(&mut self, session: Session) {
+        let known = self.sessions.get(&session.access_key);
+        if known.is_some_and(|known| sessions::tells_as_much(known, &session)) {
+            return;
+        }
+        self.remember(Remembered::Session(session));
+    }
+
+    /// Completes the attribution of a change by what other records told, and notes what it tells itself.
+    pub fn attribute(&mut self, record: &mut RecordInfo, drafts: &[Draft]) {
+        if let Some(copied) = shared::complete(&self.copies, record) {
+            self.remember(Remembered::Copied(copied));
+        }
+        sessions::complete(&self.sessions, record);
+        if let Some(draft) = drafts.first() {
+            deployments::complete(&self.actors, record, &draft.asset.account);
+        }
+        for actor in deployments::told(&self.actors, record, drafts) {
+            self.remember(Remembered::Actor(actor));
+        }
+    }
+
+    /// What has to become durable together with the events that it helped to decide.
+    #[must_use]
+    pub fn take_changes(&mut self) -> Vec<(String, Option<Bytes>)> {
+        self.changes.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn remember(&mut self, remembered: Remembered) {
+        // Texts and whole numbers are always JSON.
+        let value = self.changes.is_some().then(|| serde_json::to_vec(&remembered).unwrap_or_default());
+        let (key, forgotten) = self.keep(remembered);
+        if let (Some(changes), Some(value)) = (&mut self.changes, value) {
+            changes.push((key, Some(value.into())));
+            changes.extend(forgotten.map(|key| (key, None)));
+        }
+    }
+
+    /// Gives the key in the log, and the key of what is forgotten for it.
+    fn keep(&mut self, remembered: Remembered) -> (String, Option<String>) {
+        match remembered {
+            Remembered::Session(session) => self.sessions.insert(session.access_key.clone(), session),
+            Remembered::Copied(copied) => self.copies.insert(copied.id.clone(), copied),
+            Remembered::Actor(actor) => self.actors.insert(actor.key.clone(), actor),
+        }
+    }
+}
+
+impl Remembered {
+    fn time(&self) -> Time {
+        match self {
+            Self::Session(session) => session.started,
+            Self::Copied(copied) => copied.time,
+            Self::Actor(actor) => actor.time(),
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! Who did it, from where, with what tool: read out of one CloudTrail record.
+//!
+//! The method is data (`normalizers/aws/attribution.toml`); who it was follows the userIdentity element
+//! (<https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-reference-user-identity.html>).
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::record::{Member, Record};
+use super::workload;
+use crate::model::{Assumed, Attribution, Confidence, Human, OnBehalfOf, Principal, Tool};
+
+/// The ordered rules for the method.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::normalize) struct MethodRules {
+    method: Vec<MethodRule>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MethodRule {
+    method: Arc<str>,
+    confidence: Confidence,
+    tool: Option<ToolRule>,
+    any: Vec<Condition>,
+    unless: Option<Condition>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToolRule {
+    name: Option<String>,
+    /// The tool is called what this field says.
+    #[serde(default)]
+    from: Vec<Field>,
+    #[serde(default)]
+    version_after: Vec<String>,
+    /// The tool is called like the text before the version.
+    #[serde(default)]
+    named_by_match: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Condition {
+    field: Field,
+    #[serde(default)]
+    is: Vec<String>,
+    #[serde(default)]
+    begins: Vec<String>,
+    #[serde(default)]
+    ends: Vec<String>,
+    #[serde(default)]
+    contains: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Field {
+    IdentityType,
+    EventType,
+    InvokedBy,
+    UserAgent,
+    SourceAddress,
+    ConsoleSession,
+}
+
+impl Field {
+    fn label(self) -> &'static str {
+        match self {
+            Self::IdentityType => "identity type",
+            Self::EventType => "event type",
+            Self::InvokedBy => "invokedBy",
+            Self::UserAgent => "user agent",
+            Self::SourceAddress => "source address",
+            Self::ConsoleSession => "sessionCredentialFromConsole",
+        }
+    }
+}
+
+/// A value against a text of a condition.
+type Test = fn(&str, &str) -> bool;
+
+impl Condition {
+    /// The evidence, in words.
+    fn evidence(&self, seen: &Seen<'_>) -> Option<String> {
+        let value = seen.field(self.field)?;
+        let tests: [(&str, &[String], Test); 4] = [
+            ("is", &self.is, |value, text| value == text),
+            ("begins with", &self.begins, |value, text| value.starts_with(text)),
+            ("ends with", &self.ends, |value, text| value.ends_with(text)),
+            ("contains", &self.contains, |value, text| {
+                memchr::memmem::find(value.as_bytes(), text.as_bytes()).is_some()
+            }),
+        ];
+        tests.into_iter().find_map(|(word, texts, test)| {
+            let text = texts.iter().find(|text| test(value, text))?;
+            Some(format!("{} {word} {text}", self.field.label()))
+        })
+    }
+}
+
+/// The fields that the rules look at.
+struct Seen<'r> {
+    identity_type: Option<&'r str>,
+    event_type: Option<Cow<'r, str>>,
+    invoked_by: Option<&'r str>,
+    user_agent: Option<Cow<'r, str>>,
+    source_address: Option<Cow<'r, str>>,
+    console_session: Option<&'static str>,
+}
+
+impl Seen<'_> {
+    fn field(&self, field: Field) -> Option<&str> {
+        match field {
+            Field::IdentityType => self.identity_type,
+            Field::EventType => self.event_type.as_deref(),
+            Field::InvokedBy => self.invoked_by,
+            Field::UserAgent => self.user_agent.as_deref(),
+            Field::SourceAddress => self.source_address.as_deref(),
+            Field::ConsoleSession => self.console_session,
+        }
+    }
+}
+
+impl MethodRules {
+    /// Attribution of a record.
+    pub(super) fn attribute(&self, record: &Record<'_>) -> Attribution {
+        let identity = record.value(Member::UserIdentity).filter(|identity| identity.is_object());
+        let session = identity.and_then(|identity| identity.get("sessionContext"));
+        let from_console = record.is_true(Member::SessionCredentialFromConsole)
+            || session.and_then(|session| text(session, "/attributes/sessionCredentialFromConsole")) == Some("true");
+        let seen = Seen {
+            identity_type: identity.and_then(|identity| text(identity, "/type")),
+            event_type: record.text(Member::EventType),
+            invoked_by: identity.and_then(|identity| text(identity, "/invokedBy")),
+            // S3 writes the user agent in brackets.
+            user_agent: record.text(Member::UserAgent).map(|agent| {
+                match agent.strip_prefix('[').and_then(|a| a.strip_suffix(']')) {
+                    Some(inner) => Cow::Owned(inner.to_owned()),
+                    None => agent,
+                }
+            }),
+            source_address: record.text(Member::SourceIpAddress),
+            console_session: from_console.then_some("true"),
+        };
+        let (method, method_reason, confidence, tool) = self.method(&seen);
+        let principal = identity.map(principal);
+        let assumed = identity.and_then(|identity| assumed(identity, principal.as_ref()));
+        let workload = identity.zip(principal.as_ref()).and_then(|(identity, principal)| {
+            workload::workload(identity, principal, assumed.as_ref(), seen.user_agent.as_deref())
+        });
+        let deployment = (&*method == "cloudformation")
+            .then(|| workload::stack_of_tags(record.value(Member::RequestParameters)?))
+            .flatten();
+        Attribution {
+            method,
+            method_reason,
+            confidence,
+            tool,
+            ip: seen
+                .source_address
+                .as_ref()
+                .filter(|address| address.parse::<IpAddr>().is_ok())
+                .map(|ip| ip.to_string()),
+            human: identity.and_then(|identity| human(identity, principal.as_ref(), assumed.as_ref())),
+            mfa: session.and_then(|session| text(session, "/attributes/mfaAuthenticated")).map(|flag| flag == "true"),
+            workload,
+            deployment,
+            on_behalf_of: identity.and_then(on_behalf_of),
+            user_agent: seen.user_agent.map(Cow::into_owned),
+            principal,
+            assumed,
+        }
+    }
+
+    fn method(&self, seen: &Seen<'_>) -> (Arc<str>, String, Confidence, Option<Tool>) {
+        for rule in &self.method {
+            if rule.unless.as_ref().is_some_and(|condition| condition.evidence(seen).is_some()) {
+                continue;
+            }
+            if let Some(reason) = rule.any.iter().find_map(|condition| condition.evidence(seen)) {
+                let tool = rule.tool.as_ref().and_then(|tool| tool.tool(seen));
+                return (Arc::clone(&rule.method), reason, rule.confidence, tool);
+            }
+        }
+        let reason = match seen.user_agent {
+            Some(_) => "no rule knows the user agent",
+            None => "no user agent",
+        };
+        ("other".into(), reason.to_owned(), Confidence::Low, None)
+    }
+}
+
+impl ToolRule {
+    fn tool(&self, seen: &Seen<'_>) -> Option<Tool> {
+        let agent = seen.user_agent.as_deref().unwrap_or_default();
+        let versioned = self.version_after.iter().find_map(|before| {
+            let (_, after) = agent.split_once(before.as_str())?;
+            let version = after.split([' ', ';', ')', ',']).next().filter(|version| !version.is_empty())?;
+            Some((before.trim_end_matches('/'), version.to_owned()))
+        });
+        let name = match (&versioned, self.named_by_match) {
+            (Some((before, _)), true) => (*before).to_owned(),
+            _ => self
+                .name
+                .clone()
+                .or_else(|| self.from.iter().find_map(|field| seen.field(*field)).map(str::to_owned))?,
+        };
+        Some(Tool { name, version: versioned.map(|(_, version)| version) })
+    }
+}
+
+pub(super) fn text<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
+    value.pointer(pointer)?.as_str().filter(|text| !text.is_empty())
+}
+
+pub(super) fn owned(value: &Value, pointer: &str) -> Option<String> {
+    text(value, pointer).map(str::to_owned)
+}
+
+fn principal(identity: &Value) -> Principal {
+    let kind: &'static str = match text(identity, "/type") {
+        Some("Root") => "root",
+        Some("IAMUser") => "user",
+        Some("AssumedRole" | "Role") => "role",
+        Some("FederatedUser") => "federated_user",
+        Some("IdentityCenterUser") => "identity_center_user",
+        Some("SAMLUser") => "saml_user",
+        Some("WebIdentityUser") => "web_identity_user",
+        Some("Directory") => "directory_user",
+        Some("AWSAccount") => "account",
+        Some("AWSService") => "service",
+        _ => "unknown",
+    };
+    let arn = owned(identity, "/arn");
+    let issuer = "/sessionContext/sessionIssuer";
+    let name =
+        owned(identity, "/userName").or_else(|| owned(identity, &format!("{issuer}/userName"))).or_else(
+            || match kind {
+                "root" => Some("root".to_owned()),
+                "service" => owned(identity, "/invokedBy"),
+                // arn:aws:sts::123837392027:assumed-role/deployer/session
+                "role" => arn.as_deref()?.split('/').nth(1).map(str::to_owned),
+                _ => arn.as_deref()?.rsplit('/').next().map(str::to_owned),
+            },
+        );
+    Principal {
+        kind: kind.into(),
+        id: owned(identity, "/principalId"),
+        account: owned(identity, "/accountId")
+            .or_else(|| owned(identity, &format!("{issuer}/accountId")))
+            .or_else(|| arn.as_deref()?.split(':').nth(4).filter(|account| !account.is_empty()).map(str::to_owned)),
+        arn,
+        name,
+    }
+}
+
+fn assumed(identity: &Value, principal: Option<&Principal>) -> Option<Assumed> {
+    if text(identity, "/type") != Some("AssumedRole") {
+        return None;
+    }
+    let arn = principal.and_then(|principal| principal.arn.as_deref());
+    let id = principal.and_then(|principal| principal.id.as_deref());
+    let role_arn = owned(identity, "/sessionContext/sessionIssuer/arn").or_else(|| {
+        // arn:aws:sts::123837392027:assumed-role/deployer/session tells the role but for its path.
+        let (head, tail) = arn?.split_once(":assumed-role/")?;
+        Some(format!("{}:role/{}", head.replacen(":sts:", ":iam:", 1), tail.split('/').next()?))
+    });
+    let session_name = id
+        .and_then(|id| id.split_once(':').map(|(_, session)| session))
+        .or_else(|| arn.and_then(|arn| arn.split_once(":assumed-role/")?.1.split('/').nth(1)));
+    Some(Assumed { role_arn, session_name: session_name.map(str::to_owned), chain: Vec::new() })
+}
+
+/// The person, by the strongest evidence that one record holds.
+fn human(identity: &Value, principal: Option<&Principal>, assumed: Option<&Assumed>) -> Option<Human> {
+    let found = |id: &str, how: &'static str| Some(Human { id: id.to_owned(), how: how.into() });
+    if let Some(source) = text(identity, "/sessionContext/sourceIdentity") {
+        return found(source, "sourceIdentity");
+    }
+    if let Some(user) = text(identity, "/onBehalfOf/userId") {
+        return found(user, "identityCenter");
+    }
+    let session = assumed.and_then(|assumed| assumed.session_name.as_deref());
+    let role = assumed.and_then(|assumed| assumed.role_arn.as_deref()).unwrap_or_default();
+    if let Some(session) = session.filter(|_| role.contains("AWSReservedSSO_")) {
+        // IAM Identity Center names the session after the directory's user.
+        return found(session, "identityCenterSession");
+    }
+    match principal.map(|principal| (&*principal.kind, principal.name.as_deref())) {
+        Some(("user" | "identity_center_user", name)) => found(name?, "userName"),
+        Some(("saml_user", name)) => found(name?, "samlSubject"),
+        Some(("root", _)) => None,
+        // A guess: a session name that looks like a mail address.
+        _ => found(session.filter(|session| is_mail_address(session))?, "sessionName"),
+    }
+}
+
+fn is_mail_address(text: &str) -> bool {
+    text.split_once('@').is_some_and(|(user, host)| !user.is_empty() && host.contains('.') && !host.contains('@'))
+}
+
+fn on_behalf_of(identity: &Value) -> Option<OnBehalfOf> {
+    let user = identity.get("onBehalfOf").filter(|user| user.is_object())?;
+    Some(OnBehalfOf { user_id: owned(user, "/userId"), identity_store_arn: owned(user, "/identityStoreArn") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn attributed(record: &Value) -> Attribution {
+        let rules: MethodRules = toml::from_str(include_str!("../../../normalizers/aws/attribution.toml")).unwrap();
+        let text = record.to_string();
+        rules.attribute(&Record::parse(&text).unwrap())
+    }
+
+    #[test]
+    fn methods_by_their_evidence() {
+        let agent = |agent: &str| json!({ "userIdentity": { "type": "IAMUser" }, "userAgent": agent, "sourceIPAddress": "192.0.2.10" });
+        for (record, method, tool, version) in [
+            (
+                agent(
+                    "APN/1.0 HashiCorp/1.0 Terraform/1.1.2 (+https://www.terraform.io) terraform-provider-aws/3.76.1",
+                ),
+                "terraform",
+                Some("terraform"),
+                Some("1.1.2"),
+            ),
+            (
+                agent("aws-sdk-go/1.29.7 (go1.19; linux; amd64) terraform-provider-aws/4.0"),
+                "terraform",
+                Some("terraform"),
+                None,
+            ),
+            (
+                agent("[aws-cli/2.13.0 Python/3.11 md/command#ec2.run-instances]"),
+                "cli",
+                Some("aws-cli"),
+                Some("2.13.0"),
+            ),
+            (agent("aws-cli/2.13.0 exec-env/CloudShell"), "cli", Some("cloudshell"), None),
+            (agent("Boto3/1.34.0 md/Botocore#1.34.0"), "sdk", Some("boto3"), Some("1.34.0")),
+            (agent("aws-sdk-go-v2/1.21.0 os/linux"), "sdk", Some("aws-sdk-go-v2"), Some("1.21.0")),
+            (agent("[S3Console/0.4, aws-internal/3]"), "console", None, None),
+            (agent("Mozilla/5.0 (X11; Linux)"), "console", None, None),
+            (agent("console.ec2.amazonaws.com"), "console", None, None),
+            (agent("something/1.0"), "other", None, None),
+            (
+                json!({ "userIdentity": { "type": "AWSService", "invokedBy": "delivery.logs.amazonaws.com" } }),
+                "service",
+                Some("delivery.logs.amazonaws.com"),
+                None,
+            ),
+            (
+                json!({ "userIdentity": { "type": "AssumedRole", "invokedBy": "autoscaling.amazonaws.com" }, "userAgent": "autoscaling.amazonaws.com" }),
+                "service",
+                Some("autoscaling.amazonaws.com"),
+                None,
+            ),
+            (
+                json!({ "userIdentity": { "type": "AssumedRole" }, "sourceIPAddress": "cloudformation.amazonaws.com" }),
+                "cloudformation",
+                Some("cloudformation"),
+                None,
+            ),
+            (
+                json!({ "userIdentity": { "type": "AssumedRole" }, "userAgent": "AWS Internal", "sessionCredentialFromConsole": "true" }),
+                "console",
+                None,
+                None,
+            ),
+            (json!({ "userIdentity": null }), "other", None, None),
+        ] {
+            let attribution = attributed(&record);
+            assert_eq!(&*attribution.method, method, "{record}: {}", attribution.method_reason);
+            assert_eq!(attribution.tool.as_ref().map(|tool| tool.name.as_str()), tool, "{record}");
+            assert_eq!(attribution.tool.and_then(|tool| tool.version).as_deref(), version, "{record}");
+        }
+    }
+
+    #[test]
+    fn a_session_of_a_role_and_the_person_behind_it() {
+        let record = json!({ "sourceIPAddress": "AWS Internal", "userIdentity": {
+            "type": "AssumedRole", "principalId": "AROAEXAMPLE:jane@example.com",
+            "arn": "arn:aws:sts::111122223333:assumed-role/deployer/jane@example.com", "accountId": "111122223333",
+            "sessionContext": { "sessionIssuer": {}, "attributes": { "mfaAuthenticated": "false" } } } });
+        let attribution = attributed(&record);
+        let assumed = attribution.assumed.unwrap();
+        assert_eq!(assumed.role_arn.as_deref(), Some("arn:aws:iam::111122223333:role/deployer"));
+        assert_eq!(assumed.session_name.as_deref(), Some("jane@example.com"));
+        assert_eq!(attribution.principal.unwrap().name.as_deref(), Some("deployer"));
+        assert_eq!(attribution.human, Some(Human { id: "jane@example.com".into(), how: "sessionName".into() }));
+        assert_eq!((attribution.mfa, attribution.ip), (Some(false), None));
+    }
+
+    #[test]
+    fn stronger_evidence_of_a_person_wins() {
+        let identity = |extra: Value| {
+            let mut identity = json!({ "type": "AssumedRole", "principalId": "AROA:i-0123",
+                "arn": "arn:aws:sts::111122223333:assumed-role/AWSReservedSSO_Admin_1/release-manager",
+                "sessionContext": { "sessionIssuer": { "arn": "arn:aws:iam::111122223333:role/aws-reserved/sso.amazonaws.com/AWSReservedSSO_Admin_1" } } });
+            for (pointer, value) in extra.as_object().unwrap() {
+                jsonptr::Pointer::parse(pointer).unwrap().assign(&mut identity, value.clone()).unwrap();
+            }
+            attributed(&json!({ "userIdentity": identity })).human.map(|human| (human.id, human.how.into_owned()))
+        };
+        assert_eq!(
+            identity(json!({ "/sessionContext/sourceIdentity": "alice" })),
+            Some(("alice".into(), "sourceIdentity".into()))
+        );
+        assert_eq!(identity(json!({ "/onBehalfOf/userId": "u-1" })), Some(("u-1".into(), "identityCenter".into())));
+        assert_eq!(
+            identity(json!({ "/principalId": "AROA:bob" })),
+            Some(("bob".into(), "identityCenterSession".into()))
+        );
+        assert_eq!(identity(json!({ "/sessionContext/sessionIssuer/arn": "arn:aws:iam::1:role/x" })), None);
+    }
+}
