@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::model::{SourceId, Time};
 use crate::normalize::{CatalogError, Engine};
 use crate::source::aws_lookup_events::LookupEventsSource;
+use crate::source::azure_event_hubs::EventHubsSource;
 use crate::source::file::FileSource;
 use crate::source::supervise::supervise;
 use crate::source::{Clock, Intake, Source, StatusBoard};
@@ -207,6 +208,9 @@ impl Gateway {
                 SourceConfig::File(config) => ("file", Box::new(FileSource::new(id.clone(), config, cursor, clock))),
                 SourceConfig::AwsLookupEvents(config) => {
                     ("aws_lookup_events", Box::new(LookupEventsSource::new(id.clone(), config, cursor, clock)))
+                }
+                SourceConfig::AzureEventHubs(config) => {
+                    ("azure_event_hubs", Box::new(EventHubsSource::new(id.clone(), config, cursor, clock)))
                 }
             };
             self.start_source(ExtraSource { id, kind, source });

@@ -126,6 +126,11 @@ fn check_sources(sources: &BTreeMap<SourceId, SourceConfig>, report: &mut Report
                 }
             }
             SourceConfig::AwsLookupEvents(lookup) => check_lookup_events(lookup, &key, report),
+            SourceConfig::AzureEventHubs(hub) => {
+                for (field, message) in hub.mistakes() {
+                    report.error(&key(field), &message);
+                }
+            }
         }
     }
 }

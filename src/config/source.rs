@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 pub use crate::source::aws_lookup_events::LookupEventsConfig;
+pub use crate::source::azure_event_hubs::EventHubsConfig;
 pub use crate::source::file::FileConfig;
 
 /// One `[sources.<name>.<kind>]`.
@@ -13,6 +14,8 @@ pub enum SourceConfig {
     File(FileConfig),
     /// `[sources.<name>.aws_lookup_events]`.
     AwsLookupEvents(LookupEventsConfig),
+    /// `[sources.<name>.azure_event_hubs]`.
+    AzureEventHubs(EventHubsConfig),
 }
 
 impl SourceConfig {
@@ -22,6 +25,7 @@ impl SourceConfig {
         match self {
             Self::File(_) => "file",
             Self::AwsLookupEvents(_) => "aws_lookup_events",
+            Self::AzureEventHubs(_) => "azure_event_hubs",
         }
     }
 }

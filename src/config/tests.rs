@@ -41,6 +41,31 @@ impl Case {
 
 const LOOKUP: &str = "[sources.a.aws_lookup_events]\nregions = [\"eu-west-1\"]\n";
 
+/// Every kind of credential as the comments of the default file write it.
+#[test]
+fn each_kind_of_credential_is_read() {
+    use crate::source::azure_event_hubs::config::Credential;
+
+    let read = |credential: &str| {
+        let text =
+            format!("[sources.a.azure_event_hubs]\nnamespace = \"acme\"\nhub = \"h\"\ncredential.{credential}\n");
+        let config: Config = Document::parse(&"x".into(), &text).unwrap().read().unwrap();
+        match config.sources.into_values().next() {
+            Some(SourceConfig::AzureEventHubs(hub)) => hub.credential.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(matches!(read("managed_identity = {}"), Credential::ManagedIdentity(it) if it.client_id.is_none()));
+    assert!(
+        matches!(read("managed_identity = { client_id = \"c\" }"), Credential::ManagedIdentity(it) if it.client_id.is_some())
+    );
+    assert!(matches!(read("workload_identity = {}"), Credential::WorkloadIdentity(_)));
+    assert!(matches!(read("developer_tools = {}"), Credential::DeveloperTools(_)));
+    assert!(matches!(read("connection_string = \"env:PATH\""), Credential::ConnectionString(_)));
+    let secret = "client_secret = { tenant_id = \"t\", client_id = \"c\", client_secret = \"env:PATH\" }";
+    assert!(matches!(read(secret), Credential::ClientSecret(_)));
+}
+
 #[test]
 fn the_default_file_is_the_default() {
     let name: Arc<str> = "catchment.default.toml".into();
@@ -70,6 +95,10 @@ fn the_examples_of_the_default_file_are_read() {
         [production.aws_lookup_events]
         regions = ["us-east-1", "eu-west-1"]
         endpoint_url = "https://cloudtrail.us-east-1.amazonaws.com"
+        [azure.azure_event_hubs]
+        namespace = "acme"
+        hub = "insights-activity-logs"
+        endpoint = "amqps://10.0.0.4"
     "#;
     assert_eq!(config.sources, toml::from_str(expected).unwrap(), "the values of the comments are the defaults");
     assert_eq!(config.normalizers.dir, Some(PathBuf::from("/etc/catchment/normalizers")));
@@ -162,12 +191,14 @@ fn every_mistake_is_told_with_key_and_line() {
         (
             "[sources.trail.fil]\npath = \"x\"",
             "catchment.toml, line 1: sources.trail.fil: unknown kind fil (did you mean file?); known kinds are file, \
-             aws_lookup_events"
+             aws_lookup_events, azure_event_hubs"
                 .into(),
         ),
         (
             "[sources.trail]",
-            "catchment.toml, line 1: sources.trail: has no kind; give it one of file, aws_lookup_events".into(),
+            "catchment.toml, line 1: sources.trail: has no kind; give it one of file, aws_lookup_events, \
+             azure_event_hubs"
+                .into(),
         ),
         (
             "[sources.x.file]\npath = \"x\"\n[sources.x.aws_lookup_events]\nregions = []",
@@ -182,7 +213,7 @@ fn every_mistake_is_told_with_key_and_line() {
         (
             "[sources]\ntrail = \"file\"",
             "catchment.toml, line 2: sources.trail: is a section with a kind, such as \
-             [sources.trail.file|aws_lookup_events]"
+             [sources.trail.file|aws_lookup_events|azure_event_hubs]"
                 .into(),
         ),
         ("http = 3", "catchment.toml, line 1: http: is a section, [http], not a value".into()),

@@ -4,6 +4,7 @@
 //! only after [`Intake::submit`] has returned: then the delivery's events, rejects and cursor are on disk.
 
 pub mod aws_lookup_events;
+pub mod azure_event_hubs;
 mod clock;
 pub mod demo;
 pub mod file;
@@ -118,7 +119,7 @@ pub enum SourceError {
 /// What `/v1/sources` tells of a source.
 #[derive(Clone, Debug, Serialize)]
 pub struct SourceStatus {
-    /// The kind, as in the configuration: `file`, `aws_lookup_events`.
+    /// The kind, as in the configuration: `file`, `aws_lookup_events`, `azure_event_hubs`.
     pub kind: &'static str,
     /// `starting`, `running`, `retrying`, `finished` or `stopped`.
     pub state: SourceState,
@@ -134,6 +135,26 @@ pub struct SourceStatus {
     pub last_error_at: Option<Time>,
     /// The position, in words: `trail.json at byte 1234`.
     pub position: Option<String>,
+    /// The partitions, of a source that has such.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub partitions: Vec<PartitionStatus>,
+}
+
+/// What `/v1/sources` tells of one partition of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PartitionStatus {
+    /// The service's name for it.
+    pub id: String,
+    /// The number of the event read last, where one was.
+    pub sequence: Option<i64>,
+    /// Events that are there and not yet read, as last looked at.
+    pub behind: Option<u64>,
+    /// When the event read last reached the partition, of those read since the start.
+    pub enqueued: Option<Time>,
+    /// Events since the start that the partition had dropped before they were read.
+    pub missed: u64,
+    /// Why it can't be read now, for a person.
+    pub error: Option<String>,
 }
 
 /// What a source is doing.
@@ -169,6 +190,7 @@ impl StatusBoard {
             last_error: None,
             last_error_at: None,
             position: None,
+            partitions: Vec::new(),
         };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(source.clone(), status);
         StatusHandle { board: self.clone(), source }

@@ -14,6 +14,7 @@ mod clients;
 mod correlation;
 mod crash;
 mod demo;
+mod event_hubs;
 mod fixtures;
 mod generated;
 mod hostile;

@@ -1,0 +1,228 @@
+//! The hub as the loops see it, behind traits so that they can be tested without one, and the SDK behind them.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use azure_core::credentials::TokenCredential;
+use azure_core_amqp::AmqpValue;
+use azure_core_amqp::message::AmqpMessageBody;
+use azure_messaging_eventhubs::models::ReceivedEventData;
+use azure_messaging_eventhubs::{ConsumerClient, OpenReceiverOptions, RetryOptions, StartLocation, StartPosition};
+use bytes::Bytes;
+use tokio_stream::{Stream, StreamExt};
+
+use super::config::{Credential, EventHubsConfig};
+use super::credential::Tokens;
+use super::error::HubError;
+use super::place::Place;
+use crate::model::Time;
+
+/// To connect and open, and for one question. The service mostly answers within a second; a developer's `az` takes
+/// some seconds to give a token.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// To say goodbye. Nothing hangs on it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What is known of a hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Properties {
+    /// When it was made: a hub that was deleted and made again counts its events anew.
+    pub(super) created: Option<i64>,
+    /// The ids of its partitions.
+    pub(super) partitions: Vec<String>,
+}
+
+/// What is known of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ends {
+    /// The sequence number of the oldest event that can be read.
+    pub(super) first: i64,
+    /// That of the newest; -1 when there never was one.
+    pub(super) last: i64,
+    /// The newest event's offset.
+    pub(super) last_offset: String,
+    /// When the newest event was enqueued.
+    pub(super) last_enqueued: Option<Time>,
+}
+
+/// An event as it was received.
+#[derive(Clone, Debug)]
+pub(super) struct Event {
+    pub(super) sequence: i64,
+    pub(super) offset: String,
+    pub(super) enqueued: Option<Time>,
+    /// What it holds, or what it is instead of bytes.
+    pub(super) body: Result<Bytes, &'static str>,
+}
+
+/// The events of a partition, until it fails.
+pub(super) type Events = Pin<Box<dyn Stream<Item = Result<Event, HubError>> + Send>>;
+
+/// Makes connections.
+#[async_trait]
+pub(super) trait Connect: Send + Sync {
+    /// A new connection.
+    async fn connect(&self) -> Result<Box<dyn Connection>, HubError>;
+}
+
+/// One connection to the hub. After an error it is of no use any more.
+#[async_trait]
+pub(super) trait Connection: Send + Sync {
+    async fn properties(&self) -> Result<Properties, HubError>;
+    async fn ends(&self, partition: &str) -> Result<Ends, HubError>;
+    /// What a partition holds from a place on, and what will come. Errors come out of the stream.
+    async fn read(&self, partition: &str, from: &Place) -> Result<Events, HubError>;
+    async fn close(self: Box<Self>);
+}
+
+/// Connects through the SDK.
+pub(super) struct Sdk {
+    config: EventHubsConfig,
+    tokens: Option<Arc<Tokens>>,
+}
+
+impl Sdk {
+    /// Prepares; nothing is asked of the network yet.
+    pub(super) fn new(config: EventHubsConfig) -> Result<Self, HubError> {
+        let tokens = match &config.credential {
+            Some(Credential::ConnectionString(_)) => None,
+            other => Some(Tokens::new(other.as_ref(), config.cloud).map_err(|error| HubError::credential(&error))?),
+        };
+        Ok(Self { config, tokens })
+    }
+}
+
+#[async_trait]
+impl Connect for Sdk {
+    async fn connect(&self) -> Result<Box<dyn Connection>, HubError> {
+        let mut builder = ConsumerClient::builder()
+            .with_consumer_group(self.config.consumer_group.clone())
+            .with_application_id("catchment".to_owned())
+            // Its own recovery begins again where it first began: events would be missed or come again. We make a
+            // new client at the right place instead.
+            .with_retry_options(RetryOptions { max_retries: 0, ..RetryOptions::default() });
+        if let Some(endpoint) = &self.config.endpoint {
+            builder = builder.with_custom_endpoint(endpoint.clone());
+        }
+        let hub = self.config.hub.clone();
+        let opened = within("open the connection", async {
+            match (&self.tokens, &self.config.credential) {
+                (Some(tokens), _) => {
+                    let tokens: Arc<dyn TokenCredential> = Arc::<Tokens>::clone(tokens);
+                    builder.open(&self.config.host(), hub, tokens).await
+                }
+                (None, Some(Credential::ConnectionString(secret))) => {
+                    builder.open_with_connection_string(secret.expose(), Some(&hub)).await
+                }
+                (None, _) => unreachable_credential(),
+            }
+        });
+        Ok(Box::new(SdkConnection { client: Box::pin(opened).await?, prefetch: self.config.prefetch }))
+    }
+}
+
+/// `Sdk::new` leaves the tokens out for a connection string only.
+fn unreachable_credential() -> azure_messaging_eventhubs::Result<ConsumerClient> {
+    let message = "neither a token nor a connection string";
+    Err(azure_core::Error::with_message(azure_core::error::ErrorKind::Credential, message).into())
+}
+
+struct SdkConnection {
+    client: ConsumerClient,
+    prefetch: u32,
+}
+
+#[async_trait]
+impl Connection for SdkConnection {
+    async fn properties(&self) -> Result<Properties, HubError> {
+        let found = within("look at the hub", Box::pin(self.client.get_eventhub_properties())).await?;
+        Ok(Properties { created: found.created_on.map(|at| time(at).millis()), partitions: found.partition_ids })
+    }
+
+    async fn ends(&self, partition: &str) -> Result<Ends, HubError> {
+        let found = within("look at a partition", Box::pin(self.client.get_partition_properties(partition))).await?;
+        Ok(Ends {
+            first: found.beginning_sequence_number,
+            last: found.last_enqueued_sequence_number,
+            last_offset: found.last_enqueued_offset,
+            last_enqueued: found.last_enqueued_time_utc.map(time).filter(|_| !found.is_empty),
+        })
+    }
+
+    async fn read(&self, partition: &str, from: &Place) -> Result<Events, HubError> {
+        let location = match from {
+            Place::Earliest => StartLocation::Earliest,
+            Place::Since { millis } => StartLocation::EnqueuedTime(system_time(*millis)),
+            Place::After { offset, .. } => StartLocation::Offset(offset.clone()),
+        };
+        let inclusive = matches!(from, Place::Since { .. });
+        let options = OpenReceiverOptions {
+            start_position: Some(StartPosition { location, inclusive }),
+            prefetch: Some(self.prefetch),
+            ..OpenReceiverOptions::default()
+        };
+        let opened = self.client.open_receiver_on_partition(partition.to_owned(), Some(options));
+        let receiver = within("open the partition", Box::pin(opened)).await?;
+        Ok(Box::pin(async_stream::stream! {
+            let mut events = pin!(receiver.stream_events());
+            while let Some(received) = events.next().await {
+                yield received.map_err(|error| HubError::of(&error)).and_then(|received| event(&received));
+            }
+        }))
+    }
+
+    async fn close(self: Box<Self>) {
+        // The connection is given up whether or not the service says goodbye as well.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, Box::pin(self.client.close())).await;
+    }
+}
+
+/// Waits for an answer, but not for ever: the SDK does when the service falls silent.
+async fn within<T>(
+    what: &'static str,
+    answer: impl Future<Output = azure_messaging_eventhubs::Result<T>>,
+) -> Result<T, HubError> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+        Ok(answer) => answer.map_err(|error| HubError::of(&error)),
+        Err(_) => Err(HubError::Silent { what, secs: ANSWER_TIMEOUT.as_secs() }),
+    }
+}
+
+fn event(received: &ReceivedEventData) -> Result<Event, HubError> {
+    let (Some(sequence), Some(offset)) = (received.sequence_number(), received.offset().clone()) else {
+        return Err(HubError::Unavailable("an event came without sequence number or offset".to_owned()));
+    };
+    let body = body(&received.raw_amqp_message().body);
+    Ok(Event { sequence, offset, enqueued: received.enqueued_time().map(time), body })
+}
+
+/// The bytes of a message, however its sender wrapped them
+/// (<https://docs.oasis-open.org/amqp/core/v1.0/os/amqp-core-messaging-v1.0-os.html#section-message-format>).
+fn body(body: &AmqpMessageBody) -> Result<Bytes, &'static str> {
+    match body {
+        AmqpMessageBody::Binary(sections) => match sections.as_slice() {
+            [one] => Ok(Bytes::copy_from_slice(one)),
+            several => Ok(Bytes::from(several.concat())),
+        },
+        AmqpMessageBody::Value(AmqpValue::String(text)) => Ok(Bytes::copy_from_slice(text.as_bytes())),
+        AmqpMessageBody::Value(AmqpValue::Binary(bytes)) => Ok(Bytes::copy_from_slice(bytes)),
+        AmqpMessageBody::Value(_) => Err("a value that is neither text nor bytes"),
+        AmqpMessageBody::Sequence(_) => Err("a sequence of values"),
+        AmqpMessageBody::Empty => Err("no body"),
+    }
+}
+
+fn time(at: SystemTime) -> Time {
+    let millis = match at.duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |millis| -millis),
+    };
+    Time::from_millis(millis)
+}
+
+fn system_time(millis: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or_default())
+}

@@ -1,0 +1,215 @@
+//! Where what the partitions find comes together: deliveries in order, the position, the status.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+
+use super::batch::Batch;
+use super::client::{Ends, Properties};
+use super::config::Start;
+use super::error::HubError;
+use super::place::{Fit, Place, Position};
+use crate::log::{LogError, Pending};
+use crate::model::{SourceId, Time};
+use crate::source::{Clock, Delivery, Intake, PartitionStatus, SourceState, StatusHandle};
+
+/// Deliveries that may be on their way into the log at once.
+const IN_FLIGHT: usize = 16;
+
+/// A delivery that is not yet known to be durable.
+struct InFlight {
+    pending: Pending,
+    records: u64,
+    cursor: Bytes,
+}
+
+/// One partition's share of the status.
+#[derive(Debug, Default)]
+struct Partition {
+    ends: Option<Ends>,
+    /// When the event read last was enqueued.
+    enqueued: Option<Time>,
+    missed: u64,
+    trouble: Option<String>,
+}
+
+/// Hands deliveries over and tells how the source fares.
+pub(super) struct Desk {
+    source: SourceId,
+    clock: Clock,
+    position: Position,
+    in_flight: VecDeque<InFlight>,
+    partitions: BTreeMap<String, Partition>,
+    /// Why the hub as a whole can't be looked at.
+    blind: Option<String>,
+    status: StatusHandle,
+}
+
+impl Desk {
+    pub(super) fn new(source: SourceId, clock: Clock, position: Position, status: StatusHandle) -> Self {
+        let (in_flight, partitions) = (VecDeque::new(), BTreeMap::new());
+        Self { source, clock, position, in_flight, partitions, blind: None, status }
+    }
+
+    /// Whether another delivery may be handed over.
+    pub(super) fn has_room(&self) -> bool {
+        self.in_flight.len() < IN_FLIGHT
+    }
+
+    /// Where to read a partition from.
+    pub(super) fn place(&self, partition: &str) -> Place {
+        self.position.partitions.get(partition).cloned().unwrap_or(Place::Earliest)
+    }
+
+    /// Waits until the oldest delivery is durable, and gives the cursor that is now. Never resolves when there is none.
+    pub(super) async fn durable(&mut self) -> Result<Bytes, LogError> {
+        let Some(oldest) = self.in_flight.front_mut() else { return std::future::pending().await };
+        (&mut oldest.pending).await?;
+        let Some(InFlight { records, cursor, .. }) = self.in_flight.pop_front() else {
+            return Err(LogError::Closed);
+        };
+        self.status.update(|status| status.records += records);
+        Ok(cursor)
+    }
+
+    /// Makes the position one for the hub as it is.
+    pub(super) fn fit(&mut self, hub: &Properties, ends: &BTreeMap<String, Ends>, start: Start) -> Fit {
+        let fit = self.position.fit(hub, ends, start);
+        if fit == Fit::Replaced {
+            self.tell_error("the hub was deleted and made anew; it is read from its first event".to_owned());
+        }
+        fit
+    }
+
+    /// Hands over the position alone.
+    pub(super) async fn save(&mut self, intake: &Intake) -> Result<(), LogError> {
+        self.hand_over(Batch::default(), intake).await
+    }
+
+    /// Hands over what a partition gave.
+    pub(super) async fn take(&mut self, partition: &str, batch: Batch, intake: &Intake) -> Result<(), LogError> {
+        let newest = batch.newest_record();
+        let entry = self.partitions.entry(partition.to_owned()).or_default();
+        entry.enqueued = batch.enqueued.or(entry.enqueued);
+        entry.trouble = None;
+        entry.missed += batch.missed;
+        let missed = batch.missed;
+        if let Some(place) = &batch.place {
+            self.position.partitions.insert(partition.to_owned(), place.clone());
+        }
+        self.hand_over(batch, intake).await?;
+        if missed > 0 {
+            self.tell_error(format!(
+                "partition {partition}: {missed} events are missing; the hub had dropped them before they were read: \
+                 lengthen its retention"
+            ));
+        }
+        self.status.update(|status| status.newest_record = status.newest_record.max(newest));
+        self.tell();
+        Ok(())
+    }
+
+    async fn hand_over(&mut self, batch: Batch, intake: &Intake) -> Result<(), LogError> {
+        let (records, cursor) = (batch.records.len() as u64, self.position.encode());
+        let delivery = Delivery {
+            source: self.source.clone(),
+            records: batch.records,
+            rejected: batch.rejected,
+            cursor: Some(cursor.clone()),
+        };
+        let pending = intake.enqueue(delivery).await?;
+        self.in_flight.push_back(InFlight { pending, records, cursor });
+        Ok(())
+    }
+
+    /// The hub was looked at.
+    pub(super) fn looked(&mut self, ends: BTreeMap<String, Ends>) {
+        for (partition, ends) in ends {
+            self.partitions.entry(partition).or_default().ends = Some(ends);
+        }
+        self.blind = None;
+        self.tell();
+    }
+
+    /// It could not be looked at.
+    pub(super) fn blind(&mut self, error: String) {
+        if self.blind.as_ref() != Some(&error) {
+            self.blind = Some(error.clone());
+            self.tell_error(error);
+        }
+        self.tell();
+    }
+
+    /// A partition is open.
+    pub(super) fn fine(&mut self, partition: &str) {
+        self.partitions.entry(partition.to_owned()).or_default().trouble = None;
+        self.tell();
+    }
+
+    /// It is not.
+    pub(super) fn trouble(&mut self, partition: &str, error: &HubError) {
+        let error = format!("read partition {partition}: {error}");
+        let entry = self.partitions.entry(partition.to_owned()).or_default();
+        if entry.trouble.as_ref() != Some(&error) {
+            entry.trouble = Some(error.clone());
+            self.tell_error(error);
+        }
+        self.tell();
+    }
+
+    fn tell_error(&self, error: String) {
+        tracing::warn!(source = %self.source, error);
+        let now = self.clock.now();
+        self.status.update(|status| {
+            status.last_error = Some(error);
+            status.last_error_at = Some(now);
+        });
+    }
+
+    fn tell(&self) {
+        let partitions: Vec<PartitionStatus> = self.partitions.iter().map(|(id, it)| self.partition(id, it)).collect();
+        let failing = self.blind.is_some() || partitions.iter().any(|partition| partition.error.is_some());
+        let mut position = String::new();
+        for partition in &partitions {
+            let comma = if position.is_empty() { "" } else { ", " };
+            let _ = match partition.sequence {
+                Some(sequence) => write!(position, "{comma}partition {} after event {sequence}", partition.id),
+                None => write!(position, "{comma}partition {} at its start", partition.id),
+            };
+        }
+        let lag = self.lag_secs(&partitions);
+        self.status.update(|status| {
+            status.state = if failing { SourceState::Retrying } else { SourceState::Running };
+            status.position = (!position.is_empty()).then_some(position);
+            status.lag_secs = lag;
+            status.partitions = partitions;
+        });
+    }
+
+    fn partition(&self, id: &str, partition: &Partition) -> PartitionStatus {
+        let place = self.position.partitions.get(id);
+        PartitionStatus {
+            id: id.to_owned(),
+            sequence: place.and_then(Place::sequence),
+            behind: place.zip(partition.ends.as_ref()).and_then(|(place, ends)| place.behind(ends)),
+            enqueued: partition.enqueued,
+            missed: partition.missed,
+            error: partition.trouble.clone(),
+        }
+    }
+
+    /// 0 when every partition was read to its end as last looked at; else since when the event read last was there, in
+    /// the partition that is furthest behind.
+    fn lag_secs(&self, partitions: &[PartitionStatus]) -> Option<f64> {
+        let late = partitions.iter().filter(|partition| partition.behind != Some(0));
+        let oldest = late.map(|partition| partition.enqueued).min();
+        let now = self.clock.now();
+        match oldest {
+            _ if partitions.is_empty() => None,
+            None => Some(0.0),
+            // Exact: milliseconds of a clock are far below 2^52.
+            Some(enqueued) => enqueued.map(|at| ((now.millis() - at.millis()) as f64 / 1_000.0).max(0.0)),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What goes wrong with a hub, and what to do about it.
+
+use std::error::Error;
+
+use azure_core_amqp::error::{AmqpErrorCondition, AmqpErrorKind};
+use azure_core_amqp::{AmqpDescribedError, AmqpError};
+use azure_messaging_eventhubs::EventHubsError;
+use azure_messaging_eventhubs::error::ErrorKind;
+
+/// Longer words of a service are cut.
+const MAX_WORDS: usize = 600;
+
+/// Why a connection, a question or a link failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum HubError {
+    /// The service does not want us, or there is no such thing. Asking again soon won't help.
+    #[error("refused: {words}; {advice}")]
+    Refused {
+        /// The service's words.
+        words: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// Another consumer has taken the link.
+    #[error(
+        "another consumer took the partition: {0}; give each program that reads the hub a consumer group of its own"
+    )]
+    Stolen(String),
+    /// The service or the way to it is broken for now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// There was no answer in time.
+    #[error("{what}: no answer within {secs} s")]
+    Silent {
+        /// What was tried.
+        what: &'static str,
+        /// How long we waited.
+        secs: u64,
+    },
+    /// Events are there, but do not come.
+    #[error("the link fell silent: events up to number {last} are there, and none came for {secs} s")]
+    Stalled {
+        /// The newest event's sequence number.
+        last: i64,
+        /// How long none came.
+        secs: u64,
+    },
+}
+
+impl HubError {
+    /// The credential itself gives no token.
+    pub(super) fn credential(error: &azure_core::Error) -> Self {
+        Self::Refused {
+            words: words(error),
+            advice: "check the credential of the source, and what it needs in the environment",
+        }
+    }
+
+    /// What an error of the SDK means.
+    pub(super) fn of(error: &EventHubsError) -> Self {
+        if let ErrorKind::ConsumerDisconnected(described) = &error.kind {
+            return Self::Stolen(described.as_ref().map_or_else(String::new, description));
+        }
+        let mut causes = std::iter::successors(Some(error as &(dyn Error + 'static)), |&error| error.source());
+        causes.find_map(told).unwrap_or_else(|| Self::Unavailable(words(error)))
+    }
+}
+
+/// What one error in a chain of causes tells by itself.
+fn told(error: &(dyn Error + 'static)) -> Option<HubError> {
+    if let Some(error) = error.downcast_ref::<azure_core::Error>()
+        && matches!(error.kind(), azure_core::error::ErrorKind::Credential)
+    {
+        return Some(HubError::credential(error));
+    }
+    match error.downcast_ref::<AmqpError>()?.kind() {
+        AmqpErrorKind::AmqpDescribedError(described) => Some(by_condition(described)),
+        AmqpErrorKind::ManagementStatusCode(status, words) => {
+            Some(by_status(u16::from(*status), words.as_deref().unwrap_or_default()))
+        }
+        _ => None,
+    }
+}
+
+/// The conditions of <https://learn.microsoft.com/azure/service-bus-messaging/service-bus-amqp-troubleshoot>, which
+/// Event Hubs shares.
+fn by_condition(described: &AmqpDescribedError) -> HubError {
+    let words = description(described);
+    match described.condition {
+        AmqpErrorCondition::UnauthorizedAccess => unauthorized(words),
+        AmqpErrorCondition::NotFound | AmqpErrorCondition::ResourceDeleted => not_found(words),
+        AmqpErrorCondition::LinkStolen => HubError::Stolen(words),
+        _ => HubError::Unavailable(words),
+    }
+}
+
+/// The status codes of `$cbs` and `$management`, which are those of HTTP.
+fn by_status(status: u16, words: &str) -> HubError {
+    let words = format!("{words} (status {status})");
+    match status {
+        401 | 403 => unauthorized(words),
+        404 => not_found(words),
+        _ => HubError::Unavailable(words),
+    }
+}
+
+fn unauthorized(words: String) -> HubError {
+    HubError::Refused {
+        words,
+        advice: "grant the identity the role Azure Event Hubs Data Receiver on the hub or its namespace; a new grant \
+                 takes some minutes",
+    }
+}
+
+fn not_found(words: String) -> HubError {
+    HubError::Refused { words, advice: "check namespace, hub and consumer_group: one of them does not exist" }
+}
+
+fn description(described: &AmqpDescribedError) -> String {
+    let condition: &str = (&described.condition).into();
+    match &described.description {
+        Some(words) => cut(&format!("{words} ({condition})")),
+        None => condition.to_owned(),
+    }
+}
+
+/// An error and what led to it, in one line. An error that repeats its cause's words is not told twice.
+fn words(error: &(dyn Error + 'static)) -> String {
+    let mut told = String::new();
+    for error in std::iter::successors(Some(error), |&error| error.source()) {
+        let words = error.to_string();
+        if !told.contains(&words) {
+            if !told.is_empty() {
+                told.push_str(": ");
+            }
+            told.push_str(&words);
+        }
+    }
+    cut(&told)
+}
+
+fn cut(words: &str) -> String {
+    words.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_WORDS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_refusal(error: &HubError) -> bool {
+        matches!(error, HubError::Refused { .. })
+    }
+
+    fn described(condition: AmqpErrorCondition) -> EventHubsError {
+        let described = AmqpDescribedError::new(condition, Some("as it says".to_owned()), Default::default());
+        let inner = AmqpError::from(AmqpErrorKind::AmqpDescribedError(described));
+        // As the SDK wraps it.
+        let wrapped = azure_core::Error::with_error(azure_core::error::ErrorKind::Other, inner, "failed to ensure");
+        EventHubsError::from(AmqpError::from(wrapped))
+    }
+
+    #[test]
+    fn conditions_are_told_apart_through_what_wraps_them() {
+        let refused = HubError::of(&described(AmqpErrorCondition::UnauthorizedAccess));
+        assert!(is_refusal(&refused) && refused.to_string().contains("Data Receiver"), "{refused}");
+        let missing = HubError::of(&described(AmqpErrorCondition::NotFound));
+        assert!(is_refusal(&missing) && missing.to_string().contains("does not exist"), "{missing}");
+        assert!(matches!(HubError::of(&described(AmqpErrorCondition::LinkStolen)), HubError::Stolen(_)));
+        let busy = HubError::of(&described(AmqpErrorCondition::ServerBusyError));
+        assert_eq!(busy, HubError::Unavailable("as it says (com.microsoft:server-busy)".to_owned()));
+    }
+
+    #[test]
+    fn a_credential_without_a_token_is_told() {
+        let error = azure_core::Error::with_message(azure_core::error::ErrorKind::Credential, "no identity here");
+        let error = HubError::of(&EventHubsError::from(AmqpError::from(error)));
+        assert!(is_refusal(&error) && error.to_string().contains("no identity here"), "{error}");
+    }
+
+    #[test]
+    fn statuses_mean_what_they_mean_in_http() {
+        assert!(is_refusal(&by_status(401, "")) && is_refusal(&by_status(404, "")));
+        assert!(!is_refusal(&by_status(503, "")));
+    }
+}

@@ -1,0 +1,185 @@
+//! Azure Event Hubs: what Azure Monitor's diagnostic settings stream there (activity logs, Entra audit logs), and
+//! whatever else holds records.
+//!
+//! A watcher looks at the hub as a whole; every partition has a reader with a connection of its own. What they find
+//! goes through one place, which delivers it with the position in all partitions; so the position is as durable as the
+//! events, and no storage account is needed. Each consumer group is read by one Catchment only: nothing is leased.
+//!
+//! The SDK takes up a broken link where the link first began, and waits for ever on a service that has fallen silent.
+//! So a broken link is never mended: a new client begins after the last event that was taken, and every answer has a
+//! time limit.
+
+mod batch;
+mod client;
+pub mod config;
+pub mod credential;
+mod desk;
+mod error;
+mod place;
+mod reader;
+mod watcher;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::batch::{Batch, Cutter};
+use self::client::{Connect, Ends, Properties, Sdk};
+pub use self::config::EventHubsConfig;
+use self::desk::Desk;
+use self::error::HubError;
+use self::place::{Fit, Position};
+use self::reader::Reader;
+use self::watcher::Watcher;
+use super::{Clock, Intake, Source, SourceError, StatusHandle};
+use crate::model::SourceId;
+
+/// The kind, as in the configuration.
+pub const KIND: &str = "azure_event_hubs";
+
+/// Messages that may wait for the desk: a few batches, so that partitions are read while others are handed over.
+const MESSAGES: usize = 8;
+
+/// What watcher and readers tell the source.
+enum Message {
+    /// The hub as it is.
+    Looked { hub: Properties, ends: BTreeMap<String, Ends> },
+    /// The hub can't be looked at.
+    Blind { error: HubError },
+    /// Events of a partition.
+    Events { partition: String, batch: Batch },
+    /// A partition is open, and has nothing more for now.
+    Quiet { partition: String },
+    /// A partition can't be read.
+    Trouble { partition: String, error: HubError },
+}
+
+/// The source has ended, and with it the pipeline.
+#[derive(Debug)]
+struct SourceEnded;
+
+/// Reads an event hub.
+pub struct EventHubsSource {
+    id: SourceId,
+    config: EventHubsConfig,
+    clock: Clock,
+    /// The last position that is known to be durable.
+    cursor: Option<Bytes>,
+    /// How to connect, where the configured way is not meant.
+    connect: Option<Arc<dyn Connect>>,
+}
+
+impl EventHubsSource {
+    /// A source that goes on after `cursor`, the position that the log has of it.
+    #[must_use]
+    pub fn new(id: SourceId, config: EventHubsConfig, cursor: Option<Bytes>, clock: Clock) -> Self {
+        Self { id, config, clock, cursor, connect: None }
+    }
+
+    fn failed(&self, action: &str, cause: impl ToString) -> SourceError {
+        let action = format!("{action} {}/{}", self.config.host(), self.config.hub);
+        SourceError::Upstream { action, cause: cause.to_string() }
+    }
+
+    fn position(&self) -> Result<Position, SourceError> {
+        let Some(cursor) = &self.cursor else { return Ok(Position::empty()) };
+        Position::decode(cursor)
+            .map_err(|cause| self.failed("take up", format!("the saved position is not one of this version: {cause}")))
+    }
+
+    async fn follow(&mut self, intake: &Intake, status: &StatusHandle) -> Result<(), SourceError> {
+        let connect = match &self.connect {
+            Some(connect) => Arc::clone(connect),
+            None => Arc::new(Sdk::new(self.config.clone()).map_err(|error| self.failed("open", error))?),
+        };
+        let (sender, mut messages) = mpsc::channel(MESSAGES);
+        let every = Duration::from_secs(self.config.check_secs);
+        // Dropped with this future, and the tasks with it.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Watcher { connect: Arc::clone(&connect), every, messages: sender.clone() }.run());
+        let mut readers = Readers { connect, every, messages: sender, ends: BTreeMap::new() };
+        let mut desk = Desk::new(self.id.clone(), self.clock.clone(), self.position()?, status.clone());
+        loop {
+            tokio::select! {
+                durable = desk.durable() => self.cursor = Some(durable?),
+                Some(message) = messages.recv(), if desk.has_room() => match message {
+                    Message::Looked { hub, ends } => {
+                        let fit = desk.fit(&hub, &ends, self.config.start);
+                        if fit == Fit::Replaced && !readers.ends.is_empty() {
+                            // Readers of the old hub must not go on in the new one.
+                            return Err(self.failed("follow", "the hub was deleted and made anew"));
+                        }
+                        if fit != Fit::Fits {
+                            desk.save(intake).await?;
+                        }
+                        readers.look_at(self, &desk, &ends, &mut tasks);
+                        desk.looked(ends);
+                    }
+                    Message::Blind { error } => desk.blind(self.failed("look at", error).to_string()),
+                    Message::Events { partition, batch } => desk.take(&partition, batch, intake).await?,
+                    Message::Quiet { partition } => desk.fine(&partition),
+                    Message::Trouble { partition, error } => desk.trouble(&partition, &error),
+                },
+                Some(ended) = tasks.join_next() => {
+                    return Err(self.failed("follow", format!("a part of the source broke off: {ended:?}")));
+                }
+            }
+        }
+    }
+}
+
+/// The readers that have been started.
+struct Readers {
+    connect: Arc<dyn Connect>,
+    every: Duration,
+    messages: mpsc::Sender<Message>,
+    /// By partition: through which its reader is told its end.
+    ends: BTreeMap<String, watch::Sender<Ends>>,
+}
+
+impl Readers {
+    /// Tells the readers where their partitions end, and starts those of new partitions.
+    fn look_at(
+        &mut self,
+        source: &EventHubsSource,
+        desk: &Desk,
+        ends: &BTreeMap<String, Ends>,
+        tasks: &mut JoinSet<SourceEnded>,
+    ) {
+        for (partition, ends) in ends {
+            if let Some(reader) = self.ends.get(partition) {
+                reader.send_replace(ends.clone());
+                continue;
+            }
+            let (sender, receiver) = watch::channel(ends.clone());
+            let reader = Reader {
+                partition: partition.clone(),
+                place: desk.place(partition),
+                cutter: Cutter::new(source.id.clone(), &source.config.host(), &source.config.hub, partition),
+                connect: Arc::clone(&self.connect),
+                ends: receiver,
+                every: self.every,
+                clock: source.clock.clone(),
+                messages: self.messages.clone(),
+            };
+            tasks.spawn(reader.run());
+            self.ends.insert(partition.clone(), sender);
+        }
+    }
+}
+
+#[async_trait]
+impl Source for EventHubsSource {
+    async fn run(&mut self, intake: Intake, status: StatusHandle, stop: CancellationToken) -> Result<(), SourceError> {
+        stop.run_until_cancelled(self.follow(&intake, &status)).await.unwrap_or(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests;
