@@ -8,6 +8,7 @@
 )]
 
 mod architecture;
+mod asset_types;
 mod author;
 mod cli;
 mod clients;

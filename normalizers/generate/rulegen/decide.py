@@ -238,7 +238,9 @@ def _ask_handlers(decision, prefix, pool, add):
     found = {name: handlers for name, handlers in found.items() if handlers}
     for name, handlers in found.items():
         one_way = ("create" in handlers and "delete" not in handlers) or handlers == {"delete"}
-        weight = 0.4 if handlers == {"tag"} else _HANDLER_SOLE if one_way else _HANDLER
+        # To delete a cluster takes a snapshot of it first: that is no call on the cluster.
+        in_passing = {role(decision.verb)} | handlers == {"create", "delete"} and role(decision.verb) not in handlers
+        weight = 0.4 if handlers == {"tag"} or in_passing else _HANDLER_SOLE if one_way else _HANDLER
         add(name, weight, f"CloudFormation needs it to {'+'.join(sorted(handlers))}")
     if len(found) == 1:
         add(next(iter(found)), 1.5, "CloudFormation needs it for this type alone")
@@ -298,9 +300,10 @@ def _action(decision):
         return "update"
     if decision.exact:
         # A create of the noun that CloudFormation calls to update as well (PutX) is both.
-        return by_verb
+        return "create" if decision.verb == "publish" else by_verb
     makes = decision.verb in ("copy", "restore", "import", "clone", "provision", "purchase", "allocate")
-    if makes and any(decision.noun.startswith(noun) for noun in decision.kind.nouns):
+    made = [decision.noun.removeprefix(noun) for noun in decision.kind.nouns if decision.noun.startswith(noun)]
+    if makes and any(rest.startswith(("from", "to", "with", "and")) for rest in made):
         return "create"
     # StartX, RunX: CloudFormation creates the type by this call and by no other.
     if "create" in handlers and "update" not in handlers and "delete" not in handlers and not _has_exact(decision, "create"):

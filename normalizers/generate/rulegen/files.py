@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 
-from . import records, rules, services, sources
+from . import catalogue, records, rules, services, sources
 
 RULES = sources.CURATED / "generated"
 RECORDS = sources.ROOT / "fixtures" / "aws" / "generated"
@@ -24,6 +24,9 @@ def generate(only=None):
         files[RULES / f"{label}.toml"] = _rule_file(source, homes.get(source, ()), by_source.get(source, {}))
         if source in by_source:
             files[RECORDS / f"{label}.jsonl"] = _record_file(by_source[source], defined)
+    if not only:
+        rule_files = [text for path, text in files.items() if path.suffix == ".toml"]
+        files[catalogue.PAGE] = catalogue.page(rule_files)
     return files
 
 

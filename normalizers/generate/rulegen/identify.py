@@ -131,16 +131,18 @@ def identify(decision):
         target = tag_target(service, operation)
         return _of_target(target)
     identity = _of_kind(decision)
-    if not identity.found or _is_vague(decision, identity):
+    if not identity.found or _is_part(decision.kind, service):
         _fold(decision)
         identity = _of_kind(decision) if decision.part else identity
     return identity
 
 
-def _is_vague(decision, identity):
-    """CloudFormation's policies and settings have no ARN, and what their calls name is what they belong to."""
-    kind = decision.kind
-    return not kind.template and not kind.curated and all(why.endswith(("its own", "ARN of the asset itself", "the target")) for why in identity.evidence)
+def _is_part(kind, service):
+    """CloudFormation has types for policies, filters and settings that are parts of something: they have no ARN, the service
+    gives them no id, and AWS Config does not list them as resources."""
+    if kind.template or kind.curated or _has_own_id(service, kind):
+        return False
+    return kind.last.endswith("Policy") or kind.name not in sources.config_types()
 
 
 def _of_kind(decision):

@@ -261,12 +261,6 @@ def kind_named(name):
 # ---- the text
 
 
-@cache
-def neutral_type(name):
-    """What the taxonomy says of the type, else nothing: the engine makes it `unclassified.<service>`."""
-    return sources.taxonomy()["aws"].get(name)
-
-
 def assets(derived):
     """The types that the rules and their associations need, and those that only ARNs name, but for those written by hand."""
     needed = {}

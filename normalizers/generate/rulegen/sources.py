@@ -47,6 +47,12 @@ def cloudformation():
 
 
 @cache
+def config_types():
+    """The resource types that AWS Config records."""
+    return frozenset(services()["config"]["shapes"]["ResourceType"]["enum"])
+
+
+@cache
 def cdk():
     """The CDK's database of CloudFormation types: ARN templates and relations."""
     database = json.load(gzip.open(_npm("@aws-cdk/aws-service-spec", "db.json.gz")))

@@ -204,8 +204,9 @@ def is_shadowed(kind):
 
 
 def rule_variable(variable):
-    """`AppBundleId` -> `appBundleId`: a variable's name in a rule."""
-    return lower_first(re.sub(r"[^A-Za-z0-9]", "", variable))
+    """`AppBundleId` -> `appBundleId`: a variable's name in a rule, where `id` is the asset's own."""
+    name = lower_first(re.sub(r"[^A-Za-z0-9]", "", variable))
+    return "uid" if name == "id" else name
 
 
 @dataclass(frozen=True)
