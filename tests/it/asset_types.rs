@@ -32,7 +32,8 @@ fn documented() -> BTreeMap<String, BTreeSet<String>> {
 fn every_type_and_what_goes_by_it_is_documented() {
     let taxonomy = table(Path::new("normalizers/taxonomy.toml"));
     let documented = documented();
-    let known: BTreeSet<_> = taxonomy["types"].as_table().unwrap().keys().filter(|name| *name != "unclassified").collect();
+    let known: BTreeSet<_> =
+        taxonomy["types"].as_table().unwrap().keys().filter(|name| *name != "unclassified").collect();
     assert_eq!(documented.keys().collect::<BTreeSet<_>>(), known, "normalizers/generate/run writes the page");
     let mut files = Vec::new();
     for provider in ["aws", "azure"].map(|provider| Path::new("normalizers").join(provider)) {
