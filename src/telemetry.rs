@@ -6,8 +6,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-/// What is logged when `CATCHMENT_LOG` is not set: our own news, and only the worries of libraries.
-pub const DEFAULT_FILTER: &str = "warn,catchment=info";
+/// What is logged when `CATCHMENT_LOG` is not set: our own news, and only the worries of libraries. What the Event Hubs
+/// SDK warns of, its source tells itself.
+pub const DEFAULT_FILTER: &str = "warn,catchment=info,azure_messaging_eventhubs=error";
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -4,8 +4,10 @@
 //! configuration or a rule is wrong, 2 when open work did not end within the drain deadline or a second signal cut it
 //! short.
 
+mod azure;
 mod check;
 mod demo;
+mod doctor;
 mod normalize;
 mod serve;
 mod test;
@@ -34,6 +36,7 @@ Examples:
   catchment check --print-default            a configuration file with every key explained
   catchment serve --config catchment.toml    run the gateway
   catchment test --normalizers rules         run a folder of rules over its fixtures
+  catchment doctor azure                     find what is missing between Azure and here
 
 Environment:
   CATCHMENT_CONFIG   the configuration file, as --config
@@ -66,6 +69,8 @@ enum Command {
     Normalize(normalize::Arguments),
     Check(check::Arguments),
     Test(test::Arguments),
+    Azure(azure::Arguments),
+    Doctor(doctor::Arguments),
 }
 
 impl Command {
@@ -74,7 +79,9 @@ impl Command {
     fn default_filter(&self) -> &'static str {
         match self {
             Self::Serve(_) | Self::Demo(_) => telemetry::DEFAULT_FILTER,
-            Self::Normalize(_) | Self::Check(_) | Self::Test(_) => "warn",
+            Self::Normalize(_) | Self::Check(_) | Self::Test(_) | Self::Azure(_) => "warn",
+            // What the SDK has to say of a step, the report says.
+            Self::Doctor(_) => "error",
         }
     }
 }
@@ -184,6 +191,8 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Normalize(arguments) => normalize::run(&arguments, output),
         Command::Check(arguments) => check::run(&arguments, environment, output),
+        Command::Azure(arguments) => azure::run(&arguments, output),
+        Command::Doctor(arguments) => doctor::run(&arguments, environment, output),
         Command::Test(arguments) => test::run(&arguments, output),
     }?;
     output.flush().map_err(Failure::from)

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod clients;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -10,6 +10,7 @@
 mod architecture;
 mod asset_types;
 mod author;
+mod azure_setup;
 mod cli;
 mod clients;
 mod correlation;

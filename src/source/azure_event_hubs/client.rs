@@ -18,6 +18,7 @@ use super::credential::Tokens;
 use super::error::HubError;
 use super::place::Place;
 use crate::model::Time;
+use crate::secret::Secret;
 
 /// To connect and open, and for one question. The service mostly answers within a second; a developer's `az` takes
 /// some seconds to give a token.
@@ -78,20 +79,29 @@ pub(super) trait Connection: Send + Sync {
     async fn close(self: Box<Self>);
 }
 
+/// How we show who we are.
+enum Login {
+    Tokens(Arc<Tokens>),
+    ConnectionString(Secret),
+}
+
 /// Connects through the SDK.
 pub(super) struct Sdk {
     config: EventHubsConfig,
-    tokens: Option<Arc<Tokens>>,
+    login: Login,
 }
 
 impl Sdk {
     /// Prepares; nothing is asked of the network yet.
     pub(super) fn new(config: EventHubsConfig) -> Result<Self, HubError> {
-        let tokens = match &config.credential {
-            Some(Credential::ConnectionString(_)) => None,
-            other => Some(Tokens::new(other.as_ref(), config.cloud).map_err(|error| HubError::credential(&error))?),
+        let login = match &config.credential {
+            Some(Credential::ConnectionString(secret)) => Login::ConnectionString(secret.clone()),
+            other => {
+                let tokens = Tokens::new(other.as_ref(), config.cloud);
+                Login::Tokens(tokens.map_err(|error| HubError::credential(&error))?)
+            }
         };
-        Ok(Self { config, tokens })
+        Ok(Self { config, login })
     }
 }
 
@@ -109,25 +119,18 @@ impl Connect for Sdk {
         }
         let hub = self.config.hub.clone();
         let opened = within("open the connection", async {
-            match (&self.tokens, &self.config.credential) {
-                (Some(tokens), _) => {
+            match &self.login {
+                Login::Tokens(tokens) => {
                     let tokens: Arc<dyn TokenCredential> = Arc::<Tokens>::clone(tokens);
                     builder.open(&self.config.host(), hub, tokens).await
                 }
-                (None, Some(Credential::ConnectionString(secret))) => {
+                Login::ConnectionString(secret) => {
                     builder.open_with_connection_string(secret.expose(), Some(&hub)).await
                 }
-                (None, _) => unreachable_credential(),
             }
         });
         Ok(Box::new(SdkConnection { client: Box::pin(opened).await?, prefetch: self.config.prefetch }))
     }
-}
-
-/// `Sdk::new` leaves the tokens out for a connection string only.
-fn unreachable_credential() -> azure_messaging_eventhubs::Result<ConsumerClient> {
-    let message = "neither a token nor a connection string";
-    Err(azure_core::Error::with_message(azure_core::error::ErrorKind::Credential, message).into())
 }
 
 struct SdkConnection {

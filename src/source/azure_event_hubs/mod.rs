@@ -16,6 +16,7 @@ pub mod credential;
 mod desk;
 mod error;
 mod place;
+pub mod probe;
 mod reader;
 mod watcher;
 

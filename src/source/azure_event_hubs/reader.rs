@@ -99,7 +99,7 @@ impl Reader {
     async fn take(&mut self, first: Event, events: &mut Events) -> Result<(), Ended> {
         let mut batch = Batch::default();
         let now = self.clock.now();
-        self.cutter.add(&mut batch, &self.place, first, now);
+        self.cutter.add(&mut batch, self.place.sequence(), first, now);
         let mut failure = None;
         while failure.is_none() && !batch.is_full() {
             let next = tokio::select! {
@@ -109,9 +109,8 @@ impl Reader {
             };
             match next {
                 Some(Ok(event)) => {
-                    let last = batch.place.as_ref().unwrap_or(&self.place);
-                    let last = last.clone();
-                    self.cutter.add(&mut batch, &last, event, now);
+                    let last = batch.place.as_ref().unwrap_or(&self.place).sequence();
+                    self.cutter.add(&mut batch, last, event, now);
                 }
                 Some(Err(error)) => failure = Some(error),
                 None => break,

@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub(crate) mod azure;
 pub(crate) mod event_hubs;
 pub(crate) mod lookup_events_server;
 pub(crate) mod pipeline;

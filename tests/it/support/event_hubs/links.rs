@@ -11,7 +11,6 @@ use fe2o3_amqp_types::messaging::Body;
 use fe2o3_amqp_types::messaging::annotations::OwnedKey;
 use fe2o3_amqp_types::messaging::message::__private::Deserializable;
 use fe2o3_amqp_types::primitives::Value;
-use tokio::sync::broadcast::error::RecvError as Missed;
 use tokio::sync::{mpsc, oneshot};
 
 use super::amqp::{LinkInfo, Msg, error, fields, not_found, stolen, text, too_many, unauthorized};
@@ -115,18 +114,9 @@ async fn reader(connection: Arc<Connection>, mut link: Sender, info: LinkInfo) {
         }
     };
     inner.filters.lock().unwrap().extend(info.filter.clone());
-    let (mut faults, mut hangs) = (inner.faults.subscribe(), inner.faults.subscribe());
-    let hang = async {
-        loop {
-            match hangs.recv().await {
-                Ok(Fault::HangReaders) => return,
-                Ok(_) | Err(Missed::Lagged(_)) => {}
-                Err(Missed::Closed) => return std::future::pending().await,
-            }
-        }
-    };
+    let mut faults = inner.faults.subscribe();
     let end = tokio::select! {
-        closed = push_until(hang, &inner, &mut link, &partition, next) => Err(closed),
+        closed = push(&inner, &mut link, id, &partition, next) => Err(closed),
         displaced = displaced => Ok(displaced.ok()),
         () = connection.expired(&info.path) => Ok(Some(unauthorized("ExpiredToken: the token is expired."))),
         end = async {
@@ -177,23 +167,8 @@ pub(super) fn is_receiver_closed(end: &RecvError) -> bool {
     matches!(end, RecvError::LinkStateError(RemoteClosed | RemoteClosedWithError(_)))
 }
 
-/// [`push`], and nothing any more once the link is to hang.
-async fn push_until(
-    hang: impl Future<Output = ()>,
-    inner: &Inner,
-    link: &mut Sender,
-    partition: &Partition,
-    next: i64,
-) -> bool {
-    tokio::select! {
-        closed = push(inner, link, partition, next) => return closed,
-        () = hang => {}
-    }
-    is_closed(&link.on_detach().await)
-}
-
 /// Sends what the partition holds and what comes, until the client detaches. Whether it closed the link.
-async fn push(inner: &Inner, link: &mut Sender, partition: &Partition, mut next: i64) -> bool {
+async fn push(inner: &Inner, link: &mut Sender, id: u64, partition: &Partition, mut next: i64) -> bool {
     let mut grown = partition.grown.subscribe();
     loop {
         grown.borrow_and_update();
@@ -203,6 +178,9 @@ async fn push(inner: &Inner, link: &mut Sender, partition: &Partition, mut next:
             let pace = *inner.pace.borrow();
             if !pace.is_zero() {
                 tokio::time::sleep(pace).await;
+            }
+            if id < inner.hanging_below.load(SeqCst) {
+                return is_closed(&link.on_detach().await);
             }
             if link.send_batchable_ref(&event.sendable).await.is_err() {
                 return false;

@@ -31,8 +31,6 @@ use self::store::Hub;
 enum Fault {
     /// Every link of a reader is detached with a condition and words, or without.
     DetachReaders(Option<(&'static str, &'static str)>),
-    /// Every link of a reader stays open, and nothing comes any more.
-    HangReaders,
     /// Every connection is closed, politely.
     CloseConnections(&'static str, &'static str),
 }
@@ -58,6 +56,8 @@ struct Inner {
     /// How long each event takes.
     pace: watch::Sender<Duration>,
     ids: AtomicU64,
+    /// Readers' links with a lower number give nothing any more.
+    hanging_below: AtomicU64,
     tasks: TaskTracker,
 }
 
@@ -94,6 +94,7 @@ impl Broker {
             silent: watch::channel(false).0,
             pace: watch::channel(Duration::ZERO).0,
             ids: AtomicU64::new(1),
+            hanging_below: AtomicU64::new(0),
             tasks: TaskTracker::new(),
         });
         let mut broker = Self { inner, address: ([127, 0, 0, 1], 0).into(), listening: None };
@@ -157,7 +158,8 @@ impl Broker {
 
     /// Every reader's link stays open, and nothing comes over it any more.
     pub(crate) fn hang_readers(&self) {
-        let _ = self.inner.faults.send(Fault::HangReaders);
+        let next = self.inner.ids.fetch_add(1, SeqCst);
+        self.inner.hanging_below.store(next, SeqCst);
     }
 
     /// Every token that was put so far has expired.

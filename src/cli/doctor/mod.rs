@@ -1,0 +1,103 @@
+//! `catchment doctor`: looks at each step from the cloud to here, and names the one that is missing.
+
+mod arm;
+mod azure;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use super::{Failure, until_signalled};
+use crate::config::{self, Config, Environment, Flags};
+
+const EXAMPLES: &str = "\
+Examples:
+  catchment doctor azure --config catchment.toml
+  catchment doctor azure --management-group ROOT    # looks at the diagnostic settings too
+
+Looks only, and changes nothing: Catchment's place in the hub stays as it is. Exits with 1 when a
+step is missing; below each such step stands the command that mends it.";
+
+/// Check each step between a cloud and Catchment, and tell how to mend the one that is missing
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Azure(AzureArguments),
+}
+
+/// Check a source of the kind `azure_event_hubs`: name, connection, token, rights, records
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+struct AzureArguments {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Which source, where several are of this kind
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// The management group whose diagnostic settings are to be looked at
+    #[arg(long, value_name = "ID")]
+    management_group: Option<String>,
+    /// Another address of Azure Resource Manager than the cloud's own
+    #[arg(long, value_name = "URL")]
+    resource_manager: Option<String>,
+}
+
+pub(super) fn run(arguments: &Arguments, environment: &Environment, output: &mut dyn Write) -> Result<(), Failure> {
+    let Command::Azure(arguments) = &arguments.command;
+    let flags = Flags { config: arguments.config.clone(), ..Flags::default() };
+    let config: Config = config::load(&flags, environment)?.config;
+    let source = azure::choose(&config, arguments.source.as_deref())?;
+    let mut report = Report::default();
+    until_signalled(async |stop| {
+        let examination = azure::examine(&source, arguments, &mut report);
+        stop.run_until_cancelled(Box::pin(examination)).await;
+        Ok(())
+    })?;
+    output.write_all(report.text.as_bytes())?;
+    match report.missing {
+        0 => Ok(()),
+        1 => Err(Failure::run("check the source", "one step is missing")),
+        steps => Err(Failure::run("check the source", format!("{steps} steps are missing"))),
+    }
+}
+
+/// What was found, step by step.
+#[derive(Debug, Default)]
+struct Report {
+    text: String,
+    missing: usize,
+}
+
+impl Report {
+    fn fine(&mut self, step: &str, found: &str) {
+        self.line("ok", step, found);
+    }
+
+    /// Something that may be as it should be, or could not be looked at.
+    fn note(&mut self, step: &str, found: &str, remedy: &str) {
+        self.line("note", step, found);
+        self.remedy(remedy);
+    }
+
+    fn missing(&mut self, step: &str, found: &str, remedy: &str) {
+        self.missing += 1;
+        self.line("MISSING", step, found);
+        self.remedy(remedy);
+    }
+
+    fn line(&mut self, mark: &str, step: &str, found: &str) {
+        self.text.push_str(&format!("{mark:<8} {step}: {found}\n"));
+    }
+
+    fn remedy(&mut self, remedy: &str) {
+        for line in remedy.lines() {
+            self.text.push_str(&format!("         {line}\n"));
+        }
+    }
+}
