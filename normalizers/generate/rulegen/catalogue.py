@@ -25,23 +25,18 @@ def page(generated):
     for provider in ("aws", "azure"):
         for name, neutral in (*_defined(provider, generated), *_listed(provider, taxonomy)):
             types[neutral][provider].add(name)
-    lines = [_HEAD]
-    family = None
+    families = defaultdict(list)
     for neutral, meaning in taxonomy["types"].items():
-        if neutral.split(".")[0] != family and neutral != "unclassified":
-            family = neutral.split(".")[0]
-            lines.append(f"## {family}\n\n| type | what it is | AWS | Azure |\n|---|---|---|---|\n")
         if neutral != "unclassified":
+            families[neutral.split(".")[0]].append((neutral, meaning))
+    lines = [_HEAD]
+    for family, members in families.items():
+        lines.append(f"## {family}\n\n| type | what it is | AWS | Azure |\n|---|---|---|---|\n")
+        for neutral, meaning in members:
             cells = (", ".join(f"`{name}`" for name in sorted(types[neutral][provider])) for provider in ("aws", "azure"))
             lines.append(f"| `{neutral}` | {meaning} | {' | '.join(cells)} |\n")
-            lines.append("\n" if _is_last(neutral, taxonomy["types"]) else "")
+        lines.append("\n")
     return "".join(lines).rstrip() + "\n"
-
-
-def _is_last(neutral, types):
-    names = list(types)
-    after = names[names.index(neutral) + 1 :]
-    return not after or after[0].split(".")[0] != neutral.split(".")[0]
 
 
 def _defined(provider, generated):
