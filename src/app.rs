@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout_at};
@@ -20,7 +21,9 @@ use crate::log::{EmbeddedLog, EventLog, LogError, MemoryLog, Retention};
 use crate::metrics::Metrics;
 use crate::model::{SourceId, Time};
 use crate::normalize::{CatalogError, Engine};
+use crate::source::aws_backfill::{self, BackfillSource};
 use crate::source::aws_lookup_events::LookupEventsSource;
+use crate::source::aws_sqs::{EVENTBRIDGE_KIND, S3_KIND, SqsConfig, SqsSource};
 use crate::source::azure_event_hubs::EventHubsSource;
 use crate::source::file::FileSource;
 use crate::source::supervise::supervise;
@@ -99,6 +102,7 @@ pub async fn run(
     let (log, inventory) = open(&config, &metrics).await?;
     let gateway = Gateway::start(&config, engine, log, inventory, metrics, listener)?;
     gateway.start_sources(&config, extra).await?;
+    gateway.start_backfills(&config);
     info!(%address, "listening");
     listening(address);
     gateway.until_stopped(stop, Duration::from_millis(config.shutdown.drain_millis)).await
@@ -209,29 +213,64 @@ impl Gateway {
                 SourceConfig::AwsLookupEvents(config) => {
                     ("aws_lookup_events", Box::new(LookupEventsSource::new(id.clone(), config, cursor, clock)))
                 }
+                SourceConfig::AwsS3Sqs(config) => (S3_KIND, self.sqs_source(&id, config, cursor)),
+                SourceConfig::AwsEventbridgeSqs(config) => (EVENTBRIDGE_KIND, self.sqs_source(&id, config, cursor)),
                 SourceConfig::AzureEventHubs(config) => {
                     ("azure_event_hubs", Box::new(EventHubsSource::new(id.clone(), config, cursor, clock)))
                 }
             };
-            self.start_source(ExtraSource { id, kind, source });
+            self.starter().start(ExtraSource { id, kind, source }, self.stop_sources.clone());
         }
         if let Some(extra) = extra {
-            self.start_source(extra);
+            self.starter().start(extra, self.stop_sources.clone());
         }
         latch.release();
         Ok(())
     }
 
-    fn start_source(&self, ExtraSource { id, kind, source }: ExtraSource) {
-        supervise(
-            &self.sources,
-            source,
-            self.intake.clone(),
-            self.statuses.register(id, kind),
-            Arc::clone(&self.metrics),
-            Clock::system(),
-            self.stop_sources.clone(),
-        );
+    fn sqs_source(&self, id: &SourceId, config: SqsConfig, cursor: Option<Bytes>) -> Box<dyn Source> {
+        Box::new(SqsSource::new(id.clone(), config, cursor, Clock::system(), Arc::clone(&self.metrics)))
+    }
+
+    fn starter(&self) -> Starter {
+        Starter {
+            sources: self.sources.clone(),
+            intake: self.intake.clone(),
+            statuses: self.statuses.clone(),
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
+
+    /// Begins the backfills that were asked for, and those that will be.
+    fn start_backfills(&self, config: &Config) {
+        if config.ephemeral {
+            return;
+        }
+        let (starter, log, configured) = (self.starter(), Arc::clone(&self.log), config.sources.clone());
+        let begin = move |begun: aws_backfill::Begun| {
+            let (starter, log) = (starter.clone(), Arc::clone(&log));
+            let named = begun.job.source.as_deref().and_then(|name| configured.get(&SourceId::from(name)));
+            let access = match named {
+                Some(SourceConfig::AwsS3Sqs(config)) => Some(config.clone()),
+                _ => None,
+            };
+            async move {
+                let (id, stop) = (begun.id.clone(), begun.stop.clone());
+                let cursor = {
+                    let id = id.clone();
+                    spawn_blocking(move || log.cursor(&id)).await
+                };
+                let Ok(Ok(cursor)) = cursor else {
+                    warn!(source = %id, "its position can't be read; it begins with the next start");
+                    return;
+                };
+                let metrics = Arc::clone(&starter.metrics);
+                let source = Box::new(BackfillSource::new(begun, access, cursor, Clock::system(), metrics));
+                starter.start(ExtraSource { id, kind: aws_backfill::KIND, source }, stop);
+            }
+        };
+        let folder = aws_backfill::folder(&config.data_dir);
+        self.sources.spawn(aws_backfill::watch(folder, self.stop_sources.clone(), begin));
     }
 
     /// Waits for the end, and stops in phases under one deadline: sources; ingest; log; streams.
@@ -273,6 +312,22 @@ impl Gateway {
         }
         info!("stopped");
         Ok(())
+    }
+}
+
+/// What starting a source takes.
+#[derive(Clone)]
+struct Starter {
+    sources: TaskTracker,
+    intake: Intake,
+    statuses: StatusBoard,
+    metrics: Arc<Metrics>,
+}
+
+impl Starter {
+    fn start(&self, ExtraSource { id, kind, source }: ExtraSource, stop: CancellationToken) {
+        let (intake, status) = (self.intake.clone(), self.statuses.register(id, kind));
+        supervise(&self.sources, source, intake, status, Arc::clone(&self.metrics), Clock::system(), stop);
     }
 }
 

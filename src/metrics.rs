@@ -2,7 +2,7 @@
 //! bounded: sources by configuration, outcomes and reasons by code, unmapped calls by [`UNMAPPED_LIMIT`].
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -46,6 +46,9 @@ pub struct Metrics {
     pub source_failures: IntCounterVec,
     /// `catchment_source_up{source}`: 1 while the source delivers or waits, 0 while it retries or has ended.
     pub source_up: IntGaugeVec,
+    source_requests: IntCounterVec,
+    /// `catchment_source_notices_total{source,outcome}`: what became of the notices and objects that a source was told of.
+    pub source_notices: IntCounterVec,
     /// `catchment_stream_clients`.
     pub stream_clients: IntGauge,
     /// `catchment_stream_events_total`: events sent to subscribers.
@@ -124,6 +127,16 @@ impl Metrics {
                     &["source"],
                 )?,
             )?,
+            source_requests: counter(
+                "catchment_source_requests_total",
+                "Requests made of a provider",
+                &["source", "operation"],
+            )?,
+            source_notices: counter(
+                "catchment_source_notices_total",
+                "What became of the notices and objects that a source was told of",
+                &["source", "outcome"],
+            )?,
             stream_clients: gauge("catchment_stream_clients", "Open event streams")?,
             stream_events: registered(
                 r,
@@ -155,6 +168,12 @@ impl Metrics {
         }
     }
 
+    /// Counts the requests that a source makes: `catchment_source_requests_total{source,operation}`.
+    #[must_use]
+    pub fn requests(&self, source: &str) -> Requests {
+        Requests { counter: self.source_requests.clone(), source: source.into() }
+    }
+
     /// The Prometheus text exposition format, version 0.0.4.
     ///
     /// # Errors
@@ -163,6 +182,20 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+}
+
+/// The requests of one source. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Requests {
+    counter: IntCounterVec,
+    source: Arc<str>,
+}
+
+impl Requests {
+    /// Counts a request. The operation is the provider's own name of the call: `ReceiveMessage`.
+    pub fn count(&self, operation: &str) {
+        self.counter.with_label_values(&[&*self.source, operation]).inc();
     }
 }
 

@@ -5,6 +5,7 @@
 //! short.
 
 mod azure;
+mod backfill;
 mod check;
 mod demo;
 mod doctor;
@@ -68,6 +69,7 @@ enum Command {
     Demo(demo::Arguments),
     Normalize(normalize::Arguments),
     Check(check::Arguments),
+    Backfill(backfill::Arguments),
     Test(test::Arguments),
     Azure(azure::Arguments),
     Doctor(doctor::Arguments),
@@ -79,7 +81,7 @@ impl Command {
     fn default_filter(&self) -> &'static str {
         match self {
             Self::Serve(_) | Self::Demo(_) => telemetry::DEFAULT_FILTER,
-            Self::Normalize(_) | Self::Check(_) | Self::Test(_) | Self::Azure(_) => "warn",
+            Self::Normalize(_) | Self::Check(_) | Self::Backfill(_) | Self::Test(_) | Self::Azure(_) => "warn",
             // What the SDK has to say of a step, the report says.
             Self::Doctor(_) => "error",
         }
@@ -191,6 +193,7 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Normalize(arguments) => normalize::run(&arguments, output),
         Command::Check(arguments) => check::run(&arguments, environment, output),
+        Command::Backfill(arguments) => backfill::run(arguments, environment, output),
         Command::Azure(arguments) => azure::run(&arguments, output),
         Command::Doctor(arguments) => doctor::run(&arguments, environment, output),
         Command::Test(arguments) => test::run(&arguments, output),

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{Config, FileConfig, Finding, HttpConfig, LookupEventsConfig, Origin, Severity, SourceConfig};
+use super::{Config, FileConfig, Finding, HttpConfig, LookupEventsConfig, Origin, Severity, SourceConfig, SqsConfig};
 use crate::model::SourceId;
+use crate::secret::Secret;
 
 /// CloudTrail's event history goes back 90 days.
 const LOOKUP_HISTORY_SECS: u64 = 90 * 24 * 60 * 60;
@@ -12,6 +13,8 @@ const LOOKUP_HISTORY_SECS: u64 = 90 * 24 * 60 * 60;
 const LOOKUP_DELAY_SECS: u64 = 15 * 60;
 /// LookupEvents allows 2 requests a second, account and region.
 const LOOKUP_RATE: f64 = 2.0;
+/// Below it, a hold-up of the process is longer than what messages are kept for.
+const SQS_VISIBILITY_SECS: u64 = 30;
 /// Many proxies drop a connection that is quiet for a minute.
 const PROXY_TIMEOUT_SECS: u64 = 60;
 /// Kubernetes kills a pod 30 s after it asked it to stop.
@@ -112,6 +115,7 @@ fn check_sources(sources: &BTreeMap<SourceId, SourceConfig>, report: &mut Report
         report.warn("sources", "none is configured, so no event will ever come");
     }
     let mut paths: BTreeMap<&Path, &SourceId> = BTreeMap::new();
+    let mut queues: BTreeMap<&str, &SourceId> = BTreeMap::new();
     for (name, source) in sources {
         if !is_source_name(&name.0) {
             let key = format!("sources.{name}");
@@ -126,6 +130,13 @@ fn check_sources(sources: &BTreeMap<SourceId, SourceConfig>, report: &mut Report
                 }
             }
             SourceConfig::AwsLookupEvents(lookup) => check_lookup_events(lookup, &key, report),
+            SourceConfig::AwsS3Sqs(sqs) | SourceConfig::AwsEventbridgeSqs(sqs) => {
+                check_sqs(sqs, &key, report);
+                if let Some(other) = queues.insert(&sqs.queue_url, name) {
+                    let message = format!("source {other} reads it too; each message goes to one of them");
+                    report.warn(&key("queue_url"), &message);
+                }
+            }
             SourceConfig::AzureEventHubs(hub) => {
                 for (field, message) in hub.mistakes() {
                     report.error(&key(field), &message);
@@ -147,17 +158,7 @@ fn check_file(file: &FileConfig, key: &dyn Fn(&str) -> String, report: &mut Repo
 }
 
 fn check_lookup_events(lookup: &LookupEventsConfig, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
-    if lookup.regions.is_empty() {
-        report.error(&key("regions"), "must name at least one region, such as [\"us-east-1\"]");
-    }
-    let mut seen = BTreeSet::new();
-    for region in &lookup.regions {
-        if !is_region(region) {
-            report.error(&key("regions"), &format!("{region:?} is not a region such as eu-west-1"));
-        } else if !seen.insert(region) {
-            report.error(&key("regions"), &format!("{region} stands there twice"));
-        }
-    }
+    check_places(lookup, key, report);
     if !(1..=86_400).contains(&lookup.poll_secs) {
         report.error(&key("poll_secs"), "must be from 1 to 86400");
     }
@@ -175,20 +176,109 @@ fn check_lookup_events(lookup: &LookupEventsConfig, key: &dyn Fn(&str) -> String
         report
             .warn(&key("requests_per_second"), "CloudTrail allows 2 in each account and region, and refuses the rest");
     }
-    if lookup.endpoint_url.as_deref().is_some_and(|url| !url.starts_with("https://") && !url.starts_with("http://")) {
-        report.error(&key("endpoint_url"), "must begin with https:// or http://");
-    }
-    check_credentials(lookup, key, report);
+    check_url("endpoint_url", lookup.endpoint_url.as_deref(), key, report);
+    check_url("sts_endpoint_url", lookup.sts_endpoint_url.as_deref(), key, report);
+    let keys = [&lookup.access_key_id, &lookup.secret_access_key, &lookup.session_token];
+    check_credentials(keys, key, report);
 }
 
-fn check_credentials(lookup: &LookupEventsConfig, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
-    match (&lookup.access_key_id, &lookup.secret_access_key, &lookup.session_token) {
-        (Some(_), None, _) => report.error(&key("secret_access_key"), "is missing beside access_key_id"),
-        (None, Some(_), _) => report.error(&key("access_key_id"), "is missing beside secret_access_key"),
-        (None, None, Some(_)) => {
+fn check_places(lookup: &LookupEventsConfig, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+    let named = lookup.accounts.iter().filter_map(|account| account.regions.as_ref());
+    let needs_regions = lookup.accounts.is_empty() || lookup.accounts.iter().any(|account| account.regions.is_none());
+    if needs_regions && lookup.regions.is_empty() {
+        report.error(&key("regions"), "must name at least one region, such as [\"us-east-1\"]");
+    }
+    for (field, regions) in named.map(|regions| ("accounts", regions)).chain([("regions", &lookup.regions)]) {
+        let mut seen = BTreeSet::new();
+        for region in regions {
+            if !is_region(region) {
+                report.error(&key(field), &format!("{region:?} is not a region such as eu-west-1"));
+            } else if !seen.insert(region) {
+                report.error(&key(field), &format!("{region} stands there twice"));
+            }
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for account in &lookup.accounts {
+        match &account.role_arn {
+            Some(arn) if !is_role_arn(arn) => {
+                let message = format!("{arn:?} is no role's ARN such as arn:aws:iam::111122223333:role/catchment");
+                report.error(&key("accounts"), &message);
+            }
+            None if account.external_id.is_some() => report.error(&key("accounts"), "external_id needs role_arn"),
+            _ if !seen.insert(account.number()) => {
+                let account = account.number().unwrap_or("the credentials' own account");
+                report.error(&key("accounts"), &format!("{account} stands there twice"));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn check_sqs(sqs: &SqsConfig, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+    check_url("queue_url", Some(&sqs.queue_url), key, report);
+    for (field, region) in [("region", sqs.queue_region()), ("s3_region", sqs.s3_region.clone())] {
+        match region {
+            Some(region) if !is_region(&region) => {
+                report.error(&key(field), &format!("{region:?} is not a region such as eu-west-1"));
+            }
+            None if field == "region" => report.error(&key(field), "is needed: the queue's address does not tell it"),
+            _ => {}
+        }
+    }
+    if !(1..=64).contains(&sqs.parallel_objects) {
+        report.error(&key("parallel_objects"), "must be from 1 to 64");
+    }
+    // What SQS takes: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html
+    if !(1..=43_200).contains(&sqs.visibility_secs) {
+        report.error(&key("visibility_secs"), "must be from 1 to 43200 (12 hours)");
+    } else if sqs.visibility_secs < SQS_VISIBILITY_SECS {
+        report.warn(&key("visibility_secs"), "below 30, a short hold-up makes messages come twice");
+    }
+    if sqs.wait_secs > 20 {
+        report.error(&key("wait_secs"), "must be at most 20");
+    }
+    if sqs.max_receives == 0 {
+        report.error(&key("max_receives"), "must be at least 1");
+    }
+    if sqs.external_id.is_some() && sqs.role_arn.is_none() {
+        report.error(&key("external_id"), "needs role_arn beside it");
+    }
+    if sqs.role_arn.as_deref().is_some_and(|arn| !is_role_arn(arn)) {
+        report.error(&key("role_arn"), "must be a role's ARN such as arn:aws:iam::111122223333:role/catchment");
+    }
+    check_url("sqs_endpoint_url", sqs.sqs_endpoint_url.as_deref(), key, report);
+    check_url("s3_endpoint_url", sqs.s3_endpoint_url.as_deref(), key, report);
+    check_url("sts_endpoint_url", sqs.sts_endpoint_url.as_deref(), key, report);
+    check_credentials([&sqs.access_key_id, &sqs.secret_access_key, &sqs.session_token], key, report);
+}
+
+fn check_url(field: &str, url: Option<&str>, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+    if url.is_some_and(|url| !url.starts_with("https://") && !url.starts_with("http://")) {
+        report.error(&key(field), "must begin with https:// or http://");
+    }
+}
+
+/// `arn:aws-cn:iam::111122223333:role/path/name`.
+fn is_role_arn(arn: &str) -> bool {
+    let parts: Vec<&str> = arn.splitn(6, ':').collect();
+    matches!(parts.as_slice(), ["arn", partition, "iam", "", account, resource]
+        if partition.starts_with("aws") && is_account(account) && resource.starts_with("role/"))
+}
+
+fn is_account(account: &str) -> bool {
+    account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Id, key and token.
+fn check_credentials(keys: [&Option<Secret>; 3], key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+    match keys {
+        [Some(_), None, _] => report.error(&key("secret_access_key"), "is missing beside access_key_id"),
+        [None, Some(_), _] => report.error(&key("access_key_id"), "is missing beside secret_access_key"),
+        [None, None, Some(_)] => {
             report.error(&key("session_token"), "needs access_key_id and secret_access_key beside it");
         }
-        (Some(_), Some(_), _) | (None, None, None) => {}
+        [Some(_), Some(_), _] | [None, None, None] => {}
     }
 }
 

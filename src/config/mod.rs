@@ -24,7 +24,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 pub use layers::{Environment, Flags, LoadError, Loaded, load};
-pub use source::{EventHubsConfig, FileConfig, LookupEventsConfig, SourceConfig};
+pub use source::{EventHubsConfig, FileConfig, LookupEventsConfig, SourceConfig, SqsConfig};
 
 use crate::model::SourceId;
 

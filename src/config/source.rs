@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 pub use crate::source::aws_lookup_events::LookupEventsConfig;
+pub use crate::source::aws_sqs::SqsConfig;
 pub use crate::source::azure_event_hubs::EventHubsConfig;
 pub use crate::source::file::FileConfig;
 
@@ -14,6 +15,10 @@ pub enum SourceConfig {
     File(FileConfig),
     /// `[sources.<name>.aws_lookup_events]`.
     AwsLookupEvents(LookupEventsConfig),
+    /// `[sources.<name>.aws_s3_sqs]`.
+    AwsS3Sqs(SqsConfig),
+    /// `[sources.<name>.aws_eventbridge_sqs]`.
+    AwsEventbridgeSqs(SqsConfig),
     /// `[sources.<name>.azure_event_hubs]`.
     AzureEventHubs(EventHubsConfig),
 }
@@ -25,6 +30,8 @@ impl SourceConfig {
         match self {
             Self::File(_) => "file",
             Self::AwsLookupEvents(_) => "aws_lookup_events",
+            Self::AwsS3Sqs(_) => "aws_s3_sqs",
+            Self::AwsEventbridgeSqs(_) => "aws_eventbridge_sqs",
             Self::AzureEventHubs(_) => "azure_event_hubs",
         }
     }

@@ -39,6 +39,7 @@ impl Case {
     }
 }
 
+const SQS: &str = "[sources.a.aws_s3_sqs]\nqueue_url = \"https://sqs.eu-west-1.amazonaws.com/111122223333/x\"\n";
 const LOOKUP: &str = "[sources.a.aws_lookup_events]\nregions = [\"eu-west-1\"]\n";
 
 /// Every kind of credential as the comments of the default file write it.
@@ -95,6 +96,18 @@ fn the_examples_of_the_default_file_are_read() {
         [production.aws_lookup_events]
         regions = ["us-east-1", "eu-west-1"]
         endpoint_url = "https://cloudtrail.us-east-1.amazonaws.com"
+        sts_endpoint_url = "https://sts.us-east-1.amazonaws.com"
+        [organisation.aws_s3_sqs]
+        queue_url = "https://sqs.eu-west-1.amazonaws.com/111122223333/catchment"
+        region = "eu-west-1"
+        s3_region = "eu-west-1"
+        role_arn = "arn:aws:iam::111122223333:role/catchment"
+        external_id = "an id that the role's trust policy asks for"
+        sqs_endpoint_url = "https://sqs.eu-west-1.amazonaws.com"
+        s3_endpoint_url = "https://s3.eu-west-1.amazonaws.com"
+        sts_endpoint_url = "https://sts.eu-west-1.amazonaws.com"
+        [seconds.aws_eventbridge_sqs]
+        queue_url = "https://sqs.eu-west-1.amazonaws.com/111122223333/catchment-events"
         [azure.azure_event_hubs]
         namespace = "acme"
         hub = "insights-activity-logs"
@@ -106,7 +119,9 @@ fn the_examples_of_the_default_file_are_read() {
 
 #[test]
 fn the_default_file_tells_every_key() {
-    let sample = format!("{LOOKUP}[sources.b.file]\npath = \"x\"\n[http]\n[log]\n[events]\n[normalizers]\n[shutdown]");
+    let sqs = "[sources.c.aws_s3_sqs]\nqueue_url = \"x\"\n";
+    let sample =
+        format!("{LOOKUP}{sqs}[sources.b.file]\npath = \"x\"\n[http]\n[log]\n[events]\n[normalizers]\n[shutdown]");
     let keys = Document::parse(&"x".into(), &sample).unwrap().known_keys::<Config>();
     assert!(keys.len() > 25, "{keys:?}");
     for key in keys {
@@ -191,13 +206,13 @@ fn every_mistake_is_told_with_key_and_line() {
         (
             "[sources.trail.fil]\npath = \"x\"",
             "catchment.toml, line 1: sources.trail.fil: unknown kind fil (did you mean file?); known kinds are file, \
-             aws_lookup_events, azure_event_hubs"
+             aws_lookup_events, aws_s3_sqs, aws_eventbridge_sqs, azure_event_hubs"
                 .into(),
         ),
         (
             "[sources.trail]",
-            "catchment.toml, line 1: sources.trail: has no kind; give it one of file, aws_lookup_events, \
-             azure_event_hubs"
+            "catchment.toml, line 1: sources.trail: has no kind; give it one of file, aws_lookup_events, aws_s3_sqs, \
+             aws_eventbridge_sqs, azure_event_hubs"
                 .into(),
         ),
         (
@@ -213,7 +228,7 @@ fn every_mistake_is_told_with_key_and_line() {
         (
             "[sources]\ntrail = \"file\"",
             "catchment.toml, line 2: sources.trail: is a section with a kind, such as \
-             [sources.trail.file|aws_lookup_events|azure_event_hubs]"
+             [sources.trail.file|aws_lookup_events|aws_s3_sqs|aws_eventbridge_sqs|azure_event_hubs]"
                 .into(),
         ),
         ("http = 3", "catchment.toml, line 1: http: is a section, [http], not a value".into()),
@@ -290,8 +305,21 @@ fn values_that_make_no_sense_are_errors() {
         ("L\nendpoint_url = \"localhost\"", "endpoint_url: must begin with"),
         ("L\naccess_key_id = \"env:CARGO\"", "line 1: sources.a.aws_lookup_events.secret_access_key: is missing"),
         ("L\nsession_token = \"env:CARGO\"", "session_token: needs access_key_id"),
+        ("[sources.a.aws_lookup_events]\naccounts = [{}]", "regions: must name at least one region"),
+        ("L\naccounts = [{ role_arn = \"x\" }]", "accounts: \"x\" is no role's ARN"),
+        ("L\naccounts = [{ external_id = \"x\" }]", "accounts: external_id needs role_arn"),
+        ("L\naccounts = [{}, {}]", "accounts: the credentials' own account stands there twice"),
+        ("L\naccounts = [{ role = \"x\" }]", "accounts: unknown field `role`"),
+        ("[sources.a.aws_s3_sqs]\nqueue_url = \"http://127.0.0.1:1/q\"", "aws_s3_sqs.region: is needed"),
+        ("Q\nvisibility_secs = 0", "visibility_secs: must be from 1 to 43200"),
+        ("Q\nparallel_objects = 0", "parallel_objects: must be from 1 to 64"),
+        ("Q\nwait_secs = 21", "wait_secs: must be at most 20"),
+        ("Q\nmax_receives = 0", "max_receives: must be at least 1"),
+        ("Q\nexternal_id = \"x\"", "external_id: needs role_arn"),
+        ("Q\nrole_arn = \"arn:aws:iam::1:role/x\"", "role_arn: must be a role's ARN"),
+        ("Q\ns3_endpoint_url = \"s3\"", "s3_endpoint_url: must begin with"),
     ] {
-        let error = Case::with(&text.replace("L\n", LOOKUP)).error();
+        let error = Case::with(&text.replace("L\n", LOOKUP).replace("Q\n", SQS)).error();
         assert!(error.contains(expected), "{text}: {error}");
     }
 }
@@ -320,8 +348,11 @@ fn what_is_hardly_meant_is_a_warning() {
         ),
         ("L\noverlap_secs = 60", "overlap_secs: events appear up to 15 minutes late"),
         ("L\nrequests_per_second = 2.5", "requests_per_second: CloudTrail allows 2"),
+        ("Q\nvisibility_secs = 10", "visibility_secs: below 30"),
+        ("Q\nQ\n", "sources.b.aws_s3_sqs.queue_url: source a reads it too"),
     ] {
-        let warnings = Case::with(&text.replace("L\n", LOOKUP)).warnings();
+        let text = text.replace("L\n", LOOKUP).replacen("Q\n", SQS, 1).replace("Q\n", &SQS.replace(".a.", ".b."));
+        let warnings = Case::with(&text).warnings();
         assert!(warnings.contains(expected), "{text}: {warnings}");
     }
     assert_eq!(Case::with("[sources.a.file]\npath = \"/\"").warnings(), "");

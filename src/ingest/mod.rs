@@ -59,8 +59,9 @@ impl Ingest {
     /// # Errors
     /// When the log fails. Nothing is taken after that: what is on disk is in doubt until the log is opened again.
     pub fn run(mut self, mut submissions: mpsc::Receiver<Submission>) -> Result<(), LogError> {
-        while let Some(Submission { delivery, reply, permit }) = submissions.blocking_recv() {
+        while let Some(Submission { delivery, late, reply, permit }) = submissions.blocking_recv() {
             let _span = info_span!("ingest.batch", source = %delivery.source, count = delivery.records.len()).entered();
+            self.processor.mark_late(late);
             let pending = self.take(delivery);
             drop(permit);
             let failed = pending.as_ref().err().cloned();

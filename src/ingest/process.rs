@@ -57,19 +57,32 @@ pub struct Processor {
     correlator: Correlator,
     type_prefix: String,
     recent: Recent,
+    late: bool,
 }
 
 impl Processor {
     /// A processor that remembers the last `recent` provider event ids by itself.
     #[must_use]
     pub fn new(engine: Arc<Engine>, inventory: Arc<Inventory>, type_prefix: String, recent: usize) -> Self {
-        Self { engine, inventory, correlator: Correlator::default(), type_prefix, recent: Recent::new(recent) }
+        Self {
+            engine,
+            inventory,
+            correlator: Correlator::default(),
+            type_prefix,
+            recent: Recent::new(recent),
+            late: false,
+        }
     }
 
     /// What relates records to one another: to be handed what it remembered before a restart, and asked after each
     /// delivery for what must become durable with it.
     pub fn correlator(&mut self) -> &mut Correlator {
         &mut self.correlator
+    }
+
+    /// Whether the records from now on are history: their events go out as late, whatever is known of their assets.
+    pub fn mark_late(&mut self, late: bool) {
+        self.late = late;
     }
 
     /// Processes one record. `is_known` tells of a CloudEvents id whether its event is in the log.
@@ -109,6 +122,7 @@ impl Processor {
         for (index, mut draft) in drafts.into_iter().enumerate() {
             let id = format!("{}:{index}", record.event_id);
             let mut applied = self.inventory.apply(record.time, &id, &mut draft);
+            applied.late |= self.late;
             assets.extend(applied.held.take());
             for association in &mut draft.associations {
                 association.name = self.inventory.canonical(&association.name);

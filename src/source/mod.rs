@@ -3,7 +3,10 @@
 //! A source knows its service and the [`Intake`], nothing else. It hands over a [`Delivery`] and acknowledges upstream
 //! only after [`Intake::submit`] has returned: then the delivery's events, rejects and cursor are on disk.
 
+pub(crate) mod aws;
+pub mod aws_backfill;
 pub mod aws_lookup_events;
+pub mod aws_sqs;
 pub mod azure_event_hubs;
 mod clock;
 pub mod demo;
@@ -44,6 +47,8 @@ pub struct Delivery {
 pub struct Submission {
     /// The records.
     pub delivery: Delivery,
+    /// Whether they are history: their events go out as late, whatever is known of their assets.
+    pub late: bool,
     /// Takes the pending append.
     pub reply: oneshot::Sender<Result<Pending, LogError>>,
     /// Room in the byte budget, given back when the delivery has been worked off.
@@ -56,6 +61,7 @@ pub struct Intake {
     queue: mpsc::Sender<Submission>,
     bytes: Arc<Semaphore>,
     budget: u32,
+    late: bool,
 }
 
 impl Intake {
@@ -63,7 +69,16 @@ impl Intake {
     #[must_use]
     pub fn new(deliveries: usize, budget_bytes: u32) -> (Self, mpsc::Receiver<Submission>) {
         let (queue, receiver) = mpsc::channel(deliveries);
-        (Self { queue, bytes: Arc::new(Semaphore::new(budget_bytes as usize)), budget: budget_bytes }, receiver)
+        (
+            Self { queue, bytes: Arc::new(Semaphore::new(budget_bytes as usize)), budget: budget_bytes, late: false },
+            receiver,
+        )
+    }
+
+    /// The same way in for history: events of records that come by it are marked as late.
+    #[must_use]
+    pub fn late(&self) -> Self {
+        Self { late: true, ..self.clone() }
     }
 
     /// Hands over a delivery and waits until it is durable. Waits while the pipeline is full. Dropping the future
@@ -86,7 +101,7 @@ impl Intake {
         let size = u32::try_from(size).unwrap_or(u32::MAX).min(self.budget);
         let permit = Arc::clone(&self.bytes).acquire_many_owned(size).await.map_err(|_| LogError::Closed)?;
         let (reply, pending) = oneshot::channel();
-        let submission = Submission { delivery, reply, permit: Some(permit) };
+        let submission = Submission { delivery, late: self.late, reply, permit: Some(permit) };
         self.queue.send(submission).await.map_err(|_| LogError::Closed)?;
         pending.await.map_err(|_| LogError::Closed)?
     }

@@ -68,7 +68,7 @@ impl Pipeline {
 
 async fn work_off(mut receiver: mpsc::Receiver<Submission>, kept: Arc<Mutex<Kept>>, deliveries: usize) {
     let mut taken = 0;
-    while let Some(Submission { delivery, reply, permit }) = receiver.recv().await {
+    while let Some(Submission { delivery, reply, permit, .. }) = receiver.recv().await {
         let (durable, pending) = Pending::new();
         if taken == deliveries {
             reply.send(Err(LogError::Closed)).ok();

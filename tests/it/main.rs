@@ -10,6 +10,8 @@
 mod architecture;
 mod asset_types;
 mod author;
+mod aws_setup;
+mod aws_sqs;
 mod azure_setup;
 mod cli;
 mod clients;

@@ -1,6 +1,7 @@
 //! `catchment doctor`: looks at each step from the cloud to here, and names the one that is missing.
 
 mod arm;
+mod aws;
 mod azure;
 
 use std::io::Write;
@@ -11,6 +12,7 @@ use crate::config::{self, Config, Environment, Flags};
 
 const EXAMPLES: &str = "\
 Examples:
+  catchment doctor aws --config catchment.toml
   catchment doctor azure --config catchment.toml
   catchment doctor azure --management-group ROOT    # looks at the diagnostic settings too
 
@@ -27,7 +29,25 @@ pub(super) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Aws(AwsArguments),
     Azure(AzureArguments),
+}
+
+/// Check the sources that read from AWS: credentials, queue, bucket, trail
+#[derive(Debug, clap::Args)]
+struct AwsArguments {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Only this source
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// The trail's bucket, where the queue's policy does not name it
+    #[arg(long, value_name = "BUCKET")]
+    bucket: Option<String>,
+    /// What stands before AWSLogs/ in the bucket
+    #[arg(long, value_name = "PREFIX", default_value = "")]
+    prefix: String,
 }
 
 /// Check a source of the kind `azure_event_hubs`: name, connection, token, rights, records
@@ -49,22 +69,36 @@ struct AzureArguments {
 }
 
 pub(super) fn run(arguments: &Arguments, environment: &Environment, output: &mut dyn Write) -> Result<(), Failure> {
-    let Command::Azure(arguments) = &arguments.command;
-    let flags = Flags { config: arguments.config.clone(), ..Flags::default() };
+    let file = match &arguments.command {
+        Command::Aws(arguments) => &arguments.config,
+        Command::Azure(arguments) => &arguments.config,
+    };
+    let flags = Flags { config: file.clone(), ..Flags::default() };
     let config: Config = config::load(&flags, environment)?.config;
-    let source = azure::choose(&config, arguments.source.as_deref())?;
     let mut report = Report::default();
-    until_signalled(async |stop| {
-        let examination = azure::examine(&source, arguments, &mut report);
-        stop.run_until_cancelled(Box::pin(examination)).await;
-        Ok(())
-    })?;
+    match &arguments.command {
+        Command::Aws(arguments) => {
+            let sources = aws::choose(&config, arguments.source.as_deref())?;
+            run_until_signalled(aws::examine(&sources, arguments, &mut report))?;
+        }
+        Command::Azure(arguments) => {
+            let source = azure::choose(&config, arguments.source.as_deref())?;
+            run_until_signalled(azure::examine(&source, arguments, &mut report))?;
+        }
+    }
     output.write_all(report.text.as_bytes())?;
     match report.missing {
         0 => Ok(()),
         1 => Err(Failure::run("check the source", "one step is missing")),
         steps => Err(Failure::run("check the source", format!("{steps} steps are missing"))),
     }
+}
+
+fn run_until_signalled(examination: impl Future<Output = ()>) -> Result<(), Failure> {
+    until_signalled(async |stop| {
+        stop.run_until_cancelled(Box::pin(examination)).await;
+        Ok(())
+    })
 }
 
 /// What was found, step by step.
@@ -89,6 +123,10 @@ impl Report {
         self.missing += 1;
         self.line("MISSING", step, found);
         self.remedy(remedy);
+    }
+
+    fn heading(&mut self, text: &str) {
+        self.text.push_str(&format!("{text}\n"));
     }
 
     fn line(&mut self, mark: &str, step: &str, found: &str) {

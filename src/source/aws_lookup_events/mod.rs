@@ -1,7 +1,7 @@
 //! CloudTrail's LookupEvents API: the account's management events of the last 90 days, without a trail or a bucket.
 //! For accounts with up to some ten events a second; the service allows two requests of 50 events a second.
 //!
-//! Every region is polled by itself; what they find goes through one place, which delivers it with
+//! Every region of every account is polled by itself, with a budget of requests of its own; what they find goes through one place, which delivers it with
 //! the cursor of all of them. What a region holds of a window is delivered when the window is complete, so that a
 //! crash between pages costs only that window's requests.
 
@@ -20,9 +20,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::client::{Connector, LookedUp, LookupEvents};
+use self::client::{LookedUp, LookupEvents, connect};
 use self::region::{Message, Poller};
-use self::window::{HISTORY_SECS, Planner};
+use self::window::{HISTORY_SECS, Planner, Window};
+use super::aws::access::Role;
+use super::aws::{Access, Connector};
 use super::{Clock, Delivery, Intake, Source, SourceError, SourceState, StatusHandle};
 use crate::decode::{KEPT_BYTES, MAX_RECORD_BYTES};
 use crate::model::{Origin, RawRecord, Rejected, SourceId, Time};
@@ -41,7 +43,11 @@ const CURSOR_VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub struct LookupEventsConfig {
     /// Regions to ask. Events of global services (IAM, STS, CloudFront) are in us-east-1.
+    #[serde(default)]
     pub regions: Vec<String>,
+    /// Accounts to ask; when none is named, the one that the credentials belong to.
+    #[serde(default)]
+    pub accounts: Vec<AccountConfig>,
     /// How often to ask, in seconds.
     #[serde(default = "poll_secs")]
     pub poll_secs: u64,
@@ -53,15 +59,49 @@ pub struct LookupEventsConfig {
     pub overlap_secs: u64,
     /// Another endpoint than the public one.
     pub endpoint_url: Option<String>,
+    /// Another endpoint of STS, where roles are assumed.
+    pub sts_endpoint_url: Option<String>,
     /// Credentials, where the environment's own are not meant.
     pub access_key_id: Option<Secret>,
     /// See `access_key_id`.
     pub secret_access_key: Option<Secret>,
     /// See `access_key_id`.
     pub session_token: Option<Secret>,
-    /// Requests per second and region. The service allows 2, to all callers of the account together.
+    /// Requests per second in each account and region. The service allows 2, to all callers together.
     #[serde(default = "requests_per_second")]
     pub requests_per_second: f64,
+}
+
+/// An element of `accounts`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountConfig {
+    /// A role of the account, to be assumed with the source's credentials; without it, the account is their own.
+    pub role_arn: Option<String>,
+    /// What the role's trust policy asks for.
+    pub external_id: Option<String>,
+    /// Its regions, where they are not those of the source.
+    pub regions: Option<Vec<String>>,
+}
+
+impl AccountConfig {
+    /// The account's number; nothing for the credentials' own.
+    #[must_use]
+    pub fn number(&self) -> Option<&str> {
+        self.role_arn.as_deref()?.split(':').nth(4)
+    }
+
+    fn role(&self) -> Option<Role> {
+        self.role_arn.clone().map(|arn| Role { arn, external_id: self.external_id.clone() })
+    }
+}
+
+/// One region of one account: it is asked by itself, with a budget of its own.
+struct Place {
+    /// `eu-west-1` of the credentials' own account, else `111122223333/eu-west-1`.
+    name: String,
+    role: Option<Role>,
+    region: String,
 }
 
 fn poll_secs() -> u64 {
@@ -86,19 +126,79 @@ impl LookupEventsConfig {
     pub fn new(regions: Vec<String>) -> Self {
         Self {
             regions,
+            accounts: Vec::new(),
             poll_secs: poll_secs(),
             lookback_secs: lookback_secs(),
             overlap_secs: overlap_secs(),
             endpoint_url: None,
+            sts_endpoint_url: None,
             access_key_id: None,
             secret_access_key: None,
             session_token: None,
             requests_per_second: requests_per_second(),
         }
     }
+
+    /// What is asked, each with the name of its account's number and region.
+    fn places(&self) -> Vec<Place> {
+        let own = [AccountConfig { role_arn: None, external_id: None, regions: None }];
+        let accounts = if self.accounts.is_empty() { &own } else { self.accounts.as_slice() };
+        let places = |account: &AccountConfig| {
+            let place = |region: &String| Place {
+                name: account.number().map_or_else(|| region.clone(), |number| format!("{number}/{region}")),
+                role: account.role(),
+                region: region.clone(),
+            };
+            account.regions.as_ref().unwrap_or(&self.regions).iter().map(place).collect::<Vec<_>>()
+        };
+        accounts.iter().flat_map(places).collect()
+    }
+
+    /// A client for each.
+    async fn clients(&self, places: &[Place]) -> Vec<Arc<dyn LookupEvents>> {
+        let own = Connector::load(&self.access()).await;
+        let endpoint_url = self.endpoint_url.as_deref();
+        let (mut clients, mut assumed): (Vec<_>, Option<(Role, Connector)>) = (Vec::new(), None);
+        for Place { role, region, .. } in places {
+            let Some(role) = role else {
+                clients.push(connect(&own, region, endpoint_url));
+                continue;
+            };
+            // The regions of an account follow one another, and share its session.
+            if assumed.as_ref().is_none_or(|(last, _)| last != role) {
+                assumed = Some((role.clone(), own.assume(role).await));
+            }
+            clients.extend(assumed.iter().map(|(_, connector)| connect(connector, region, endpoint_url)));
+        }
+        clients
+    }
+
+    fn access(&self) -> Access {
+        Access {
+            // It only signs requests for credentials; each client has its own.
+            region: self.places().into_iter().map(|place| place.region).next(),
+            access_key_id: self.access_key_id.clone(),
+            secret_access_key: self.secret_access_key.clone(),
+            session_token: self.session_token.clone(),
+            sts_endpoint_url: self.sts_endpoint_url.clone(),
+        }
+    }
 }
 
-/// Up to when everything was fetched, by region: seconds since 1970.
+/// Asks each place for the events of one second, to see whether it answers: its name, and why not.
+pub(crate) async fn probe(config: &LookupEventsConfig) -> Vec<(String, Result<(), String>)> {
+    let places = config.places();
+    let clients = config.clients(&places).await;
+    let now = Clock::system().now().millis() / 1_000;
+    let mut outcomes = Vec::new();
+    for (place, client) in places.into_iter().zip(clients) {
+        let page = client.page(Window { start: now - 1, end: now }, None).await;
+        outcomes.push((place.name, page.map(|_| ()).map_err(|error| error.to_string())));
+    }
+    outcomes
+}
+
+/// Up to when everything was fetched, by the name of the place: seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Position {
@@ -113,7 +213,7 @@ pub struct LookupEventsSource {
     clock: Clock,
     /// The last position that is known to be durable.
     cursor: Option<Bytes>,
-    /// Clients by region, where the configured ones are not meant.
+    /// Clients by place, where the configured ones are not meant.
     clients: Option<BTreeMap<String, Arc<dyn LookupEvents>>>,
 }
 
@@ -139,29 +239,35 @@ impl LookupEventsSource {
         }
     }
 
-    async fn clients(&self) -> Vec<Arc<dyn LookupEvents>> {
-        if let Some(clients) = &self.clients {
-            return self.config.regions.iter().filter_map(|region| clients.get(region)).cloned().collect();
+    async fn clients(&self, places: &[Place]) -> Vec<Arc<dyn LookupEvents>> {
+        match &self.clients {
+            Some(clients) => places.iter().filter_map(|place| clients.get(&place.name)).cloned().collect(),
+            None => self.config.clients(places).await,
         }
-        let connector = Connector::load(&self.config).await;
-        self.config.regions.iter().map(|region| connector.client(region)).collect()
     }
 
     async fn poll(&mut self, intake: &Intake, status: &StatusHandle) -> Result<(), SourceError> {
         let position = self.position()?;
-        let (sender, mut messages) = mpsc::channel(self.config.regions.len());
+        let places = self.config.places();
+        let (sender, mut messages) = mpsc::channel(places.len().max(1));
         // Dropped with this future, and the pollers with it.
         let mut pollers = JoinSet::new();
-        for (index, (client, region)) in self.clients().await.into_iter().zip(&self.config.regions).enumerate() {
+        let poll = Duration::from_secs(self.config.poll_secs);
+        for (index, (client, place)) in self.clients(&places).await.into_iter().zip(&places).enumerate() {
             let secs = |secs: u64| i64::try_from(secs).unwrap_or(HISTORY_SECS);
-            let done = position.done.get(region).copied();
+            let done = position.done.get(&place.name).copied();
             let planner = Planner::new(secs(self.config.lookback_secs), secs(self.config.overlap_secs), done);
-            let poll = Duration::from_secs(self.config.poll_secs);
             let pace = self.config.requests_per_second;
             let poller = Poller::new(index, client, planner, poll, pace, self.clock.clone(), sender.clone());
-            pollers.spawn(poller.run());
+            // Hundreds of accounts are not asked all in the same second.
+            let (index, count) = (u32::try_from(index).unwrap_or(0), u32::try_from(places.len()).unwrap_or(1));
+            let wait = if self.config.accounts.is_empty() { Duration::ZERO } else { poll * index / count };
+            pollers.spawn(async move {
+                tokio::time::sleep(wait).await;
+                poller.run().await
+            });
         }
-        let mut desk = Desk::new(self, position);
+        let mut desk = Desk::new(self, &places, position);
         loop {
             tokio::select! {
                 Some(message) = messages.recv() => {
@@ -204,10 +310,10 @@ struct Desk {
 }
 
 impl Desk {
-    fn new(source: &LookupEventsSource, position: Position) -> Self {
-        let regions = source.config.regions.iter().map(|name| Region {
-            name: name.clone(),
-            location: format!("lookup-events:{name}").into(),
+    fn new(source: &LookupEventsSource, places: &[Place], position: Position) -> Self {
+        let regions = places.iter().map(|place| Region {
+            name: place.name.clone(),
+            location: format!("lookup-events:{}", place.name).into(),
             records: 0,
             trouble: None,
         });

@@ -257,7 +257,7 @@ async fn a_refusal_is_told_and_does_not_hold_up_other_regions() {
     let refused = || LookupError::Refused {
         code: "AccessDeniedException".to_owned(),
         message: "no".to_owned(),
-        advice: "grant cloudtrail:LookupEvents to these credentials",
+        advice: "grant cloudtrail:LookupEvents to these credentials".to_owned(),
     };
     refusing.answer_next(std::iter::repeat_with(refused).take(3));
     refusing.add("held up", BEGIN - 1, 0);

@@ -2,7 +2,9 @@
 
 pub(crate) mod azure;
 pub(crate) mod event_hubs;
+pub(crate) mod http_proxy;
 pub(crate) mod lookup_events_server;
+pub(crate) mod moto;
 pub(crate) mod pipeline;
 pub(crate) mod program;
 pub(crate) mod proxy;

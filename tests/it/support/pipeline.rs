@@ -57,7 +57,7 @@ impl Pipeline {
 }
 
 async fn work_off(mut receiver: mpsc::Receiver<Submission>, kept: Arc<Mutex<Kept>>) {
-    while let Some(Submission { delivery, reply, permit }) = receiver.recv().await {
+    while let Some(Submission { delivery, reply, permit, .. }) = receiver.recv().await {
         let (durable, pending) = Pending::new();
         {
             let mut kept = kept.lock().unwrap();

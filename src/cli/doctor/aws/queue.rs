@@ -1,0 +1,211 @@
+//! The queue: whether it is there, who may send to it, and whether we may take from it.
+
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::error::ProvideErrorMetadata;
+use aws_sdk_sqs::types::QueueAttributeName;
+use serde_json::{Value, json};
+
+use super::super::Report;
+use super::{is_refused, pretty, statement};
+use crate::config::SqsConfig;
+use crate::source::aws::error::classify;
+use crate::source::aws::{AwsError, Connector};
+
+const ACTIONS: [&str; 4] =
+    ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"];
+
+/// Fewer, and a long weekend loses messages.
+const RETENTION_SECS: u64 = 4 * 24 * 60 * 60;
+
+/// What was learnt of a queue.
+pub(super) struct Queue {
+    pub(super) arn: String,
+    /// The bucket that its policy names as a sender.
+    pub(super) bucket: Option<String>,
+}
+
+pub(super) async fn examine(sqs: &SqsConfig, connector: &Connector, of_s3: bool, report: &mut Report) -> Option<Queue> {
+    let client = Client::new(&connector.config(None, sqs.sqs_endpoint_url.as_deref()));
+    let request = client.get_queue_attributes().queue_url(&sqs.queue_url).attribute_names(QueueAttributeName::All);
+    let attributes = match Box::pin(request.send()).await {
+        Ok(answer) => answer.attributes.unwrap_or_default(),
+        Err(error) => {
+            let error = classify(&error, "sqs:GetQueueAttributes");
+            let remedy = match &error {
+                AwsError::NotFound(_) => "make it (deploy/aws does), or correct queue_url".to_owned(),
+                AwsError::Refused { .. } => statement(&ACTIONS, &arn_of(&sqs.queue_url)),
+                AwsError::Throttled(_) | AwsError::Unavailable(_) => "check the address and the way to it".to_owned(),
+            };
+            report.missing("queue", &error.to_string(), &remedy);
+            return None;
+        }
+    };
+    let get = |name: QueueAttributeName| attributes.get(&name).map(String::as_str);
+    let arn = get(QueueAttributeName::QueueArn).unwrap_or_default().to_owned();
+    let waiting = get(QueueAttributeName::ApproximateNumberOfMessages).unwrap_or("?");
+    report.fine("queue", &format!("{arn}, {waiting} messages waiting"));
+    match get(QueueAttributeName::RedrivePolicy) {
+        Some(policy) => report.fine("dead letters", policy),
+        None => report.note(
+            "dead letters",
+            "no redrive policy",
+            "without one, a file that can't be read is quarantined by its name after max_receives tries; deploy/aws \
+             makes a dead-letter queue",
+        ),
+    }
+    let retention = get(QueueAttributeName::MessageRetentionPeriod).and_then(|secs| secs.parse::<u64>().ok());
+    if let Some(secs) = retention.filter(|secs| *secs < RETENTION_SECS) {
+        let remedy = "set MessageRetentionPeriod to 1209600 (14 days): what comes while catchment is down waits there";
+        report.note("retention", &format!("messages are gone after {secs} s"), remedy);
+    }
+    encryption(get(QueueAttributeName::KmsMasterKeyId), report);
+    permissions(&client, sqs, &arn, report).await;
+    let policy = get(QueueAttributeName::Policy).and_then(|policy| serde_json::from_str(policy).ok());
+    let bucket = senders(policy.as_ref(), &arn, of_s3, report);
+    Some(Queue { arn, bucket })
+}
+
+/// A queue with the AWS managed key takes nothing from another service
+/// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-key-management.html>).
+fn encryption(key: Option<&str>, report: &mut Report) {
+    match key {
+        None | Some("") => {}
+        Some(key) if key.ends_with("alias/aws/sqs") => report.missing(
+            "queue's key",
+            "services can't send to a queue that is encrypted with alias/aws/sqs",
+            "set SqsManagedSseEnabled to true instead, or use a KMS key of your own",
+        ),
+        Some(key) => {
+            let services = json!({ "Service": ["s3.amazonaws.com", "sns.amazonaws.com", "events.amazonaws.com"] });
+            let actions = ["kms:GenerateDataKey", "kms:Decrypt"];
+            let sends = json!({ "Effect": "Allow", "Principal": services, "Action": actions, "Resource": "*" });
+            let remedy = format!("its key policy must hold, for the service that sends:\n{}", pretty(&sends));
+            report.note("queue's key", key, &remedy);
+        }
+    }
+}
+
+/// Receives without hiding; the others are asked with a receipt that can't be, which shows only whether they may be asked.
+async fn permissions(client: &Client, sqs: &SqsConfig, arn: &str, report: &mut Report) {
+    let mut missing = Vec::new();
+    let receive = client.receive_message().queue_url(&sqs.queue_url).visibility_timeout(0).wait_time_seconds(0);
+    if let Err(error) = Box::pin(receive.max_number_of_messages(1).send()).await
+        && is_refused(&classify(&error, ACTIONS[0]))
+    {
+        missing.push(ACTIONS[0]);
+    }
+    let delete = client.delete_message().queue_url(&sqs.queue_url).receipt_handle("none");
+    if let Err(error) = Box::pin(delete.send()).await
+        && is_denied(error.code())
+    {
+        missing.push(ACTIONS[1]);
+    }
+    let keep =
+        client.change_message_visibility().queue_url(&sqs.queue_url).receipt_handle("none").visibility_timeout(0);
+    if let Err(error) = Box::pin(keep.send()).await
+        && is_denied(error.code())
+    {
+        missing.push(ACTIONS[2]);
+    }
+    if missing.is_empty() {
+        report.fine("permissions", "messages may be received, kept and deleted");
+    } else {
+        report.missing("permissions", &format!("{} refused", missing.join(", ")), &statement(&missing, arn));
+    }
+}
+
+fn is_denied(code: Option<&str>) -> bool {
+    code.is_some_and(|code| code.contains("AccessDenied") || code == "AuthorizationError")
+}
+
+/// Who may send, by the queue's policy. Gives the bucket that it names.
+fn senders(policy: Option<&Value>, arn: &str, of_s3: bool, report: &mut Report) -> Option<String> {
+    let statements = policy.map(|policy| list(&policy["Statement"])).unwrap_or_default();
+    let (mut services, mut bucket) = (Vec::new(), None);
+    for statement in statements.into_iter().filter(|s| s["Effect"] == "Allow" && allows_sending(s)) {
+        for service in ["s3", "sns", "events"] {
+            let name = format!("{service}.amazonaws.com");
+            if list(&statement["Principal"]["Service"]).iter().any(|s| s.as_str() == Some(&name)) {
+                services.push(service);
+            }
+        }
+        if statement["Principal"] == "*" || statement["Principal"]["AWS"] == "*" {
+            services.push("anyone that its conditions allow");
+        }
+        bucket = bucket.or_else(|| bucket_of(&statement["Condition"].to_string()));
+    }
+    let wanted = if of_s3 { &["s3", "sns", "events"][..] } else { &["events", "sns"] };
+    let usable = services.iter().any(|service| wanted.contains(service) || service.starts_with("anyone"));
+    if usable {
+        report.fine("queue policy", &format!("may send: {}", services.join(", ")));
+    } else {
+        let (sid, service, source) = if of_s3 {
+            ("TrailBucketGivesNotice", "s3.amazonaws.com", "arn:aws:s3:::BUCKET")
+        } else {
+            ("RuleSendsCalls", "events.amazonaws.com", "arn:aws:events:REGION:ACCOUNT:rule/RULE")
+        };
+        let sends = json!({
+            "Sid": sid, "Effect": "Allow", "Principal": { "Service": service }, "Action": "sqs:SendMessage",
+            "Resource": arn, "Condition": { "ArnEquals": { "aws:SourceArn": source } },
+        });
+        report.missing("queue policy", "no service may send to the queue", &pretty(&sends));
+    }
+    bucket
+}
+
+fn allows_sending(statement: &Value) -> bool {
+    let sends = |action: &&Value| {
+        action.as_str().is_some_and(|action| {
+            let action = action.to_ascii_lowercase();
+            action == "*" || action == "sqs:*" || action == "sqs:sendmessage" || action == "sqs:send*"
+        })
+    };
+    list(&statement["Action"]).iter().any(sends)
+}
+
+/// One value or many.
+fn list(value: &Value) -> Vec<&Value> {
+    match value {
+        Value::Array(values) => values.iter().collect(),
+        Value::Null => Vec::new(),
+        value => vec![value],
+    }
+}
+
+fn bucket_of(condition: &str) -> Option<String> {
+    let rest = condition.split_once(":s3:::")?.1;
+    let name = rest.split(['"', '/', '*']).next()?;
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// The queue's ARN, as far as its address tells it.
+fn arn_of(url: &str) -> String {
+    let mut parts = url.rsplit('/');
+    let (name, account) = (parts.next().unwrap_or("*"), parts.next().unwrap_or("*"));
+    format!("arn:aws:sqs:*:{account}:{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn senders_are_told_by_the_policy() {
+        let allow = |principal: Value, condition: Value| {
+            json!({ "Statement": [{ "Effect": "Allow", "Principal": principal, "Action": ["SQS:SendMessage"],
+                                    "Resource": "*", "Condition": condition }] })
+        };
+        let of_bucket = json!({ "ArnLike": { "aws:SourceArn": "arn:aws:s3:::example-trail" } });
+        let policy = allow(json!({ "Service": "s3.amazonaws.com" }), of_bucket);
+        let mut report = Report::default();
+        assert_eq!(senders(Some(&policy), "a", true, &mut report).as_deref(), Some("example-trail"));
+        assert_eq!(report.missing, 0);
+        assert_eq!(senders(Some(&policy), "a", false, &mut report).as_deref(), Some("example-trail"));
+        assert_eq!(report.missing, 1, "EventBridge may not send: {}", report.text);
+        assert_eq!(senders(None, "a", true, &mut report), None);
+        assert_eq!(report.missing, 2);
+        let anyone = allow(json!("*"), json!({ "StringEquals": { "aws:SourceAccount": "111122223333" } }));
+        senders(Some(&anyone), "a", false, &mut report);
+        assert_eq!(report.missing, 2);
+    }
+}

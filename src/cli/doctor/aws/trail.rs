@@ -1,0 +1,73 @@
+//! The trail: whether one logs, where, and whether its last delivery went well.
+
+use aws_sdk_cloudtrail::Client;
+use aws_sdk_cloudtrail::types::Trail;
+
+use super::super::Report;
+use super::{is_refused, statement};
+use crate::config::SqsConfig;
+use crate::source::aws::Connector;
+use crate::source::aws::error::classify;
+
+/// With a bucket, the trail that writes there; without, any, since EventBridge tells of calls only where one logs.
+pub(super) async fn examine(sqs: &SqsConfig, connector: &Connector, bucket: Option<&str>, report: &mut Report) {
+    let client = Client::new(&connector.config(sqs.queue_region().as_deref(), None));
+    let request = client.describe_trails().include_shadow_trails(true);
+    let trails = match Box::pin(request.send()).await {
+        Ok(answer) => answer.trail_list.unwrap_or_default(),
+        Err(error) => {
+            let error = classify(&error, "cloudtrail:DescribeTrails");
+            let remedy = if is_refused(&error) {
+                statement(&["cloudtrail:DescribeTrails", "cloudtrail:GetTrailStatus"], "*")
+            } else {
+                "check the way to CloudTrail".to_owned()
+            };
+            report.note("trail", &format!("can't be looked at: {error}"), &remedy);
+            return;
+        }
+    };
+    let wanted: Vec<&Trail> =
+        trails.iter().filter(|trail| bucket.is_none_or(|bucket| trail.s3_bucket_name() == Some(bucket))).collect();
+    if wanted.is_empty() {
+        let found = match bucket {
+            Some(bucket) => format!("none of {} trails seen here writes to {bucket}", trails.len()),
+            None => "no trail in this region: EventBridge tells of no calls".to_owned(),
+        };
+        let remedy = "make a trail for all regions, or correct its bucket; one of another account of the organization \
+                      is seen only from there";
+        if bucket.is_some() { report.note("trail", &found, remedy) } else { report.missing("trail", &found, remedy) }
+    }
+    for trail in wanted {
+        status(&client, trail, report).await;
+    }
+}
+
+async fn status(client: &Client, trail: &Trail, report: &mut Report) {
+    let (arn, name) = (trail.trail_arn().unwrap_or_default(), trail.name().unwrap_or_default());
+    let answer = match Box::pin(client.get_trail_status().name(arn).send()).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            let error = classify(&error, "cloudtrail:GetTrailStatus");
+            let remedy = statement(&["cloudtrail:GetTrailStatus"], arn);
+            report.note("trail", &format!("{name}: its status can't be looked at: {error}"), &remedy);
+            return;
+        }
+    };
+    if answer.is_logging() != Some(true) {
+        report.missing(
+            "trail",
+            &format!("{name} is not logging"),
+            &format!("aws cloudtrail start-logging --name {arn}"),
+        );
+    } else if let Some(error) = answer.latest_delivery_error().filter(|error| !error.is_empty()) {
+        let remedy = "let the bucket's policy (and its KMS key's) allow cloudtrail.amazonaws.com to write";
+        report.missing("trail", &format!("{name} can't deliver: {error}"), remedy);
+    } else {
+        report.fine("trail", &format!("{name} is logging"));
+    }
+    if trail.is_multi_region_trail() != Some(true) {
+        let home = trail.home_region().unwrap_or("one region");
+        let remedy = format!("aws cloudtrail update-trail --name {arn} --is-multi-region-trail");
+        report.note("regions", &format!("{name} logs {home} only: the other regions have no trail"), &remedy);
+    }
+}

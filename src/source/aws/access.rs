@@ -1,0 +1,107 @@
+//! Credentials, roles and endpoints: from the configuration to the clients of the services.
+
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::sts::AssumeRoleProvider;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_http_client::tls;
+
+use crate::secret::Secret;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For one call to its answer's head; the services mostly answer within a second, SQS's long poll within twenty.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// In CloudTrail, the assumed role's calls carry this name.
+const SESSION_NAME: &str = "catchment";
+
+/// How to reach a service of AWS: what the configuration of a source says about it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Access {
+    /// The region that requests go to, and that signs requests for credentials.
+    pub(crate) region: Option<String>,
+    /// Keys, where the environment's own credentials are not meant.
+    pub(crate) access_key_id: Option<Secret>,
+    pub(crate) secret_access_key: Option<Secret>,
+    pub(crate) session_token: Option<Secret>,
+    /// Another endpoint of STS than the region's own.
+    pub(crate) sts_endpoint_url: Option<String>,
+}
+
+/// A role to be assumed with the source's own credentials.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Role {
+    pub(crate) arn: String,
+    pub(crate) external_id: Option<String>,
+}
+
+/// Makes the configuration of clients, which share credentials and connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Connector {
+    base: SdkConfig,
+    sts_endpoint_url: Option<String>,
+}
+
+impl Connector {
+    /// Takes the configured keys, else the default chain: environment, profile, web identity, container, instance.
+    /// Nothing is asked of the network yet.
+    pub(crate) async fn load(access: &Access) -> Self {
+        let crypto = tls::rustls_provider::CryptoMode::AwsLc;
+        let http = aws_smithy_http_client::Builder::new().tls_provider(tls::Provider::Rustls(crypto)).build_https();
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_attempt_timeout(CALL_TIMEOUT)
+            .operation_timeout(CALL_TIMEOUT)
+            .build();
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http)
+            // The sources wait and try again by themselves: they know what is at stake.
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts);
+        if let Some(region) = &access.region {
+            loader = loader.region(Region::new(region.clone()));
+        }
+        if let (Some(id), Some(secret)) = (&access.access_key_id, &access.secret_access_key) {
+            let token = access.session_token.as_ref().map(|token| token.expose().to_owned());
+            let credentials = Credentials::new(id.expose(), secret.expose(), token, None, "catchment configuration");
+            loader = loader.credentials_provider(credentials);
+        }
+        Self { base: Box::pin(loader.load()).await, sts_endpoint_url: access.sts_endpoint_url.clone() }
+    }
+
+    /// The same with the credentials of a role, which is assumed at the first call and whenever they are about to
+    /// expire.
+    pub(crate) async fn assume(&self, role: &Role) -> Self {
+        let mut sts = self.base.clone().into_builder();
+        sts.set_endpoint_url(self.sts_endpoint_url.clone());
+        let mut provider = AssumeRoleProvider::builder(&role.arn).session_name(SESSION_NAME).configure(&sts.build());
+        if let Some(id) = &role.external_id {
+            provider = provider.external_id(id);
+        }
+        let provider = SharedCredentialsProvider::new(Box::pin(provider.build()).await);
+        let base = self.base.clone().into_builder().credentials_provider(provider).build();
+        Self { base, sts_endpoint_url: self.sts_endpoint_url.clone() }
+    }
+
+    /// The configuration of a client in a region, at its own endpoint where one is given.
+    pub(crate) fn config(&self, region: Option<&str>, endpoint_url: Option<&str>) -> SdkConfig {
+        let mut config = self.base.clone().into_builder();
+        if let Some(region) = region {
+            config.set_region(Some(Region::new(region.to_owned())));
+        }
+        if let Some(url) = endpoint_url {
+            config.set_endpoint_url(Some(url.to_owned()));
+        }
+        config.build()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_credentials(self, provider: SharedCredentialsProvider) -> Self {
+        Self { base: self.base.into_builder().credentials_provider(provider).build(), ..self }
+    }
+}

@@ -1,0 +1,146 @@
+//! Objects in S3, behind a trait so that what is made of them can be tested without a service.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_smithy_types::byte_stream::ByteStream;
+
+use super::error::classify;
+use super::{AwsError, Connector};
+use crate::metrics::Requests;
+
+/// An object, by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ObjectRef {
+    pub(crate) bucket: String,
+    /// The key, decoded.
+    pub(crate) key: String,
+    /// The bucket's region, where it was told.
+    pub(crate) region: Option<String>,
+}
+
+impl ObjectRef {
+    /// `s3://bucket/key`.
+    pub(crate) fn location(&self) -> String {
+        format!("s3://{}/{}", self.bucket, self.key)
+    }
+}
+
+/// An object's content on its way.
+#[derive(Debug)]
+pub(crate) struct Body {
+    pub(crate) stream: ByteStream,
+    /// How many bytes are to come.
+    pub(crate) bytes: Option<u64>,
+    /// Changes with the content.
+    pub(crate) etag: String,
+}
+
+/// What to list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listing<'a> {
+    pub(crate) bucket: &'a str,
+    pub(crate) prefix: &'a str,
+    /// Only what comes after this key.
+    pub(crate) start_after: Option<&'a str>,
+    /// Whether to list the folders right below the prefix, rather than every object.
+    pub(crate) folders: bool,
+}
+
+/// Part of a listing, in the order of keys: up to 1,000 keys or folders.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Listed {
+    /// Keys, or the prefixes of folders, each with its `/`.
+    pub(crate) names: Vec<String>,
+    pub(crate) more: Option<String>,
+}
+
+/// The calls that are made of S3.
+#[async_trait]
+pub(crate) trait Objects: Send + Sync {
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html>
+    async fn get(&self, object: &ObjectRef) -> Result<Body, AwsError>;
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html>
+    async fn list(&self, listing: Listing<'_>, token: Option<String>) -> Result<Listed, AwsError>;
+}
+
+/// S3 itself: a client for every region that a bucket is in.
+pub(crate) struct S3 {
+    connector: Connector,
+    endpoint_url: Option<String>,
+    /// The region of buckets of which none was told.
+    region: Option<String>,
+    clients: Mutex<HashMap<Option<String>, Client>>,
+    requests: Requests,
+}
+
+impl S3 {
+    pub(crate) fn new(
+        connector: Connector,
+        region: Option<String>,
+        endpoint_url: Option<String>,
+        requests: Requests,
+    ) -> Arc<Self> {
+        Arc::new(Self { connector, endpoint_url, region, clients: Mutex::default(), requests })
+    }
+
+    fn client(&self, region: Option<&str>) -> Client {
+        let region = region.or(self.region.as_deref()).map(str::to_owned);
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = |region: &Option<String>| {
+            let config = self.connector.config(region.as_deref(), self.endpoint_url.as_deref());
+            let config = aws_sdk_s3::config::Builder::from(&config)
+                // An address of one's own seldom has a name for every bucket.
+                .force_path_style(self.endpoint_url.is_some())
+                .build();
+            Client::from_conf(config)
+        };
+        clients.entry(region).or_insert_with_key(make).clone()
+    }
+}
+
+#[async_trait]
+impl Objects for S3 {
+    async fn get(&self, object: &ObjectRef) -> Result<Body, AwsError> {
+        self.requests.count("GetObject");
+        let client = self.client(object.region.as_deref());
+        let request = client.get_object().bucket(&object.bucket).key(&object.key);
+        match Box::pin(request.send()).await {
+            Ok(answer) => Ok(Body {
+                bytes: answer.content_length.and_then(|length| u64::try_from(length).ok()),
+                etag: answer.e_tag.unwrap_or_default(),
+                stream: answer.body,
+            }),
+            Err(error) => {
+                let grant = format!(
+                    "s3:GetObject on arn:aws:s3:::{}/* (and kms:Decrypt on its KMS key, where it has one)",
+                    object.bucket
+                );
+                Err(classify(&error, &grant))
+            }
+        }
+    }
+
+    async fn list(&self, listing: Listing<'_>, token: Option<String>) -> Result<Listed, AwsError> {
+        self.requests.count("ListObjectsV2");
+        let request = self
+            .client(None)
+            .list_objects_v2()
+            .bucket(listing.bucket)
+            .prefix(listing.prefix)
+            .set_start_after(listing.start_after.map(str::to_owned))
+            .set_delimiter(listing.folders.then(|| "/".to_owned()))
+            .set_continuation_token(token);
+        let answer = Box::pin(request.send())
+            .await
+            .map_err(|error| classify(&error, &format!("s3:ListBucket on arn:aws:s3:::{}", listing.bucket)))?;
+        let names = if listing.folders {
+            answer.common_prefixes.unwrap_or_default().into_iter().filter_map(|folder| folder.prefix).collect()
+        } else {
+            answer.contents.unwrap_or_default().into_iter().filter_map(|object| object.key).collect()
+        };
+        Ok(Listed { names, more: answer.next_continuation_token.filter(|token| !token.is_empty()) })
+    }
+}

@@ -1,0 +1,259 @@
+//! Reads one object: streamed, unpacked and cut into records on a thread that may compute, in bounded memory whatever
+//! the object's size. A read that breaks off is taken up again after the last piece that was handed over.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use super::AwsError;
+use super::object::{Body, ObjectRef, Objects};
+use crate::decode::{Decoder, Piece};
+use crate::model::{Origin, RawRecord, Rejected, SourceId};
+use crate::retry::Backoff;
+use crate::source::Clock;
+
+/// A chunk ends with the record that reaches one of these.
+const CHUNK_RECORDS: usize = 500;
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Pieces of the body between network and decoder.
+const BUFFERED_PIECES: usize = 8;
+
+/// Tries before a broken read is told.
+const TRIES: u32 = 4;
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// A body that sends nothing for so long is broken.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// How far an object was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Of which content; another one is read from its start.
+    pub(crate) etag: String,
+    /// Pieces that were handed over.
+    pub(crate) pieces: u64,
+}
+
+/// Some pieces of an object, in order.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    pub(crate) records: Vec<RawRecord>,
+    pub(crate) rejected: Vec<Rejected>,
+    /// How far the object is read with these.
+    pub(crate) progress: Progress,
+    /// Whether the object ends here.
+    pub(crate) last: bool,
+}
+
+/// What a reading comes to: chunks, of which the last says so, or in the end an error.
+pub(crate) type Step = Result<Chunk, AwsError>;
+
+/// Reads the objects of one source.
+#[derive(Clone)]
+pub(crate) struct ObjectReader {
+    pub(crate) objects: Arc<dyn Objects>,
+    pub(crate) source: SourceId,
+    pub(crate) clock: Clock,
+    /// As in [`Compression::Gzip`](crate::decode::Compression::Gzip).
+    pub(crate) max_expansion: u32,
+}
+
+impl ObjectReader {
+    /// Reads an object after `progress`. Hands what it comes to to `steps`, with the number that tells the reader's
+    /// objects apart; waits while that is full, and ends early when nobody takes it any more.
+    pub(crate) async fn read(
+        self,
+        number: u64,
+        object: ObjectRef,
+        progress: Progress,
+        steps: mpsc::Sender<(u64, Step)>,
+    ) {
+        let mut progress = progress;
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        loop {
+            let before = progress.pieces;
+            let Err(error) = self.attempt(number, &object, &mut progress, &steps).await else { return };
+            if progress.pieces > before {
+                backoff.reset();
+            }
+            let again = matches!(error, AwsError::Throttled(_) | AwsError::Unavailable(_));
+            let wait = backoff.next_wait();
+            if !again || backoff.failures() >= TRIES {
+                // Nobody takes it any more: then there is nothing to tell either.
+                let _ = steps.send((number, Err(error))).await;
+                return;
+            }
+            tracing::debug!(%error, object = object.location(), "reading broke off; trying again");
+            sleep(wait).await;
+        }
+    }
+
+    async fn attempt(
+        &self,
+        number: u64,
+        object: &ObjectRef,
+        progress: &mut Progress,
+        steps: &mpsc::Sender<(u64, Step)>,
+    ) -> Result<(), AwsError> {
+        let body = self.objects.get(object).await?;
+        if body.etag != progress.etag {
+            *progress = Progress { etag: body.etag.clone(), pieces: 0 };
+        }
+        let (sender, receiver) = mpsc::channel(BUFFERED_PIECES);
+        let cutter = Cutter {
+            source: self.source.clone(),
+            clock: self.clock.clone(),
+            location: object.location().into(),
+            number,
+            progress: progress.clone(),
+            steps: steps.clone(),
+        };
+        let max_expansion = self.max_expansion;
+        let cutting = spawn_blocking(move || {
+            cutter.run(BodyReader { receiver, rest: Bytes::new(), ended: false }, max_expansion)
+        });
+        let fed = feed(body, &sender).await;
+        drop(sender);
+        let (reached, cut) =
+            cutting.await.map_err(|error| AwsError::Unavailable(format!("the decoder broke off: {error}")))?;
+        *progress = reached;
+        fed.and_then(|()| cut.map_err(|error| AwsError::Unavailable(error.to_string())))
+    }
+}
+
+/// Hands the body's pieces to the decoder. A body that is cut short is an error of the way, not of the object.
+async fn feed(mut body: Body, sender: &mpsc::Sender<io::Result<Bytes>>) -> Result<(), AwsError> {
+    let mut received = 0;
+    loop {
+        let next = tokio::time::timeout(SILENCE, body.stream.try_next()).await;
+        let piece = match next {
+            Ok(Ok(piece)) => piece,
+            Ok(Err(error)) => return Err(AwsError::Unavailable(super::error::with_causes(&error))),
+            Err(_) => return Err(AwsError::Unavailable(format!("the body stood still for {SILENCE:?}"))),
+        };
+        let Some(piece) = piece else { break };
+        received += piece.len() as u64;
+        // The decoder has ended before the body: it has its reasons.
+        if !piece.is_empty() && sender.send(Ok(piece)).await.is_err() {
+            return Ok(());
+        }
+    }
+    if let Some(bytes) = body.bytes.filter(|bytes| *bytes != received) {
+        return Err(AwsError::Unavailable(format!("the body ended after {received} of {bytes} bytes")));
+    }
+    // Only this tells the decoder that the body has ended and not merely broken off.
+    let _ = sender.send(Ok(Bytes::new())).await;
+    Ok(())
+}
+
+/// The body, for code that blocks.
+struct BodyReader {
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    rest: Bytes,
+    ended: bool,
+}
+
+impl Read for BodyReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.rest.is_empty() && !self.ended {
+            self.rest = self.receiver.blocking_recv().unwrap_or_else(|| Err(io::Error::other("broken off")))?;
+            self.ended = self.rest.is_empty();
+        }
+        let read = buffer.len().min(self.rest.len());
+        let taken = self.rest.split_to(read);
+        buffer.get_mut(..read).unwrap_or_default().copy_from_slice(&taken);
+        Ok(read)
+    }
+}
+
+/// Cuts a body into chunks.
+struct Cutter {
+    source: SourceId,
+    clock: Clock,
+    location: Arc<str>,
+    number: u64,
+    progress: Progress,
+    steps: mpsc::Sender<(u64, Step)>,
+}
+
+impl Cutter {
+    /// How far it came, also when the body broke off.
+    fn run(mut self, body: BodyReader, max_expansion: u32) -> (Progress, io::Result<()>) {
+        let outcome = self.cut(body, max_expansion);
+        (self.progress, outcome)
+    }
+
+    fn cut(&mut self, body: BodyReader, max_expansion: u32) -> io::Result<()> {
+        let mut chunk = self.chunk(self.progress.pieces);
+        let mut bytes = 0;
+        let mut number = 0;
+        for piece in Decoder::new(body, max_expansion)?.pieces() {
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(error) => {
+                    // What came before the break is whole.
+                    self.hand_over(chunk);
+                    return Err(error);
+                }
+            };
+            number += 1;
+            if number <= self.progress.pieces {
+                continue;
+            }
+            bytes += self.take(piece, number - 1, &mut chunk);
+            chunk.progress.pieces = number;
+            if chunk.records.len() + chunk.rejected.len() >= CHUNK_RECORDS || bytes >= CHUNK_BYTES {
+                let full = std::mem::replace(&mut chunk, self.chunk(number));
+                bytes = 0;
+                if !self.hand_over(full) {
+                    return Ok(());
+                }
+            }
+        }
+        chunk.last = true;
+        self.hand_over(chunk);
+        Ok(())
+    }
+
+    fn chunk(&self, pieces: u64) -> Chunk {
+        let progress = Progress { etag: self.progress.etag.clone(), pieces };
+        Chunk { records: Vec::new(), rejected: Vec::new(), progress, last: false }
+    }
+
+    fn take(&self, piece: Piece, index: u64, chunk: &mut Chunk) -> usize {
+        let origin = Origin { source: self.source.clone(), location: Arc::clone(&self.location), index };
+        match piece {
+            Piece::Record { bytes, .. } => {
+                let length = bytes.len();
+                chunk.records.push(RawRecord { bytes, origin });
+                length
+            }
+            Piece::Rejected { code, reason, bytes, .. } => {
+                let length = bytes.len();
+                chunk.rejected.push(Rejected { origin, code, reason, bytes, observed: self.clock.now() });
+                length
+            }
+        }
+    }
+
+    /// Whether somebody took it.
+    fn hand_over(&mut self, chunk: Chunk) -> bool {
+        let progress = chunk.progress.clone();
+        let taken = self.steps.blocking_send((self.number, Ok(chunk))).is_ok();
+        if taken {
+            self.progress = progress;
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+#[path = "reader_tests.rs"]
+mod tests;

@@ -1,0 +1,177 @@
+//! The walk through a trail's bucket: day by day, and in each day account by account and region by region, so that what
+//! happened to one asset comes in the order in which it was logged.
+
+use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
+
+use super::job::Job;
+use crate::source::aws::AwsError;
+use crate::source::aws::object::{Listing, ObjectRef, Objects};
+use crate::source::aws::reader::Progress;
+use crate::source::aws::trail_key::{TrailObject, classify};
+
+/// How far a backfill has come: what lies before it is in the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Position {
+    pub(super) version: u32,
+    pub(super) day: Date,
+    /// The lane: `AWSLogs/111122223333/CloudTrail/eu-west-1/`.
+    pub(super) lane: String,
+    /// The object that is being read, or was read last.
+    pub(super) key: String,
+    /// Of which content, and how many of its pieces.
+    pub(super) etag: String,
+    pub(super) pieces: u64,
+    /// Whether that is all of it.
+    pub(super) done: bool,
+}
+
+/// An object on the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stop {
+    pub(super) day: Date,
+    pub(super) lane: String,
+    pub(super) object: ObjectRef,
+    /// What is known to be delivered of it.
+    pub(super) progress: Progress,
+}
+
+/// The walk.
+pub(super) struct Walk {
+    job: Job,
+    lanes: Vec<String>,
+    /// Where it goes on.
+    from: Option<Position>,
+    day: Date,
+    lane: usize,
+    /// The rest of the page, in reverse, and where the next begins.
+    page: Vec<String>,
+    more: More,
+}
+
+enum More {
+    /// The lane's day is not yet listed.
+    Begin,
+    Token(String),
+    No,
+}
+
+impl Walk {
+    /// Finds the accounts and regions of the bucket, and goes on after `from`.
+    pub(super) async fn begin(job: Job, from: Option<Position>, objects: &dyn Objects) -> Result<Self, AwsError> {
+        let lanes = lanes(&job, objects).await?;
+        let day = from.as_ref().map_or(job.from, |from| from.day.max(job.from));
+        let first = from.as_ref().filter(|from| from.day == day);
+        let lane = first.map_or(0, |from| lanes.partition_point(|lane| *lane < from.lane));
+        Ok(Self { job, lanes, from, day, lane, page: Vec::new(), more: More::Begin })
+    }
+
+    /// The accounts' and regions' folders that are walked through.
+    pub(super) fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// The next log file; nothing at the end.
+    pub(super) async fn next(&mut self, objects: &dyn Objects) -> Result<Option<Stop>, AwsError> {
+        loop {
+            while let Some(key) = self.page.pop() {
+                if matches!(classify(&key), TrailObject::Log { .. }) {
+                    return Ok(self.stop(key));
+                }
+            }
+            if self.day > self.job.to {
+                return Ok(None);
+            }
+            let Some(lane) = self.lanes.get(self.lane).cloned() else {
+                (self.day, self.lane) = (self.day.saturating_add(jiff::Span::new().days(1)), 0);
+                continue;
+            };
+            let more = std::mem::replace(&mut self.more, More::No);
+            let token = match more {
+                More::Begin => None,
+                More::Token(token) => Some(token),
+                More::No => {
+                    (self.lane, self.more) = (self.lane + 1, More::Begin);
+                    continue;
+                }
+            };
+            self.list(&lane, token, objects).await?;
+        }
+    }
+
+    async fn list(&mut self, lane: &str, token: Option<String>, objects: &dyn Objects) -> Result<(), AwsError> {
+        let prefix = format!("{lane}{}/", self.day.strftime("%Y/%m/%d"));
+        let from = self.from.as_ref().filter(|from| from.day == self.day && from.lane == lane);
+        let listing = Listing {
+            bucket: &self.job.bucket,
+            prefix: &prefix,
+            start_after: from.filter(|from| from.done).map(|from| from.key.as_str()),
+            folders: false,
+        };
+        let mut listed = objects.list(listing, token).await?;
+        // An object that was cut off comes again; what lies before it was read.
+        let passed =
+            from.filter(|from| !from.done).map_or(0, |from| listed.names.partition_point(|key| *key < from.key));
+        listed.names.drain(..passed.min(listed.names.len()));
+        listed.names.reverse();
+        self.page = listed.names;
+        self.more = listed.more.map_or(More::No, More::Token);
+        Ok(())
+    }
+
+    fn stop(&self, key: String) -> Option<Stop> {
+        let lane = self.lanes.get(self.lane)?.clone();
+        let begun = self.from.as_ref().filter(|from| from.day == self.day && from.key == key && !from.done);
+        let progress = begun.map(|from| Progress { etag: from.etag.clone(), pieces: from.pieces }).unwrap_or_default();
+        let object = ObjectRef { bucket: self.job.bucket.clone(), key, region: None };
+        Some(Stop { day: self.day, lane, object, progress })
+    }
+}
+
+/// The folders of accounts and regions below `AWSLogs/`, those of an organisation's trail included, in order.
+async fn lanes(job: &Job, objects: &dyn Objects) -> Result<Vec<String>, AwsError> {
+    let root = format!("{}AWSLogs/", job.prefix);
+    let mut accounts = Vec::new();
+    for folder in folders(job, &root, objects).await? {
+        let name = last_segment(&folder);
+        if is_account(name) {
+            accounts.push(folder);
+        } else if name.starts_with("o-") {
+            let inner = folders(job, &folder, objects).await?;
+            accounts.extend(inner.into_iter().filter(|folder| is_account(last_segment(folder))));
+        }
+    }
+    let mut lanes = Vec::new();
+    for account in accounts {
+        if !job.accounts.is_empty() && !job.accounts.iter().any(|wanted| wanted == last_segment(&account)) {
+            continue;
+        }
+        let regions = folders(job, &format!("{account}CloudTrail/"), objects).await?;
+        let wanted = |lane: &String| job.regions.is_empty() || job.regions.iter().any(|r| r == last_segment(lane));
+        lanes.extend(regions.into_iter().filter(wanted));
+    }
+    lanes.sort_unstable();
+    Ok(lanes)
+}
+
+async fn folders(job: &Job, prefix: &str, objects: &dyn Objects) -> Result<Vec<String>, AwsError> {
+    let (mut found, mut token) = (Vec::new(), None);
+    loop {
+        let listing = Listing { bucket: &job.bucket, prefix, start_after: None, folders: true };
+        let listed = objects.list(listing, token).await?;
+        found.extend(listed.names);
+        token = listed.more;
+        if token.is_none() {
+            return Ok(found);
+        }
+    }
+}
+
+fn last_segment(folder: &str) -> &str {
+    folder.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+}
+
+fn is_account(name: &str) -> bool {
+    name.len() == 12 && name.bytes().all(|b| b.is_ascii_digit())
+}

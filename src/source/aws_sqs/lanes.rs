@@ -1,0 +1,66 @@
+//! Which object is read next. The objects of one lane (one account and region of a trail) are read one after the other,
+//! in the order of their keys, which is that of time; those of different lanes at once. So what happened to one asset
+//! goes into the log in the order in which it was logged, as far as the queue lets see it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use super::hand::Number;
+use crate::source::aws::object::ObjectRef;
+
+/// An object that a message asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Job {
+    pub(super) message: Number,
+    pub(super) object: ObjectRef,
+    pub(super) lane: String,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    busy: bool,
+    waiting: BTreeMap<(String, u64), Job>,
+}
+
+/// The objects that wait to be read.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    lanes: HashMap<String, Lane>,
+    /// Lanes that are not busy and have something waiting, in turn.
+    ready: VecDeque<String>,
+    count: u64,
+}
+
+impl Lanes {
+    pub(super) fn add(&mut self, job: Job) {
+        self.count += 1;
+        let lane = self.lanes.entry(job.lane.clone()).or_default();
+        if !lane.busy && lane.waiting.is_empty() {
+            self.ready.push_back(job.lane.clone());
+        }
+        lane.waiting.insert((job.object.key.clone(), self.count), job);
+    }
+
+    /// The next object; its lane is busy until it is [`free`](Lanes::free)d.
+    pub(super) fn next(&mut self) -> Option<Job> {
+        let lane = self.lanes.get_mut(&self.ready.pop_front()?)?;
+        let (_, job) = lane.waiting.pop_first()?;
+        lane.busy = true;
+        Some(job)
+    }
+
+    /// The lane's object has been handed over, or was given up.
+    pub(super) fn free(&mut self, name: &str) {
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        lane.busy = false;
+        if lane.waiting.is_empty() {
+            self.lanes.remove(name);
+        } else {
+            self.ready.push_back(name.to_owned());
+        }
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.lanes.values().map(|lane| lane.waiting.len()).sum()
+    }
+}

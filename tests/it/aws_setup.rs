@@ -1,0 +1,186 @@
+//! Setting AWS up: the Terraform module, and what `catchment doctor aws` finds where a step is missing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::support::moto::{ACCOUNT, Moto, REGION};
+use crate::support::program::{Finished, catchment, finish};
+use crate::support::server::{clients, folder};
+
+/// Resource and data types: their required arguments and blocks, and the others that the module may use
+/// (<https://registry.terraform.io/providers/hashicorp/aws/latest/docs>).
+const TYPES: [(&str, &[&str], &[&str]); 10] = [
+    (
+        "resource.aws_sqs_queue",
+        &["name"],
+        &[
+            "message_retention_seconds",
+            "visibility_timeout_seconds",
+            "receive_wait_time_seconds",
+            "sqs_managed_sse_enabled",
+            "redrive_policy",
+            "tags",
+        ],
+    ),
+    ("resource.aws_sqs_queue_policy", &["queue_url", "policy"], &[]),
+    ("resource.aws_s3_bucket_notification", &["bucket"], &["queue"]),
+    ("resource.aws_cloudwatch_event_rule", &["event_pattern"], &["name", "description", "tags"]),
+    ("resource.aws_cloudwatch_event_target", &["rule", "arn"], &["target_id"]),
+    ("resource.aws_iam_role", &["assume_role_policy"], &["name", "description", "tags"]),
+    ("resource.aws_iam_role_policy", &["role", "policy"], &["name"]),
+    ("data.aws_iam_policy_document", &["statement"], &["dynamic"]),
+    ("data.aws_partition", &[], &[]),
+    ("data.aws_caller_identity", &[], &[]),
+];
+
+/// Arguments that every block may have.
+const META: [&str; 3] = ["count", "for_each", "depends_on"];
+
+/// Every block of the module, by kind and labels: `resource.aws_sqs_queue.logs`. `locals` is the one without.
+fn module() -> BTreeMap<String, Value> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new(clients().join("python/bin/python"));
+    command.arg(root.join("tests/clients/terraform.py")).arg(root.join("deploy/aws"));
+    let parsed = finish(&mut command, b"");
+    assert_eq!(parsed.code, Some(0), "{}", parsed.stderr);
+    let blocks: Vec<Value> = serde_json::from_str(&parsed.stdout).unwrap();
+    let name = |block: &Value| {
+        let labels = block["labels"].as_array().unwrap().iter().map(|label| label.as_str().unwrap());
+        std::iter::once(block["kind"].as_str().unwrap()).chain(labels).collect::<Vec<_>>().join(".")
+    };
+    blocks.iter().map(|block| (name(block), block["arguments"].clone())).collect()
+}
+
+/// What an expression refers to, as the names of blocks.
+fn references(text: &str) -> Vec<String> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
+    let reference = |word: &str| match word.split('.').collect::<Vec<_>>().as_slice() {
+        ["var", name, ..] => Some(format!("variable.{name}")),
+        ["data", kind, name, ..] => Some(format!("data.{kind}.{name}")),
+        [kind, name, ..] if kind.starts_with("aws_") && !name.is_empty() => Some(format!("resource.{kind}.{name}")),
+        _ => None,
+    };
+    text.split(|c: char| !is_word(c)).filter_map(reference).collect()
+}
+
+#[test]
+fn the_terraform_module_is_whole() {
+    let module = module();
+    assert!(module["variable.bucket_name"].get("default").is_none(), "the bucket must be named");
+    for output in ["queue_url", "events_queue_url", "role_arn", "policy_json", "configuration"] {
+        assert!(module[&format!("output.{output}")]["value"].is_string(), "{output}");
+    }
+    for (name, block) in &module {
+        let told = name.starts_with("variable.") || name.starts_with("output.");
+        assert!(!told || block["description"].is_string(), "{name} has a description");
+        for reference in references(&block.to_string()) {
+            assert!(module.contains_key(&reference), "{name} refers to {reference}, which is nowhere");
+        }
+        if !name.starts_with("resource.") && !name.starts_with("data.") {
+            continue;
+        }
+        let kind = name.rsplit_once('.').unwrap().0;
+        let table = TYPES.iter().find(|(known, _, _)| *known == kind);
+        let (_, required, allowed) = table.unwrap_or_else(|| panic!("{kind} is not in the table"));
+        let given: Vec<&str> = block.as_object().unwrap().keys().map(String::as_str).collect();
+        for argument in *required {
+            assert!(given.contains(argument), "{name} lacks {argument}");
+        }
+        for argument in given.iter().filter(|argument| !META.contains(*argument)) {
+            assert!(required.contains(argument) || allowed.contains(argument), "{name}: {argument} is unknown");
+        }
+    }
+    // The role may do what the documentation says, and no more.
+    let read = module["data.aws_iam_policy_document.read"].to_string();
+    let documentation = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/aws.md")).unwrap();
+    for action in
+        ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "s3:GetObject", "kms:Decrypt"]
+    {
+        assert!(read.contains(action) && documentation.contains(action), "{action}");
+    }
+    assert!(!read.contains(":*\""), "no wildcard of actions: {read}");
+}
+
+/// `catchment doctor aws`, with moto for all of AWS.
+fn doctor(moto: &Moto, folder: &Path) -> Finished {
+    let endpoint = format!("http://{}", moto.address());
+    let configuration = format!(
+        "[sources.trail.aws_s3_sqs]\nqueue_url = \"{endpoint}/{ACCOUNT}/trail\"\nregion = \"{REGION}\"\n\
+         sqs_endpoint_url = \"{endpoint}\"\ns3_endpoint_url = \"{endpoint}\"\nsts_endpoint_url = \"{endpoint}\"\n"
+    );
+    let path = folder.join("catchment.toml");
+    std::fs::write(&path, configuration).unwrap();
+    let mut command = catchment();
+    command.args(["doctor", "aws", "--bucket", "example-trail", "--config"]).arg(path);
+    command.env("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE").env("AWS_SECRET_ACCESS_KEY", "not a key");
+    command.env("AWS_ENDPOINT_URL_CLOUDTRAIL", &endpoint).env("AWS_EC2_METADATA_DISABLED", "true");
+    finish(&mut command, b"")
+}
+
+/// Has the bucket give notice to a queue.
+fn notify(moto: &Moto, queue: &str) {
+    let notification = format!(
+        "<NotificationConfiguration><QueueConfiguration><Queue>{}</Queue><Event>s3:ObjectCreated:*</Event>\
+         </QueueConfiguration></NotificationConfiguration>",
+        Moto::queue_arn(queue)
+    );
+    moto.put("/example-trail?notification", notification.as_bytes());
+}
+
+#[test]
+fn the_doctor_names_what_is_missing_until_nothing_is() {
+    let (moto, folder) = (Moto::start(), folder());
+    let found = doctor(&moto, folder.path());
+    assert_eq!(found.code, Some(1), "{}", found.stdout);
+    assert!(found.stdout.contains("ok       credentials: arn:aws:"), "{}", found.stdout);
+    assert!(found.stdout.contains("MISSING  queue: it does not exist"), "{}", found.stdout);
+
+    moto.queue("trail", &json!({}));
+    moto.queue("other", &json!({}));
+    moto.bucket("example-trail");
+    notify(&moto, "other");
+    let found = doctor(&moto, folder.path());
+    assert_eq!(found.code, Some(1));
+    for expected in [
+        "ok       queue: arn:aws:sqs:eu-west-1:123456789012:trail",
+        "note     dead letters: no redrive policy",
+        "ok       permissions",
+        "MISSING  queue policy: no service may send",
+        "\"sqs:SendMessage\"",
+        "MISSING  notification: example-trail gives no notice",
+        "put-bucket-notification-configuration --bucket example-trail",
+        "note     log files: none among the first 0 objects",
+        "note     trail: none of 0 trails seen here writes to example-trail",
+    ] {
+        assert!(found.stdout.contains(expected), "{expected}: {}", found.stdout);
+    }
+
+    let dead = json!({ "deadLetterTargetArn": Moto::queue_arn("dead"), "maxReceiveCount": 10 }).to_string();
+    moto.queue("dead", &json!({}));
+    let policy = json!({ "Version": "2012-10-17", "Statement": [{
+        "Effect": "Allow", "Principal": { "Service": "s3.amazonaws.com" }, "Action": "sqs:SendMessage",
+        "Resource": Moto::queue_arn("trail"),
+        "Condition": { "ArnEquals": { "aws:SourceArn": "arn:aws:s3:::example-trail" } },
+    }] });
+    let attributes =
+        json!({ "RedrivePolicy": dead, "Policy": policy.to_string(), "MessageRetentionPeriod": "1209600" });
+    let queue_url = format!("http://{}/{ACCOUNT}/trail", moto.address());
+    moto.call("sqs", "AmazonSQS.SetQueueAttributes", &json!({ "QueueUrl": queue_url, "Attributes": attributes }));
+    notify(&moto, "trail");
+    let key = "AWSLogs/111122223333/CloudTrail/eu-west-1/2026/02/03/111122223333_CloudTrail_eu-west-1_20260203T0405Z_a.json.gz";
+    moto.put(&format!("/example-trail/{key}"), b"{}");
+    let target = "com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101.";
+    let trail = json!({ "Name": "main", "S3BucketName": "example-trail", "IsMultiRegionTrail": true });
+    moto.call("cloudtrail", &format!("{target}CreateTrail"), &trail);
+    let found = doctor(&moto, folder.path());
+    assert!(found.stdout.contains("MISSING  trail: main is not logging"), "{}", found.stdout);
+    assert!(found.stdout.contains("aws cloudtrail start-logging --name arn:aws:cloudtrail:"), "{}", found.stdout);
+
+    moto.call("cloudtrail", &format!("{target}StartLogging"), &json!({ "Name": "main" }));
+    let found = doctor(&moto, folder.path());
+    assert_eq!(found.code, Some(0), "{}{}", found.stdout, found.stderr);
+    assert!(!found.stdout.contains("note") && found.stdout.contains("can be read"), "{}", found.stdout);
+}
