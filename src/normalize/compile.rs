@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jsonptr::PointerBuf;
 use toml::Spanned;
@@ -35,6 +35,7 @@ pub struct RuleError {
 }
 
 /// A rule file and its text.
+#[derive(Clone, Debug)]
 pub(super) struct RuleText {
     /// `aws/ec2.toml`.
     pub(super) file: String,
@@ -47,6 +48,17 @@ impl RuleText {
     /// Derived from public models by `normalizers/generate/run`.
     pub(super) fn is_generated(&self) -> bool {
         self.file.contains("/generated/")
+    }
+
+    /// Its events are compiled when they are needed. Files of one's own are compiled at once: they may have mistakes.
+    fn is_lazy(&self) -> bool {
+        self.is_generated() && !self.overrides
+    }
+
+    /// What is compiled at start: of a lazy file its assets, which stand before its events.
+    fn at_start(&self) -> &str {
+        let events = if self.is_lazy() { self.text.find("\n[events]\n") } else { None };
+        events.and_then(|end| self.text.get(..end)).unwrap_or(&self.text)
     }
 }
 
@@ -78,15 +90,23 @@ pub(super) fn compile(
     let mut errors = Vec::new();
     let mut files = Vec::new();
     for text in texts {
-        match toml::from_str::<RuleFile>(&text.text) {
+        match toml::from_str::<RuleFile>(text.at_start()) {
             Ok(file) => files.push((text, file)),
             Err(error) => errors.push(parse_error(text, &error)),
         }
     }
     let mut plan = Plan::default();
     for (text, file) in &files {
-        let mut compiler = Compiler { provider, text, errors: &mut errors, plan: &mut plan, neutral_types };
-        compiler.assets(file);
+        let none = HashMap::new();
+        let mut compiler = Compiler { provider, text, errors: &mut errors, assets: &none, neutral_types };
+        for (provider_type, asset, prefix) in compiler.assets(file) {
+            for service in file.service.0.iter().filter(|_| prefix.is_some()) {
+                let prefixes = &mut plan.services.entry(service.as_str().into()).or_default().prefixes;
+                prefixes.retain(|(known, _)| Some(&**known) != prefix.as_deref());
+                prefixes.extend(prefix.as_deref().map(|prefix| (prefix.into(), Arc::clone(&asset))));
+            }
+            plan.assets.insert(provider_type, asset);
+        }
     }
     let mut defined: HashMap<(String, String, bool, bool), String> = HashMap::new();
     for (text, file) in files {
@@ -102,14 +122,65 @@ pub(super) fn compile(
                 errors.push(RuleError { file: text.file.clone(), line, key: format!("events.{name}"), message });
             }
         }
-        let mut compiler = Compiler { provider, text, errors: &mut errors, plan: &mut plan, neutral_types };
-        compiler.events(file);
+        if text.is_lazy() {
+            for service in &file.service.0 {
+                let service = plan.services.entry(service.as_str().into()).or_default();
+                service.generated = Some(LazyEvents::new(provider, text.clone()));
+            }
+            continue;
+        }
+        let mut compiler = Compiler { provider, text, errors: &mut errors, assets: &plan.assets, neutral_types };
+        for (service, name, rules) in compiler.events(file) {
+            plan.services.entry(service).or_default().events.insert(name, rules);
+        }
     }
     plan.arns = ArnIndex::new(plan.assets.values());
     for service in plan.services.values_mut() {
         service.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
     }
     (plan, errors)
+}
+
+/// Event name → rules, and the mistakes in them.
+type Events = (HashMap<Box<str>, Vec<EventPlan>>, Vec<RuleError>);
+
+/// The rules of a generated file, compiled when the first record of its service comes: most installations see few services.
+#[derive(Debug)]
+pub(super) struct LazyEvents {
+    provider: &'static str,
+    text: RuleText,
+    compiled: OnceLock<Events>,
+}
+
+impl LazyEvents {
+    fn new(provider: &'static str, text: RuleText) -> Self {
+        Self { provider, text, compiled: OnceLock::new() }
+    }
+
+    /// The rules by event name. One with a mistake is left out.
+    pub(super) fn events(&self, assets: &HashMap<Box<str>, Arc<AssetPlan>>) -> &HashMap<Box<str>, Vec<EventPlan>> {
+        &self.compiled(assets).0
+    }
+
+    /// The mistakes, which `catchment check` and the tests look for.
+    pub(super) fn mistakes(&self, assets: &HashMap<Box<str>, Arc<AssetPlan>>) -> &[RuleError] {
+        &self.compiled(assets).1
+    }
+
+    fn compiled(&self, assets: &HashMap<Box<str>, Arc<AssetPlan>>) -> &Events {
+        self.compiled.get_or_init(|| {
+            let mut errors = Vec::new();
+            let file = match toml::from_str::<RuleFile>(&self.text.text) {
+                Ok(file) => file,
+                Err(error) => return (HashMap::new(), vec![parse_error(&self.text, &error)]),
+            };
+            let neutral_types = NeutralTypes::default();
+            let (provider, text) = (self.provider, &self.text);
+            let mut compiler = Compiler { provider, text, errors: &mut errors, assets, neutral_types: &neutral_types };
+            let events = compiler.events(file).into_iter().map(|(_, name, rules)| (name, rules)).collect();
+            (events, errors)
+        })
+    }
 }
 
 fn parse_error(text: &RuleText, error: &toml::de::Error) -> RuleError {
@@ -137,7 +208,7 @@ struct Compiler<'c> {
     provider: &'static str,
     text: &'c RuleText,
     errors: &'c mut Vec<RuleError>,
-    plan: &'c mut Plan,
+    assets: &'c HashMap<Box<str>, Arc<AssetPlan>>,
     neutral_types: &'c NeutralTypes,
 }
 
@@ -151,20 +222,14 @@ impl Compiler<'_> {
         });
     }
 
-    fn assets(&mut self, file: &RuleFile) {
-        for (provider_type, rule) in &file.assets {
+    /// Provider types, their plans and id prefixes.
+    fn assets(&mut self, file: &RuleFile) -> Vec<(Box<str>, Arc<AssetPlan>, Option<String>)> {
+        let assets = file.assets.iter().filter_map(|(provider_type, rule)| {
             let key = format!("assets.{provider_type:?}");
-            let Some(asset) = self.asset(provider_type, rule.get_ref(), &key) else { continue };
-            let asset = Arc::new(asset);
-            if let Some(prefix) = &rule.get_ref().id_prefix {
-                for service in &file.service.0 {
-                    let prefixes = &mut self.plan.services.entry(service.as_str().into()).or_default().prefixes;
-                    prefixes.retain(|(known, _)| **known != **prefix);
-                    prefixes.push((prefix.as_str().into(), Arc::clone(&asset)));
-                }
-            }
-            self.plan.assets.insert(provider_type.as_str().into(), asset);
-        }
+            let asset = self.asset(provider_type, rule.get_ref(), &key)?;
+            Some((provider_type.as_str().into(), Arc::new(asset), rule.get_ref().id_prefix.clone()))
+        });
+        assets.collect()
     }
 
     fn asset(&mut self, provider_type: &str, rule: &AssetRule, key: &str) -> Option<AssetPlan> {
@@ -245,7 +310,9 @@ impl Compiler<'_> {
         pointers.map(Into::into)
     }
 
-    fn events(&mut self, file: RuleFile) {
+    /// Services, event names and their rules.
+    fn events(&mut self, file: RuleFile) -> Vec<(Box<str>, Box<str>, Vec<EventPlan>)> {
+        let mut compiled = Vec::new();
         // One name per rule, also where the file serves several event sources.
         let first = file.service.0.first().cloned().unwrap_or_default();
         let label = first.split('.').next().unwrap_or_default();
@@ -256,10 +323,10 @@ impl Compiler<'_> {
                 let key = format!("events.{name}");
                 let plans: Vec<_> =
                     rules.get_ref().0.iter().filter_map(|event| self.event(&rule, event, rules.span(), &key)).collect();
-                let service = self.plan.services.entry(service.as_str().into()).or_default();
-                service.events.insert(name.as_str().into(), plans);
+                compiled.push((service.as_str().into(), name.as_str().into(), plans));
             }
         }
+        compiled
     }
 
     fn event(&mut self, rule: &Arc<str>, event: &EventRule, span: Range<usize>, key: &str) -> Option<EventPlan> {
@@ -354,7 +421,7 @@ impl Compiler<'_> {
     }
 
     fn asset_named(&mut self, provider_type: &str, span: Range<usize>, key: &str) -> Option<Arc<AssetPlan>> {
-        let asset = self.plan.assets.get(provider_type).cloned();
+        let asset = self.assets.get(provider_type).cloned();
         if asset.is_none() {
             self.error(span, key, format!("no [assets.{provider_type:?}] in any rule file"));
         }

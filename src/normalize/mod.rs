@@ -82,6 +82,15 @@ impl Engine {
         Ok(Self { catalog: Catalog::load(overrides)? })
     }
 
+    /// Every mistake in generated rules, which are otherwise compiled when they are needed.
+    ///
+    /// # Errors
+    /// When there are any.
+    pub fn check(&self) -> Result<(), CatalogError> {
+        let mistakes: Vec<_> = self.catalog.aws.mistakes().cloned().collect();
+        if mistakes.is_empty() { Ok(()) } else { Err(CatalogError::Mistakes(mistakes)) }
+    }
+
     /// The version of the rules, as events carry it.
     #[must_use]
     pub fn version(&self) -> &Arc<str> {
@@ -91,9 +100,7 @@ impl Engine {
     /// Every rule's name (`aws/ec2/RunInstances`), for the tests and tools that go through them.
     #[must_use]
     pub fn rule_names(&self) -> Vec<Arc<str>> {
-        let services = self.catalog.aws.services.values();
-        let events = services.flat_map(|service| service.events.values());
-        let mut names: Vec<_> = events.filter_map(|rules| rules.first()).map(|rule| Arc::clone(&rule.rule)).collect();
+        let mut names: Vec<_> = self.catalog.aws.rule_names().map(Arc::clone).collect();
         names.sort_unstable();
         names.dedup();
         names

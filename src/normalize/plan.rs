@@ -8,6 +8,7 @@ use jsonptr::PointerBuf;
 use serde_json::Value;
 
 use super::arn::ArnIndex;
+use super::compile::{LazyEvents, RuleError};
 use super::expression::{Scope, Sources};
 use super::pointer::Path;
 use super::transform::scalar_text;
@@ -22,17 +23,38 @@ pub(super) struct Plan {
     pub(super) arns: ArnIndex,
 }
 
+impl Plan {
+    /// Every rule's name. Compiles those that were not needed yet.
+    pub(super) fn rule_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.services.values().flat_map(|service| {
+            let generated = service.generated.iter().flat_map(|file| file.events(&self.assets));
+            let unless_by_hand = generated.filter(|(name, _)| !service.events.contains_key(&**name));
+            let rules = service.events.iter().chain(unless_by_hand);
+            rules.filter_map(|(_, rules)| rules.first()).map(|rule| &rule.rule)
+        })
+    }
+
+    /// Mistakes in rules that are compiled when they are needed.
+    pub(super) fn mistakes(&self) -> impl Iterator<Item = &RuleError> {
+        self.services.values().flat_map(|service| &service.generated).flat_map(|file| file.mistakes(&self.assets))
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct ServicePlan {
     /// By event name without version suffix. All rules of a name that hold are applied.
     pub(super) events: HashMap<Box<str>, Vec<EventPlan>>,
+    /// For the events that are not there.
+    pub(super) generated: Option<LazyEvents>,
     /// Id prefixes of the service's assets, longest first.
     pub(super) prefixes: Vec<(Box<str>, Arc<AssetPlan>)>,
 }
 
 impl Plan {
     pub(super) fn events(&self, service: &str, name: &str) -> Option<&[EventPlan]> {
-        self.services.get(service)?.events.get(name).map(Vec::as_slice)
+        let service = self.services.get(service)?;
+        let generated = || service.generated.as_ref()?.events(&self.assets).get(name);
+        service.events.get(name).or_else(generated).map(Vec::as_slice)
     }
 }
 

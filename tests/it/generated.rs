@@ -66,6 +66,7 @@ fn files() -> Vec<PathBuf> {
 #[test]
 fn every_generated_rule_names_the_asset_of_its_record() {
     let engine = Engine::load(None).unwrap_or_else(|error| panic!("{error}"));
+    engine.check().unwrap_or_else(|error| panic!("{error}"));
     let mut failures = Vec::new();
     let mut told = std::collections::BTreeSet::new();
     for path in files() {
