@@ -51,8 +51,8 @@ pub(super) fn run(arguments: &Arguments, environment: &Environment, output: &mut
 
 /// Compiles the built-in rules and those of the folder.
 fn check_rules(folder: Option<&Path>) -> Vec<Finding> {
-    match Engine::load(folder) {
-        Ok(_) => Vec::new(),
+    match Engine::load(folder).and_then(|engine| engine.check()) {
+        Ok(()) => Vec::new(),
         Err(CatalogError::Mistakes(mistakes)) => mistakes
             .iter()
             .map(|mistake| {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, records};
 use crate::decode::Piece;
+use crate::model::Confidence;
 use crate::normalize::{Engine, Outcome};
 
 const EXAMPLES: &str = "\
@@ -74,7 +75,7 @@ impl Coverage {
         match engine.normalize(bytes) {
             Outcome::Changes { record, drafts } => {
                 let rule = drafts.first().map(|draft| draft.rule.to_string());
-                if drafts.iter().any(|draft| draft.generic) {
+                if drafts.iter().any(|draft| draft.confidence == Confidence::Low) {
                     let operation = record.operation;
                     add(&mut self.unmapped, (operation.service, operation.name, rule.clone().unwrap_or_default()));
                 }

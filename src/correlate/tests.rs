@@ -71,7 +71,7 @@ fn draft(provider_type: &str, id: &str) -> Draft {
         partial: false,
         associations: Vec::new(),
         rule: "aws/ec2/RunInstances".into(),
-        generic: false,
+        confidence: crate::model::Confidence::High,
     }
 }
 

@@ -71,7 +71,7 @@ const DATA: &[(&str, Shape)] = &[
     ("changes", Object(&[("op", Free), ("path", Free), ("from", Free), ("value", Free), ("old", Free)])),
     ("late", Free),
     ("observed", Free),
-    ("normalizer", Object(&[("rule", Free), ("version", Free)])),
+    ("normalizer", Object(&[("rule", Free), ("confidence", Free), ("version", Free)])),
     ("raw", Free),
 ];
 

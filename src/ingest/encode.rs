@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use crate::inventory::{Applied, Change, ConfigurationState, PreviousState};
 use crate::log::NewEvent;
-use crate::model::{Action, AssetName, Association, Attribution, Draft, EventHead, Operation, RecordInfo, Time};
+use crate::model::{
+    Action, AssetName, Association, Attribution, Confidence, Draft, EventHead, Operation, RecordInfo, Time,
+};
 
 /// What an event is made of.
 pub(super) struct EventParts<'a> {
@@ -71,6 +73,7 @@ struct DataTail<'a> {
 #[derive(Serialize)]
 struct Normalizer<'a> {
     rule: &'a str,
+    confidence: Confidence,
     version: &'a str,
 }
 
@@ -133,7 +136,11 @@ impl EventParts<'_> {
                 changes: &self.applied.changes,
                 late: self.applied.late,
                 observed: self.observed,
-                normalizer: Normalizer { rule: &self.draft.rule, version: self.rules_version },
+                normalizer: Normalizer {
+                    rule: &self.draft.rule,
+                    confidence: self.draft.confidence,
+                    version: self.rules_version,
+                },
             },
         )?;
         member(&mut json, "raw", Some(&self.record.raw));

@@ -11,7 +11,7 @@ use super::encode::EventParts;
 use crate::correlate::{Correlator, Folded, Operations};
 use crate::inventory::{Held, Inventory, PastChange};
 use crate::log::NewEvent;
-use crate::model::{Action, AssetName, Draft, OperationRecord, RecordInfo, Time};
+use crate::model::{Action, AssetName, Confidence, Draft, OperationRecord, RecordInfo, Time};
 use crate::normalize::{Engine, Outcome};
 
 /// What became of a record.
@@ -195,7 +195,7 @@ impl Processor {
     fn apply(&self, record: &RecordInfo, drafts: Vec<Draft>, observed: Time) -> Processed {
         let mut events = Vec::with_capacity(drafts.len());
         let mut assets = Vec::with_capacity(drafts.len());
-        let generic = drafts.iter().any(|draft| draft.generic);
+        let generic = drafts.iter().any(|draft| draft.confidence == Confidence::Low);
         let rule = drafts.first().map_or_else(|| "".into(), |draft| Arc::clone(&draft.rule));
         for (index, mut draft) in drafts.into_iter().enumerate() {
             let id = format!("{}:{index}", record.event_id);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{AssetKind, AssetRef, DraftAction, KeyedSet};
+use crate::model::{AssetKind, AssetRef, Confidence, DraftAction, KeyedSet};
 
 fn pointer(text: &str) -> PointerBuf {
     PointerBuf::parse(text).unwrap()
@@ -46,7 +46,7 @@ fn draft(id: &str, action: DraftAction, steps: Vec<Step>) -> Draft {
         partial: false,
         associations: Vec::new(),
         rule: "aws/ec2/Test".into(),
-        generic: false,
+        confidence: Confidence::High,
     }
 }
 

@@ -39,13 +39,13 @@ pub struct Attribution {
     pub on_behalf_of: Option<OnBehalfOf>,
 }
 
-/// How sure the method is.
+/// How sure an attribution or a rule is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Confidence {
-    /// The provider itself says so.
+    /// The provider itself says so; the rule is known to be right.
     High,
-    /// Only the client says so.
+    /// Only the client says so; the sources that the rule is derived from do not all agree.
     Medium,
     /// A guess.
     #[default]

@@ -7,7 +7,7 @@ use jsonptr::PointerBuf;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Action, AssetName, Attribution, Evidence, Time};
+use super::{Action, AssetName, Attribution, Confidence, Evidence, Time};
 
 /// A record that was understood, with all that its events share.
 #[derive(Clone, Debug)]
@@ -67,8 +67,8 @@ pub struct Draft {
     pub associations: Vec<Association>,
     /// The rule: `aws/ec2/RunInstances`.
     pub rule: Arc<str>,
-    /// Classified by a generic rule: no curated or generated rule knows the call.
-    pub generic: bool,
+    /// How sure the rule is of type, action and asset: low where only the generic rules know the call.
+    pub confidence: Confidence,
 }
 
 /// An asset as a record names it.

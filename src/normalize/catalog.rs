@@ -1,6 +1,6 @@
 //! Where the rules come from: compiled in, and from a folder at run time.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::aws::GenericRules;
 use super::azure;
-use super::compile::{RuleError, RuleText, by_name_prefix, compile, key_at, line_of};
+use super::compile::{NeutralTypes, RuleError, RuleText, compile, key_at, line_of};
 use super::mentions::{MentionRules, Mentions};
 use super::method::MethodRules;
-use super::plan::{AssetPlan, Plan};
+use super::plan::Plan;
 use super::redact::SecretNames;
 use super::references::{ArnRules, References};
 
@@ -28,8 +28,7 @@ const SPECIAL: [&str; 5] = ["apps.toml", "associations.toml", "attribution.toml"
 pub(super) struct Catalog {
     pub(super) aws: Plan,
     pub(super) azure: azure::Rules,
-    pub(super) by_name_prefix: HashMap<Box<str>, Arc<AssetPlan>>,
-    pub(super) neutral_types: HashMap<String, String>,
+    pub(super) neutral_types: NeutralTypes,
     pub(super) generic: GenericRules,
     pub(super) methods: MethodRules,
     pub(super) mentions: Mentions,
@@ -63,7 +62,7 @@ fn count(mistakes: usize) -> String {
 struct Taxonomy {
     /// Neutral type → what it is.
     types: BTreeMap<String, String>,
-    /// Provider type → neutral type, where no rule file defines the asset.
+    /// Provider type → neutral type, where the asset's rule file does not say it.
     #[serde(default)]
     aws: BTreeMap<String, String>,
     #[serde(default)]
@@ -141,10 +140,11 @@ impl Texts {
         &self,
         secrets: &[String],
         listed: BTreeMap<String, String>,
-        neutral: &HashSet<String>,
+        neutral_types: &NeutralTypes,
         errors: &mut Vec<RuleError>,
     ) -> Option<azure::Rules> {
-        for (provider_type, neutral_type) in listed.iter().filter(|(_, neutral_type)| !neutral.contains(*neutral_type))
+        for (provider_type, neutral_type) in
+            listed.iter().filter(|(_, neutral_type)| !neutral_types.known.contains(*neutral_type))
         {
             let message = format!("unknown neutral type {neutral_type:?}; [types] lists them");
             errors.push(RuleError {
@@ -158,7 +158,7 @@ impl Texts {
         let methods = self.parse("azure/attribution.toml", errors);
         let redact: Option<Redact> = self.parse("azure/redact.toml", errors);
         let apps = self.apps(errors);
-        let (plan, mistakes) = compile("azure", &self.rules("azure"), neutral);
+        let (plan, mistakes) = compile("azure", &self.rules("azure"), neutral_types);
         errors.extend(mistakes);
         let redact = redact?;
         let secrets = SecretNames::new(secrets.iter().chain(&redact.names).map(String::as_str));
@@ -226,10 +226,14 @@ impl Catalog {
         let generic = texts.parse("aws/generic.toml", &mut errors);
         let methods = texts.parse("aws/attribution.toml", &mut errors);
         let redact: Option<Redact> = texts.parse("aws/redact.toml", &mut errors);
-        let neutral: HashSet<String> =
-            taxonomy.as_ref().map(|taxonomy| taxonomy.types.keys().cloned().collect()).unwrap_or_default();
+        let listed = taxonomy.as_ref().map(|taxonomy| taxonomy.azure.clone()).unwrap_or_default();
+        let neutral_types = taxonomy.map(|taxonomy| NeutralTypes {
+            known: taxonomy.types.into_keys().collect(),
+            of_provider: taxonomy.aws.into_iter().collect(),
+        });
+        let neutral_types = neutral_types.unwrap_or_default();
         let associations: Option<AssociationRules> = texts.parse("aws/associations.toml", &mut errors);
-        let (mut aws, mistakes) = compile("aws", &texts.rules("aws"), &neutral);
+        let (mut aws, mistakes) = compile("aws", &texts.rules("aws"), &neutral_types);
         errors.extend(mistakes);
         let AssociationRules { arns, mentions } = associations.unwrap_or_default();
         aws.references = References::new(&aws.assets, arns);
@@ -237,23 +241,19 @@ impl Catalog {
             errors.push(texts.mistake("aws/associations.toml", &key, "no rule file defines this type"));
             Mentions::default()
         });
-        let listed = taxonomy.as_ref().map(|taxonomy| taxonomy.azure.clone()).unwrap_or_default();
         let names = redact.as_ref().map(|redact| redact.names.as_slice()).unwrap_or_default();
-        let azure = texts.azure(names, listed, &neutral, &mut errors);
-        match (taxonomy, generic, methods, redact, azure) {
-            (Some(taxonomy), Some(generic), Some(methods), Some(redact), Some(azure)) if errors.is_empty() => {
-                Ok(Self {
-                    by_name_prefix: by_name_prefix(&aws.assets),
-                    neutral_types: taxonomy.aws.into_iter().collect(),
-                    secrets: SecretNames::new(redact.names.iter().map(String::as_str)),
-                    version: texts.version(),
-                    mentions,
-                    aws,
-                    azure,
-                    generic,
-                    methods,
-                })
-            }
+        let azure = texts.azure(names, listed, &neutral_types, &mut errors);
+        match (generic, methods, redact, azure) {
+            (Some(generic), Some(methods), Some(redact), Some(azure)) if errors.is_empty() => Ok(Self {
+                neutral_types,
+                secrets: SecretNames::new(redact.names.iter().map(String::as_str)),
+                version: texts.version(),
+                mentions,
+                aws,
+                azure,
+                generic,
+                methods,
+            }),
             _ => Err(CatalogError::Mistakes(errors)),
         }
     }

@@ -1,12 +1,15 @@
 //! From rule files to a [`Plan`]. Finds every mistake, not only the first.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZero;
 use std::ops::Range;
-use std::sync::Arc;
+use std::panic::resume_unwind;
+use std::sync::{Arc, OnceLock};
 
 use jsonptr::PointerBuf;
 use toml::Spanned;
 
+use super::arn::ArnIndex;
 use super::expression::Sources;
 use super::plan::{
     AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, Condition, ElementsPlan, EventPlan, Glob, OpPlan, Plan,
@@ -17,7 +20,7 @@ use super::rule::{
     AssetChoice, AssetRule, AssociationRule, ConditionRule, EventRule, ObjectField, OneOrMany, Op, RuleAction,
     RuleFile, StepRule, Texts,
 };
-use crate::model::{Action, AssetKind, KeyedSet};
+use crate::model::{Action, AssetKind, Confidence, KeyedSet};
 
 /// A mistake in a rule file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +37,7 @@ pub struct RuleError {
 }
 
 /// A rule file and its text.
+#[derive(Clone, Debug)]
 pub(super) struct RuleText {
     /// `aws/ec2.toml`.
     pub(super) file: String,
@@ -42,31 +46,70 @@ pub(super) struct RuleText {
     pub(super) overrides: bool,
 }
 
+impl RuleText {
+    /// Derived from public models by `normalizers/generate/run`.
+    pub(super) fn is_generated(&self) -> bool {
+        self.file.contains("/generated/")
+    }
+
+    /// Its events are compiled when they are needed. Files of one's own are compiled at once: they may have mistakes.
+    fn is_lazy(&self) -> bool {
+        self.is_generated() && !self.overrides
+    }
+
+    /// What is compiled at start: of a lazy file its assets, which stand before its events.
+    fn at_start(&self) -> &str {
+        let events = if self.is_lazy() { self.text.find("\n[events]\n") } else { None };
+        events.and_then(|end| self.text.get(..end)).unwrap_or(&self.text)
+    }
+}
+
+/// What assets are called, whoever provides them.
+#[derive(Debug, Default)]
+pub(super) struct NeutralTypes {
+    pub(super) known: HashSet<String>,
+    /// Of provider types whose asset does not say it itself; `AWS::IoT::*` is every other type of the namespace.
+    pub(super) of_provider: HashMap<String, String>,
+}
+
+impl NeutralTypes {
+    /// The neutral type of a provider type.
+    pub(super) fn of(&self, provider_type: &str) -> Option<&str> {
+        let of_namespace = || {
+            let (namespace, _) = provider_type.rsplit_once("::")?;
+            self.of_provider.get(&format!("{namespace}::*"))
+        };
+        self.of_provider.get(provider_type).or_else(of_namespace).map(String::as_str)
+    }
+}
+
 /// Compiles the files of one provider. Later files override what earlier ones say of the same asset or event.
 pub(super) fn compile(
     provider: &'static str,
     texts: &[RuleText],
-    neutral_types: &HashSet<String>,
+    neutral_types: &NeutralTypes,
 ) -> (Plan, Vec<RuleError>) {
     let mut errors = Vec::new();
     let mut files = Vec::new();
-    for text in texts {
-        match toml::from_str::<RuleFile>(&text.text) {
+    for (text, parsed) in texts.iter().zip(parse(texts)) {
+        match parsed {
             Ok(file) => files.push((text, file)),
             Err(error) => errors.push(parse_error(text, &error)),
         }
     }
     let mut plan = Plan::default();
     for (text, file) in &files {
-        let mut compiler = Compiler { provider, text, errors: &mut errors, plan: &mut plan, neutral_types };
-        compiler.assets(file);
+        let none = HashMap::new();
+        let mut compiler = Compiler { provider, text, errors: &mut errors, assets: &none, neutral_types };
+        plan.assets.extend(compiler.assets(file));
     }
-    let mut defined: HashMap<(String, String, bool), String> = HashMap::new();
+    let mut defined: HashMap<(String, String, bool, bool), String> = HashMap::new();
     for (text, file) in files {
         for (service, name) in
             file.service.0.iter().flat_map(|service| file.events.keys().map(move |name| (service, name)))
         {
-            let key = (service.clone(), name.clone(), text.overrides);
+            // What is written by hand takes the place of what is generated.
+            let key = (service.clone(), name.clone(), text.overrides, text.is_generated());
             if let Some(other) = defined.insert(key, text.file.clone()) {
                 let line = line_of(&text.text, text.text.find(&format!("events.{name}")).unwrap_or(0));
                 let message =
@@ -74,10 +117,77 @@ pub(super) fn compile(
                 errors.push(RuleError { file: text.file.clone(), line, key: format!("events.{name}"), message });
             }
         }
-        let mut compiler = Compiler { provider, text, errors: &mut errors, plan: &mut plan, neutral_types };
-        compiler.events(file);
+        if text.is_lazy() {
+            for service in &file.service.0 {
+                let service = plan.services.entry(service.as_str().into()).or_default();
+                service.generated = Some(LazyEvents::new(provider, text.clone()));
+            }
+            continue;
+        }
+        let mut compiler = Compiler { provider, text, errors: &mut errors, assets: &plan.assets, neutral_types };
+        for (service, name, rules) in compiler.events(file) {
+            plan.services.entry(service).or_default().events.insert(name, rules);
+        }
     }
+    plan.arns = ArnIndex::new(plan.assets.values());
     (plan, errors)
+}
+
+/// Reads the files on every core: that is most of the time that a start takes.
+fn parse(texts: &[RuleText]) -> Vec<Result<RuleFile, toml::de::Error>> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let mut parsed: Vec<_> = std::thread::scope(|scope| {
+        let share = |core| texts.iter().enumerate().skip(core).step_by(cores);
+        let read = |(at, text): (usize, &RuleText)| (at, toml::from_str(text.at_start()));
+        let readers: Vec<_> =
+            (0..cores).map(|core| scope.spawn(move || share(core).map(read).collect::<Vec<_>>())).collect();
+        let shares = readers.into_iter().map(|reader| reader.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        shares.flatten().collect()
+    });
+    parsed.sort_unstable_by_key(|(at, _)| *at);
+    parsed.into_iter().map(|(_, file)| file).collect()
+}
+
+/// Event name → rules, and the mistakes in them.
+type Events = (HashMap<Box<str>, Vec<EventPlan>>, Vec<RuleError>);
+
+/// The rules of a generated file, compiled when the first record of its service comes: most installations see few services.
+#[derive(Debug)]
+pub(super) struct LazyEvents {
+    provider: &'static str,
+    text: RuleText,
+    compiled: OnceLock<Events>,
+}
+
+impl LazyEvents {
+    fn new(provider: &'static str, text: RuleText) -> Self {
+        Self { provider, text, compiled: OnceLock::new() }
+    }
+
+    /// The rules by event name. One with a mistake is left out.
+    pub(super) fn events(&self, assets: &HashMap<Box<str>, Arc<AssetPlan>>) -> &HashMap<Box<str>, Vec<EventPlan>> {
+        &self.compiled(assets).0
+    }
+
+    /// The mistakes, which `catchment check` and the tests look for.
+    pub(super) fn mistakes(&self, assets: &HashMap<Box<str>, Arc<AssetPlan>>) -> &[RuleError] {
+        &self.compiled(assets).1
+    }
+
+    fn compiled(&self, assets: &HashMap<Box<str>, Arc<AssetPlan>>) -> &Events {
+        self.compiled.get_or_init(|| {
+            let mut errors = Vec::new();
+            let file = match toml::from_str::<RuleFile>(&self.text.text) {
+                Ok(file) => file,
+                Err(error) => return (HashMap::new(), vec![parse_error(&self.text, &error)]),
+            };
+            let neutral_types = NeutralTypes::default();
+            let (provider, text) = (self.provider, &self.text);
+            let mut compiler = Compiler { provider, text, errors: &mut errors, assets, neutral_types: &neutral_types };
+            let events = compiler.events(file).into_iter().map(|(_, name, rules)| (name, rules)).collect();
+            (events, errors)
+        })
+    }
 }
 
 fn parse_error(text: &RuleText, error: &toml::de::Error) -> RuleError {
@@ -105,8 +215,8 @@ struct Compiler<'c> {
     provider: &'static str,
     text: &'c RuleText,
     errors: &'c mut Vec<RuleError>,
-    plan: &'c mut Plan,
-    neutral_types: &'c HashSet<String>,
+    assets: &'c HashMap<Box<str>, Arc<AssetPlan>>,
+    neutral_types: &'c NeutralTypes,
 }
 
 impl Compiler<'_> {
@@ -119,20 +229,18 @@ impl Compiler<'_> {
         });
     }
 
-    fn assets(&mut self, file: &RuleFile) {
-        for (provider_type, rule) in &file.assets {
+    /// Provider types and their plans.
+    fn assets(&mut self, file: &RuleFile) -> Vec<(Box<str>, Arc<AssetPlan>)> {
+        let assets = file.assets.iter().filter_map(|(provider_type, rule)| {
             let key = format!("assets.{provider_type:?}");
-            let Some(asset) = self.asset(provider_type, rule.get_ref(), &key) else { continue };
-            self.plan.assets.insert(provider_type.as_str().into(), Arc::new(asset));
-        }
+            let asset = self.asset(provider_type, rule.get_ref(), &key)?;
+            Some((provider_type.as_str().into(), Arc::new(asset)))
+        });
+        assets.collect()
     }
 
     fn asset(&mut self, provider_type: &str, rule: &AssetRule, key: &str) -> Option<AssetPlan> {
-        let neutral_type = rule.neutral_type.get_ref();
-        if !self.neutral_types.contains(neutral_type) {
-            let message = format!("unknown neutral type {neutral_type:?}; normalizers/taxonomy.toml lists them");
-            self.error(rule.neutral_type.span(), &format!("{key}.type"), message);
-        }
+        let neutral_type = self.neutral_type(provider_type, rule, key);
         let name = self.template(&rule.name, &format!("{key}.name"))?;
         let arn = match &rule.arn {
             Some(arn) => Some(self.template(arn, &format!("{key}.arn"))?),
@@ -163,7 +271,7 @@ impl Compiler<'_> {
             kind: Arc::new(AssetKind {
                 provider: self.provider,
                 provider_type: provider_type.to_owned(),
-                neutral_type: neutral_type.clone(),
+                neutral_type,
                 display,
                 tags,
                 sets,
@@ -173,6 +281,21 @@ impl Compiler<'_> {
             global: rule.global,
             id_prefix: rule.id_prefix.as_deref().map(Into::into),
         })
+    }
+
+    /// The asset's own word, else the taxonomy's, else `unclassified.<service>`.
+    fn neutral_type(&mut self, provider_type: &str, rule: &AssetRule, key: &str) -> String {
+        if let Some(told) = &rule.neutral_type {
+            if !self.neutral_types.known.contains(told.get_ref()) {
+                let message =
+                    format!("unknown neutral type {:?}; normalizers/taxonomy.toml lists them", told.get_ref());
+                self.error(told.span(), &format!("{key}.type"), message);
+            }
+            return told.get_ref().clone();
+        }
+        let service = rule.name.get_ref().split('/').next().unwrap_or_default();
+        let told = self.neutral_types.of(provider_type);
+        told.map_or_else(|| format!("unclassified.{service}"), str::to_owned)
     }
 
     fn template(&mut self, text: &Spanned<String>, key: &str) -> Option<Template> {
@@ -204,20 +327,22 @@ impl Compiler<'_> {
         pointers.map(Into::into)
     }
 
-    fn events(&mut self, file: RuleFile) {
+    /// Services, event names and their rules.
+    fn events(&mut self, file: RuleFile) -> Vec<(Box<str>, Box<str>, Vec<EventPlan>)> {
+        let mut compiled = Vec::new();
         // One name per rule, also where the file serves several event sources.
         let first = file.service.0.first().cloned().unwrap_or_default();
         let label = first.split('.').next().unwrap_or_default();
         for (name, rules) in file.events {
             for service in &file.service.0 {
-                let rule = rule_name(self.provider, label, &name);
+                let rule = rule_name(self.provider, label, &name, self.text.is_generated());
                 let key = format!("events.{name}");
                 let plans: Vec<_> =
                     rules.get_ref().0.iter().filter_map(|event| self.event(&rule, event, rules.span(), &key)).collect();
-                let service = self.plan.services.entry(service.as_str().into()).or_default();
-                service.events.insert(name.as_str().into(), plans);
+                compiled.push((service.as_str().into(), name.as_str().into(), plans));
             }
         }
+        compiled
     }
 
     fn event(&mut self, rule: &Arc<str>, event: &EventRule, span: Range<usize>, key: &str) -> Option<EventPlan> {
@@ -243,7 +368,14 @@ impl Compiler<'_> {
                 }
             }
         }
-        Some(EventPlan { rule: Arc::clone(rule), when, redact: redact.into(), body })
+        Some(EventPlan {
+            rule: Arc::clone(rule),
+            generated: self.text.is_generated(),
+            confidence: event.confidence.unwrap_or(Confidence::High),
+            when,
+            redact: redact.into(),
+            body,
+        })
     }
 
     fn change(&mut self, event: &EventRule, span: Range<usize>, key: &str) -> Option<ChangePlan> {
@@ -255,13 +387,15 @@ impl Compiler<'_> {
             Some(AssetChoice::Type(provider_type)) => {
                 let asset = self.asset_named(provider_type, span.clone(), key)?;
                 let vars: HashSet<_> = event.vars.keys().map(String::as_str).collect();
-                self.check_vars(&asset, &vars, span.clone(), key);
+                self.check_vars(&asset, &vars, span.clone(), key)?;
                 AssetPick::Kind(asset)
             }
             Some(AssetChoice::ByIdPrefix) => AssetPick::ByIdPrefix,
             Some(AssetChoice::ByArmId) => AssetPick::ByArmId,
+            Some(AssetChoice::ByArn) => AssetPick::ByArn,
             None => {
-                self.error(span.clone(), key, "`asset` is missing: a type under [assets], or { by = \"id_prefix\" }");
+                let choices = "a type under [assets], { by = \"id_prefix\" } or { by = \"arn\" }";
+                self.error(span.clone(), key, format!("`asset` is missing: {choices}"));
                 return None;
             }
         };
@@ -273,7 +407,7 @@ impl Compiler<'_> {
         };
         let sets = match &asset {
             AssetPick::Kind(asset) => asset.kind.sets.clone(),
-            AssetPick::ByIdPrefix | AssetPick::ByArmId => Vec::new(),
+            AssetPick::ByIdPrefix | AssetPick::ByArn | AssetPick::ByArmId => Vec::new(),
         };
         let apply: Vec<_> =
             event.apply.iter().filter_map(|step| self.step(step, &sets, &format!("{key}.apply"))).collect();
@@ -304,22 +438,29 @@ impl Compiler<'_> {
     }
 
     fn asset_named(&mut self, provider_type: &str, span: Range<usize>, key: &str) -> Option<Arc<AssetPlan>> {
-        let asset = self.plan.assets.get(provider_type).cloned();
+        let asset = self.assets.get(provider_type).cloned();
         if asset.is_none() {
             self.error(span, key, format!("no [assets.{provider_type:?}] in any rule file"));
         }
         asset
     }
 
-    fn check_vars(&mut self, asset: &AssetPlan, vars: &HashSet<&str>, span: Range<usize>, key: &str) {
-        let templates = std::iter::once(&asset.name).chain(&asset.arn);
-        let missing: Vec<_> =
-            templates.flat_map(Template::vars).filter(|name| !vars.contains(name)).map(str::to_owned).collect();
+    /// `None`: a generated rule does not tell what a type that was since written by hand is named by. The generic rules take
+    /// its calls until the rules are generated again; `tests/it/generated.rs` tells.
+    fn check_vars(&mut self, asset: &AssetPlan, vars: &HashSet<&str>, span: Range<usize>, key: &str) -> Option<()> {
+        // An id that is an ARN tells the parts of the ARN's template.
+        let in_arn: HashSet<_> = asset.arn.iter().flat_map(Template::vars).collect();
+        let told = |name: &&str| vars.contains(*name) || in_arn.contains(*name);
+        let missing: Vec<_> = asset.name.vars().filter(|name| !told(name)).map(str::to_owned).collect();
+        if self.text.is_generated() && !missing.is_empty() {
+            return None;
+        }
         for name in missing {
             let message =
-                format!("the name or ARN of {:?} needs `{{{name}}}`: give it under `vars`", asset.kind.provider_type);
+                format!("the name of {:?} needs `{{{name}}}`: give it under `vars`", asset.kind.provider_type);
             self.error(span.clone(), key, message);
         }
+        Some(())
     }
 
     fn sources(&mut self, texts: &Texts, key: &str) -> Option<Sources> {
@@ -394,7 +535,7 @@ impl Compiler<'_> {
                     return None;
                 };
                 let asset = self.asset_named(provider_type, spanned.span(), key)?;
-                self.check_vars(&asset, &HashSet::new(), spanned.span(), key);
+                self.check_vars(&asset, &HashSet::new(), spanned.span(), key)?;
                 let from_at = match &rule.from_at {
                     Some(from_at) => self.config_pointer(from_at, &format!("{key}.from_at"))?,
                     None => PointerBuf::root(),
@@ -442,6 +583,15 @@ impl Compiler<'_> {
     }
 
     fn value(&mut self, step: &Spanned<StepRule>, key: &str) -> Option<ValuePlan> {
+        let whole = self.whole_value(step, key)?;
+        let left_out = &step.get_ref().without;
+        if left_out.is_empty() {
+            return Some(whole);
+        }
+        Some(ValuePlan::Without(Box::new(whole), left_out.iter().map(|name| name.as_str().into()).collect()))
+    }
+
+    fn whole_value(&mut self, step: &Spanned<StepRule>, key: &str) -> Option<ValuePlan> {
         let rule = step.get_ref();
         match (&rule.from, &rule.value, &rule.object) {
             (Some(_), None, None) => self.sources(&rule.from, &format!("{key}.from")).map(ValuePlan::From),
@@ -486,12 +636,12 @@ impl Compiler<'_> {
             AssetChoice::Type(provider_type) => {
                 let asset = self.asset_named(provider_type, rule.asset.span(), key)?;
                 let vars: HashSet<_> = rule.vars.keys().map(String::as_str).collect();
-                self.check_vars(&asset, &vars, spanned.span(), key);
+                self.check_vars(&asset, &vars, spanned.span(), key)?;
                 AssetPick::Kind(asset)
             }
             AssetChoice::ByIdPrefix => AssetPick::ByIdPrefix,
-            AssetChoice::ByArmId => {
-                self.error(spanned.span(), key, "associations by ARM id are found by themselves; leave this one out");
+            AssetChoice::ByArn | AssetChoice::ByArmId => {
+                self.error(spanned.span(), key, "an id that is an ARN or an ARM id tells its type by itself: name a type, or { by = \"id_prefix\" }");
                 return None;
             }
         };
@@ -512,19 +662,15 @@ impl Compiler<'_> {
     }
 }
 
-/// `aws/ec2/RunInstances`; of an operation of Azure Resource Manager `azure/compute/virtualMachines/write`.
-fn rule_name(provider: &str, label: &str, event: &str) -> Arc<str> {
+/// `aws/ec2/RunInstances`, `aws/generated/dax/CreateCluster`; of an operation of Azure Resource Manager
+/// `azure/compute/virtualMachines/write`.
+fn rule_name(provider: &str, label: &str, event: &str, generated: bool) -> Arc<str> {
+    let generated = if generated { "generated/" } else { "" };
     match event.split_once('/') {
         Some((namespace, rest)) => {
             let namespace = namespace.rsplit('.').next().unwrap_or(namespace).to_lowercase();
-            format!("{provider}/{namespace}/{rest}").into()
+            format!("{provider}/{generated}{namespace}/{rest}").into()
         }
-        None => format!("{provider}/{label}/{event}").into(),
+        None => format!("{provider}/{generated}{label}/{event}").into(),
     }
-}
-
-/// Asset plans by the literal part of their name, so that an ARN can be taken to its kind.
-pub(super) fn by_name_prefix(assets: &HashMap<Box<str>, Arc<AssetPlan>>) -> HashMap<Box<str>, Arc<AssetPlan>> {
-    let named = assets.values().filter_map(|asset| Some((asset.name.literal_prefix()?.into(), Arc::clone(asset))));
-    named.collect()
 }

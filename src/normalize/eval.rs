@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::arn::Arn;
 use super::azure::{self, ArmId};
 use super::expression::{Facts, Scope, Sources};
-use super::plan::{AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, EventPlan, OpPlan, Parts, Plan, StepPlan};
+use super::plan::{
+    AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, EventPlan, OpPlan, Parts, Plan, StepPlan, Vars,
+};
 use crate::model::{Action, AssetKind, AssetRef, Association, Draft, DraftAction, Step};
 
 /// Where the record's assets live, unless a rule says otherwise.
@@ -55,6 +58,15 @@ pub(super) fn evaluate(plan: &Plan, rules: &[EventPlan], record: &dyn Facts, pla
     if drafts.is_empty() { otherwise } else { Evaluated::Drafts(drafts) }
 }
 
+/// Which asset an id is the id of.
+struct Identified<'i> {
+    asset: Arc<AssetPlan>,
+    id: String,
+    vars: Vars,
+    /// The id's, where it is an ARN that the asset's template fits.
+    arn: Option<Arn<'i>>,
+}
+
 struct Evaluation<'e> {
     plan: &'e Plan,
     rule: &'e EventPlan,
@@ -87,16 +99,20 @@ impl Evaluation<'_> {
         if failed.contains(&id) {
             return true;
         }
-        let Some(asset) = self.asset_plan(&id) else { return false };
-        let Some(vars) = vars(&self.change.vars, scope) else { return false };
+        let Some(Identified { asset, id, mut vars, arn: id_arn }) = self.identified(&id) else { return false };
+        let told = self.change.vars.iter().filter_map(|(name, sources)| Some((name.clone(), sources.text(scope)?)));
+        // Those that the asset's own ARN has told come first, and the first is taken.
+        vars.extend(told);
+        let arn_account = id_arn.map(|arn| arn.account).filter(|account| !account.is_empty());
         let told = |sources: &Option<Sources>, otherwise: &str| {
             sources.as_ref().and_then(|sources| sources.text(scope)).unwrap_or_else(|| otherwise.to_owned())
         };
-        let account = told(&self.change.account, self.place.account);
-        let region = told(&self.change.region, self.place.region);
+        let account = told(&self.change.account, arn_account.unwrap_or(self.place.account));
+        let region = told(&self.change.region, id_arn.map_or(self.place.region, |arn| arn.region));
         let parts = Parts { partition: partition(&region), region: &region, account: &account, id: &id, vars: &vars };
         let Some(name) = asset.asset_name(&parts) else { return false };
         let told_arn = self.change.arn.as_ref().and_then(|arn| arn.text(scope)).filter(|arn| arn.starts_with("arn:"));
+        let told_arn = told_arn.or_else(|| id_arn.map(|arn| arn.text.to_owned()));
         let arn_is_told = told_arn.is_some();
         let arn = told_arn.or_else(|| asset.arn.as_ref()?.render(&parts, false));
 
@@ -121,20 +137,36 @@ impl Evaluation<'_> {
             partial,
             associations,
             rule: Arc::clone(&self.rule.rule),
-            generic: false,
+            confidence: self.rule.confidence,
         });
         true
     }
 
-    fn asset_plan(&self, id: &str) -> Option<Arc<AssetPlan>> {
-        match &self.change.asset {
-            AssetPick::Kind(asset) => Some(Arc::clone(asset)),
-            AssetPick::ByArmId => Some(azure::kind(self.plan, &ArmId::parse(id)?.whole()?).0),
+    /// The asset that an id is the id of. An ARN that fits the type's template is taken apart.
+    fn identified<'i>(&'i self, id: &'i str) -> Option<Identified<'i>> {
+        let arn = Arn::parse(id);
+        let plain = |asset| Identified { asset, id: id.to_owned(), vars: Vec::new(), arn: None };
+        Some(match &self.change.asset {
+            AssetPick::Kind(asset) => {
+                let template = asset.arn.as_ref();
+                let fits = |arn: Arn<'i>| {
+                    let captures = |loose| template.and_then(|template| template.captures(arn.text, loose));
+                    let (id, vars) = captures(false).or_else(|| captures(true))?;
+                    Some(Identified { asset: Arc::clone(asset), id: id.to_owned(), vars, arn: Some(arn) })
+                };
+                arn.and_then(fits).unwrap_or_else(|| plain(Arc::clone(asset)))
+            }
             AssetPick::ByIdPrefix => {
                 let known = self.plan.references.by_id_prefix(id).map(Arc::clone);
-                Some(known.unwrap_or_else(|| unknown_prefix(self.place.service, id)))
+                plain(known.unwrap_or_else(|| unknown_prefix(self.place.service, id)))
             }
-        }
+            AssetPick::ByArmId => plain(azure::kind(self.plan, &ArmId::parse(id)?.whole()?).0),
+            AssetPick::ByArn => {
+                let arn = arn?;
+                let named = self.plan.arns.named(arn, "resource");
+                Identified { asset: named.asset, id: named.id.to_owned(), vars: named.vars, arn: Some(arn) }
+            }
+        })
     }
 
     /// The steps that have something to apply, and whether a required one has nothing.
@@ -174,7 +206,7 @@ impl Evaluation<'_> {
         };
         let one = |id: &String| {
             let found = match &plan.asset {
-                AssetPick::ByArmId => None,
+                AssetPick::ByArn | AssetPick::ByArmId => None,
                 AssetPick::ByIdPrefix => self.plan.references.find(id, &place),
                 AssetPick::Kind(asset) => self.plan.references.of_kind(asset, id, &vars, &place),
             }?;
@@ -224,8 +256,8 @@ pub(super) fn step(plan: &StepPlan, asset: &AssetPlan, parts: &Parts<'_>, scope:
 }
 
 /// `None`: one of them can't be found.
-fn vars<'p>(plans: &'p [(Box<str>, Sources)], scope: Scope<'_>) -> Option<Vec<(&'p str, String)>> {
-    plans.iter().map(|(name, sources)| Some((&**name, sources.text(scope)?))).collect()
+fn vars(plans: &[(Box<str>, Sources)], scope: Scope<'_>) -> Option<Vars> {
+    plans.iter().map(|(name, sources)| Some((name.clone(), sources.text(scope)?))).collect()
 }
 
 /// An id of a kind that no rule file knows: `tgw-attach-0123` of `ec2.amazonaws.com`.

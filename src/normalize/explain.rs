@@ -99,6 +99,7 @@ fn asset(pick: &AssetPick) -> Value {
     match pick {
         AssetPick::Kind(asset) => json!(asset.kind.provider_type),
         AssetPick::ByIdPrefix => json!("by id prefix"),
+        AssetPick::ByArn => json!("by ARN"),
         AssetPick::ByArmId => json!("by ARM id"),
     }
 }
@@ -144,13 +145,14 @@ fn has_effect(plan: &StepPlan, change: &ChangePlan, scope: Scope<'_>, place: &Pl
     match (&plan.op, &change.asset) {
         (OpPlan::Rename { id }, _) | (OpPlan::Copy { id, .. }, _) => id.text(scope).is_some(),
         (_, AssetPick::Kind(asset)) => step(plan, asset, &parts, scope).is_some(),
-        (_, AssetPick::ByIdPrefix | AssetPick::ByArmId) => true,
+        (_, AssetPick::ByIdPrefix | AssetPick::ByArn | AssetPick::ByArmId) => true,
     }
 }
 
 fn value(plan: &ValuePlan, scope: Scope<'_>) -> Value {
     match plan {
         ValuePlan::From(found) => sources(found, scope),
+        ValuePlan::Without(whole, _) => value(whole, scope),
         ValuePlan::Literal(literal) => json!({ "value": literal }),
         ValuePlan::Object(members) => members.iter().map(|(key, found)| (key.clone(), value(found, scope))).collect(),
     }

@@ -1,9 +1,11 @@
 //! The normalizer: rules and one record in, drafts of changes out. No clock, no network, no state.
 
+mod arn;
 mod aws;
 mod azure;
 mod catalog;
 mod compile;
+mod configuration;
 mod eval;
 mod explain;
 mod expression;
@@ -88,6 +90,15 @@ impl Engine {
         Ok(Self { catalog: Catalog::load(overrides)? })
     }
 
+    /// Every mistake in generated rules, which are otherwise compiled when they are needed.
+    ///
+    /// # Errors
+    /// When there are any.
+    pub fn check(&self) -> Result<(), CatalogError> {
+        let mistakes: Vec<_> = self.catalog.aws.mistakes().cloned().collect();
+        if mistakes.is_empty() { Ok(()) } else { Err(CatalogError::Mistakes(mistakes)) }
+    }
+
     /// The version of the rules, as events carry it.
     #[must_use]
     pub fn version(&self) -> &Arc<str> {
@@ -97,10 +108,8 @@ impl Engine {
     /// Every rule's name (`aws/ec2/RunInstances`), for the tests and tools that go through them.
     #[must_use]
     pub fn rule_names(&self) -> Vec<Arc<str>> {
-        let services = self.catalog.aws.services.values();
-        let events = services.flat_map(|service| service.events.values());
-        let aws = events.filter_map(|rules| rules.first()).map(|rule| &rule.rule);
-        let mut names: Vec<_> = aws.chain(self.catalog.azure.names()).map(Arc::clone).collect();
+        let names = self.catalog.aws.rule_names().chain(self.catalog.azure.names());
+        let mut names: Vec<_> = names.map(Arc::clone).collect();
         names.sort_unstable();
         names.dedup();
         names

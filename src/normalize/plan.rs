@@ -7,12 +7,14 @@ use std::sync::Arc;
 use jsonptr::PointerBuf;
 use serde_json::Value;
 
+use super::arn::ArnIndex;
 use super::azure::ArmId;
+use super::compile::{LazyEvents, RuleError};
 use super::expression::{Scope, Sources};
 use super::pointer::Path;
 use super::references::References;
 use super::transform::scalar_text;
-use crate::model::{Action, AssetKind, AssetName, KeyedSet, RelationChange};
+use crate::model::{Action, AssetKind, AssetName, Confidence, KeyedSet, RelationChange};
 
 /// The compiled rules of one provider.
 #[derive(Debug, Default)]
@@ -22,17 +24,39 @@ pub(super) struct Plan {
     pub(super) assets: HashMap<Box<str>, Arc<AssetPlan>>,
     /// The assets by their ARNs and id prefixes.
     pub(super) references: References,
+    pub(super) arns: ArnIndex,
+}
+
+impl Plan {
+    /// Every rule's name. Compiles those that were not needed yet.
+    pub(super) fn rule_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.services.values().flat_map(|service| {
+            let generated = service.generated.iter().flat_map(|file| file.events(&self.assets));
+            let unless_by_hand = generated.filter(|(name, _)| !service.events.contains_key(&**name));
+            let rules = service.events.iter().chain(unless_by_hand);
+            rules.filter_map(|(_, rules)| rules.first()).map(|rule| &rule.rule)
+        })
+    }
+
+    /// Mistakes in rules that are compiled when they are needed.
+    pub(super) fn mistakes(&self) -> impl Iterator<Item = &RuleError> {
+        self.services.values().flat_map(|service| &service.generated).flat_map(|file| file.mistakes(&self.assets))
+    }
 }
 
 #[derive(Debug, Default)]
 pub(super) struct ServicePlan {
     /// By event name without version suffix. All rules of a name that hold are applied.
     pub(super) events: HashMap<Box<str>, Vec<EventPlan>>,
+    /// For the events that are not there.
+    pub(super) generated: Option<LazyEvents>,
 }
 
 impl Plan {
     pub(super) fn events(&self, service: &str, name: &str) -> Option<&[EventPlan]> {
-        self.services.get(service)?.events.get(name).map(Vec::as_slice)
+        let service = self.services.get(service)?;
+        let generated = || service.generated.as_ref()?.events(&self.assets).get(name);
+        service.events.get(name).or_else(generated).map(Vec::as_slice)
     }
 }
 
@@ -61,6 +85,9 @@ impl AssetPlan {
 pub(super) struct EventPlan {
     /// `aws/ec2/RunInstances`.
     pub(super) rule: Arc<str>,
+    /// Derived from public models of the service, not written by hand.
+    pub(super) generated: bool,
+    pub(super) confidence: Confidence,
     pub(super) when: Box<[Condition]>,
     pub(super) redact: Box<[Path]>,
     pub(super) body: Body,
@@ -105,6 +132,7 @@ pub(super) enum AssetPick {
     Kind(Arc<AssetPlan>),
     ByIdPrefix,
     ByArmId,
+    ByArn,
 }
 
 #[derive(Debug)]
@@ -135,6 +163,8 @@ pub(super) enum ValuePlan {
     From(Sources),
     Literal(Value),
     Object(Vec<(String, ValuePlan)>),
+    /// An object but for some of its members.
+    Without(Box<ValuePlan>, Box<[Box<str>]>),
 }
 
 impl ValuePlan {
@@ -146,6 +176,13 @@ impl ValuePlan {
                 let members: serde_json::Map<_, _> =
                     fields.iter().filter_map(|(key, field)| Some((key.clone(), field.value(scope)?))).collect();
                 (!members.is_empty()).then_some(Value::Object(members))
+            }
+            Self::Without(whole, left_out) => {
+                let mut value = whole.value(scope)?;
+                if let Value::Object(members) = &mut value {
+                    members.retain(|key, _| !left_out.iter().any(|name| name.eq_ignore_ascii_case(key)));
+                }
+                Some(value)
             }
         }
     }
@@ -288,13 +325,16 @@ enum Part {
     Var(Box<str>),
 }
 
+/// Parts of a name beside the id, by what the templates call them.
+pub(super) type Vars = Vec<(Box<str>, String)>;
+
 /// What a template is filled with.
 pub(super) struct Parts<'a> {
     pub(super) partition: &'a str,
     pub(super) region: &'a str,
     pub(super) account: &'a str,
     pub(super) id: &'a str,
-    pub(super) vars: &'a [(&'a str, String)],
+    pub(super) vars: &'a [(Box<str>, String)],
 }
 
 impl Template {
@@ -376,7 +416,36 @@ impl Template {
         }
     }
 
-    /// `None`: a part was not found.
+    /// The service of an ARN's template: `ec2` of `arn:{partition}:ec2:…`.
+    pub(super) fn arn_service(&self) -> Option<&str> {
+        match &*self.0 {
+            [Part::Text(arn), Part::Partition, Part::Text(service), ..] if **arn == *"arn:" => {
+                service.split(':').nth(1)
+            }
+            _ => None,
+        }
+    }
+
+    /// The id and the vars with which the template would give this text. A part is one word, without `/` and `:`; where
+    /// `loose`, the last may hold them.
+    pub(super) fn captures<'t>(&self, text: &'t str, loose: bool) -> Option<(&'t str, Vars)> {
+        let mut found = Vec::new();
+        if !captured(&self.0, text, loose, &mut found) {
+            return None;
+        }
+        let mut id = None;
+        let mut vars = Vec::new();
+        for (part, value) in found {
+            match part {
+                Part::Id => id = Some(value),
+                Part::Var(name) => vars.push((name.clone(), value.to_owned())),
+                _ => {}
+            }
+        }
+        Some((id?, vars))
+    }
+
+    /// `None`: a var was not found.
     pub(super) fn render(&self, parts: &Parts<'_>, encode: bool) -> Option<String> {
         let mut text = String::new();
         for part in &self.0 {
@@ -389,7 +458,7 @@ impl Template {
                 Part::Region => parts.region,
                 Part::Account => parts.account,
                 Part::Id | Part::ArmId => parts.id,
-                Part::Var(name) => parts.vars.iter().find(|(var, _)| *var == &**name).map(|(_, value)| value)?,
+                Part::Var(name) => parts.vars.iter().find(|(var, _)| var == name).map(|(_, value)| value)?,
             };
             if encode {
                 let _ = write!(text, "{}", AssetName::encode(value));
@@ -413,5 +482,34 @@ impl fmt::Display for Template {
             Part::ArmId => f.write_str("{arm_id}"),
             Part::Var(name) => write!(f, "{{{name}}}"),
         })
+    }
+}
+
+/// Matches parts against all of a text, and gathers what the parts that vary stand for.
+fn captured<'p, 't>(parts: &'p [Part], text: &'t str, loose: bool, found: &mut Vec<(&'p Part, &'t str)>) -> bool {
+    match parts {
+        [] => text.is_empty(),
+        [Part::Text(literal), rest @ ..] => {
+            text.strip_prefix(&**literal).is_some_and(|text| captured(rest, text, loose, found))
+        }
+        [part, rest @ ..] => {
+            let takes_all = loose && !rest.iter().any(|part| !matches!(part, Part::Text(_)));
+            let may_be_empty = matches!(part, Part::Region | Part::Account);
+            let ends: Vec<usize> = match rest {
+                [Part::Text(literal), ..] => text.match_indices(&**literal).map(|(at, _)| at).collect(),
+                _ => vec![text.len()],
+            };
+            ends.into_iter().any(|end| {
+                let (value, after) = text.split_at(end);
+                let fits = (takes_all || !value.contains(['/', ':'])) && (may_be_empty || !value.is_empty());
+                let kept = found.len();
+                found.push((part, value));
+                let matched = fits && captured(rest, after, loose, found);
+                if !matched {
+                    found.truncate(kept);
+                }
+                matched
+            })
+        }
     }
 }

@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use toml::Spanned;
 
-use crate::model::RelationChange;
+use crate::model::{Confidence, RelationChange};
 
 /// One file of `normalizers/<provider>/`.
 #[derive(Debug, serde::Deserialize)]
@@ -27,8 +27,9 @@ pub(super) struct RuleFile {
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AssetRule {
+    /// Without it, what normalizers/taxonomy.toml says of the provider type.
     #[serde(rename = "type")]
-    pub(super) neutral_type: Spanned<String>,
+    pub(super) neutral_type: Option<Spanned<String>>,
     pub(super) name: Spanned<String>,
     pub(super) arn: Option<Spanned<String>>,
     #[serde(default)]
@@ -72,6 +73,8 @@ pub(super) struct EventRule {
     #[serde(default)]
     pub(super) partial: bool,
     pub(super) skip: Option<String>,
+    /// How sure it is of type, action and asset; high, if it does not say.
+    pub(super) confidence: Option<Confidence>,
 }
 
 #[derive(Clone, Copy, Debug, serde::Deserialize)]
@@ -96,6 +99,9 @@ pub(super) struct StepRule {
     pub(super) from: Texts,
     pub(super) value: Option<Value>,
     pub(super) object: Option<BTreeMap<String, ObjectField>>,
+    /// Members of the value that are left out.
+    #[serde(default)]
+    pub(super) without: Vec<String>,
     #[serde(default)]
     pub(super) each: Texts,
     #[serde(default)]
@@ -225,12 +231,13 @@ pub(super) enum ObjectField {
     Nested(BTreeMap<String, ObjectField>),
 }
 
-/// `asset = "AWS::EC2::Instance"` or `asset = { by = "id_prefix" }`.
+/// `asset = "AWS::EC2::Instance"`, `asset = { by = "id_prefix" }` or `asset = { by = "arn" }`.
 #[derive(Debug)]
 pub(super) enum AssetChoice {
     Type(String),
     ByIdPrefix,
     ByArmId,
+    ByArn,
 }
 
 /// What a `when` pointer must lead to.
@@ -275,13 +282,14 @@ impl<'de> Deserialize<'de> for AssetChoice {
         enum By {
             IdPrefix,
             ArmId,
+            Arn,
         }
         struct Visit;
         impl<'de> Visitor<'de> for Visit {
             type Value = AssetChoice;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a provider type, { by = \"id_prefix\" } or { by = \"arm_id\" }")
+                f.write_str("a provider type, { by = \"id_prefix\" }, { by = \"arn\" } or { by = \"arm_id\" }")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
@@ -289,8 +297,10 @@ impl<'de> Deserialize<'de> for AssetChoice {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                Ok(match Choice::deserialize(MapAccessDeserializer::new(map))?.by {
+                let Choice { by } = Choice::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(match by {
                     By::IdPrefix => AssetChoice::ByIdPrefix,
+                    By::Arn => AssetChoice::ByArn,
                     By::ArmId => AssetChoice::ByArmId,
                 })
             }

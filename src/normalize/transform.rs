@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 
+use super::configuration::configuration;
 use super::pointer::member;
 use crate::model::Time;
 
@@ -32,6 +33,7 @@ pub(super) enum Transform {
     UrlLast,
     UrlParent,
     Camel,
+    Configuration,
     Keys,
     String,
     Lower,
@@ -63,6 +65,7 @@ impl Transform {
             Self::UrlLast => Some(map_text(value, |text| json!(url_path(text).map_or(text, |(_, last)| last)))),
             Self::UrlParent => value.as_str().and_then(url_path).and_then(|(parent, _)| parent).map(|text| json!(text)),
             Self::Camel => Some(camel(value.into_owned())),
+            Self::Configuration => configuration(&value),
             Self::Keys => value.as_object().map(|members| members.keys().cloned().collect()),
             Self::String => scalar_text(&value).map(|text| json!(text)),
             Self::Lower => Some(map_text(value, |text| json!(text.to_lowercase()))),

@@ -21,7 +21,8 @@ fn every_rule_meets_its_fixture() {
         failures.extend(report.failures.iter().map(|failure| format!("{}: {failure}", case.path.display())));
         covered.insert(case.name);
     }
-    for rule in engine.rule_names() {
+    // Generated rules have generated records: `generated.rs`.
+    for rule in engine.rule_names().into_iter().filter(|rule| !rule.starts_with("aws/generated/")) {
         if !covered.contains(&*rule) {
             failures.push(format!("{rule}: no fixture"));
         }

@@ -8,6 +8,7 @@
 )]
 
 mod architecture;
+mod asset_types;
 mod author;
 mod aws_setup;
 mod aws_sqs;
@@ -19,6 +20,7 @@ mod crash;
 mod demo;
 mod event_hubs;
 mod fixtures;
+mod generated;
 mod hostile;
 mod late;
 mod lookup_events;

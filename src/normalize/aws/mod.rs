@@ -78,6 +78,18 @@ pub(super) fn explain(catalog: &Catalog, text: &str) -> Option<Vec<serde_json::V
     Some(explain::rules(&catalog.aws, rules, &record, &place))
 }
 
+/// By the rules of the call; else by the generic ones. A generated rule that finds no asset in a record leaves it to them
+/// as well: it knows how the service describes the call, and nobody has seen the record.
+fn evaluated(catalog: &Catalog, rules: &[EventPlan], record: &Record<'_>, name: &str, place: &Place<'_>) -> Evaluated {
+    let evaluated = evaluate(&catalog.aws, rules, record, place);
+    let undecided = matches!(evaluated, Evaluated::NoRuleApplies | Evaluated::Unnamed { .. });
+    if !undecided || rules.iter().any(|rule| !rule.generated) {
+        return evaluated;
+    }
+    let known = Known { arns: &catalog.aws.arns, neutral_types: &catalog.neutral_types };
+    catalog.generic.evaluate(&known, record, name, place)
+}
+
 fn changes(
     catalog: &Catalog,
     text: &str,
@@ -91,16 +103,7 @@ fn changes(
     let account = told_account.as_deref().unwrap_or("-");
     let region = record.text(Member::AwsRegion).unwrap_or(Cow::Borrowed("-"));
     let place = Place { service: &call.service, account, region: &region };
-    let evaluated = if rules.is_empty() {
-        let known = Known {
-            by_name_prefix: &catalog.by_name_prefix,
-            references: &catalog.aws.references,
-            neutral_types: &catalog.neutral_types,
-        };
-        catalog.generic.evaluate(&known, &record, name, &place)
-    } else {
-        evaluate(&catalog.aws, rules, &record, &place)
-    };
+    let evaluated = evaluated(catalog, rules, &record, name, &place);
     Ok(match evaluated {
         Evaluated::Drafts(_) if told_account.is_none() => Outcome::rejected(
             "no_account",

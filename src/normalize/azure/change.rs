@@ -16,7 +16,7 @@ use super::Rules;
 use super::activity::Activity;
 use super::arm::{ArmId, has_prefix, is_all_upper};
 use super::generic::Verdict;
-use crate::model::{Action, AssetRef, Association, Draft, DraftAction, Phase, Step};
+use crate::model::{Action, AssetRef, Association, Confidence, Draft, DraftAction, Phase, Step};
 
 /// More than any resource has of others; what is beyond is a list that somebody keeps in a resource.
 const MAX_ASSOCIATIONS: usize = 64;
@@ -218,7 +218,7 @@ fn generic(rules: &Rules, operation: &Operation<'_>, verdict: &Verdict) -> Draft
         partial,
         associations: associations(rules, operation),
         rule: if generic { format!("azure/generic/{word}") } else { format!("azure/arm/{word}") }.into(),
-        generic,
+        confidence: if generic { Confidence::Low } else { Confidence::High },
     }
 }
 

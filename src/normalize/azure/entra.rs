@@ -16,7 +16,7 @@ use super::super::plan::{Glob, Parts};
 use super::Rules;
 use super::change::View;
 use super::fields::{Fields, text_of};
-use crate::model::{Action, AssetRef, Draft, DraftAction, Step, Time};
+use crate::model::{Action, AssetRef, Confidence, Draft, DraftAction, Step, Time};
 
 /// The event source of the rules in `normalizers/azure/entra.toml`.
 pub(super) const SERVICE: &str = "entra";
@@ -259,7 +259,7 @@ fn generic(rules: &Rules, audit: &Audit, rule: &Arc<str>) -> Option<Draft> {
         partial: !told || matches!(action, Action::Create),
         associations: Vec::new(),
         rule: Arc::clone(rule),
-        generic: true,
+        confidence: Confidence::Low,
     })
 }
 

@@ -153,7 +153,7 @@ fn masks_capitals_and_unknown_types_are_what_they_are() {
         (unknown.asset.kind.neutral_type.as_str(), &*unknown.rule),
         ("unclassified.contoso.things", "azure/generic/write")
     );
-    assert!(unknown.generic && unknown.partial);
+    assert!(unknown.confidence == Confidence::Low && unknown.partial);
 }
 
 #[test]

@@ -7,22 +7,22 @@ mod identify;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use self::identify::{Parameters, Told};
+use super::super::arn::{Arn, ArnIndex, Named};
+use super::super::compile::NeutralTypes;
+use super::super::configuration::configuration;
 use super::super::eval::{Evaluated, Place, partition, unclassified};
-use super::super::plan::{AssetPlan, Glob, Parts};
+use super::super::plan::{AssetPlan, Glob, Parts, Vars};
 use super::super::pointer::member;
-use super::super::references::{Arn, References};
 use super::super::rule::RuleAction;
-use super::super::transform::Transform;
 use super::record::{Member, Record};
-use crate::model::{Action, AssetKind, AssetName, AssetRef, Draft, DraftAction, Step};
+use crate::model::{Action, AssetKind, AssetName, AssetRef, Confidence, Draft, DraftAction, Step};
 
 /// `normalizers/aws/generic.toml`.
 #[derive(Debug, Deserialize)]
@@ -35,9 +35,6 @@ pub(in crate::normalize) struct GenericRules {
     /// Event sources whose assets live in no region.
     #[serde(default)]
     global_services: HashSet<String>,
-    /// Members of requests that say nothing of the asset: tokens of idempotency and such.
-    #[serde(default)]
-    not_configuration: HashSet<String>,
     /// Keys of ids that are never the asset's, where the noun does not say so; they may begin or end with `*`.
     #[serde(default)]
     strangers: Vec<Glob>,
@@ -107,12 +104,10 @@ fn begins_with_word(name: &str, prefix: &str) -> bool {
 
 /// What the generic rules need beside their own file.
 pub(super) struct Known<'a> {
-    /// Curated assets by the literal part of their names.
-    pub(super) by_name_prefix: &'a HashMap<Box<str>, Arc<AssetPlan>>,
-    /// The same by their ARNs.
-    pub(super) references: &'a References,
-    /// Neutral types of provider types that have no curated asset.
-    pub(super) neutral_types: &'a HashMap<String, String>,
+    /// The assets that rules define, by their ARNs and names.
+    pub(super) arns: &'a ArnIndex,
+    /// Neutral types by provider type.
+    pub(super) neutral_types: &'a NeutralTypes,
 }
 
 impl GenericRules {
@@ -134,6 +129,7 @@ impl GenericRules {
         if assets.is_empty() {
             return Evaluated::Skipped { reason: "failed call".into(), rule };
         }
+        let configured = record.value(Member::RequestParameters).and_then(configuration).unwrap_or_else(|| json!({}));
         let draft = |asset| Draft {
             action: match action {
                 RuleAction::Create => DraftAction::Known(Action::Create),
@@ -143,34 +139,18 @@ impl GenericRules {
             },
             asset,
             steps: match action {
-                RuleAction::Create | RuleAction::Upsert => vec![Step::Replace(self.configuration(request))],
+                RuleAction::Create | RuleAction::Upsert => vec![Step::Replace(configured.clone())],
                 RuleAction::Update => {
-                    vec![Step::Merge { at: jsonptr::PointerBuf::root(), patch: self.configuration(request) }]
+                    vec![Step::Merge { at: jsonptr::PointerBuf::root(), patch: configured.clone() }]
                 }
                 RuleAction::Delete => Vec::new(),
             },
             partial: true,
             associations: Vec::new(),
             rule: Arc::clone(&rule),
-            generic: true,
+            confidence: Confidence::Low,
         };
         Evaluated::Drafts(assets.into_iter().map(draft).collect())
-    }
-
-    /// The request, but for what says nothing of the asset; its tags under `tags`, as an object.
-    fn configuration(&self, request: Option<&Map<String, Value>>) -> Value {
-        let members = request.into_iter().flatten();
-        let kept = members.filter(|(key, value)| !value.is_null() && !self.not_configuration.contains(*key));
-        let mended = kept.filter_map(|(key, value)| {
-            if !["tags", "tagList", "tagsList", "tagSet"].iter().any(|name| name.eq_ignore_ascii_case(key)) {
-                return Some((key.clone(), value.clone()));
-            }
-            // A list of texts holds the keys of tags that go; they are not the tags.
-            let is_keys = value.as_array().is_some_and(|tags| !tags.iter().all(Value::is_object));
-            let tags = (!is_keys).then(|| Transform::TagMap.apply(Cow::Borrowed(value)))??;
-            Some(("tags".to_owned(), tags))
-        });
-        Value::Object(mended.collect())
     }
 
     fn assets(
@@ -197,9 +177,9 @@ impl GenericRules {
                 return self.by_arn(known, &id, None, &noun, place);
             }
             let kind = kebab(&noun);
-            let curated = known.by_name_prefix.get(format!("{label}/{kind}/").as_str());
-            let plan = curated.map_or_else(|| Arc::new(unclassified(label, &kind, display(&noun))), Arc::clone);
-            Some(self.named(&plan, id, None, place.account, place.region, place))
+            let plan = known.arns.by_name(label, &kind);
+            let plan = plan.map_or_else(|| Arc::new(unclassified(label, &kind, display(&noun))), Arc::clone);
+            Some(self.named(&plan, id, &Vec::new(), None, place))
         };
         parameters.told()?.into_iter().map(asset).collect()
     }
@@ -212,53 +192,38 @@ impl GenericRules {
         noun: &str,
         place: &Place<'_>,
     ) -> Option<AssetRef> {
-        if let Some(known) = Arn::parse(arn, place).and_then(|arn| known.references.known(&arn)) {
-            return Some(AssetRef {
-                kind: Arc::clone(&known.asset.kind),
-                name: known.name,
-                id: known.id,
-                arn: Some(arn.to_owned()),
-                arn_is_told: true,
-                account: known.account,
-                region: known.region,
-            });
-        }
-        // arn:partition:service:region:account:resource
-        let mut parts = arn.splitn(6, ':').skip(2);
-        let (service, region, account) = (parts.next()?, parts.next()?, parts.next()?);
-        let resource = parts.next().filter(|resource| !resource.is_empty())?;
-        let account = if account.is_empty() { place.account } else { account };
-        let region = if region.is_empty() { "-" } else { region };
-        let (kind, id) = resource.split_once(['/', ':']).unwrap_or(("", resource));
-        let kind = if kind.is_empty() { kebab(noun) } else { kind.to_owned() };
-        let mut plan = unclassified(service, &kind, display(noun));
-        if let Some(provider_type) = provider_type {
-            let neutral = known.neutral_types.get(provider_type);
-            plan.kind = Arc::new(AssetKind {
+        let arn = Arn::parse(arn)?;
+        let Named { mut asset, id, vars } = known.arns.named(arn, &kebab(noun));
+        let is_known = !asset.kind.neutral_type.starts_with("unclassified") || asset.arn.is_some();
+        if let Some(provider_type) = provider_type.filter(|_| !is_known) {
+            let neutral = known.neutral_types.of(provider_type);
+            let kind = AssetKind {
                 provider_type: provider_type.to_owned(),
-                neutral_type: neutral.cloned().unwrap_or_else(|| plan.kind.neutral_type.clone()),
-                ..(*plan.kind).clone()
+                neutral_type: neutral.map_or_else(|| asset.kind.neutral_type.clone(), str::to_owned),
+                display: display(noun),
+                ..(*asset.kind).clone()
+            };
+            asset = Arc::new(AssetPlan {
+                kind: Arc::new(kind),
+                name: asset.name.clone(),
+                arn: None,
+                id_prefix: None,
+                global: asset.global,
             });
         }
-        Some(self.named(&plan, id.to_owned(), Some(arn), account, region, place))
+        Some(self.named(&asset, id.to_owned(), &vars, Some(arn), place))
     }
 
-    fn named(
-        &self,
-        plan: &AssetPlan,
-        id: String,
-        arn: Option<&str>,
-        account: &str,
-        region: &str,
-        place: &Place<'_>,
-    ) -> AssetRef {
-        let region = if plan.global || self.global_services.contains(place.service) { "-" } else { region };
-        let parts = Parts { partition: partition(region), region, account, id: &id, vars: &[] };
+    fn named(&self, plan: &AssetPlan, id: String, vars: &Vars, arn: Option<Arn<'_>>, place: &Place<'_>) -> AssetRef {
+        let account = arn.map(|arn| arn.account).filter(|account| !account.is_empty()).unwrap_or(place.account);
+        let is_global = plan.global || self.global_services.contains(place.service);
+        let region = if is_global { "-" } else { arn.map_or(place.region, |arn| arn.region) };
+        let parts = Parts { partition: partition(region), region, account, id: &id, vars };
         let name = plan.asset_name(&parts);
         AssetRef {
             kind: Arc::clone(&plan.kind),
             name: name.unwrap_or_else(|| AssetName::new("aws", account, region, &AssetName::encode(&id).to_string())),
-            arn: arn.map(str::to_owned).or_else(|| plan.arn.as_ref()?.render(&parts, false)),
+            arn: arn.map(|arn| arn.text.to_owned()).or_else(|| plan.arn.as_ref()?.render(&parts, false)),
             arn_is_told: arn.is_some(),
             account: account.to_owned(),
             region: region.to_owned(),

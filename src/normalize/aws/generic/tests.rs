@@ -1,3 +1,4 @@
+use super::super::super::arn::ArnIndex;
 use super::*;
 use crate::normalize::{Engine, Outcome};
 use serde_json::json;
@@ -18,8 +19,7 @@ fn normalized(call: &str, request: Value, response: Value) -> Outcome {
     // The generic rules alone, and one type that they know: which calls have rules of their own changes as those grow.
     let mut engine = Engine::load(None).unwrap();
     engine.catalog.aws.services.clear();
-    engine.catalog.aws.references = References::default();
-    engine.catalog.by_name_prefix.retain(|prefix, _| prefix.starts_with("sqs/"));
+    engine.catalog.aws.arns = ArnIndex::new(engine.catalog.aws.assets.get("AWS::SQS::Queue").into_iter());
     engine.normalize(record.to_string().as_bytes())
 }
 

@@ -1,0 +1,1 @@
+"""Derives normalizer rules from public models of the AWS services."""

@@ -1,0 +1,107 @@
+//! ARNs taken apart: which asset one names, by the templates of the types.
+//! <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference-arns.html>
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::eval::unclassified;
+use super::plan::{AssetPlan, Template, Vars};
+
+/// The parts of an ARN.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arn<'t> {
+    pub(super) text: &'t str,
+    pub(super) service: &'t str,
+    /// `-` where the asset lives in no region.
+    pub(super) region: &'t str,
+    /// Empty where the service does not tell it.
+    pub(super) account: &'t str,
+    resource: &'t str,
+}
+
+/// The asset that an ARN names.
+#[derive(Debug)]
+pub(super) struct Named<'t> {
+    pub(super) asset: Arc<AssetPlan>,
+    pub(super) id: &'t str,
+    /// The other parts of the asset's name.
+    pub(super) vars: Vars,
+}
+
+impl<'t> Arn<'t> {
+    /// `None`: the text is no ARN.
+    pub(super) fn parse(text: &'t str) -> Option<Self> {
+        let mut parts = text.strip_prefix("arn:")?.splitn(5, ':').skip(1);
+        let (service, region, account) = (parts.next()?, parts.next()?, parts.next()?);
+        let region = if region.is_empty() { "-" } else { region };
+        let resource = parts.next().filter(|resource| !resource.is_empty())?;
+        // `log-group:web:*` is the group with all its streams.
+        let (text, resource) = match resource.strip_suffix(":*") {
+            Some(resource) => (text.strip_suffix(":*")?, resource),
+            None => (text, resource),
+        };
+        Some(Self { text, service, region, account, resource })
+    }
+}
+
+/// The types of assets by their ARN templates.
+#[derive(Debug, Default)]
+pub(super) struct ArnIndex {
+    /// By the ARN's service; those with the most literal text first.
+    templates: HashMap<Box<str>, Vec<Arc<AssetPlan>>>,
+    /// By the literal part of a name: `iam/role/`. For types whose ARN has parts that no id tells.
+    by_name: HashMap<Box<str>, Arc<AssetPlan>>,
+}
+
+impl ArnIndex {
+    pub(super) fn new<'a>(assets: impl Iterator<Item = &'a Arc<AssetPlan>>) -> Self {
+        let mut index = Self::default();
+        for asset in assets {
+            if let Some(service) = asset.arn.as_ref().and_then(Template::arn_service) {
+                index.templates.entry(service.into()).or_default().push(Arc::clone(asset));
+            }
+            if let Some(prefix) = asset.name.literal_prefix() {
+                index.by_name.insert(prefix.into(), Arc::clone(asset));
+            }
+        }
+        for assets in index.templates.values_mut() {
+            assets.sort_by_key(|asset| {
+                let literal = asset.arn.as_ref().map_or(0, Template::literal_len);
+                (std::cmp::Reverse(literal), asset.kind.provider_type.clone())
+            });
+        }
+        index
+    }
+
+    /// The type whose names begin so: `rds/db/`.
+    pub(super) fn by_name(&self, service: &str, kind: &str) -> Option<&Arc<AssetPlan>> {
+        self.by_name.get(format!("{service}/{kind}/").as_str())
+    }
+
+    /// The asset that an ARN names. What no template fits is named after the ARN itself; `noun` stands in for a kind
+    /// that the ARN does not have.
+    pub(super) fn named<'t>(&self, arn: Arn<'t>, noun: &str) -> Named<'t> {
+        self.by_template(arn).unwrap_or_else(|| self.by_kind(arn, noun))
+    }
+
+    /// Templates that fit with parts of one word come before those whose last part takes in `/` and `:`.
+    fn by_template<'t>(&self, arn: Arn<'t>) -> Option<Named<'t>> {
+        let assets = self.templates.get(arn.service)?;
+        [false, true].into_iter().find_map(|loose| {
+            assets.iter().find_map(|asset| {
+                let (id, vars) = asset.arn.as_ref()?.captures(arn.text, loose)?;
+                Some(Named { asset: Arc::clone(asset), id, vars })
+            })
+        })
+    }
+
+    fn by_kind<'t>(&self, arn: Arn<'t>, noun: &str) -> Named<'t> {
+        let (kind, id) = arn.resource.split_once(['/', ':']).unwrap_or(("", arn.resource));
+        if let Some(asset) = self.by_name(arn.service, kind) {
+            let id = id.rsplit('/').next().unwrap_or(id);
+            return Named { asset: Arc::clone(asset), id, vars: Vec::new() };
+        }
+        let kind = if kind.is_empty() { noun } else { kind };
+        Named { asset: Arc::new(unclassified(arn.service, kind, Vec::new())), id, vars: Vec::new() }
+    }
+}
