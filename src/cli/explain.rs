@@ -165,29 +165,68 @@ fn essence(event: &[u8]) -> Value {
     essence.into()
 }
 
+/// The order of members in the text; those that are not listed come last.
+const ORDER: [&str; 24] = [
+    "record",
+    "event_id",
+    "service",
+    "call",
+    "operation",
+    "outcome",
+    "why",
+    "action",
+    "op",
+    "at",
+    "rule",
+    "relation",
+    "when",
+    "each",
+    "elements",
+    "when_of_element",
+    "asset",
+    "type",
+    "id",
+    "vars",
+    "apply",
+    "associations",
+    "rules",
+    "events",
+];
+
 /// A document as indented lines.
 fn lines(value: &Value, depth: usize, text: &mut String) {
     let indent = "  ".repeat(depth);
     let mut line = |name: &str, value: &Value| {
-        let (opens, inner) = match value {
-            Value::Object(members) => (!members.is_empty(), value),
-            Value::Array(elements) => (elements.iter().any(|element| element.is_object()), value),
-            _ => (false, value),
+        let opens = match value {
+            Value::Object(members) => !members.is_empty() && found(value).is_none(),
+            Value::Array(elements) => elements.iter().any(Value::is_object),
+            _ => false,
         };
         if opens {
             text.push_str(&format!("{indent}{name}\n"));
-            lines(inner, depth + 1, text);
+            lines(value, depth + 1, text);
         } else {
-            text.push_str(&format!("{indent}{name} {}\n", scalar(value)));
+            text.push_str(&format!("{indent}{name} {}\n", found(value).unwrap_or_else(|| scalar(value))));
         }
     };
     match value {
-        Value::Object(members) => members.iter().for_each(|(key, value)| line(&format!("{key}:"), value)),
+        Value::Object(members) => {
+            let mut members: Vec<_> = members.iter().collect();
+            members.sort_by_key(|(key, _)| ORDER.iter().position(|known| known == key).unwrap_or(ORDER.len()));
+            members.iter().for_each(|(key, value)| line(&format!("{key}:"), value));
+        }
         Value::Array(elements) => {
             elements.iter().enumerate().for_each(|(index, value)| line(&format!("{}.", index + 1), value));
         }
         other => text.push_str(&format!("{indent}{}\n", scalar(other))),
     }
+}
+
+/// A source with what it found, on one line.
+fn found(value: &Value) -> Option<String> {
+    let source = value.get("source")?.as_str()?;
+    let found = value.get("found").filter(|found| !found.is_null());
+    Some(format!("{source} → {}", found.map_or_else(|| "(nothing)".to_owned(), scalar)))
 }
 
 fn scalar(value: &Value) -> String {

@@ -82,13 +82,10 @@ fn looked_for(rule: &EventPlan, change: &ChangePlan, record: &dyn Facts, place: 
     told
 }
 
-/// Each alternative with what it resolves to; the first that gives something wins.
+/// Each alternative with what it resolves to, null for nothing; the first that gives something wins.
 fn sources(sources: &Sources, scope: Scope<'_>) -> Value {
     let found = sources.alternatives(scope).into_iter();
-    let members: Map<_, _> = found
-        .map(|(source, value)| (source, value.map_or_else(|| json!("(nothing)"), |value| value.into_owned())))
-        .collect();
-    members.into()
+    found.map(|(source, found)| json!({ "source": source, "found": found })).collect()
 }
 
 fn condition(condition: &Condition, scope: Scope<'_>) -> Value {

@@ -127,7 +127,8 @@ impl Mentions {
         asset: &AssetRef,
         mention: &Mention<'_>,
     ) -> Option<(Referred, Relation)> {
-        if asset.arn.as_deref() == Some(mention.text) || self.ignored.iter().any(|key| key.matches(mention.key)) {
+        let key = mention.key.to_ascii_lowercase();
+        if asset.arn.as_deref() == Some(mention.text) || self.ignored.iter().any(|glob| glob.matches_lower(&key)) {
             return None;
         }
         let sibling = |key: &str| mention.members?.get(key)?.as_str();
@@ -146,7 +147,7 @@ impl Mentions {
         if referred.region == "-" && !referred.asset.global {
             return None;
         }
-        let by_key = self.keys.iter().find(|rule| rule.key.matches(mention.key)).map(|rule| rule.relation);
+        let by_key = self.keys.iter().find(|rule| rule.key.matches_lower(&key)).map(|rule| rule.relation);
         let by_type = || self.types.get(&referred.asset.kind.provider_type).copied();
         let relation = by_key.or_else(by_type).unwrap_or(Relation::Uses);
         Some((referred, relation))
@@ -164,7 +165,7 @@ impl Mentions {
         if text.starts_with("arn:") {
             return text.len() <= LONGEST;
         }
-        has_id_form(text) || (self.ids.contains_key(key) && is_plain_id(text))
+        has_id_form(text) || (is_plain_id(text) && self.ids.contains_key(key))
     }
 }
 

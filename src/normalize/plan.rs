@@ -299,7 +299,11 @@ impl Glob {
     }
 
     pub(super) fn matches(&self, text: &str) -> bool {
-        let text = text.to_ascii_lowercase();
+        self.matches_lower(&text.to_ascii_lowercase())
+    }
+
+    /// The same of a text that is in lower case already.
+    pub(super) fn matches_lower(&self, text: &str) -> bool {
         match (self.open_start, self.open_end) {
             (false, false) => *text == *self.text,
             (true, false) => text.ends_with(&*self.text),

@@ -209,12 +209,12 @@ fn a_record_is_explained_source_by_source() {
     let [applies, other] = told["rules"].as_array().unwrap().as_slice() else { panic!("two rules: {told:#}") };
     assert_eq!(
         applies["id"],
-        json!({ "/requestParameters/name": "(nothing)", "/requestParameters/pipe | lower": "orders" })
+        json!([{ "source": "/requestParameters/name", "found": null }, { "source": "/requestParameters/pipe | lower", "found": "orders" }])
     );
     assert_eq!(applies["when"][0]["expected"], "3 or 4*");
     assert_eq!(
         applies["when"][1],
-        json!({ "found": { "/requestParameters/unit": "(nothing)" }, "expected": "cm or ! (absent)", "holds": true })
+        json!({ "found": [{ "source": "/requestParameters/unit", "found": null }], "expected": "cm or ! (absent)", "holds": true })
     );
     let inches = record.to_string().replace("\"size\":3", "\"size\":3,\"unit\":\"inch\"");
     write(folder.path(), "inches.json", &inches);
@@ -223,7 +223,7 @@ fn a_record_is_explained_source_by_source() {
         (&other_unit["outcome"], &other_unit["rules"][0]["when"][1]["holds"]),
         (&json!("skipped: no rule applies"), &json!(false))
     );
-    assert_eq!(applies["apply"][0]["from"]["/requestParameters/secret"], "[redacted]");
+    assert_eq!(applies["apply"][0]["from"][0]["found"], "[redacted]");
     assert_eq!(applies["apply"][0]["result"], "applied");
     assert_eq!(applies["apply"][1]["result"], "left out: nothing found");
     assert_eq!(other["result"], "does not apply: a condition does not hold");
@@ -231,7 +231,11 @@ fn a_record_is_explained_source_by_source() {
 
     let text = run(folder.path(), "explain --normalizers rules record.json").stdout;
     assert!(text.contains("outcome: changes: 1 by aws/pipes/ShapePipe\n"), "{text}");
-    assert!(text.contains("/requestParameters/pipe | lower: orders\n"), "{text}");
+    assert!(
+        text.contains("1. /requestParameters/name → (nothing)\n")
+            && text.contains("2. /requestParameters/pipe | lower → orders\n"),
+        "{text}"
+    );
     assert!(!text.contains("swordfish") && !explained.stdout.contains("swordfish"), "{text}");
 }
 
@@ -247,7 +251,7 @@ fn one_record_of_a_trail_is_explained_by_its_id() {
     };
     assert_eq!(explain("refused")["outcome"], "skipped: failed call");
     assert_eq!(explain("unnamed")["outcome"], "quarantined: no_asset_named");
-    assert_eq!(explain("unnamed")["rules"][0]["id"], json!({ "/requestParameters/pipe": "(nothing)" }));
+    assert_eq!(explain("unnamed")["rules"][0]["id"], json!([{ "source": "/requestParameters/pipe", "found": null }]));
     assert!(explain("close-1")["why"].as_str().unwrap().starts_with("no rule knows this call"));
     let association = &explain("open-1")["events"][0]["associations"][0];
     assert_eq!((&association["relation"], &association["at"]), (&json!("in"), &json!("/key")));
