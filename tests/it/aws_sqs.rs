@@ -149,7 +149,9 @@ fn one_queue_takes_every_shape_of_notice() {
 
     let folder = folder();
     let endpoint = format!("http://{}", moto.address());
-    let server = start(folder.path(), &source("trail", "aws_s3_sqs", "trail", &endpoint));
+    // By a role, as from another account.
+    let role = format!("role_arn = \"arn:aws:iam::{ACCOUNT}:role/reader\"\nexternal_id = \"an id\"\n");
+    let server = start(folder.path(), &(source("trail", "aws_s3_sqs", "trail", &endpoint) + &role));
     server.wait_until("queue emptied", || moto.messages(&queue) == 0);
     let found: HashSet<String> = ids(&server.all_events()).into_iter().collect();
     let expected = ["direct", "topic", "by-raw", "odd-key", "cloudtrail", "bridge", "call"];

@@ -205,6 +205,41 @@ async fn late_events_are_found() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn accounts_are_asked_each_with_a_budget_and_a_position_of_its_own() {
+    let clock = clock();
+    let (own, other) = (Fake::new(&clock), Fake::new(&clock));
+    for n in 0..120 {
+        other.add(format!("other {n:03}"), BEGIN - 500 + n, 0);
+    }
+    own.add("own", BEGIN - 10, 0);
+    let account = |role_arn: Option<&str>| AccountConfig {
+        role_arn: role_arn.map(str::to_owned),
+        external_id: None,
+        regions: role_arn.map(|_| vec!["us-east-1".to_owned()]),
+    };
+    let accounts = vec![account(Some("arn:aws:iam::111122223333:role/catchment")), account(None)];
+    let config = LookupEventsConfig { accounts, ..config() };
+    let clients = [("111122223333/us-east-1", &other), ("eu-west-1", &own)];
+    let pipeline = Pipeline::new();
+    let running = Running::begin(&config, &clients, &pipeline);
+    minutes(2).await;
+    assert_eq!(pipeline.kept.lock().unwrap().records.len(), 121);
+    let location = pipeline.kept.lock().unwrap().records[0].origin.location.to_string();
+    assert_eq!(location, "lookup-events:111122223333/us-east-1");
+    running.end().await;
+    let cursor = String::from_utf8(pipeline.cursor().unwrap().to_vec()).unwrap();
+    assert!(cursor.contains(r#""111122223333/us-east-1""#) && cursor.contains(r#""eu-west-1""#), "{cursor}");
+
+    other.add("later", BEGIN + 200, 0);
+    let asked = own.requests();
+    let running = Running::begin(&config, &clients, &pipeline);
+    minutes(5).await;
+    running.end().await;
+    assert!(ids(&pipeline).contains(&"later".to_owned()));
+    assert!(own.requests() > asked, "the other account does not take its turns");
+}
+
+#[tokio::test(start_paused = true)]
 async fn failures_keep_the_page() {
     let fake = Fake::new(&clock());
     for n in 0..180 {

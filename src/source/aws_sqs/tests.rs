@@ -480,6 +480,43 @@ async fn a_queue_that_can_not_be_received_from_is_told() {
     running.end().await;
 }
 
+/// A pipeline that takes its time for each delivery, one at a time.
+async fn slow_pipeline(mut receiver: mpsc::Receiver<crate::source::Submission>, kept: Arc<Mutex<Kept>>) {
+    while let Some(submission) = receiver.recv().await {
+        let (durable, pending) = crate::log::Pending::new();
+        submission.reply.send(Ok(pending)).ok();
+        sleep(Duration::from_millis(5)).await;
+        kept.lock().unwrap().records.extend(submission.delivery.records);
+        durable.send(Ok(crate::model::Seq(1))).ok();
+    }
+}
+
+// A thread that waits to hand over its chunk keeps a paused clock from going on: the clock is the machine's here.
+#[tokio::test]
+async fn a_slow_log_holds_up_the_queue_and_not_the_memory() {
+    let world = World::new();
+    for n in 0..600 {
+        let log = key(&format!("eu-west-{}", n % 7), &format!("{n:04}"));
+        world.put(&log, &[&n.to_string()]);
+        world.queue.send(notice(&[log]));
+    }
+    let (intake, receiver) = Intake::new(1, 1 << 20);
+    let kept: Arc<Mutex<Kept>> = Arc::default();
+    let log = TaskTracker::new().spawn(slow_pipeline(receiver, Arc::clone(&kept)));
+    let running = world.run(&Pipeline { intake, kept: Arc::clone(&kept) });
+    let mut most = 0;
+    while world.queue.left() > 0 {
+        sleep(Duration::from_millis(10)).await;
+        let in_hand = world.queue.messages.lock().unwrap().values().filter(|m| m.visible_at > Instant::now()).count();
+        most = most.max(in_hand);
+    }
+    assert!((100..=hand::MOST).contains(&most), "{most} messages in hand at most");
+    let read = world.bucket.gets.lock().unwrap().len();
+    running.end().await;
+    assert_eq!((kept.lock().unwrap().records.len(), read), (600, 600), "each once, however long it took");
+    log.abort();
+}
+
 #[test]
 fn the_region_is_told_by_the_address() {
     let region = |url: &str| {
