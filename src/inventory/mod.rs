@@ -110,7 +110,9 @@ impl Inventory {
     /// `max_bytes`. A forgotten asset is unknown again.
     #[must_use]
     pub fn bounded(max_bytes: usize) -> Self {
-        Self { evictor: Some(Mutex::new(Evictor::new(max_bytes))), ..Self::default() }
+        // A part of it for what was told lately, so that late records find their place.
+        let journal = Mutex::new(Journal::with_limit(max_bytes / 32));
+        Self { evictor: Some(Mutex::new(Evictor::new(max_bytes))), journal, ..Self::default() }
     }
 
     /// Number of assets held, deleted ones included.

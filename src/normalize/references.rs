@@ -41,7 +41,6 @@ pub(super) struct Referred {
     pub(super) asset: Arc<AssetPlan>,
     pub(super) id: String,
     pub(super) name: AssetName,
-    pub(super) account: String,
     pub(super) region: String,
 }
 
@@ -157,7 +156,6 @@ fn referred(asset: &Arc<AssetPlan>, id: &str, vars: &[(Box<str>, String)], place
         name: asset.asset_name(&parts)?,
         asset: Arc::clone(asset),
         id: id.to_owned(),
-        account: account.to_owned(),
         region: if asset.global { "-".to_owned() } else { region.to_owned() },
     })
 }

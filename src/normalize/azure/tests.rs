@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use crate::model::{Action, Draft, DraftAction, Step};
+use crate::model::{Action, Confidence, Draft, DraftAction, Step};
 use crate::normalize::{Engine, Outcome};
 
 const GROUP: &str = "/subscriptions/0f1e2d3c-0000-4000-8000-000000000001/resourceGroups/web";
