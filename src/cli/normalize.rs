@@ -28,8 +28,9 @@ Examples:
 
 Takes log files as CloudTrail writes them ({\"Records\": [...]}), Azure's records
 ({\"records\": [...]}, {\"value\": [...]}), a JSON array, a single record, or records one after
-another, plain or gzip. Prints one event per line, in the order of the records. All files together share one inventory, which begins empty. Nothing is stored, and
-nothing is asked of the cloud.";
+another, plain or gzip. Prints one event per line, in the order of the records. All files
+together share one inventory, which begins empty. Nothing is stored, and nothing is asked of
+the cloud.";
 
 /// Turn audit records from files or standard input into events, one per line on standard output
 #[derive(Debug, clap::Args)]
