@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::operations::{accepted, assert_whole, start, succeeded};
 use crate::support::event_hubs::Broker;
 use crate::support::program::{catchment, finish};
 use crate::support::server::{Server, folder, serve};
@@ -78,6 +79,31 @@ fn wait_for_error(server: &Server, words: &[&str]) -> String {
 
 fn wait_for_events(server: &Server, count: usize) {
     server.wait_until(&format!("{count} events"), || server.metric("catchment_log_tail_sequence", "") >= count as f64);
+}
+
+/// The records of one operation may be in different events, and events of one operation in different partitions.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_whose_records_come_one_by_one_is_one_event() {
+    let broker = Broker::start(&[("activity", 3)]).await;
+    let folder = folder();
+    let server = Server::serve(folder.path(), &configuration(folder.path(), &broker, ""));
+    let operations = ["together", "apart"];
+    broker.append(
+        "activity",
+        0,
+        json!({ "records": [start("together"), accepted("together")] }).to_string().as_bytes(),
+    );
+    broker.append("activity", 1, json!({ "records": [start("apart")] }).to_string().as_bytes());
+    broker.append("activity", 2, json!({ "records": [accepted("apart")] }).to_string().as_bytes());
+    server.wait_until("held", || server.metric("catchment_records_total", "folded") as u64 == 4);
+    assert!(server.all_events().is_empty(), "nothing is told before the end");
+    for (partition, name) in operations.iter().enumerate() {
+        broker.append("activity", partition, json!({ "records": [succeeded(name)] }).to_string().as_bytes());
+    }
+    wait_for_events(&server, operations.len());
+    let events = server.all_events();
+    assert_eq!(events.len(), operations.len());
+    events.iter().for_each(assert_whole);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,17 +24,17 @@ fn record(name: &str, status: &str, answer: &str, second: u32) -> Value {
 }
 
 /// What was asked for stands in the record of the start.
-fn start(name: &str) -> Value {
+pub(crate) fn start(name: &str) -> Value {
     let mut record = record(name, "Start", "Started.", 0);
     record["properties"] = json!({ "requestbody": "{\"location\":\"westeurope\",\"tags\":{\"team\":\"web\"},\"properties\":{\"securityRules\":[]}}" });
     record
 }
 
-fn accepted(name: &str) -> Value {
+pub(crate) fn accepted(name: &str) -> Value {
     record(name, "Accept", "Accepted.Created", 1)
 }
 
-fn succeeded(name: &str) -> Value {
+pub(crate) fn succeeded(name: &str) -> Value {
     record(name, "Success", "Succeeded.", 9)
 }
 
@@ -43,7 +43,7 @@ fn configuration(folder: &Path) -> String {
     format!("data_dir = {data:?}\n[sources.trail.file]\npath = {trail:?}\npoll_millis = 10\n")
 }
 
-fn assert_whole(event: &Value) {
+pub(crate) fn assert_whole(event: &Value) {
     assert_valid(event);
     let data = &event["data"];
     assert_eq!(event["time"], "2024-05-06T07:08:09.123Z", "the time of the end");

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fjall::config::CompressionPolicy;
 use fjall::{
@@ -22,6 +23,9 @@ const STORE: &str = "log";
 /// Where it lies until its creation is complete.
 const UNFINISHED: &str = "log.new";
 const LOCK: &str = "lock";
+
+const LOCK_TRIES: u32 = 20;
+const LOCK_WAIT: Duration = Duration::from_millis(25);
 
 /// Journals are replayed at the start: this bounds that to about a second. Each takes 64 MiB, which is the least.
 const JOURNAL_BYTES: u64 = 64 << 20;
@@ -102,7 +106,7 @@ impl Lock {
         fs::create_dir_all(directory).map_err(refused)?;
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
         let mut file = options.open(directory.join(LOCK)).map_err(refused)?;
-        match file.try_lock() {
+        match try_lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
@@ -120,6 +124,17 @@ impl Lock {
         writeln!(file, "{}", std::process::id()).map_err(refused)?;
         Ok(Self(file))
     }
+}
+
+/// Waits a little for a hold that is about to end: a child that a process is starting shares its files until it runs.
+fn try_lock(file: &File) -> Result<(), TryLockError> {
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_WAIT),
+            outcome => return outcome,
+        }
+    }
+    file.try_lock()
 }
 
 impl Store {
