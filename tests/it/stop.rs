@@ -138,7 +138,7 @@ fn with_an_unread_stream(folder: &Path, drain: Duration) -> (Server, Socket) {
 #[test]
 fn a_stream_that_is_not_read_holds_the_stop_up_no_longer_than_the_drain_deadline() {
     let folder = folder();
-    let drain = Duration::from_millis(700);
+    let drain = Duration::from_millis(1_200);
     let (mut server, _client) = with_an_unread_stream(folder.path(), drain);
     let mut live = server.stream("/v1/events", &[]);
     let (status, took) = signal_and_wait(&mut server, "TERM");
