@@ -54,4 +54,4 @@ def test_what_is_uncertain_is_left_to_the_generic_rules():
 
 def test_a_call_that_only_passes_by_a_type_is_not_about_it():
     # CloudFormation takes a snapshot before it deletes a cluster.
-    assert decide("rds", "CreateDBClusterSnapshot").kind.name == "AWS::RDS::ClusterSnapshot"
+    assert decide("rds", "CreateDBClusterSnapshot").kind.name == "AWS::RDS::DBClusterSnapshot"
