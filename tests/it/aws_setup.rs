@@ -1,14 +1,13 @@
 //! Setting AWS up: the Terraform module, and what `catchment doctor aws` finds where a step is missing.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::moto::{ACCOUNT, Moto, REGION};
 use crate::support::program::{Finished, catchment, finish};
-use crate::support::server::{clients, folder};
+use crate::support::server::folder;
+use crate::support::terraform::{module, references};
 
 /// Resource and data types: their required arguments and blocks, and the others that the module may use
 /// (<https://registry.terraform.io/providers/hashicorp/aws/latest/docs>).
@@ -39,36 +38,9 @@ const TYPES: [(&str, &[&str], &[&str]); 10] = [
 /// Arguments that every block may have.
 const META: [&str; 3] = ["count", "for_each", "depends_on"];
 
-/// Every block of the module, by kind and labels: `resource.aws_sqs_queue.logs`. `locals` is the one without.
-fn module() -> BTreeMap<String, Value> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut command = Command::new(clients().join("python/bin/python"));
-    command.arg(root.join("tests/clients/terraform.py")).arg(root.join("deploy/aws"));
-    let parsed = finish(&mut command, b"");
-    assert_eq!(parsed.code, Some(0), "{}", parsed.stderr);
-    let blocks: Vec<Value> = serde_json::from_str(&parsed.stdout).unwrap();
-    let name = |block: &Value| {
-        let labels = block["labels"].as_array().unwrap().iter().map(|label| label.as_str().unwrap());
-        std::iter::once(block["kind"].as_str().unwrap()).chain(labels).collect::<Vec<_>>().join(".")
-    };
-    blocks.iter().map(|block| (name(block), block["arguments"].clone())).collect()
-}
-
-/// What an expression refers to, as the names of blocks.
-fn references(text: &str) -> Vec<String> {
-    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
-    let reference = |word: &str| match word.split('.').collect::<Vec<_>>().as_slice() {
-        ["var", name, ..] => Some(format!("variable.{name}")),
-        ["data", kind, name, ..] => Some(format!("data.{kind}.{name}")),
-        [kind, name, ..] if kind.starts_with("aws_") && !name.is_empty() => Some(format!("resource.{kind}.{name}")),
-        _ => None,
-    };
-    text.split(|c: char| !is_word(c)).filter_map(reference).collect()
-}
-
 #[test]
 fn the_terraform_module_is_whole() {
-    let module = module();
+    let module = module("deploy/aws");
     assert!(module["variable.bucket_name"].get("default").is_none(), "the bucket must be named");
     for output in ["queue_url", "events_queue_url", "role_arn", "policy_json", "configuration"] {
         assert!(module[&format!("output.{output}")]["value"].is_string(), "{output}");
@@ -76,7 +48,7 @@ fn the_terraform_module_is_whole() {
     for (name, block) in &module {
         let told = name.starts_with("variable.") || name.starts_with("output.");
         assert!(!told || block["description"].is_string(), "{name} has a description");
-        for reference in references(&block.to_string()) {
+        for reference in references(&block.to_string(), &["aws_"]) {
             assert!(module.contains_key(&reference), "{name} refers to {reference}, which is nowhere");
         }
         if !name.starts_with("resource.") && !name.starts_with("data.") {

@@ -1,8 +1,6 @@
 //! Setting Azure up: the Terraform module, the script of `catchment azure plan`, and `catchment doctor azure`, which
 //! finds the missing step.
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -10,7 +8,8 @@ use serde_json::{Value, json};
 use crate::support::azure::Azure;
 use crate::support::event_hubs::Broker;
 use crate::support::program::{Finished, catchment, finish, run};
-use crate::support::server::{clients, folder};
+use crate::support::server::folder;
+use crate::support::terraform::{module, references};
 
 /// What the providers' references list as required, and what else is allowed here, by type
 /// (azurerm 4: `website/docs/r`, azapi 2: `docs/resources`).
@@ -41,42 +40,9 @@ const RESOURCES: [(&str, &[&str], &[&str]); 8] = [
     ),
 ];
 
-/// Every block of the module, by kind and labels: `resource.azurerm_eventhub.logs`.
-fn module() -> BTreeMap<String, Value> {
-    let mut command = Command::new(clients().join("python/bin/python"));
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    command.arg(root.join("tests/clients/terraform.py")).arg(root.join("deploy/azure"));
-    let parsed = finish(&mut command, b"");
-    assert_eq!(parsed.code, Some(0), "{}", parsed.stderr);
-    let blocks: Vec<Value> = serde_json::from_str(&parsed.stdout).unwrap();
-    let name = |block: &Value| {
-        let labels = block["labels"].as_array().unwrap().iter().map(|label| label.as_str().unwrap());
-        std::iter::once(block["kind"].as_str().unwrap()).chain(labels).collect::<Vec<_>>().join(".")
-    };
-    blocks.iter().map(|block| (name(block), block["arguments"].clone())).collect()
-}
-
-/// The references to other blocks in an expression: `var.x`, `azurerm_eventhub.logs`, `data.a.b`.
-fn references(text: &str) -> Vec<String> {
-    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
-    let words = text.split(|c: char| !is_word(c)).filter(|word| word.contains('.'));
-    let reference = |word: &str| -> Option<String> {
-        let parts: Vec<&str> = word.split('.').collect();
-        match parts.as_slice() {
-            ["var", name, ..] => Some(format!("variable.{name}")),
-            ["data", kind, name, ..] => Some(format!("data.{kind}.{name}")),
-            [kind, name, ..] if kind.starts_with("azurerm_") || kind.starts_with("azapi_") => {
-                Some(format!("resource.{kind}.{name}"))
-            }
-            _ => None,
-        }
-    };
-    words.filter_map(reference).collect()
-}
-
 #[test]
 fn the_terraform_module_is_whole() {
-    let module = module();
+    let module = module("deploy/azure");
     for input in ["root_management_group_name", "resource_group_name", "subscription_id"] {
         let variable = &module[&format!("variable.{input}")];
         assert!(variable["type"].is_string() && variable.get("default").is_none(), "{input} is required: {variable}");
@@ -87,7 +53,7 @@ fn the_terraform_module_is_whole() {
     for (name, block) in &module {
         let described = name.starts_with("variable.") || name.starts_with("output.");
         assert!(!described || block["description"].is_string(), "{name} has a description");
-        for reference in references(&block.to_string()) {
+        for reference in references(&block.to_string(), &["azurerm_", "azapi_"]) {
             assert!(module.contains_key(&reference), "{name} refers to {reference}, which is nowhere");
         }
         let Some(kind) = name.strip_prefix("resource.").and_then(|name| name.split('.').next()) else { continue };
@@ -102,14 +68,14 @@ fn the_terraform_module_is_whole() {
         }
     }
     for name in module.keys().filter(|name| name.starts_with("variable.")) {
-        let used = module.values().any(|block| references(&block.to_string()).contains(name));
+        let used = module.values().any(|block| references(&block.to_string(), &["azurerm_", "azapi_"]).contains(name));
         assert!(used, "{name} is used");
     }
 }
 
 #[test]
 fn both_ways_of_setting_up_do_the_same() {
-    let module = module();
+    let module = module("deploy/azure");
     let planned = run([
         "azure",
         "plan",

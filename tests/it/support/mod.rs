@@ -10,4 +10,5 @@ pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod schema;
 pub(crate) mod server;
+pub(crate) mod terraform;
 pub(crate) mod trail;
