@@ -7,6 +7,7 @@ mod event;
 mod ids;
 mod operation;
 mod raw;
+mod seed;
 mod session;
 mod time;
 
@@ -19,5 +20,6 @@ pub use event::EventHead;
 pub use ids::{Cursor, Epoch, ParseCursorError, Seq, SourceId};
 pub use operation::{OperationRecord, Phase};
 pub use raw::{Origin, RawRecord, Rejected};
+pub use seed::{Seed, SeedDocument, Tally, TallyCounts};
 pub use session::{Caller, Evidence, Session};
 pub use time::{ParseTimeError, Time};

@@ -123,6 +123,11 @@ impl References {
     }
 
     /// What an ARN refers to, if a rule file defines it.
+    pub(super) fn known_arn(&self, arn: &str, place: &Place<'_>) -> Option<Referred> {
+        self.known(&Arn::parse(arn, place)?)
+    }
+
+    /// The same of one that is taken apart.
     pub(super) fn known(&self, arn: &Arn<'_>) -> Option<Referred> {
         let kinds = [kind_of(arn.resource), None];
         let keys = kinds.iter().skip(usize::from(kinds[0].is_none())).map(|kind| arn_key(arn.service, *kind));

@@ -33,6 +33,7 @@ pub(super) enum Transform {
     UrlLast,
     UrlParent,
     Camel,
+    ApiNames,
     Configuration,
     Keys,
     String,
@@ -65,6 +66,7 @@ impl Transform {
             Self::UrlLast => Some(map_text(value, |text| json!(url_path(text).map_or(text, |(_, last)| last)))),
             Self::UrlParent => value.as_str().and_then(url_path).and_then(|(parent, _)| parent).map(|text| json!(text)),
             Self::Camel => Some(camel(value.into_owned())),
+            Self::ApiNames => Some(api_names(value.into_owned())),
             Self::Configuration => configuration(&value),
             Self::Keys => value.as_object().map(|members| members.keys().cloned().collect()),
             Self::String => scalar_text(&value).map(|text| json!(text)),
@@ -172,7 +174,9 @@ fn unwrap_items(value: Value) -> Value {
 /// `requestParameters`: either `ipPermissions` or the flat form of EC2-Classic's time.
 fn ip_permissions(request: &Value, egress: bool) -> Value {
     let Some(members) = request.as_object() else { return json!([]) };
-    let permissions = match member(members, "ipPermissions").map(items) {
+    // A description tells both kinds, a call one.
+    let own = egress.then(|| member(members, "ipPermissionsEgress")).flatten();
+    let permissions = match own.or_else(|| member(members, "ipPermissions")).map(items) {
         Some(permissions) if !permissions.is_empty() => permissions,
         _ => std::slice::from_ref(request),
     };
@@ -206,13 +210,15 @@ fn rules_of(permission: &Map<String, Value>, egress: bool) -> Vec<Value> {
     };
     for (list, from, to) in [
         ("ipRanges", "cidrIp", "cidrIpv4"),
+        ("ipv4Ranges", "cidrIp", "cidrIpv4"),
         ("ipv6Ranges", "cidrIpv6", "cidrIpv6"),
         ("prefixListIds", "prefixListId", "prefixListId"),
         ("groups", "groupId", "referencedGroupInfo"),
+        ("userIdGroupPairs", "groupId", "referencedGroupInfo"),
     ] {
         for range in member(permission, list).map(items).unwrap_or_default().iter().filter_map(Value::as_object) {
             let Some(peer) = member(range, from) else { continue };
-            let peer = if list == "groups" { json!({ "groupId": peer }) } else { peer.clone() };
+            let peer = if to == "referencedGroupInfo" { json!({ "groupId": peer }) } else { peer.clone() };
             push(to, peer, member(range, "description"));
         }
     }
@@ -325,6 +331,39 @@ fn camel(value: Value) -> Value {
             Value::Object(renamed.collect())
         }
         Value::Array(elements) => elements.into_iter().map(camel).collect(),
+        scalar => scalar,
+    }
+}
+
+/// Members whose keys are the customer's own words, or texts that the API hands on as they are. In lower case.
+const OWN_KEYS: [&str; 9] = [
+    "tags",
+    "variables",
+    "attributes",
+    "labels",
+    "dockerlabels",
+    "options",
+    "stagevariables",
+    "requestparameters",
+    "responseparameters",
+];
+
+/// [`camel`], but for what is written by those who use the API: policies, tags, environments.
+fn api_names(value: Value) -> Value {
+    match value {
+        Value::Object(members) if members.keys().any(|key| key.eq_ignore_ascii_case("statement")) => {
+            Value::Object(members)
+        }
+        Value::Object(members) => {
+            let renamed = members.into_iter().map(|(key, value)| {
+                let is_own = OWN_KEYS.iter().any(|own| own.eq_ignore_ascii_case(&key)) && value.is_object();
+                let mut letters = key.chars();
+                let key = letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default();
+                (key, if is_own { value } else { api_names(value) })
+            });
+            Value::Object(renamed.collect())
+        }
+        Value::Array(elements) => elements.into_iter().map(api_names).collect(),
         scalar => scalar,
     }
 }
@@ -459,6 +498,13 @@ mod tests {
             ("lambda_qualifier", json!("resize:live"), Some(json!("live"))),
             ("lambda_qualifier", json!("resize"), None),
             ("camel", json!({ "VpcId": [{ "CidrIp": 1 }] }), Some(json!({ "vpcId": [{ "cidrIp": 1 }] }))),
+            (
+                "api_names",
+                json!({ "Policy": { "Statement": [{ "Effect": "Allow" }] }, "Tags": { "Team": "a" }, "Tag": [{ "Key": "A" }] }),
+                Some(
+                    json!({ "policy": { "Statement": [{ "Effect": "Allow" }] }, "tags": { "Team": "a" }, "tag": [{ "key": "A" }] }),
+                ),
+            ),
             ("split", json!("a, b,,c"), Some(json!(["a", "b", "c"]))),
             ("wrap", json!("a"), Some(json!(["a"]))),
             ("keys", json!({ "b": 1, "a": 2 }), Some(json!(["a", "b"]))),
@@ -469,10 +515,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_transform_panics(which in 0_usize..25, text in "[\\[\\]{}\":,a-zA-Z0-9%. ]{0,60}") {
+        fn no_transform_panics(which in 0_usize..26, text in "[\\[\\]{}\":,a-zA-Z0-9%. ]{0,60}") {
             let names = ["json", "url_decode", "tag_map", "ec2_items", "ec2_ip_permissions", "ec2_ip_permissions_egress", "epoch",
                 "arn_resource", "arn_path", "arn_parent", "arn_account", "arn_region", "arm_id", "entra_targets", "lambda_function", "lambda_qualifier", "camel",
-                "keys", "string", "lower", "split", "wrap", "arn_owner", "url_last", "url_parent"];
+                "keys", "string", "lower", "split", "wrap", "arn_owner", "url_last", "url_parent", "api_names"];
             let value = serde_json::from_str(&text).unwrap_or(json!(text));
             let _ = apply(names[which], value);
         }

@@ -84,6 +84,7 @@ impl MethodRules {
             user_agent: seen.user_agent.map(Cow::into_owned),
             principal,
             assumed,
+            detected_by: None,
         }
     }
 }
