@@ -9,6 +9,7 @@
 mod encode;
 mod past;
 mod process;
+mod seed;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::correlate::{self, Correlator, Operations};
 use crate::inventory::{Held, Inventory};
 use crate::log::{Batch, EventLog, LogError, NewEvent, Pending};
 use crate::metrics::Metrics;
-use crate::model::{Origin, RawRecord, Rejected, Seq, SourceId, Time};
+use crate::model::{Origin, RawRecord, Rejected, SeedDocument, Seq, SourceId, Time};
 use crate::normalize::Engine;
 use crate::source::{Delivery, Submission};
 
@@ -75,7 +76,7 @@ impl Ingest {
     /// When the log fails. Nothing is taken after that: what is on disk is in doubt until the log is opened again.
     pub fn run(mut self, mut submissions: mpsc::Receiver<Submission>) -> Result<(), LogError> {
         while let Some(received) = self.receive(&mut submissions) {
-            let Some(Submission { delivery, late, reply, permit }) = received else {
+            let Some(Submission { delivery, late, seed, reply, permit }) = received else {
                 // Told by time alone: no source waits for it.
                 self.processor.mark_late(false);
                 self.tell_due()?;
@@ -83,7 +84,7 @@ impl Ingest {
             };
             let _span = info_span!("ingest.batch", source = %delivery.source, count = delivery.records.len()).entered();
             self.processor.mark_late(late);
-            let pending = self.take(delivery);
+            let pending = self.take(delivery, seed.as_deref());
             drop(permit);
             let failed = pending.as_ref().err().cloned();
             // The source may have gone; its records are in the log all the same.
@@ -160,7 +161,7 @@ impl Ingest {
         batch.assets.extend(assets.iter().map(|held| (held.name.clone(), held.encode())));
     }
 
-    fn take(&mut self, delivery: Delivery) -> Result<Pending, LogError> {
+    fn take(&mut self, delivery: Delivery, seed: Option<&SeedDocument>) -> Result<Pending, LogError> {
         let Delivery { source, records, rejected, cursor } = delivery;
         if self.engines.has_changed().unwrap_or_default() {
             self.engine = Arc::clone(&self.engines.borrow_and_update());
@@ -175,7 +176,10 @@ impl Ingest {
             self.reject(&source, &mut batch, rejected);
         }
         for record in records {
-            self.process(&source, record, &mut batch)?;
+            match seed {
+                Some(document) => self.seed(&source, record, document, &mut batch),
+                None => self.process(&source, record, &mut batch)?,
+            }
         }
         self.due(&mut batch)?;
         let assets = i64::try_from(self.inventory.len()).unwrap_or(i64::MAX);

@@ -56,11 +56,11 @@ pub enum Processed {
 /// Takes records through the engine and the inventory, in order.
 #[derive(Debug)]
 pub struct Processor {
-    engine: Arc<Engine>,
-    inventory: Arc<Inventory>,
+    pub(super) engine: Arc<Engine>,
+    pub(super) inventory: Arc<Inventory>,
     correlator: Correlator,
     operations: Operations,
-    type_prefix: String,
+    pub(super) type_prefix: String,
     recent: Recent,
     late: bool,
     history: History,
@@ -192,6 +192,11 @@ impl Processor {
         Ok(self.apply(&record, drafts, observed))
     }
 
+    /// What the log tells of an asset's earlier events.
+    pub(super) fn past(&self) -> impl Fn(&AssetName, Time) -> Vec<PastChange> {
+        |asset, time| (self.history.0)(&self.engine, asset, time)
+    }
+
     fn apply(&self, record: &RecordInfo, drafts: Vec<Draft>, observed: Time) -> Processed {
         let mut events = Vec::with_capacity(drafts.len());
         let mut assets = Vec::with_capacity(drafts.len());
@@ -199,8 +204,7 @@ impl Processor {
         let rule = drafts.first().map_or_else(|| "".into(), |draft| Arc::clone(&draft.rule));
         for (index, mut draft) in drafts.into_iter().enumerate() {
             let id = format!("{}:{index}", record.event_id);
-            let past = |asset: &AssetName, time| (self.history.0)(&self.engine, asset, time);
-            let mut applied = self.inventory.apply(record.time, &id, &mut draft, &past);
+            let mut applied = self.inventory.apply(record.time, &id, &mut draft, &self.past());
             applied.late |= self.late;
             assets.extend(applied.held.take());
             if let Some(document) = applied.document.take() {
