@@ -11,6 +11,7 @@ mod coverage;
 mod demo;
 mod doctor;
 mod explain;
+mod import;
 mod normalize;
 mod records;
 mod serve;
@@ -39,6 +40,7 @@ Examples:
   catchment normalize trail.json.gz | jq     what the records of a file say, without a server
   catchment check --print-default            a configuration file with every key explained
   catchment serve --config catchment.toml    run the gateway
+  catchment import config-snapshot.json.gz   fill the inventory with what there was before
   catchment explain record.json              which rules look for what in a record, and find it
   catchment test --normalizers rules         run a folder of rules over its fixtures
   catchment doctor azure                     find what is missing between Azure and here
@@ -74,6 +76,7 @@ enum Command {
     Normalize(normalize::Arguments),
     Check(check::Arguments),
     Backfill(backfill::Arguments),
+    Import(import::Arguments),
     Test(test::Arguments),
     Explain(explain::Arguments),
     Coverage(coverage::Arguments),
@@ -90,6 +93,7 @@ impl Command {
             Self::Normalize(_)
             | Self::Check(_)
             | Self::Backfill(_)
+            | Self::Import(_)
             | Self::Test(_)
             | Self::Explain(_)
             | Self::Coverage(_)
@@ -206,6 +210,7 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Normalize(arguments) => normalize::run(&arguments, output),
         Command::Check(arguments) => check::run(&arguments, environment, output),
         Command::Backfill(arguments) => backfill::run(arguments, environment, output),
+        Command::Import(arguments) => import::run(arguments, environment, output),
         Command::Azure(arguments) => azure::run(&arguments, output),
         Command::Doctor(arguments) => doctor::run(&arguments, environment, output),
         Command::Test(arguments) => test::run(&arguments, output),
