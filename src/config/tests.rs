@@ -206,13 +206,13 @@ fn every_mistake_is_told_with_key_and_line() {
         (
             "[sources.trail.fil]\npath = \"x\"",
             "catchment.toml, line 1: sources.trail.fil: unknown kind fil (did you mean file?); known kinds are file, \
-             aws_lookup_events, aws_s3_sqs, aws_eventbridge_sqs, azure_event_hubs"
+             aws_lookup_events, aws_s3_sqs, aws_eventbridge_sqs, azure_event_hubs, aws_config, azure_resource_graph"
                 .into(),
         ),
         (
             "[sources.trail]",
             "catchment.toml, line 1: sources.trail: has no kind; give it one of file, aws_lookup_events, aws_s3_sqs, \
-             aws_eventbridge_sqs, azure_event_hubs"
+             aws_eventbridge_sqs, azure_event_hubs, aws_config, azure_resource_graph"
                 .into(),
         ),
         (
@@ -228,7 +228,7 @@ fn every_mistake_is_told_with_key_and_line() {
         (
             "[sources]\ntrail = \"file\"",
             "catchment.toml, line 2: sources.trail: is a section with a kind, such as \
-             [sources.trail.file|aws_lookup_events|aws_s3_sqs|aws_eventbridge_sqs|azure_event_hubs]"
+             [sources.trail.file|aws_lookup_events|aws_s3_sqs|aws_eventbridge_sqs|azure_event_hubs|aws_config|azure_resource_graph]"
                 .into(),
         ),
         ("http = 3", "catchment.toml, line 1: http: is a section, [http], not a value".into()),
