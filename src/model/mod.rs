@@ -18,7 +18,7 @@ pub use draft::{
 };
 pub use event::EventHead;
 pub use ids::{Cursor, Epoch, ParseCursorError, Seq, SourceId};
-pub use operation::{OperationRecord, Phase};
+pub use operation::{DeploymentBegun, OperationRecord, Phase};
 pub use raw::{Origin, RawRecord, Rejected};
 pub use seed::{Seed, SeedDocument, Tally, TallyCounts};
 pub use session::{Caller, Evidence, Session};
