@@ -82,3 +82,6 @@ fn is_same(held: &Held, next: &Held) -> bool {
     (&held.configuration, held.state, &held.arn, &held.aliases)
         == (&next.configuration, next.state, &next.arn, &next.aliases)
 }
+
+#[cfg(test)]
+mod tests;
