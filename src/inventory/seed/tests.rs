@@ -88,7 +88,8 @@ fn a_partial_seed_leaves_what_it_does_not_tell() {
     event(&inventory, 2, CREATE, vec![Step::Replace(json!({ "a": { "x": 1 }, "b": 1 }))]);
     assert_eq!(seed(&inventory, 3, DraftAction::Upsert, json!({ "a": { "y": 1 } }), true), SeedOutcome::Updated);
     assert_eq!(held(&inventory), Some((json!({ "a": { "y": 1 }, "b": 1 }), ConfigurationState::Complete)));
-    let mut touched = Seed { as_of: at(4), draft: draft(DraftAction::Upsert, vec![set("a", json!(2)), Step::Touch], false) };
+    let mut touched =
+        Seed { as_of: at(4), draft: draft(DraftAction::Upsert, vec![set("a", json!(2)), Step::Touch], false) };
     assert_eq!(inventory.seed("", &mut touched, &|_, _| Vec::new()).0, SeedOutcome::Updated);
     assert_eq!(held(&inventory), Some((json!({ "a": 2, "b": 1 }), ConfigurationState::Complete)));
 }

@@ -89,6 +89,9 @@ pub(super) fn seeds(catalog: &Catalog, bytes: &[u8], document: &SeedDocument) ->
     found
 }
 
+type ReadOwn = fn(&Catalog, &Map<String, Value>) -> Result<Seed, SeedFault>;
+type ReadAzure = fn(&azure::Rules, &Forms, &Map<String, Value>, &SeedDocument) -> Result<Seed, SeedFault>;
+
 impl Seeds {
     fn take(&mut self, catalog: &Catalog, value: Value, document: &SeedDocument) {
         let forms = &catalog.seeds.forms;
@@ -111,24 +114,13 @@ impl Seeds {
         }
     }
 
-    fn own(
-        &mut self,
-        catalog: &Catalog,
-        told: &Map<String, Value>,
-        read: fn(&Catalog, &Map<String, Value>) -> Result<Seed, SeedFault>,
-    ) {
+    fn own(&mut self, catalog: &Catalog, told: &Map<String, Value>, read: ReadOwn) {
         // Redacted when it was written.
         self.raw = json!(told).to_string().into();
         self.keep(read(catalog, told));
     }
 
-    fn azure(
-        &mut self,
-        catalog: &Catalog,
-        told: &Map<String, Value>,
-        document: &SeedDocument,
-        read: fn(&azure::Rules, &Forms, &Map<String, Value>, &SeedDocument) -> Result<Seed, SeedFault>,
-    ) {
+    fn azure(&mut self, catalog: &Catalog, told: &Map<String, Value>, document: &SeedDocument, read: ReadAzure) {
         let text = json!(told).to_string();
         let seed = match redact::sanitize(&text, catalog.azure.secrets(), &[]) {
             Err(error) => Err(SeedFault::rejected("unfit_text", error.to_string())),
@@ -274,8 +266,12 @@ fn plain(catalog: &Catalog, item: &Item, view: &Value, place: &Place<'_>) -> Res
     let references = &catalog.aws.references;
     let known = catalog.aws.assets.get(item.kind.as_str());
     let asset = known.ok_or_else(|| SeedFault::UnknownType(item.kind.clone()))?;
-    let ids = [&item.arn, &item.id, &item.name].into_iter().flatten();
-    let named = ids.into_iter().find_map(|id| references.of_kind(asset, id, &[], place));
+    let told = [&item.arn, &item.id, &item.name].into_iter().flatten().map(String::as_str);
+    // What EC2 lists without ARN has an id that tells its type.
+    let members = view.get("configuration").and_then(Value::as_object).into_iter().flat_map(Map::values);
+    let is_own = |id: &&str| references.by_id_prefix(id).is_some_and(|known| Arc::ptr_eq(known, asset));
+    let mut ids = told.chain(members.filter_map(Value::as_str).filter(is_own));
+    let named = ids.find_map(|id| references.of_kind(asset, id, &[], place));
     let Referred { asset, id, name, region } = named.ok_or_else(|| unnamed(&item.kind, "seed/plain"))?;
     let parts = Parts { partition: partition(&region), region: &region, account: place.account, id: &id, vars: &[] };
     let composed = || asset.arn.as_ref()?.render(&parts, false);

@@ -41,6 +41,18 @@ fn an_item_tells_its_form_and_its_name() {
     for (member, members, item, expected) in [
         ("Vpcs", json!({}), json!({ "VpcId": "vpc-1" }), "AWS::EC2::VPC aws/111122223333/eu-west-1/ec2/vpc/vpc-1"),
         (
+            "NatGateways",
+            json!({}),
+            json!({ "SubnetId": "subnet-1", "NatGatewayId": "nat-1", "VpcId": "vpc-1" }),
+            "AWS::EC2::NatGateway aws/111122223333/eu-west-1/ec2/natgateway/nat-1",
+        ),
+        (
+            "LoadBalancerDescriptions",
+            json!({}),
+            json!({ "LoadBalancerName": "old" }),
+            "AWS::ElasticLoadBalancing::LoadBalancer aws/111122223333/eu-west-1/elasticloadbalancing/loadbalancer/old",
+        ),
+        (
             "Volumes",
             json!({}),
             json!({ "VolumeId": "vol-1", "AvailabilityZone": "us-east-1b" }),

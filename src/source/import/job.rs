@@ -147,11 +147,14 @@ fn unless_gone(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
-/// The jobs of a folder that are not done, by name; or why one can't be read.
+/// A job's place, and the job or why it can't be read.
+pub(super) type Found = (Place, Result<Job, String>);
+
+/// The jobs of a folder that are not done, by name.
 ///
 /// # Errors
 /// When there is a folder and it can't be read.
-pub(super) fn list(folder: &Path) -> io::Result<BTreeMap<String, (Place, Result<Job, String>)>> {
+pub(super) fn list(folder: &Path) -> io::Result<BTreeMap<String, Found>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
