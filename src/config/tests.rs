@@ -112,6 +112,11 @@ fn the_examples_of_the_default_file_are_read() {
         namespace = "acme"
         hub = "insights-activity-logs"
         endpoint = "amqps://10.0.0.4"
+        [inventory.aws_config]
+        aggregator = "organization"
+        region = "eu-west-1"
+        role_arn = "arn:aws:iam::111122223333:role/catchment"
+        [azure_inventory.azure_resource_graph]
     "#;
     assert_eq!(config.sources, toml::from_str(expected).unwrap(), "the values of the comments are the defaults");
     assert_eq!(config.normalizers.dir, Some(PathBuf::from("/etc/catchment/normalizers")));
@@ -298,6 +303,18 @@ fn values_that_make_no_sense_are_errors() {
         (
             "[sources.a.aws_lookup_events]\nregions = [\"eu-west-1\", \"eu-west-1\"]",
             "regions: eu-west-1 stands there twice",
+        ),
+        ("[sources.a.aws_config]\naggregator = \"\"\nregion = \"eu-west-1\"", "aggregator: must name an aggregator"),
+        ("[sources.a.aws_config]\naggregator = \"a\"\nregion = \"eu\"", "region: \"eu\" is not a region"),
+        (
+            "[sources.a.aws_config]\naggregator = \"a\"\nregion = \"eu-west-1\"\nresource_types = [\"x' OR 'a\"]",
+            "resource_types: \"x' OR 'a\" is not a type such as AWS::EC2::SecurityGroup",
+        ),
+        ("[sources.a.azure_resource_graph]\nevery_secs = 1", "every_secs: must be from 60 to 31536000"),
+        ("[sources.a.azure_resource_graph]\nendpoint_url = \"x\"", "endpoint_url: must begin with"),
+        (
+            "[sources.a.azure_resource_graph]\nsubscriptions = [\"s\"]\nmanagement_groups = [\"m\"]",
+            "management_groups: give subscriptions or management_groups, not both",
         ),
         ("L\npoll_secs = 0", "poll_secs: must be from 1 to 86400"),
         ("L\nlookback_secs = 7776001", "lookback_secs: must be at most 7776000"),

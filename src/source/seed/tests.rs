@@ -104,12 +104,14 @@ async fn a_sweep_is_told_page_by_page_and_the_next_is_due_after_a_while() {
     assert!((3_500_000..3_700_000).contains(&(times[2] - times[0])), "an hour later: {times:?}");
     assert_eq!(delivered[0].2, None, "a position is of a complete sweep");
 
-    // With the position of the last sweep, a restart waits for the rest of the hour.
-    let position = delivered[2].2.clone();
+    // With the position of a sweep of ten minutes ago, a restart waits for the rest of the hour.
+    assert!(delivered[2].2.is_some());
+    let restarted = clock.now();
+    let swept = Time::from_millis(restarted.millis() - 600_000);
+    let position = Bytes::from(json!({ "version": VERSION, "swept": swept }).to_string());
     listing.pages.lock().unwrap().push_back(page("{}", None));
-    let restarted = clock.now().millis();
-    let (delivered, _) = run(&listing, position, clock).await;
-    assert!(delivered[0].1 - restarted > 3_000_000, "{delivered:?}");
+    let (delivered, _) = run(&listing, Some(position), clock).await;
+    assert_eq!((delivered[0].1 - restarted.millis()) / 10_000, (3_000_000 - 60_000) / 10_000, "{delivered:?}");
 }
 
 #[tokio::test(start_paused = true)]
