@@ -16,11 +16,10 @@ use crate::source::import::{self, FileReport, Job, JobFile, Place, Report};
 
 const EXAMPLES: &str = "\
 Examples:
-  aws ec2 describe-instances --region eu-west-1 > instances.json
-  aws iam get-account-authorization-details > iam.json
   catchment import instances.json iam.json
-  az graph query -q 'Resources' --first 1000 | catchment import -
   catchment import --as-of 2026-01-31T06:00:00Z config-snapshot.json.gz
+  aws iam get-account-authorization-details | catchment import -
+  az graph query -q 'Resources' --first 1000 | catchment import -
 
 Each file tells by itself what it is: snapshots, history files and query results of AWS Config,
 answers of Cloud Control, of aws ... describe, list and get, rows of Azure Resource Graph, az
