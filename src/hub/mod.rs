@@ -4,10 +4,14 @@
 //! share. A [`Subscription`] owns no queue: it asks for what follows its cursor, from wherever that is, so replay and
 //! follow are the same loop, and a slow subscriber costs reads, not memory.
 
+mod cel;
 mod filter;
+#[cfg_attr(not(test), expect(dead_code, reason = "asked by the fan-out, which is on its way"))]
+mod matching;
 mod projection;
 mod ring;
 mod segment;
+mod shape;
 mod subscription;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -27,6 +31,7 @@ use crate::log::{EventLog, LogError};
 use crate::model::{Epoch, Seq};
 use crate::retry::Backoff;
 
+pub use cel::{Expression, ExpressionError, View};
 pub use filter::{AssetTypes, Filter, FilterError, OneOf};
 pub use projection::{Projection, ProjectionError};
 pub use segment::Format;

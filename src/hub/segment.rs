@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::cel::View;
 use super::filter::Filter;
 use super::projection::Projection;
 use crate::log::{Block, LogError};
@@ -139,7 +140,8 @@ impl Segment {
 
     /// Whether an event after a position passes the filter.
     pub(super) fn any_after(&self, after: Seq, filter: &Filter) -> bool {
-        self.heads.get(self.index_after(after)..).is_some_and(|heads| heads.iter().any(|head| filter.matches(head)))
+        let heads = self.heads.iter().enumerate().skip(self.index_after(after));
+        heads.into_iter().any(|(index, head)| filter.matches(&View::new(head, self.json(index))))
     }
 
     /// Appends the matching events after a position to `selected`, as runs of the segment's own bytes, while there is
@@ -157,7 +159,7 @@ impl Segment {
         let start = self.index_after(after);
         for (index, head) in self.heads.iter().enumerate().skip(start) {
             let seq = Seq(self.first.0 + index as u64);
-            if filter.matches(head) {
+            if filter.matches(&View::new(head, self.json(index))) {
                 let range = self.range(index, format);
                 let fits = selected.events == 0 || selected.bytes + range.len() <= room.bytes;
                 if selected.events >= room.events || !fits {
