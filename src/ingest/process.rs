@@ -144,7 +144,21 @@ impl Processor {
         observed: Time,
         is_known: impl FnOnce(&str) -> Result<bool, E>,
     ) -> Result<Processed, E> {
-        let outcome = match self.engine.normalize(record) {
+        let outcome = self.engine.normalize(record);
+        self.complete(outcome, observed, is_known)
+    }
+
+    /// Completes what the engine made of a record: for those who normalize on another thread.
+    ///
+    /// # Errors
+    /// When `is_known` fails.
+    pub fn complete<E>(
+        &mut self,
+        outcome: Outcome,
+        observed: Time,
+        is_known: impl FnOnce(&str) -> Result<bool, E>,
+    ) -> Result<Processed, E> {
+        let outcome = match outcome {
             Outcome::Operation(record) => match self.fold(*record, observed) {
                 Ok(outcome) => outcome,
                 Err(processed) => return Ok(processed),
