@@ -222,7 +222,7 @@ impl Processor {
             assets.extend(applied.held.take());
             if let Some(document) = applied.document.take() {
                 let before = applied.before.take().filter(|_| applied.action == Action::Update);
-                draft.associations.extend(self.engine.mentioned(&draft, before.as_ref(), &document));
+                draft.associations.extend(self.engine.mentioned(&draft, before.as_deref(), &document));
             }
             for association in &mut draft.associations {
                 association.name = self.inventory.canonical(&association.name);

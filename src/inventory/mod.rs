@@ -9,6 +9,7 @@ mod diff;
 mod evict;
 mod journal;
 mod packed;
+mod parsed;
 mod past;
 mod restore;
 mod set;
@@ -27,6 +28,7 @@ pub use self::diff::{Change, ChangeOp, diff};
 use self::evict::Evictor;
 use self::journal::Journal;
 use self::packed::{Packed, Packer};
+use self::parsed::Documents;
 pub use self::past::{Past, PastChange};
 pub use self::stored::{Held, Outline, RestoreError};
 use crate::model::{Action, AssetName, Draft, Step, Time};
@@ -87,9 +89,9 @@ pub struct Applied {
     /// What is held from now on, for the log to store; nothing where a late record's place is no longer known.
     pub held: Option<Arc<Held>>,
     /// The configuration after, to look into; `None` when deleted.
-    pub document: Option<Value>,
+    pub document: Option<Arc<Value>>,
     /// The configuration before, where the asset was held and alive, and the record is not late.
-    pub before: Option<Value>,
+    pub before: Option<Arc<Value>>,
 }
 
 /// The assets.
@@ -104,6 +106,7 @@ pub struct Inventory {
     /// The names in order, for paging.
     names: Mutex<BTreeSet<AssetName>>,
     journal: Mutex<Journal>,
+    documents: Mutex<Documents>,
     evictor: Option<Mutex<Evictor>>,
 }
 
@@ -237,6 +240,9 @@ impl Inventory {
             self.insert(Arc::clone(held));
         }
         left.iter().for_each(|name| self.pack(name));
+        if let Some((document, json)) = applied.document.as_ref().zip(applied.configuration.as_ref()) {
+            self.documents.lock().unwrap_or_else(PoisonError::into_inner).keep(document, json.len());
+        }
         applied
     }
 
@@ -248,22 +254,22 @@ impl Inventory {
             return Step::Copy { from, from_at, at };
         }
         let copied = self.get(&from).and_then(|held| {
-            let other = parse_object(held.configuration.as_deref()?);
-            from_at.resolve(&other).ok().cloned()
+            let other = held.document()?;
+            from_at.resolve(&*other).ok().cloned()
         });
         copied.map_or(Step::Touch, |value| Step::Set { at, value })
     }
 
     fn insert(&self, held: Arc<Held>) {
-        self.note_aliases(&held);
+        self.note_aliases(&held.name, &held.aliases);
         let (name, size) = (held.name.clone(), held.size());
         self.put(name, Slot::Plain(held), size);
     }
 
-    fn note_aliases(&self, held: &Held) {
-        for alias in &held.aliases {
-            if self.aliases.get(alias).is_none_or(|first| *first != held.name) {
-                self.aliases.insert(alias.clone(), held.name.clone());
+    fn note_aliases(&self, name: &AssetName, aliases: &[AssetName]) {
+        for alias in aliases {
+            if self.aliases.get(alias).is_none_or(|first| *first != *name) {
+                self.aliases.insert(alias.clone(), name.clone());
             }
         }
     }

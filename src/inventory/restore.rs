@@ -6,7 +6,7 @@ use std::thread;
 
 use bytes::Bytes;
 
-use super::stored::{Held, RestoreError};
+use super::stored::{Brief, Held, RestoreError};
 use super::{Inventory, Slot};
 
 /// Values handed to another thread at once,
@@ -20,24 +20,20 @@ impl Inventory {
     /// # Errors
     /// When the bytes are not what this version or an older one stores.
     pub fn restore(&self, stored: &[u8]) -> Result<(), RestoreError> {
-        let held = Held::decode(stored)?;
-        self.note_aliases(&held);
-        let packed = match stored.first() {
-            // The form before: all in one.
-            Some(b'{') => self.packer.pack(&held.outline(), &held.provider_type, &held.encode()),
-            _ => self.packer.pack(&held.outline(), &held.provider_type, stored),
+        let Some(brief) = Brief::read(stored)? else {
+            let held = Arc::new(Held::decode(stored)?);
+            self.insert(Arc::clone(&held));
+            self.pack(&held.name);
+            return Ok(());
         };
-        let name = held.name.clone();
-        match packed {
-            Some(packed) => {
-                let size = packed.size(&name);
-                self.put(name, Slot::Packed(Arc::new(packed)), size);
-            }
-            None => {
-                let size = held.size();
-                self.put(name, Slot::Plain(Arc::new(held)), size);
-            }
-        }
+        let name = brief.name();
+        let Some(packed) = self.packer.pack(&brief.outline(&name), &brief.provider_type, stored) else {
+            self.insert(Arc::new(Held::decode(stored)?));
+            return Ok(());
+        };
+        self.note_aliases(&name, &brief.aliases);
+        let size = packed.size(&name);
+        self.put(name, Slot::Packed(Arc::new(packed)), size);
         Ok(())
     }
 

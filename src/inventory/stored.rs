@@ -8,6 +8,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::ConfigurationState;
+use super::parsed::Parsed;
 use crate::model::{AssetName, Time};
 
 /// An asset as the inventory holds it.
@@ -47,6 +48,8 @@ pub struct Held {
     pub last_event: String,
     /// Later names.
     pub aliases: Vec<AssetName>,
+    /// The configuration as a document, if it was at hand lately.
+    pub(super) parsed: Parsed,
 }
 
 /// What lists of assets look at.
@@ -119,6 +122,54 @@ struct Head<'a> {
     /// Of the form before.
     #[serde(borrow, skip_serializing)]
     configuration: Option<&'a RawValue>,
+}
+
+/// Of the head, what is to be known of an asset that is packed as it comes.
+#[derive(Deserialize)]
+pub(super) struct Brief<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow, rename = "type")]
+    neutral_type: Cow<'a, str>,
+    #[serde(borrow)]
+    provider: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) provider_type: Cow<'a, str>,
+    #[serde(borrow)]
+    account: Cow<'a, str>,
+    #[serde(borrow)]
+    region: Cow<'a, str>,
+    state: ConfigurationState,
+    changed: Time,
+    #[serde(default)]
+    pub(super) aliases: Vec<AssetName>,
+}
+
+impl<'a> Brief<'a> {
+    /// `None` for the form before.
+    pub(super) fn read(stored: &'a [u8]) -> Result<Option<Self>, RestoreError> {
+        if stored.first() == Some(&b'{') {
+            return Ok(None);
+        }
+        let (head, _) = split(stored)?;
+        Ok(Some(serde_json::from_slice(head)?))
+    }
+
+    pub(super) fn name(&self) -> AssetName {
+        AssetName::from_text(&self.name)
+    }
+
+    pub(super) fn outline<'b>(&'b self, name: &'b AssetName) -> Outline<'b> {
+        Outline {
+            name,
+            neutral_type: &self.neutral_type,
+            provider: &self.provider,
+            account: &self.account,
+            region: &self.region,
+            state: self.state,
+            changed: self.changed,
+        }
+    }
 }
 
 impl Held {
@@ -203,6 +254,7 @@ impl Held {
             changed: head.changed,
             last_event: head.last_event.into_owned(),
             aliases: head.aliases.into_owned(),
+            parsed: Parsed::default(),
         })
     }
 }
