@@ -27,8 +27,15 @@ pub(super) struct Taken {
 
 impl Ingest {
     /// Takes an item; what is held by it commits with the batch.
-    pub(super) fn seed(&mut self, source: &SourceId, record: RawRecord, document: &SeedDocument, batch: &mut Batch) {
-        let taken = self.processor.seed(&record.bytes, document, self.observed);
+    pub(super) fn seed(
+        &mut self,
+        source: &SourceId,
+        record: RawRecord,
+        found: Seeds,
+        document: &SeedDocument,
+        batch: &mut Batch,
+    ) {
+        let taken = self.processor.seed(found, document, self.observed);
         let count = |outcome: &str| self.metrics.records.with_label_values(&[&*source.0, outcome]).inc();
         self.changes(taken.events, &taken.assets, None, batch);
         match taken.rejected {
@@ -47,8 +54,8 @@ impl Ingest {
 
 impl Processor {
     /// Takes an item of a document, and counts in its tally what became of the assets.
-    pub(super) fn seed(&self, item: &[u8], document: &SeedDocument, observed: Time) -> Taken {
-        let Seeds { seeds, faults, raw } = self.engine.seeds(item, document);
+    pub(super) fn seed(&self, found: Seeds, document: &SeedDocument, observed: Time) -> Taken {
+        let Seeds { seeds, faults, raw } = found;
         let mut taken = Taken::default();
         for fault in faults {
             match fault {
@@ -102,7 +109,7 @@ impl Processor {
     ) -> Result<NewEvent, serde_json::Error> {
         if let Some(after) = applied.document.take() {
             let before = applied.before.take();
-            draft.associations.extend(self.engine.mentioned(&draft, before.as_ref(), &after));
+            draft.associations.extend(self.engine.mentioned(&draft, before.as_deref(), &after));
         }
         let record = record(&draft, as_of, id, raw.clone());
         EventParts {

@@ -32,7 +32,7 @@ impl Inventory {
     pub fn seed(&self, event_id: &str, seed: &mut Seed, past: Past<'_>) -> (SeedOutcome, Option<Applied>) {
         let name = self.canonical(&seed.draft.asset.name);
         let told = told(event_id, seed);
-        let held = self.assets.get(&name).map(|held| Arc::clone(&held));
+        let held = self.first_named(&name);
         match &held {
             None if told.action != DraftAction::Upsert => return (SeedOutcome::Unchanged, None),
             Some(held) if !is_before(&told, held) && is_same(held, &advance(&name, Some(held), &told).1) => {
@@ -41,11 +41,17 @@ impl Inventory {
             _ => {}
         }
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let applied = journal.apply(&name, held.as_ref(), told, past);
+        let (applied, left) = journal.apply(&name, held.as_ref(), told, past);
         drop(journal);
         let next = applied.held.as_ref().filter(|next| held.as_ref().is_none_or(|held| !is_same(held, next)));
-        let Some(next) = next else { return (SeedOutcome::Older, None) };
-        self.insert(Arc::clone(next));
+        if let Some(next) = next {
+            self.insert(Arc::clone(next));
+        }
+        let is_older = next.is_none();
+        left.iter().for_each(|name| self.pack(name));
+        if is_older {
+            return (SeedOutcome::Older, None);
+        }
         let was_alive = held.is_some_and(|held| held.is_alive());
         (if was_alive { SeedOutcome::Updated } else { SeedOutcome::Imported }, Some(applied))
     }
