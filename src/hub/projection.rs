@@ -70,6 +70,7 @@ const DATA: &[(&str, Shape)] = &[
     ("previous_state", Free),
     ("changes", Object(&[("op", Free), ("path", Free), ("from", Free), ("value", Free), ("old", Free)])),
     ("late", Free),
+    ("novelty", Free),
     ("observed", Free),
     ("normalizer", Object(&[("rule", Free), ("confidence", Free), ("version", Free)])),
     ("raw", Free),
