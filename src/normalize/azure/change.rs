@@ -339,7 +339,9 @@ fn associations(rules: &Rules, operation: &Operation<'_>) -> Vec<Association> {
             true => Relation::PartOf,
             false => rules.generic.scope_relation(&own.resource_type()),
         };
-        let parent = parent.whole().map(|parent| rules.known_part(parent));
+        // A location is where something is, and no resource.
+        let parent = parent.whole().filter(|parent| !parent.last_type().eq_ignore_ascii_case("locations"));
+        let parent = parent.map(|parent| rules.known_part(parent));
         found.extend(parent.map(|parent| association(rules, operation, &parent, relation)));
     }
     let told: HashSet<_> = found.iter().map(|association| association.name.clone()).collect();
