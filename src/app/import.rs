@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AppError, ExtraSource, Gateway, INTAKE_BYTES, INTAKE_DELIVERIES, open};
 use crate::config::Config;
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, IngestConfig};
 use crate::log::LogError;
 use crate::metrics::Metrics;
 use crate::reload;
@@ -55,8 +55,8 @@ pub async fn import(config: &Config, begun: Begun, stop: CancellationToken) -> R
     let clock = Clock::system();
     let (now, status) = (clock.clone(), StatusBoard::default().register(begun.id.clone(), import::KIND));
     let (intake, submissions) = Intake::new(INTAKE_DELIVERIES, INTAKE_BYTES);
-    let prefix = config.events.type_prefix.clone();
-    let ingest = Ingest::new(engine, inventory, Arc::clone(&log), metrics, prefix, Box::new(move || now.now()))?;
+    let parts = IngestConfig { type_prefix: config.events.type_prefix.clone(), novelty: config.novelty };
+    let ingest = Ingest::new(engine, inventory, Arc::clone(&log), metrics, parts, Box::new(move || now.now()))?;
     let ingest = spawn_blocking(move || ingest.run(submissions));
     let done = ImportSource::new(begun, clock).run(intake, status, stop).await;
     let ingested = ingest.await?;

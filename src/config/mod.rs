@@ -28,7 +28,7 @@ pub use source::{
     AwsConfigConfig, EventHubsConfig, FileConfig, LookupEventsConfig, ResourceGraphConfig, SourceConfig, SqsConfig,
 };
 
-use crate::model::SourceId;
+use crate::model::{NoveltyLimits, SourceId};
 
 /// The default configuration as a file with comments: what `catchment check --print-default` prints.
 pub const DEFAULT_FILE: &str = include_str!("../../config/catchment.default.toml");
@@ -47,6 +47,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[events]`.
     pub events: EventsConfig,
+    /// `[novelty]`.
+    pub novelty: NoveltyLimits,
     /// `[normalizers]`.
     pub normalizers: NormalizersConfig,
     /// `[shutdown]`.
@@ -128,6 +130,7 @@ impl Default for Config {
             http: HttpConfig::default(),
             log: LogConfig::default(),
             events: EventsConfig::default(),
+            novelty: NoveltyLimits::default(),
             normalizers: NormalizersConfig::default(),
             shutdown: ShutdownConfig::default(),
             sources: BTreeMap::new(),

@@ -117,6 +117,8 @@ impl Processor {
             record: &record,
             draft: &draft,
             applied: &applied,
+            // Nobody is known to have done it.
+            novelty: None,
             id,
             observed,
             rules_version: self.engine.version(),

@@ -31,3 +31,4 @@ mod seeding;
 mod stop;
 mod story;
 mod support;
+mod use_cases;
