@@ -7,9 +7,11 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::testing::{World, ids};
 use super::*;
-use crate::hub::testing::event;
+use crate::hub::testing::{event, gunzip};
 use crate::log::Quarantined;
 use crate::model::{Origin, Rejected, Seq, SourceId};
+use axum::body::Body;
+use tokio_stream::StreamExt;
 
 const SG: &str = "asset://aws/123837392027/us-east-1/ec2/security-group/sg-";
 
@@ -64,6 +66,63 @@ async fn formats_and_headers() {
     }
     let answer = world.get("/v1/events?format=ndjson&after=abc.2&limit=2").await;
     assert_eq!(answer.body, line(3) + &line(4), "lines and nothing else");
+}
+
+#[tokio::test]
+async fn gzip_is_sent_to_who_wants_it() {
+    let world = World::new(5).await;
+    for (accept, gzip) in [
+        ("gzip", true),
+        ("deflate, gzip, br, zstd", true),
+        ("gzip;q=0.5", true),
+        ("br;q=1.0, GZIP; q = 0.8", true),
+        ("x-gzip", true),
+        ("*", true),
+        ("", false),
+        ("identity", false),
+        ("br, deflate", false),
+        ("gzip;q=0", false),
+        ("*;q=0", false),
+        ("*, gzip;q=0", false),
+        ("identity, gzip;q=0.5", false),
+        ("gzip;q=no", false),
+    ] {
+        for uri in ["/v1/events?after=abc.1&limit=3", "/v1/events?after=abc.1&limit=3&format=ndjson&where=raw.n!%3D3"] {
+            let plain = world.get(uri).await;
+            assert_eq!(plain.header("vary"), "accept, accept-encoding");
+            let request = Request::get(uri).header("accept-encoding", accept).body(Body::empty()).unwrap();
+            let (head, body) = world.request(request).await.into_parts();
+            let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+            let encoding = head.headers.get("content-encoding").map(|value| value.to_str().unwrap());
+            assert_eq!(encoding, gzip.then_some("gzip"), "{accept}");
+            let text = if gzip { gunzip(&body).unwrap() } else { body.to_vec() };
+            assert_eq!(String::from_utf8(text).unwrap(), plain.body, "{accept}");
+        }
+    }
+}
+
+/// Each piece can be decoded when it comes: nothing is held back until more comes.
+#[tokio::test]
+async fn compressed_events_are_readable_at_once() {
+    let world = World::new(3).await;
+    let request = Request::get("/v1/events?after=abc.1").header("accept-encoding", "gzip").body(Body::empty()).unwrap();
+    let mut pieces = world.request(request).await.into_body().into_data_stream();
+    let (mut inflate, mut stream) = (flate2::Decompress::new(false), Vec::new());
+    let mut read = async |skip: usize| {
+        let piece = pieces.next().await.unwrap().unwrap();
+        stream.extend_from_slice(&piece);
+        let mut text = Vec::with_capacity(1 << 16);
+        inflate.decompress_vec(&piece[skip..], &mut text, flate2::FlushDecompress::Sync).unwrap();
+        String::from_utf8(text).unwrap()
+    };
+    assert_eq!(read(10).await, "retry: 2000\n: catchment\n");
+    assert_eq!(read(0).await, frame(2) + &frame(3));
+    assert!(read(0).await.starts_with("id: abc.3\nevent: caught-up\n"));
+    world.push(1).await;
+    assert_eq!(read(0).await, frame(4));
+    world.stop.cancel();
+    assert!(read(0).await.ends_with("\"reason\":\"shutdown\"}\n\n"));
+    assert!(String::from_utf8(gunzip(&stream).unwrap()).unwrap().contains("event: closing"), "it has its end");
 }
 
 #[tokio::test]

@@ -13,6 +13,8 @@ use crate::model::{Cursor, Seq};
 
 /// Bytes handed out at once, unless a single event is longer.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// The same of compressed bytes: about as much text, and what its compression takes does not hold up others for long.
+const COMPRESSED_BYTES: usize = 32 * 1024;
 /// Segments looked at in a row before others get their turn.
 const SEGMENTS_AT_ONCE: usize = 64;
 
@@ -104,6 +106,8 @@ pub struct SubscriptionOptions {
     pub projection: Option<Arc<Projection>>,
     /// In which form.
     pub format: Format,
+    /// Whether the stream is compressed with gzip.
+    pub gzip: bool,
     /// Ends after so many events.
     pub limit: Option<u64>,
     /// Ends when the tail, as of this moment, is reached.
@@ -181,7 +185,7 @@ impl Reader {
     pub(super) fn new(hub: &Hub, options: SubscriptionOptions) -> Self {
         Self {
             filter: hub.filters.intern(options.filter),
-            encoding: Encoding { format: options.format, projection: options.projection },
+            encoding: Encoding { format: options.format, projection: options.projection, gzip: options.gzip },
             gap: options.start.gap,
             cursor: options.start.after,
             announced: options.start.after,
@@ -276,7 +280,8 @@ impl Reader {
 
     /// Collects matching events, from as many segments as are in memory and needed.
     fn search(&mut self, hub: &Hub) -> (Selected, Halt) {
-        let room = Room { events: self.remaining, bytes: CHUNK_BYTES };
+        let bytes = if self.encoding.gzip { COMPRESSED_BYTES } else { CHUNK_BYTES };
+        let room = Room { events: self.remaining, bytes };
         let mut selected = Selected::after(self.cursor);
         for _ in 0..SEGMENTS_AT_ONCE {
             let after = selected.scanned;
