@@ -12,10 +12,11 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::error::ApiError;
+use super::handover::{Door, HandoverBody};
 use super::params::{Moment, Params, parse_cursor};
 use super::{App, AppState, Shared};
 use crate::hub::{
-    ClosingReason, Filter, Format, GapReason, Notice, OpenStream, Output, Projection, Start, Subscription,
+    ClosingReason, Filter, Format, GapReason, Notice, OpenStream, Output, PlainStream, Projection, Start, Subscription,
     SubscriptionOptions, Wire, blocking,
 };
 use crate::model::{Cursor, Seq, Time};
@@ -141,7 +142,7 @@ fn accepted_format(headers: &HeaderMap) -> Format {
 }
 
 /// Whether a client wants gzip at least as much as none (<https://www.rfc-editor.org/rfc/rfc9110#field.accept-encoding>).
-fn accepts_gzip(headers: &HeaderMap) -> bool {
+pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
     let (mut gzip, mut identity, mut any) = (None, None, None);
     let fields = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     for coding in fields.flat_map(|value| value.split(',')) {
@@ -218,7 +219,12 @@ fn start_since(log: &dyn crate::log::EventLog, since: Time) -> Result<(Seq, bool
 }
 
 /// `GET /v1/events`.
-pub(super) async fn stream(State(app): State<Shared>, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
+pub(super) async fn stream(
+    State(app): State<Shared>,
+    door: Door,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     if app.state.stop.is_cancelled() {
         return Err(ApiError::Stopping);
     }
@@ -240,17 +246,24 @@ pub(super) async fn stream(State(app): State<Shared>, uri: Uri, headers: HeaderM
         heartbeat: request.heartbeat,
     };
     let mut subscription = Subscription::new(Arc::clone(&app.state.hub), options, app.state.stop.clone());
-    let first = if ends {
-        match first_output(&mut subscription).await {
-            None => return Ok(StatusCode::NO_CONTENT.into_response()),
-            first => first,
+    let (wire, metrics) = (Wire::new(format, bounded, gzip), Arc::clone(&app.state.metrics));
+    if ends {
+        let Some(first) = first_output(&mut subscription).await else {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        };
+        let body = body(subscription, Some(first), wire, OpenStream::new(metrics, permit));
+        return Ok((stream_headers(format, gzip), Body::from_stream(body)).into_response());
+    }
+    let open = OpenStream::new(metrics, permit);
+    Ok(match door {
+        Door::Hyper => {
+            (stream_headers(format, gzip), Body::from_stream(body(subscription, None, wire, open))).into_response()
         }
-    } else {
-        None
-    };
-    let open = OpenStream::new(Arc::clone(&app.state.metrics), permit);
-    let body = body(subscription, first, Wire::new(format, bounded, gzip), open);
-    Ok((stream_headers(format, gzip), Body::from_stream(body)).into_response())
+        Door::FanOut(handover) => {
+            let body = HandoverBody::new(handover, PlainStream::new(subscription, wire, open));
+            (stream_headers(format, gzip), [(header::CONNECTION, "close")], Body::new(body)).into_response()
+        }
+    })
 }
 
 /// What a client gets that comes back to a read whose end lies in the past; `None` when there is nothing left. The

@@ -225,19 +225,16 @@ impl Matches {
         self.hits.values().map(|indexes| HIT_BYTES + size_of_val::<[u32]>(indexes)).sum()
     }
 
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     /// The filters that pass an event, but for [`EVERYTHING`].
     pub(super) fn filters(&self) -> impl ExactSizeIterator<Item = FilterId> {
         self.hits.keys().copied()
     }
 
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     /// Whether one of these filters passes an event.
     pub(super) fn hit(&self, filter: FilterId) -> bool {
         self.hits.contains_key(&filter)
     }
 
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     /// Filters from here on were not asked.
     pub(super) fn asked_before(&self) -> FilterId {
         self.before

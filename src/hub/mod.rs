@@ -7,6 +7,7 @@
 
 mod cel;
 mod compressed;
+mod fanout;
 mod filter;
 mod gzip;
 mod matching;
@@ -36,6 +37,7 @@ use crate::model::{Epoch, Seq};
 use crate::retry::Backoff;
 
 pub use cel::{Expression, ExpressionError, View};
+pub use fanout::{FanOut, FanOutConfig, PlainStream};
 pub use filter::{AssetTypes, Filter, FilterError, OneOf};
 pub use matching::{Filters, InternedFilter, Matches};
 pub use projection::{Projection, ProjectionError};

@@ -201,7 +201,6 @@ impl Reader {
         }
     }
 
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     pub(super) fn filter(&self) -> FilterId {
         self.filter.id()
     }
@@ -210,13 +209,11 @@ impl Reader {
         self.cursor
     }
 
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     /// Passes over events up to a position, which are known not to pass the filter.
     pub(super) fn skip_to(&mut self, position: Seq) {
         self.cursor = self.cursor.max(position);
     }
 
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     /// Holds no segment.
     pub(super) fn shed(&mut self) {
         self.current = None;
@@ -318,8 +315,9 @@ impl Reader {
         let progress = selected.progress(bytes);
         if bytes >= selected.bytes {
             self.cursor = selected.scanned;
-        } else if let Some(last) = progress.last {
-            self.cursor = last;
+        } else {
+            self.cursor = progress.last.unwrap_or(self.cursor);
+            self.current = selected.segment_after(self.cursor);
         }
         self.announced = progress.last.unwrap_or(self.announced);
         self.remaining = self.remaining.saturating_sub(progress.events);

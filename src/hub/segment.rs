@@ -118,7 +118,6 @@ pub(super) struct Progress {
     pub(super) events: u64,
     /// The last of them; `None` when nothing was sent.
     pub(super) last: Option<Seq>,
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     /// What is still to be sent of it.
     pub(super) rest: Bytes,
     /// That of the texts that were sent, where the encoding is compressed.
@@ -152,7 +151,6 @@ impl Selected {
         self.runs.last().map(|run| run.segment.seq(run.events.end.saturating_sub(1)))
     }
 
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     /// The chunks, as slices of the shared buffers.
     pub(super) fn chunks(&self) -> impl Iterator<Item = &[u8]> {
         self.runs.iter().map(|run| match &run.piece {
@@ -181,6 +179,11 @@ impl Selected {
             }
         }
         text.freeze()
+    }
+
+    /// The segment of the first event after a position.
+    pub(super) fn segment_after(&self, position: Seq) -> Option<Arc<Segment>> {
+        self.runs.iter().map(|run| &run.segment).find(|segment| segment.last() > position).map(Arc::clone)
     }
 
     /// How far `sent` bytes of the chunks go.
@@ -386,7 +389,6 @@ impl Segment {
         passing.next(self.heads.index_after(after), self.spans.len()).is_some()
     }
 
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     pub(super) fn heads(&self) -> &Heads {
         &self.heads
     }

@@ -43,6 +43,10 @@ impl Subscription {
         Self { tail: hub.tail.subscribe(), reader: Reader::new(&hub, options), hub, stop }
     }
 
+    pub(super) fn into_reader(self) -> Reader {
+        self.reader
+    }
+
     /// Waits for what comes next; `None` after [`Notice::Closing`].
     ///
     /// Cancel safe: nothing is lost when the future is dropped.
