@@ -317,7 +317,8 @@ impl Reader {
             self.cursor = selected.scanned;
         } else {
             self.cursor = progress.last.unwrap_or(self.cursor);
-            self.current = selected.segment_after(self.cursor);
+            let rest = selected.segment_after(self.cursor);
+            self.current = rest.map(|(segment, passing)| Held { segment, passing });
         }
         self.announced = progress.last.unwrap_or(self.announced);
         self.remaining = self.remaining.saturating_sub(progress.events);

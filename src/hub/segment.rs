@@ -98,6 +98,8 @@ pub(crate) struct Selected {
 struct Run {
     segment: Arc<Segment>,
     events: Range<usize>,
+    /// What of the segment is wanted.
+    passing: Passing,
     /// Where the encoding is compressed: a piece with just these events.
     piece: Option<Chunk>,
 }
@@ -181,9 +183,10 @@ impl Selected {
         text.freeze()
     }
 
-    /// The segment of the first event after a position.
-    pub(super) fn segment_after(&self, position: Seq) -> Option<Arc<Segment>> {
-        self.runs.iter().map(|run| &run.segment).find(|segment| segment.last() > position).map(Arc::clone)
+    /// The segment of the first event after a position, and what of it was wanted.
+    pub(super) fn segment_after(&self, position: Seq) -> Option<(Arc<Segment>, Passing)> {
+        let run = self.runs.iter().find(|run| run.segment.last() > position)?;
+        Some((Arc::clone(&run.segment), run.passing.clone()))
     }
 
     /// How far `sent` bytes of the chunks go.
@@ -219,7 +222,7 @@ impl Selected {
         progress
     }
 
-    fn push(&mut self, segment: &Arc<Segment>, events: Range<usize>, bytes: usize) {
+    fn push(&mut self, segment: &Arc<Segment>, events: Range<usize>, passing: &Passing, bytes: usize) {
         self.events += events.len() as u64;
         self.bytes += bytes;
         match self.runs.last_mut() {
@@ -228,7 +231,10 @@ impl Selected {
             {
                 run.events.end = events.end;
             }
-            _ => self.runs.push(Run { segment: Arc::clone(segment), events, piece: None }),
+            _ => {
+                let (segment, passing) = (Arc::clone(segment), passing.clone());
+                self.runs.push(Run { segment, events, passing, piece: None });
+            }
         }
     }
 }
@@ -438,7 +444,7 @@ impl Segment {
                 selected.scanned = Seq(self.seq(index).0 - 1);
                 return;
             }
-            selected.push(self, index..index + 1, bytes);
+            selected.push(self, index..index + 1, passing, bytes);
             start = index + 1;
         }
         selected.scanned = self.last();
@@ -467,7 +473,8 @@ impl Segment {
             selected.events += events.len() as u64;
             selected.bytes += chunk.bytes.len();
             start = events.end;
-            selected.runs.push(Run { segment: Arc::clone(self), events, piece: Some(chunk) });
+            let (segment, passing) = (Arc::clone(self), passing.clone());
+            selected.runs.push(Run { segment, events, passing, piece: Some(chunk) });
         }
         selected.scanned = self.last();
     }
@@ -478,7 +485,7 @@ impl Segment {
         let bytes = self.chunks.len().saturating_sub(self.chunk(start).start);
         let fits = selected.bytes + bytes <= room.bytes && rest.len() as u64 <= room.events - selected.events;
         if fits && !rest.is_empty() {
-            selected.push(self, rest, bytes);
+            selected.push(self, rest, &Passing::All, bytes);
             selected.scanned = self.last();
         }
         fits

@@ -70,12 +70,13 @@ impl World {
             filter: Filter::default(),
             projection: None,
             format: Format::Sse,
+            gzip: false,
             limit: None,
             until: None,
             heartbeat: None,
         };
         change(&mut options);
-        let wire = Wire { format: options.format, bounded: options.limit.is_some() };
+        let wire = Wire::new(options.format, options.limit.is_some(), options.gzip);
         let socket = TcpSocket::new_v4().unwrap();
         if small {
             socket.set_recv_buffer_size(2_048).unwrap();
