@@ -8,7 +8,7 @@
 //! `cargo bench --bench fanout [-- SCENARIO…]`; `CATCHMENT_BENCH_QUICK=1` shortens it. For Nchan:
 //! `apt-get install nginx-light libnginx-mod-nchan`. Up to 10,000 connections: `ulimit -n` must allow 11,000 files.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 mod load;
 mod peers;

@@ -33,8 +33,9 @@ pub(crate) fn run() {
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         let (number, count) = line.split_once(' ').unwrap();
         let (number, count): (u64, u64) = (number.parse().unwrap(), count.parse().unwrap());
-        let last = (number..number + count).map(|number| log.append(batch(number)).unwrap()).last();
-        runtime.block_on(last.unwrap()).unwrap();
+        for pending in (number..number + count).map(|number| log.append(batch(number)).unwrap()).collect::<Vec<_>>() {
+            runtime.block_on(pending).unwrap();
+        }
     }
 }
 
