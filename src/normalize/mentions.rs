@@ -127,8 +127,7 @@ impl Mentions {
         asset: &AssetRef,
         mention: &Mention<'_>,
     ) -> Option<(Referred, Relation)> {
-        let key = mention.key.to_ascii_lowercase();
-        if asset.arn.as_deref() == Some(mention.text) || self.ignored.iter().any(|glob| glob.matches_lower(&key)) {
+        if asset.arn.as_deref() == Some(mention.text) || self.ignored.iter().any(|glob| glob.matches(mention.key)) {
             return None;
         }
         let sibling = |key: &str| mention.members?.get(key)?.as_str();
@@ -147,7 +146,7 @@ impl Mentions {
         if referred.region == "-" && !referred.asset.global {
             return None;
         }
-        let by_key = self.keys.iter().find(|rule| rule.key.matches_lower(&key)).map(|rule| rule.relation);
+        let by_key = self.keys.iter().find(|rule| rule.key.matches(mention.key)).map(|rule| rule.relation);
         let by_type = || self.types.get(&referred.asset.kind.provider_type).copied();
         let relation = by_key.or_else(by_type).unwrap_or(Relation::Uses);
         Some((referred, relation))

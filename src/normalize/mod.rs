@@ -9,6 +9,7 @@ mod configuration;
 mod eval;
 mod explain;
 mod expression;
+mod json;
 mod mentions;
 mod method;
 mod plan;
@@ -26,6 +27,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use self::catalog::Catalog;
+use self::json::Arena;
 use self::plan::EventPlan;
 use self::redact::SecretNames;
 use crate::model::{Association, Draft, OperationRecord, RecordInfo, Session};
@@ -168,9 +170,10 @@ impl Engine {
                 format!("not UTF-8 text: {error}; send the record as it came from the provider"),
             )
         })?;
-        let record = aws::Record::parse(text).map_err(not_json)?;
-        match Provider::of(&record) {
-            Provider::Aws => aws::normalize(&self.catalog, text, record),
+        let arena = Arena::new();
+        let head = aws::Record::head(text, &arena).map_err(not_json)?;
+        match Provider::of(&head) {
+            Provider::Aws => aws::normalize(&self.catalog, text, head, &arena),
             Provider::Azure => azure::normalize(&self.catalog, text),
         }
     }

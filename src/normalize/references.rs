@@ -97,7 +97,7 @@ impl References {
         &self,
         asset: &Arc<AssetPlan>,
         id: &str,
-        vars: &[(Box<str>, String)],
+        vars: &[(&str, &str)],
         place: &Place<'_>,
     ) -> Option<Referred> {
         let Some(arn) = Arn::parse(id, place) else { return referred(asset, id, vars, place) };
@@ -134,8 +134,7 @@ impl References {
         let captured = pattern.capture(arn.resource)?;
         let id = captured.iter().find_map(|(name, value)| (*name == "id").then_some(*value))?;
         let id = self.without_path(arn.service, self.cut(arn.service, id));
-        let vars: Vec<_> = captured.iter().map(|(name, value)| (Box::from(*name), (*value).to_owned())).collect();
-        is_definite(id).then(|| referred(asset, id, &vars, &arn.place()))?
+        is_definite(id).then(|| referred(asset, id, &captured, &arn.place()))?
     }
 
     fn cut<'i>(&self, service: &str, id: &'i str) -> &'i str {
@@ -149,7 +148,7 @@ impl References {
     }
 }
 
-fn referred(asset: &Arc<AssetPlan>, id: &str, vars: &[(Box<str>, String)], place: &Place<'_>) -> Option<Referred> {
+fn referred(asset: &Arc<AssetPlan>, id: &str, vars: &[(&str, &str)], place: &Place<'_>) -> Option<Referred> {
     let Place { account, region, .. } = *place;
     let parts = Parts { partition: partition(region), region, account, id, vars };
     Some(Referred {
