@@ -10,6 +10,7 @@ mod eval;
 mod explain;
 mod expression;
 mod json;
+mod keys;
 mod mentions;
 mod method;
 mod plan;

@@ -1,7 +1,7 @@
 //! Rules as they are run: pointers parsed, names resolved, everything checked.
 
 use std::collections::HashMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::Arc;
 
 use jsonptr::PointerBuf;
@@ -448,7 +448,7 @@ impl Template {
 
     /// `None`: a var was not found.
     pub(super) fn render(&self, parts: &Parts<'_>, encode: bool) -> Option<String> {
-        let mut text = String::new();
+        let mut text = String::with_capacity(96);
         for part in &self.0 {
             let value = match part {
                 Part::Text(literal) => {
@@ -462,7 +462,7 @@ impl Template {
                 Part::Var(name) => parts.vars.iter().find(|(var, _)| **var == **name).map(|(_, value)| *value)?,
             };
             if encode {
-                let _ = write!(text, "{}", AssetName::encode(value));
+                text.extend(AssetName::encode(value));
             } else {
                 text.push_str(value);
             }

@@ -6,7 +6,6 @@
 //! refuses what would break those who read it.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -17,6 +16,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::json::MAX_DEPTH;
+use super::keys::Keys;
 use super::pointer::Path;
 
 /// What stands in the place of a secret.
@@ -38,29 +38,21 @@ pub(super) enum UnfitText {
 #[derive(Clone, Debug, Default)]
 pub(super) struct SecretNames {
     /// In lower case.
-    names: HashSet<Box<str>>,
-    /// A bit for each length that a name has, by its first letter: most keys are known by it to be none.
-    lengths: [u64; 32],
+    names: Keys<()>,
     /// Finds the names within a text. `None` where there are none.
     anywhere: Option<AhoCorasick>,
 }
 
 impl SecretNames {
     pub(super) fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
-        let names: HashSet<Box<str>> = names.into_iter().map(|name| name.to_ascii_lowercase().into()).collect();
-        let mut lengths = [0; 32];
-        for name in &names {
-            if let Some(known) = lengths.get_mut(first_letter(name)) {
-                *known |= length_bit(name);
-            }
-        }
-        let anywhere = AhoCorasick::builder().ascii_case_insensitive(true).build(names.iter().map(|name| &**name));
-        Self { lengths, anywhere: anywhere.ok().filter(|_| !names.is_empty()), names }
+        let names: Keys<()> = names.into_iter().map(|name| (name.to_ascii_lowercase(), ())).collect();
+        let anywhere = AhoCorasick::builder().ascii_case_insensitive(true).build(names.names());
+        Self { anywhere: anywhere.ok().filter(|names| names.patterns_len() > 0), names }
     }
 
     /// A member of this name is a secret.
     pub(super) fn contains(&self, name: &str) -> bool {
-        if self.lengths.get(first_letter(name)).is_none_or(|known| known & length_bit(name) == 0) {
+        if !self.names.may_have(name) {
             return false;
         }
         // Lower-casing on the stack: nearly all names are short and none of these is long.
@@ -68,7 +60,7 @@ impl SecretNames {
         let Some(lower) = buffer.get_mut(..name.len()) else { return false };
         lower.copy_from_slice(name.as_bytes());
         lower.make_ascii_lowercase();
-        std::str::from_utf8(lower).is_ok_and(|lower| self.names.contains(lower))
+        std::str::from_utf8(lower).is_ok_and(|lower| self.names.get(lower).is_some())
     }
 
     /// Whether a text is JSON, as far as a glance tells, in which [`sanitize`] may find something.
@@ -81,14 +73,6 @@ impl SecretNames {
         let deep = || text.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count() > MAX_DEPTH;
         named || memchr::memmem::find(text.as_bytes(), b"\\u").is_some() || deep()
     }
-}
-
-fn first_letter(name: &str) -> usize {
-    usize::from(name.as_bytes().first().copied().unwrap_or_default() & 0x1f)
-}
-
-fn length_bit(name: &str) -> u64 {
-    1 << name.len().min(63)
 }
 
 /// No line breaks, but for those at the ends.
