@@ -140,11 +140,13 @@ impl Engine {
     /// left out. Empty where no rule is asked: the record is a read, a failed call, or unmapped.
     #[must_use]
     pub fn explain(&self, bytes: &[u8]) -> Vec<Value> {
-        let explained =
-            std::str::from_utf8(bytes).ok().and_then(|text| match Provider::of(&aws::Record::parse(text).ok()?) {
+        let explained = std::str::from_utf8(bytes).ok().and_then(|text| {
+            let arena = Arena::new();
+            match Provider::of(&aws::Record::head(text, &arena).ok()?) {
                 Provider::Aws => aws::explain(&self.catalog, text),
                 Provider::Azure => azure::explain(&self.catalog, text),
-            });
+            }
+        });
         explained.unwrap_or_default()
     }
 
