@@ -26,7 +26,7 @@ use self::fields::Fields;
 use self::generic::Verdict;
 use super::catalog::Catalog;
 use super::eval::Evaluated;
-use super::expression::Scope;
+use super::json::Arena;
 use super::method::MethodRules;
 use super::plan::{AssetPlan, EventPlan, Plan, Template};
 use super::redact::SecretNames;
@@ -343,8 +343,9 @@ fn redacting<'r>(rules: &'r Rules, activity: &Activity) -> Vec<&'r EventPlan> {
         return own;
     }
     let Some(operation) = Operation::of(std::slice::from_ref(activity)) else { return own };
-    let view = operation.view(rules);
-    own.into_iter().filter(|rule| rule.holds(Scope { record: &view, element: None })).collect()
+    let arena = Arena::new();
+    let scope = operation.view(rules).facts(&arena).scope();
+    own.into_iter().filter(|rule| rule.holds(scope)).collect()
 }
 
 /// What the records of one operation make together; the first is told the identity by `operation_id`.
