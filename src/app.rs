@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use crate::config::{Config, SourceConfig};
 use crate::http::{self, AppState, HttpConfig, HttpConfigError, Readiness, ServeConfig};
 use crate::hub::{FanOut, FanOutConfig, Hub, HubConfig};
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, IngestConfig};
 use crate::inventory::{Inventory, RestoreError};
 use crate::log::{EmbeddedLog, EventLog, LogError, MemoryLog, Retention};
 use crate::metrics::Metrics;
@@ -171,7 +171,7 @@ impl Gateway {
             Arc::clone(&inventory),
             Arc::clone(&log),
             Arc::clone(&metrics),
-            config.events.type_prefix.clone(),
+            IngestConfig { type_prefix: config.events.type_prefix.clone(), novelty: config.novelty },
             Box::new(move || now.now()),
         )?;
         let ingest = spawn_blocking(move || ingest.run(submissions));
