@@ -11,7 +11,7 @@ use catchment::hub::{FanOut, FanOutConfig, Hub, HubConfig};
 use catchment::inventory::Inventory;
 use catchment::log::{Batch, EventLog, MemoryLog, NewEvent, Retention};
 use catchment::metrics::Metrics;
-use catchment::model::{Action, AssetName, EventHead, Time};
+use catchment::model::{Action, AssetName, EventHead, Novelty, Time};
 use catchment::source::StatusBoard;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -76,6 +76,7 @@ fn batch(number: u64) -> Batch {
         region: "eu-west-1".to_owned(),
         principals: Vec::new(),
         method: "cli".to_owned(),
+        novelty: Novelty::default(),
     };
     Batch { events: vec![NewEvent { head, json: Bytes::from(event(number)) }], ..Batch::default() }
 }
