@@ -9,6 +9,7 @@ mod diff;
 mod evict;
 mod journal;
 mod past;
+mod replay;
 mod set;
 mod stored;
 
@@ -25,6 +26,7 @@ pub use self::diff::{Change, ChangeOp, diff};
 use self::evict::Evictor;
 use self::journal::Journal;
 pub use self::past::{Past, PastChange};
+pub use self::replay::{Logged, Version, oldest, replay};
 pub use self::stored::{Held, RestoreError};
 use crate::model::{Action, AssetName, Draft, Step, Time};
 

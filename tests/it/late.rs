@@ -57,4 +57,23 @@ fn a_late_record_finds_its_place_with_and_without_a_kill_in_between() {
     let asset = server.get_json(&format!("/v1/assets/{GROUP}"));
     assert_eq!(ports(&asset["configuration"]), [22, 80, 443]);
     assert_eq!((&asset["last_event"], &asset["configuration_state"]), (&json!("open-443:0"), &json!("complete")));
+
+    // What was held when: by event time, whenever it was told.
+    let at = |second: u32| server.get_json(&format!("/v1/assets/{GROUP}?as_of=2026-02-03T04:05:{second:02}Z"));
+    for (second, expected) in
+        [(9, vec![]), (10, vec![80]), (20, vec![22, 80]), (29, vec![22, 80]), (30, vec![22, 80, 443])]
+    {
+        let then = at(second);
+        assert_eq!(ports(&then["configuration"]), expected, "{second}");
+        assert_eq!(then["as_of"], format!("2026-02-03T04:05:{second:02}.000Z"));
+    }
+    let before = server.get(&format!("/v1/assets/{GROUP}?as_of=2026-02-03T04:05:05Z"));
+    assert_eq!(before.0, 404, "{}", before.1);
+    let blame = server.get_json(&format!("/v1/assets/{GROUP}/blame"));
+    for port in [22, 80, 443] {
+        let field = |value: &Value| value["value"] == port && value["path"].as_str().unwrap().ends_with("/fromPort");
+        let field = blame["fields"].as_array().unwrap().iter().find(|one| field(one)).unwrap();
+        assert_eq!(field["set_by"]["event"], format!("open-{port}:0"));
+        assert_eq!(field["set_by"]["operation"], "AuthorizeSecurityGroupIngress");
+    }
 }
