@@ -220,7 +220,9 @@ impl Ingest {
 /// What correlation remembered before a restart.
 fn restore(correlator: &mut Correlator, log: &dyn EventLog) -> Result<(), LogError> {
     let mut values = Vec::new();
-    log.for_each_correlation(correlate::KEY_PREFIX, &mut |value| values.push(value))?;
+    for prefix in correlate::KEY_PREFIXES {
+        log.for_each_correlation(prefix, &mut |value| values.push(value))?;
+    }
     if let Err(error) = correlator.restore(values) {
         // It helps attribution, no event depends on it: better to start without than not to start.
         warn!(%error, "what correlation remembered can't be read; it begins anew");

@@ -154,7 +154,10 @@ impl Processor {
         self.conclude(outcome, observed, is_known)
     }
 
-    fn fold(&mut self, record: OperationRecord, observed: Time) -> Result<Outcome, Processed> {
+    fn fold(&mut self, mut record: OperationRecord, observed: Time) -> Result<Outcome, Processed> {
+        if let Some(deployment) = record.deployment.take() {
+            self.correlator.note_deployment(*deployment);
+        }
         let event_id = format!("{:032x}", record.id);
         let skipped = |reason: &str| Processed::Skipped { reason: reason.into(), rule: None };
         match self.operations.take(record, observed) {

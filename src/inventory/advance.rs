@@ -9,6 +9,9 @@ use super::stored::Held;
 use super::{Applied, ConfigurationState, PreviousState, empty, parse_object};
 use crate::model::{Action, AssetName, AssetRef, Draft, DraftAction, KeyedSet, Step, Time};
 
+/// The region of what has none, or of which none is told.
+const NO_REGION: &str = "-";
+
 /// What a record tells of an asset.
 #[derive(Clone, Debug)]
 pub(super) struct Told {
@@ -54,6 +57,7 @@ pub(super) fn advance(name: &AssetName, held: Option<&Held>, told: &Told) -> (Ap
         name: name.clone(),
         action,
         arn: told_arn(&told.asset, held),
+        region: region(&told.asset, document.as_ref().or(before.as_ref()), held),
         display_name,
         tags,
         configuration: document.as_ref().map(|document| document.to_string().into()),
@@ -77,6 +81,7 @@ pub(super) fn out_of_place(name: &AssetName, held: &Held, told: &Told) -> Applie
     applied.late = true;
     applied.before = None;
     applied.arn = told_arn(&told.asset, Some(held));
+    applied.region = region(&told.asset, applied.document.as_ref(), Some(held));
     if told.action == DraftAction::Upsert {
         applied.action = Action::Update;
     }
@@ -173,7 +178,7 @@ fn keep(mut applied: Applied, before: Option<&Held>, told: &Told) -> (Applied, H
         arn: applied.arn.clone(),
         arn_is_told: asset.arn_is_told || before.is_some_and(|held| held.arn_is_told),
         account: asset.account.clone(),
-        region: asset.region.clone(),
+        region: applied.region.clone(),
         display_name: applied.display_name.clone(),
         tags: applied.tags.clone(),
         configuration: applied.configuration.clone(),
@@ -190,6 +195,15 @@ fn keep(mut applied: Applied, before: Option<&Held>, told: &Told) -> (Applied, H
 fn told_arn(asset: &AssetRef, held: Option<&Held>) -> Option<String> {
     let kept = held.filter(|held| held.arn_is_told && !asset.arn_is_told).and_then(|held| held.arn.clone());
     kept.or_else(|| asset.arn.clone()).or_else(|| held?.arn.clone())
+}
+
+/// The region by the record's own word, else by the configuration's, else the one known before.
+fn region(asset: &AssetRef, document: Option<&Value>, held: Option<&Held>) -> String {
+    if asset.region != NO_REGION {
+        return asset.region.clone();
+    }
+    let told = document.and_then(|document| asset.kind.region_in(document));
+    told.or_else(|| Some(held?.region.clone())).unwrap_or_else(|| NO_REGION.to_owned())
 }
 
 /// The name that people know, and the tags.

@@ -65,6 +65,8 @@ pub struct Applied {
     pub action: Action,
     /// The ARN: the record's own or the one held before a composed one.
     pub arn: Option<String>,
+    /// The region it lives in, `-` where it has none or none is known.
+    pub region: String,
     /// The name that people know.
     pub display_name: Option<String>,
     /// The tags, as a JSON object.

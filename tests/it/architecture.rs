@@ -14,6 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "app",
             "config",
+            "correlate",
             "decode",
             "fixture",
             "hub",
