@@ -46,6 +46,8 @@ struct Asset {
     provider: String,
     provider_type: String,
     id: String,
+    #[serde(default)]
+    uid: Option<String>,
     arn: Option<String>,
     display_name: Option<String>,
     account: String,
@@ -108,7 +110,7 @@ impl<'a> Event<'a> {
     /// As it was logged, with the draft of its record if rules are given.
     pub(super) fn logged(self, engine: Option<&Engine>) -> Logged {
         let draft = engine.and_then(|engine| self.draft(engine));
-        let Asset { name, r#type, provider, provider_type, id, arn, display_name, account, region, tags } =
+        let Asset { name, r#type, provider, provider_type, id, uid, arn, display_name, account, region, tags } =
             self.data.asset;
         let kind = AssetKind {
             provider: if provider == "azure" { "azure" } else { "aws" },
@@ -123,6 +125,7 @@ impl<'a> Event<'a> {
             event_id: self.id,
             action: self.data.action,
             asset: AssetRef { kind: Arc::new(kind), name, id, arn, arn_is_told, account, region },
+            uid,
             display_name,
             tags,
             draft,

@@ -175,10 +175,11 @@ impl History {
 
 /// What may lack something that was told.
 fn partial(held: &Arc<Held>) -> Arc<Held> {
-    match held.state {
-        ConfigurationState::Complete => Arc::new(Held { state: ConfigurationState::Partial, ..Held::clone(held) }),
-        ConfigurationState::Partial | ConfigurationState::Deleted => Arc::clone(held),
+    let mut held = Held::clone(held);
+    if held.state == ConfigurationState::Complete {
+        held.state = ConfigurationState::Partial;
     }
+    Arc::new(held)
 }
 
 #[cfg(test)]

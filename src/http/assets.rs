@@ -28,6 +28,7 @@ pub(super) struct AssetBody<'a> {
     provider: &'a str,
     provider_type: &'a str,
     id: &'a str,
+    uid: Option<&'a str>,
     arn: Option<&'a str>,
     display_name: Option<&'a str>,
     account: &'a str,
@@ -61,6 +62,7 @@ impl<'a> AssetBody<'a> {
             provider: &held.provider,
             provider_type: &held.provider_type,
             id: &held.id,
+            uid: held.uid.as_deref(),
             arn: held.arn.as_deref(),
             display_name: held.display_name.as_deref(),
             account: &held.account,
@@ -144,7 +146,9 @@ pub(super) async fn list(State(app): State<Shared>, uri: Uri) -> Result<Response
     let page = move || {
         let mut found = Vec::new();
         inventory.walk(after.as_ref(), &|asset| filter.matches(asset), &mut |asset| {
-            found.push(asset);
+            if filter.tag.as_ref().is_none_or(|wanted| has_tag(&asset.tags, wanted)) {
+                found.push(asset);
+            }
             // One more than asked for, to know whether there is a next page.
             found.len() <= limit
         });

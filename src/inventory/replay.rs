@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::advance::{Told, advance};
 use super::diff::{Change, ChangeOp, diff};
 use super::journal::Recent;
+use super::parsed::Parsed;
 use super::stored::Held;
 use super::{ConfigurationState, PreviousState, empty, parse_object};
 use crate::model::{Action, AssetRef, Draft, DraftAction, KeyedSet, Step, Time};
@@ -25,6 +26,8 @@ pub struct Logged {
     pub action: Action,
     /// The asset, as the event names it.
     pub asset: AssetRef,
+    /// Tells the asset from others of the same name.
+    pub uid: Option<String>,
     /// The name that people know.
     pub display_name: Option<String>,
     /// The tags, as a JSON object.
@@ -104,6 +107,7 @@ impl Logged {
         Some(Arc::new(Held {
             name: self.asset.name.clone(),
             id: self.asset.id.clone(),
+            uid: self.uid_before(),
             neutral_type: kind.neutral_type.clone(),
             provider: kind.provider.to_owned(),
             provider_type: kind.provider_type.clone(),
@@ -119,7 +123,13 @@ impl Logged {
             changed: first_seen,
             last_event: String::new(),
             aliases: Vec::new(),
+            parsed: Parsed::default(),
         }))
+    }
+
+    /// What was deleted before an asset was created was another.
+    fn uid_before(&self) -> Option<String> {
+        self.uid.clone().filter(|_| self.action != Action::Create)
     }
 
     /// What its record tells, if that still makes of what was before what the event says: rules may have changed since.
@@ -157,8 +167,8 @@ impl Logged {
             && json(after.configuration.as_ref()) == json(self.configuration.as_ref());
         if is_as_told {
             let (display_name, tags) = (self.display_name.clone(), self.tags.clone());
-            let arn = self.asset.arn.clone();
-            return (self.changes.clone(), Arc::new(Held { display_name, tags, arn, ..Held::clone(after) }));
+            let (arn, uid) = (self.asset.arn.clone(), self.uid.clone().or_else(|| after.uid.clone()));
+            return (self.changes.clone(), Arc::new(Held { display_name, tags, arn, uid, ..Held::clone(after) }));
         }
         let changes = after.configuration.as_ref().map_or_else(Vec::new, |after| {
             diff(&before.map_or_else(empty, |before| parse_object(before)), &parse_object(after), sets)

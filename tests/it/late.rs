@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::program::catchment;
 use crate::support::server::{Server, folder};
 use crate::support::trail::{add, create_group};
 
@@ -76,4 +77,25 @@ fn a_late_record_finds_its_place_with_and_without_a_kill_in_between() {
         assert_eq!(field["set_by"]["event"], format!("open-{port}:0"));
         assert_eq!(field["set_by"]["operation"], "AuthorizeSecurityGroupIngress");
     }
+
+    // The same for people.
+    let asset = |arguments: &[&str]| {
+        let mut command = catchment();
+        command.args(["asset", GROUP, "--url", &server.url("")]).args(arguments);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, text, problem) = asset(&[]);
+    assert_eq!((code, &*problem), (Some(0), ""), "{text}");
+    assert!(text.starts_with(GROUP) && text.contains("AuthorizeSecurityGroupIngress ("), "{text}");
+    let json: Value = serde_json::from_str(&asset(&["--at", "2026-02-03T04:05:20Z", "--json"]).1).unwrap();
+    assert_eq!((ports(&json["configuration"]), &json["as_of"]), (vec![22, 80], &json!("2026-02-03T04:05:20.000Z")));
+    let (code, text, _) = asset(&["--diff", "2026-02-03T04:05:15Z", "2026-02-03T04:05:25Z"]);
+    let changed: Vec<&str> = text.lines().filter(|line| line.starts_with(['+', '-'])).collect();
+    assert_eq!((code, changed.len()), (Some(0), 3), "{text}");
+    assert!(changed[2].starts_with("+ /rules/-") && changed[2].contains(r#""fromPort":22"#), "{text}");
+    let (code, _, problem) = asset(&["--at", "2026-02-03T04:00:00Z"]);
+    assert!(code == Some(1) && problem.contains("nothing is known of asset"), "{problem}");
+    let (code, _, problem) = asset(&["--at", "yesterday"]);
+    assert!(code == Some(1) && problem.contains("parameter as_of"), "{problem}");
 }
