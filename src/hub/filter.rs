@@ -1,5 +1,8 @@
 //! What a subscriber wants to see, compiled once and then asked for every event.
 
+use std::sync::Arc;
+
+use super::cel::{Expression, Field, Requirement, View};
 use crate::model::{Action, EventHead, Time};
 
 /// Texts of which one must be met.
@@ -42,7 +45,14 @@ impl AssetTypes {
             }
         }
         whole.sort_unstable();
+        families.sort_unstable();
         Ok(Self { whole: OneOf(whole), families })
+    }
+
+    fn keys(&self) -> Vec<Key<'_>> {
+        let mut keys = Key::all(KeyField::Is(Field::AssetType), self.whole.texts());
+        keys.extend(Key::all(KeyField::Family, self.families.iter().map(AsRef::as_ref)));
+        keys
     }
 
     /// Whether the type is one of them.
@@ -66,10 +76,17 @@ impl AssetNames {
             let reason = format!("{item:?} is no asset name: they begin with asset://");
             return Err(FilterError { parameter, reason });
         }
-        let (prefixes, mut whole): (Vec<_>, Vec<_>) =
+        let (mut prefixes, mut whole): (Vec<_>, Vec<_>) =
             items.into_iter().map(String::into_boxed_str).partition(|item| item.ends_with('/'));
         whole.sort_unstable();
+        prefixes.sort_unstable();
         Ok(Self { whole: OneOf(whole), prefixes })
+    }
+
+    fn keys(&self) -> Vec<Key<'_>> {
+        let mut keys = Key::all(KeyField::Is(Field::Asset), self.whole.texts());
+        keys.extend(Key::all(KeyField::AssetPrefix, self.prefixes.iter().map(AsRef::as_ref)));
+        keys
     }
 
     fn contains(&self, name: &str) -> bool {
@@ -98,6 +115,7 @@ pub struct Filter {
     asset: Option<AssetNames>,
     principal: Option<OneOf>,
     method: Option<OneOf>,
+    condition: Option<Arc<Expression>>,
     /// Events of this time and later.
     pub since: Option<Time>,
     /// Events before this time.
@@ -106,14 +124,15 @@ pub struct Filter {
 
 impl Filter {
     /// The parameters that [`parse`](Filter::parse) asks for.
-    pub const PARAMETERS: [&'static str; 8] =
-        ["type", "asset_type", "provider", "account", "region", "asset", "principal", "method"];
+    pub const PARAMETERS: [&'static str; 9] =
+        ["type", "asset_type", "provider", "account", "region", "asset", "principal", "method", "where"];
 
-    /// Compiles the parameters that `parameter` knows, each a comma list (`\,` is a comma within an element).
-    /// `type_prefix` is what event types begin with: `io.catchment`.
+    /// Compiles the parameters that `parameter` knows: `where` is an [`Expression`], each other one a comma list (`\,`
+    /// is a comma within an element). `type_prefix` is what event types begin with: `io.catchment`.
     ///
     /// # Errors
-    /// Naming the parameter, when a list has an empty element or one that can't be met by any event.
+    /// Naming the parameter, when a list has an empty element or one that can't be met by any event, or the
+    /// expression can't be compiled.
     pub fn parse(
         type_prefix: &str,
         mut parameter: impl FnMut(&'static str) -> Option<String>,
@@ -121,6 +140,11 @@ impl Filter {
         let actions = parameter("type").map(|list| parse_actions("type", &list, type_prefix)).transpose()?;
         let asset_type = parameter("asset_type").map(|list| AssetTypes::parse("asset_type", &list)).transpose()?;
         let asset = parameter("asset").map(|list| AssetNames::parse("asset", &list)).transpose()?;
+        let condition = parameter("where")
+            .map(|text| Expression::compile(&text))
+            .transpose()
+            .map_err(|error| FilterError { parameter: "where", reason: error.to_string() })?
+            .map(Arc::new);
         let mut one_of = |name| parameter(name).map(|list| OneOf::parse(name, &list)).transpose();
         Ok(Self {
             actions,
@@ -131,6 +155,7 @@ impl Filter {
             asset,
             principal: one_of("principal")?,
             method: one_of("method")?,
+            condition,
             since: None,
             until: None,
         })
@@ -138,7 +163,40 @@ impl Filter {
 
     /// Whether the event passes.
     #[must_use]
-    pub fn matches(&self, head: &EventHead) -> bool {
+    pub fn matches(&self, event: &View<'_>) -> bool {
+        self.matches_head(event.head()) && self.condition.as_ref().is_none_or(|condition| condition.matches(event))
+    }
+
+    /// Texts of which every event that passes has at least one, under the condition that the fewest events meet. None
+    /// when there is no such condition.
+    pub(super) fn keys(&self) -> Vec<Key<'_>> {
+        let required = self.condition.as_ref().map(|condition| condition.requirements()).unwrap_or_default();
+        let given = [
+            (Field::Principal, &self.principal),
+            (Field::Account, &self.account),
+            (Field::Region, &self.region),
+            (Field::Method, &self.method),
+            (Field::Provider, &self.provider),
+        ];
+        let given = given.into_iter().filter_map(|(field, list)| Some((field, list.as_ref()?.texts())));
+        let required = required.into_iter().map(|Requirement { field, texts }| (field, texts));
+        let exact = given.chain(required).filter(|(_, texts)| !texts.is_empty());
+        let mut keys: Vec<Vec<Key<'_>>> = exact.map(|(field, texts)| Key::all(KeyField::Is(field), texts)).collect();
+        if let Some(assets) = &self.asset {
+            keys.push(assets.keys());
+        }
+        if let Some(types) = &self.asset_type {
+            keys.push(types.keys());
+        }
+        if let Some(actions) = &self.actions {
+            keys.push(Key::all(KeyField::Is(Field::Action), actions.iter().map(|action| action.as_str())));
+        }
+        // Of several keys the broadest counts.
+        let rank = |keys: &Vec<Key<'_>>| keys.iter().map(|key| key.field.rank()).max();
+        keys.into_iter().min_by_key(rank).unwrap_or_default()
+    }
+
+    fn matches_head(&self, head: &EventHead) -> bool {
         let one_of = |list: &Option<OneOf>, text: &str| list.as_ref().is_none_or(|list| list.contains(text));
         self.since.is_none_or(|since| head.time >= since)
             && self.until.is_none_or(|until| head.time < until)
@@ -156,7 +214,52 @@ impl Filter {
     }
 }
 
+/// A text that an index finds a filter by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key<'f> {
+    pub(super) field: KeyField,
+    pub(super) text: &'f str,
+}
+
+/// What an event must have that text as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeyField {
+    Is(Field),
+    /// The beginning of its asset's name, up to a `/`.
+    AssetPrefix,
+    /// The beginning of its asset type, up to a dot.
+    Family,
+}
+
+impl<'f> Key<'f> {
+    fn all(field: KeyField, texts: impl IntoIterator<Item = &'f str>) -> Vec<Self> {
+        texts.into_iter().map(|text| Self { field, text }).collect()
+    }
+}
+
+impl KeyField {
+    /// The fewer events have one text, the lower.
+    fn rank(self) -> u8 {
+        match self {
+            Self::Is(Field::Asset) => 0,
+            Self::Is(Field::Principal) => 1,
+            Self::Is(Field::Account) => 2,
+            Self::AssetPrefix => 3,
+            Self::Is(Field::AssetType) => 4,
+            Self::Is(Field::Region) => 5,
+            Self::Is(Field::Method) => 6,
+            Self::Family => 7,
+            Self::Is(Field::Action) => 8,
+            Self::Is(Field::Provider) => 9,
+        }
+    }
+}
+
 impl OneOf {
+    fn texts(&self) -> Vec<&str> {
+        self.0.iter().map(AsRef::as_ref).collect()
+    }
+
     /// Compiles a comma list.
     ///
     /// # Errors
@@ -164,6 +267,7 @@ impl OneOf {
     pub fn parse(parameter: &'static str, list: &str) -> Result<Self, FilterError> {
         let mut items: Vec<_> = split(parameter, list)?.into_iter().map(String::into_boxed_str).collect();
         items.sort_unstable();
+        items.dedup();
         Ok(Self(items))
     }
 }
@@ -184,7 +288,10 @@ fn parse_actions(parameter: &'static str, list: &str, type_prefix: &str) -> Resu
             FilterError { parameter, reason }
         })
     };
-    split(parameter, list)?.into_iter().map(parse).collect()
+    let mut actions = split(parameter, list)?.into_iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    actions.sort_unstable_by_key(|action| action.as_str());
+    actions.dedup();
+    Ok(actions)
 }
 
 /// The elements of a comma list. `\,` is a comma within one, any other backslash is itself.
@@ -255,10 +362,10 @@ mod tests {
             ("method", "cli", false),
         ] {
             let filter = parse(&[(parameter, value)]).unwrap();
-            assert_eq!(filter.matches(&head), expected, "{parameter}={value}");
+            assert_eq!(filter.matches_head(&head), expected, "{parameter}={value}");
         }
         let both = parse(&[("type", "update"), ("provider", "azure")]).unwrap();
-        assert!(!both.matches(&head), "all parts must be met");
+        assert!(!both.matches_head(&head), "all parts must be met");
     }
 
     #[test]
@@ -266,9 +373,9 @@ mod tests {
         let head = event(5).head;
         let (at, next) = (head.time, Time::from_millis(head.time.millis() + 1));
         let filter = |since, until| Filter { since, until, ..Filter::default() };
-        assert!(filter(Some(at), Some(next)).matches(&head));
-        assert!(!filter(Some(next), None).matches(&head));
-        assert!(!filter(None, Some(at)).matches(&head));
+        assert!(filter(Some(at), Some(next)).matches_head(&head));
+        assert!(!filter(Some(next), None).matches_head(&head));
+        assert!(!filter(None, Some(at)).matches_head(&head));
     }
 
     #[test]
