@@ -26,7 +26,7 @@ use serde::{Deserialize, Deserializer, de};
 pub use layers::{Environment, Flags, LoadError, Loaded, load};
 pub use source::{EventHubsConfig, FileConfig, LookupEventsConfig, SourceConfig, SqsConfig};
 
-use crate::model::SourceId;
+use crate::model::{NoveltyLimits, SourceId};
 
 /// The default configuration as a file with comments: what `catchment check --print-default` prints.
 pub const DEFAULT_FILE: &str = include_str!("../../config/catchment.default.toml");
@@ -45,6 +45,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[events]`.
     pub events: EventsConfig,
+    /// `[novelty]`.
+    pub novelty: NoveltyLimits,
     /// `[normalizers]`.
     pub normalizers: NormalizersConfig,
     /// `[shutdown]`.
@@ -126,6 +128,7 @@ impl Default for Config {
             http: HttpConfig::default(),
             log: LogConfig::default(),
             events: EventsConfig::default(),
+            novelty: NoveltyLimits::default(),
             normalizers: NormalizersConfig::default(),
             shutdown: ShutdownConfig::default(),
             sources: BTreeMap::new(),

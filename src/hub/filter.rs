@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::cel::{Expression, Field, Requirement, View};
-use crate::model::{Action, EventHead, Time};
+use crate::model::{Action, EventHead, Novelty, Time};
 
 /// Texts of which one must be met.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -115,6 +115,7 @@ pub struct Filter {
     asset: Option<AssetNames>,
     principal: Option<OneOf>,
     method: Option<OneOf>,
+    novelty: Option<Novelty>,
     condition: Option<Arc<Expression>>,
     /// Events of this time and later.
     pub since: Option<Time>,
@@ -124,8 +125,8 @@ pub struct Filter {
 
 impl Filter {
     /// The parameters that [`parse`](Filter::parse) asks for.
-    pub const PARAMETERS: [&'static str; 9] =
-        ["type", "asset_type", "provider", "account", "region", "asset", "principal", "method", "where"];
+    pub const PARAMETERS: [&'static str; 10] =
+        ["type", "asset_type", "provider", "account", "region", "asset", "principal", "method", "novelty", "where"];
 
     /// Compiles the parameters that `parameter` knows: `where` is an [`Expression`], each other one a comma list (`\,`
     /// is a comma within an element). `type_prefix` is what event types begin with: `io.catchment`.
@@ -140,6 +141,7 @@ impl Filter {
         let actions = parameter("type").map(|list| parse_actions("type", &list, type_prefix)).transpose()?;
         let asset_type = parameter("asset_type").map(|list| AssetTypes::parse("asset_type", &list)).transpose()?;
         let asset = parameter("asset").map(|list| AssetNames::parse("asset", &list)).transpose()?;
+        let novelty = parameter("novelty").map(|list| parse_novelty("novelty", &list)).transpose()?;
         let condition = parameter("where")
             .map(|text| Expression::compile(&text))
             .transpose()
@@ -155,6 +157,7 @@ impl Filter {
             asset,
             principal: one_of("principal")?,
             method: one_of("method")?,
+            novelty,
             condition,
             since: None,
             until: None,
@@ -202,6 +205,7 @@ impl Filter {
             && self.until.is_none_or(|until| head.time < until)
             && self.actions.as_ref().is_none_or(|actions| actions.contains(&head.action))
             && self.asset_type.as_ref().is_none_or(|types| types.contains(&head.asset_type))
+            && self.novelty.is_none_or(|novelty| novelty.meets(head.novelty))
             && one_of(&self.provider, &head.provider)
             && one_of(&self.account, &head.account)
             && one_of(&self.region, &head.region)
@@ -294,6 +298,18 @@ fn parse_actions(parameter: &'static str, list: &str, type_prefix: &str) -> Resu
     Ok(actions)
 }
 
+fn parse_novelty(parameter: &'static str, list: &str) -> Result<Novelty, FilterError> {
+    let mut wanted = Novelty::default();
+    for item in split(parameter, list)? {
+        let facet = if item == "any" { Some(Novelty::ANY) } else { Novelty::named(&item) };
+        wanted.insert(facet.ok_or_else(|| {
+            let known: Vec<_> = Novelty::ANY.names().collect();
+            FilterError { parameter, reason: format!("{item:?} is none of any, {}", known.join(", ")) }
+        })?);
+    }
+    Ok(wanted)
+}
+
 /// The elements of a comma list. `\,` is a comma within one, any other backslash is itself.
 pub(super) fn split(parameter: &'static str, list: &str) -> Result<Vec<String>, FilterError> {
     let mut items = vec![String::new()];
@@ -335,6 +351,7 @@ mod tests {
         head.account = "123837392027".to_owned();
         head.principals = vec!["AROA:s".to_owned(), "jane@example.com".to_owned(), "a,b".to_owned()];
         head.method = "terraform".to_owned();
+        head.novelty = Novelty::IP;
         let name = head.asset.as_str().to_owned();
         for (parameter, value, expected) in [
             ("type", "update", true),
@@ -360,6 +377,9 @@ mod tests {
             ("principal", "a,b", false),
             ("method", "console,terraform", true),
             ("method", "cli", false),
+            ("novelty", "method,ip", true),
+            ("novelty", "any", true),
+            ("novelty", "ip_anywhere,hours", false),
         ] {
             let filter = parse(&[(parameter, value)]).unwrap();
             assert_eq!(filter.matches_head(&head), expected, "{parameter}={value}");
@@ -392,6 +412,7 @@ mod tests {
             ("account", "1,,2"),
             ("asset", "sg-1"),
             ("method", ","),
+            ("novelty", "IP"),
         ] {
             let error = parse(&[(parameter, value)]).unwrap_err();
             assert_eq!(error.parameter, parameter, "{parameter}={value}");

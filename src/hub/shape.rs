@@ -95,6 +95,7 @@ pub(super) const DATA: Members = &[
     ("previous_state", Free),
     ("changes", List(&[("op", Free), ("path", Free), ("from", Free), ("value", Free), ("old", Free)])),
     ("late", Free),
+    ("novelty", Free),
     ("observed", Free),
     ("normalizer", Object(&[("rule", Free), ("confidence", Free), ("version", Free)])),
     ("raw", Free),

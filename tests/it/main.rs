@@ -29,3 +29,4 @@ mod schema;
 mod stop;
 mod story;
 mod support;
+mod use_cases;
