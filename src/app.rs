@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::config::{Config, SourceConfig};
+use crate::history::History;
 use crate::http::{self, AppState, HttpConfig, HttpConfigError, Readiness, ServeConfig};
 use crate::hub::{FanOut, FanOutConfig, Hub, HubConfig};
 use crate::ingest::{Ingest, IngestConfig};
@@ -166,6 +167,7 @@ impl Gateway {
         metrics.start_time.set(seconds(clock.now()));
         let now = clock.clone();
         let (engines, engine) = watch::channel(engine);
+        let history = History::new(Arc::clone(&log), Arc::clone(&inventory), engine.clone());
         let ingest = Ingest::new(
             engine,
             Arc::clone(&inventory),
@@ -183,6 +185,7 @@ impl Gateway {
             hub: Arc::clone(&hub),
             log: Arc::clone(&log),
             inventory,
+            history,
             sources: statuses.clone(),
             metrics: Arc::clone(&metrics),
             readiness: readiness.clone(),

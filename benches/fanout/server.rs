@@ -6,14 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use catchment::history::History;
 use catchment::http::{AppState, HttpConfig, Readiness, ServeConfig, router, serve};
 use catchment::hub::{FanOut, FanOutConfig, Hub, HubConfig};
 use catchment::inventory::Inventory;
 use catchment::log::{Batch, EventLog, MemoryLog, NewEvent, Retention};
 use catchment::metrics::Metrics;
 use catchment::model::{Action, AssetName, EventHead, Novelty, Time};
+use catchment::normalize::Engine;
 use catchment::source::StatusBoard;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,10 +47,12 @@ async fn start(log: Arc<dyn EventLog>, metrics: Arc<Metrics>) -> SocketAddr {
     let hub = Hub::start(Arc::clone(&log), &HubConfig::default(), &tracker, stop.clone());
     let stalled_after = Duration::from_secs(300);
     let fan_out = FanOut::start(&hub, &FanOutConfig::new(stalled_after), &metrics, &tracker, &stop);
+    let (inventory, engine) = (Arc::new(Inventory::new()), Arc::new(Engine::load(None).unwrap()));
     let router = router(AppState {
         hub,
+        history: History::new(Arc::clone(&log), Arc::clone(&inventory), watch::channel(engine).1),
         log,
-        inventory: Arc::new(Inventory::new()),
+        inventory,
         sources: StatusBoard::default(),
         metrics,
         readiness: Readiness::default(),

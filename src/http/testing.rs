@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -11,18 +11,21 @@ use axum::http::{HeaderMap, HeaderName, Request, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::{AppState, HttpConfig, Readiness, ServeConfig, router, serve};
+use crate::history::History;
 use crate::hub::testing::{TestLog, moment};
 use crate::hub::{FanOut, FanOutConfig, Hub, HubConfig};
 use crate::inventory::Inventory;
 use crate::log::EventLog;
 use crate::metrics::Metrics;
 use crate::model::{Seq, Time};
+use crate::normalize::Engine;
 use crate::source::StatusBoard;
 
 pub(super) struct World {
@@ -73,10 +76,13 @@ impl World {
         let hub = Hub::start(events_log.clone(), &HubConfig::default(), &tracker, stop.clone());
         let mut config = HttpConfig::default();
         change(&mut config);
+        let inventory = Arc::new(inventory());
+        let rules = watch::channel(Arc::clone(&RULES)).1;
         let state = AppState {
             hub: Arc::clone(&hub),
+            history: History::new(Arc::clone(&events_log), Arc::clone(&inventory), rules),
             log: events_log,
-            inventory: Arc::new(inventory()),
+            inventory,
             sources: StatusBoard::default(),
             metrics: Arc::new(Metrics::new().unwrap()),
             readiness: Readiness::default(),
@@ -290,6 +296,9 @@ impl Client {
         self.exactly(length).await.unwrap()
     }
 }
+
+/// The built-in rules, compiled once for all tests.
+static RULES: LazyLock<Arc<Engine>> = LazyLock::new(|| Arc::new(Engine::load(None).unwrap()));
 
 /// The tests' time of day: ten minutes after the hundredth event.
 fn now() -> Time {

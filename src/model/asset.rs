@@ -30,7 +30,8 @@ impl Action {
     }
 }
 
-/// Everything but the `pchar`s of RFC 3986 section 3.3 that need no encoding.
+/// Everything but the `pchar`s of RFC 3986 section 3.3 that need no encoding, and the semicolon, which parts a name from
+/// the number of an asset whose id was another's before.
 const NOT_PCHAR: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -45,7 +46,6 @@ const NOT_PCHAR: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'*')
     .remove(b'+')
     .remove(b',')
-    .remove(b';')
     .remove(b'=')
     .remove(b':')
     .remove(b'@');

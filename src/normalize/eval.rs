@@ -277,6 +277,7 @@ pub(super) fn unclassified(service: &str, kind: &str, display: Vec<jsonptr::Poin
             neutral_type: format!("unclassified.{service}"),
             display,
             tags: jsonptr::PointerBuf::from_tokens(["tags"]),
+            uid: Vec::new(),
             sets: Vec::new(),
         }),
         name: super::plan::Template::parse(&format!("{literal}{{id}}")).unwrap_or_default(),

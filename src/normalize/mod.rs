@@ -31,7 +31,7 @@ use self::catalog::Catalog;
 use self::json::Arena;
 use self::plan::EventPlan;
 use self::redact::SecretNames;
-use crate::model::{Association, Draft, OperationRecord, RecordInfo, Session};
+use crate::model::{Association, Draft, OperationRecord, RecordInfo, Session, Time};
 
 pub use self::catalog::CatalogError;
 pub use self::compile::RuleError;
@@ -69,6 +69,17 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The time of the event that the record tells of, where it is one that tells of a change or of credentials handed out.
+    #[must_use]
+    pub fn time(&self) -> Option<Time> {
+        match self {
+            Self::Changes { record, .. } => Some(record.time),
+            Self::Operation(record) => Some(record.time),
+            Self::Skipped { session, .. } => session.as_ref().map(|session| session.started),
+            Self::Rejected { .. } => None,
+        }
+    }
+
     fn skipped(reason: &str) -> Self {
         Self::Skipped { reason: reason.into(), rule: None, session: None }
     }

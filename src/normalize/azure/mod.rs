@@ -31,7 +31,7 @@ use super::method::MethodRules;
 use super::plan::{AssetPlan, EventPlan, Plan, Template};
 use super::redact::SecretNames;
 use super::{Outcome, hashed_id, not_json, sanitize};
-use crate::model::{AssetKind, Evidence, Operation as Call, OperationRecord, Phase, RecordInfo};
+use crate::model::{AssetKind, Evidence, Operation as Call, OperationRecord, Phase, RecordInfo, UniqueId};
 
 pub(super) use self::arm::ArmId;
 pub(super) use self::attribution::Apps;
@@ -181,6 +181,7 @@ pub(super) fn kind(plan: &Plan, id: &ArmId<'_>) -> (Arc<AssetPlan>, bool) {
 }
 
 fn asset(provider_type: String, neutral_type: String, name: &str, display: &[&str]) -> AssetPlan {
+    let uid = provider_type.starts_with(DIRECTORY).then_some(UniqueId::Id).into_iter().collect();
     AssetPlan {
         kind: Arc::new(AssetKind {
             provider: "azure",
@@ -188,6 +189,7 @@ fn asset(provider_type: String, neutral_type: String, name: &str, display: &[&st
             neutral_type,
             display: display.iter().map(|key| PointerBuf::from_tokens([*key])).collect(),
             tags: PointerBuf::from_tokens(["tags"]),
+            uid,
             sets: Vec::new(),
         }),
         name: Template::parse(name).unwrap_or_default(),
