@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value, json};
 
 use super::super::arn::Arn;
-use super::super::pointer::member;
+use super::super::json::{Arena, Json};
 use super::super::transform::Transform;
 use super::forms::Forms;
 use crate::model::Time;
@@ -59,7 +59,7 @@ pub(super) struct Item {
 
 impl Item {
     fn new(form: Form, kind: String, told: &Value) -> Self {
-        let configuration = Transform::ApiNames.apply(Cow::Borrowed(told)).unwrap_or_default();
+        let configuration = transformed(Transform::ApiNames, told).unwrap_or_default();
         let mut item = Self {
             form,
             kind,
@@ -270,6 +270,17 @@ fn singular(name: &str) -> Cow<'_, str> {
     }
 }
 
+fn transformed(transform: Transform, value: &Value) -> Option<Value> {
+    let arena = Arena::new();
+    transform.apply(Json::copied(value, &arena), &arena).map(Json::to_value)
+}
+
+/// A member by its key: exactly, else ignoring case.
+pub(super) fn member<'v>(members: &'v Map<String, Value>, key: &str) -> Option<&'v Value> {
+    let ignoring_case = || members.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value);
+    members.get(key).or_else(ignoring_case)
+}
+
 /// The object that a text holds, where it does.
 pub(super) fn parsed(value: &Value) -> Value {
     match value.as_str().filter(|text| text.starts_with(['{', '['])) {
@@ -280,7 +291,7 @@ pub(super) fn parsed(value: &Value) -> Value {
 
 fn tags(told: &Value, key: &str) -> Option<Value> {
     let tags = member(told.as_object()?, key).filter(|tags| tags.is_array() || tags.is_object())?;
-    Transform::TagMap.apply(Cow::Borrowed(tags))
+    transformed(Transform::TagMap, tags)
 }
 
 /// The first of these members that is a text or a number, and not empty.
@@ -296,7 +307,7 @@ pub(super) fn text(told: &Value, names: &[&str]) -> Option<String> {
 
 /// RFC 3339, or seconds since 1970, as the API answers.
 pub(super) fn time(value: &Value) -> Option<Time> {
-    let text = Transform::Epoch.apply(Cow::Borrowed(value))?;
+    let text = transformed(Transform::Epoch, value)?;
     text.as_str()?.parse().ok()
 }
 

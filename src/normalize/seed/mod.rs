@@ -21,6 +21,7 @@ use super::catalog::Catalog;
 use super::configuration::configuration;
 use super::eval::{Evaluated, Place, evaluate, partition};
 use super::expression::Facts;
+use super::json::{Arena, Json};
 use super::plan::{EventPlan, Parts};
 use super::pointer::Path;
 use super::references::Referred;
@@ -148,7 +149,7 @@ impl Seeds {
             Ok(Cow::Owned(text)) => serde_json::from_str(&text).unwrap_or(Value::Null),
         };
         self.raw = view.to_string().into();
-        match drafts(catalog, &item, view, document) {
+        match drafts(catalog, &item, &view, document) {
             Err(fault) => self.faults.push(fault),
             Ok(drafts) => {
                 let as_of = item.as_of.unwrap_or(document.as_of);
@@ -226,24 +227,18 @@ fn unknown(value: &Value, document: &SeedDocument) -> SeedFault {
     SeedFault::rejected("unknown_seed", reason)
 }
 
-struct View(Value);
-
-impl Facts for View {
-    fn resolve(&self, path: &Path) -> Option<Cow<'_, Value>> {
-        path.as_slice().resolve(&self.0)
-    }
-}
-
 /// By the rules of the type, else as the API names it.
-fn drafts(catalog: &Catalog, item: &Item, view: Value, document: &SeedDocument) -> Result<Vec<Draft>, SeedFault> {
+fn drafts(catalog: &Catalog, item: &Item, view: &Value, document: &SeedDocument) -> Result<Vec<Draft>, SeedFault> {
     let told = |own: &Option<String>, given: &Option<String>| own.clone().or_else(|| given.clone()).unwrap_or_default();
     let (account, region) = (told(&item.account, &document.account), told(&item.region, &document.region));
     let place = Place { service: "", account: &account, region: &region };
     let rules = catalog.seeds.events.get(item.kind.as_str()).map(Vec::as_slice).unwrap_or_default();
     let mut drafts = if rules.is_empty() {
-        vec![plain(catalog, item, &view, &place)?]
+        vec![plain(catalog, item, view, &place)?]
     } else {
-        match evaluate(&catalog.aws, rules, &View(view), &place) {
+        let arena = Arena::new();
+        let facts = Facts { root: Json::copied(view, &arena), is_cut: false, arena: &arena };
+        match evaluate(&catalog.aws, rules, facts, &place) {
             Evaluated::Drafts(drafts) => drafts,
             Evaluated::Skipped { .. } | Evaluated::NoRuleApplies => {
                 return Err(SeedFault::UnknownType(item.kind.clone()));
@@ -275,7 +270,9 @@ fn plain(catalog: &Catalog, item: &Item, view: &Value, place: &Place<'_>) -> Res
     let Referred { asset, id, name, region } = named.ok_or_else(|| unnamed(&item.kind, "seed/plain"))?;
     let parts = Parts { partition: partition(&region), region: &region, account: place.account, id: &id, vars: &[] };
     let composed = || asset.arn.as_ref()?.render(&parts, false);
-    let configuration = view.get("configuration").and_then(configuration).unwrap_or_else(|| json!({}));
+    let arena = Arena::new();
+    let told = view.get("configuration").map(|told| Json::copied(told, &arena));
+    let configuration = told.and_then(|told| configuration(told, &arena)).map_or_else(|| json!({}), Json::to_value);
     let mut steps = vec![Step::Replace(configuration)];
     if let Some(tags) = view.get("tags").filter(|tags| tags.is_object()) {
         steps.push(Step::Set { at: asset.kind.tags.clone(), value: tags.clone() });

@@ -6,9 +6,8 @@ use jsonptr::PointerBuf;
 use serde_json::{Map, Value};
 
 use super::super::catalog::Catalog;
-use super::super::pointer::member;
 use super::SeedFault;
-use super::item::{text, time};
+use super::item::{member, text, time};
 use crate::model::{Action, AssetKind, AssetName, AssetRef, Confidence, Draft, DraftAction, Seed, Step, Time};
 
 /// An asset as `GET /v1/assets` lists it with `include=configuration`, and as `GET /v1/assets/{name}` gives it.
@@ -92,6 +91,7 @@ fn kind(catalog: &Catalog, provider: &str, provider_type: &str, neutral: &str) -
         neutral_type: neutral.to_owned(),
         display: Vec::new(),
         tags: PointerBuf::from_tokens(["tags"]),
+        uid: Vec::new(),
         sets: Vec::new(),
     };
     Ok(known.unwrap_or_else(|| Arc::new(as_told())))
