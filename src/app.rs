@@ -14,8 +14,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::config::{Config, SourceConfig};
-use crate::http::{self, AppState, HttpConfig, HttpConfigError, Readiness};
-use crate::hub::{Hub, HubConfig};
+use crate::history::History;
+use crate::http::{self, AppState, HttpConfig, HttpConfigError, Readiness, ServeConfig};
+use crate::hub::{FanOut, FanOutConfig, Hub, HubConfig};
 use crate::ingest::{Ingest, IngestConfig};
 use crate::inventory::{Inventory, RestoreError};
 use crate::log::{EmbeddedLog, EventLog, LogError, MemoryLog, Retention};
@@ -166,6 +167,7 @@ impl Gateway {
         metrics.start_time.set(seconds(clock.now()));
         let now = clock.clone();
         let (engines, engine) = watch::channel(engine);
+        let history = History::new(Arc::clone(&log), Arc::clone(&inventory), engine.clone());
         let ingest = Ingest::new(
             engine,
             Arc::clone(&inventory),
@@ -180,9 +182,10 @@ impl Gateway {
         let hub = Hub::start(Arc::clone(&log), &hub_config, &serving, stop_serving.clone());
         let (statuses, readiness) = (StatusBoard::default(), Readiness::default());
         let router = http::router(AppState {
-            hub,
+            hub: Arc::clone(&hub),
             log: Arc::clone(&log),
             inventory,
+            history,
             sources: statuses.clone(),
             metrics: Arc::clone(&metrics),
             readiness: readiness.clone(),
@@ -195,7 +198,10 @@ impl Gateway {
                 type_prefix: config.events.type_prefix.clone(),
             },
         })?;
-        serving.spawn(http::serve(listener, router, stop_serving.clone()));
+        let stalled_after = Duration::from_secs(config.http.stalled_after_secs);
+        let fan_out = FanOut::start(&hub, &FanOutConfig::new(stalled_after), &metrics, &serving, &stop_serving);
+        let serve_config = ServeConfig { stalled_after };
+        serving.spawn(http::serve(listener, router, fan_out, serve_config, stop_serving.clone()));
         serving.spawn(retain(Arc::clone(&log), clock, stop_serving.clone()));
         let hangup = async move || hangups.next().await;
         let rules = config.normalizers.dir.clone();

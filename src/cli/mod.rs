@@ -4,6 +4,7 @@
 //! configuration or a rule is wrong, 2 when open work did not end within the drain deadline or a second signal cut it
 //! short.
 
+mod asset;
 mod azure;
 mod backfill;
 mod check;
@@ -18,6 +19,7 @@ mod test;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -41,6 +43,7 @@ Examples:
   catchment serve --config catchment.toml    run the gateway
   catchment explain record.json              which rules look for what in a record, and find it
   catchment test --normalizers rules         run a folder of rules over its fixtures
+  catchment asset NAME --diff 2d 0s          what changed about an asset, asked of a running server
   catchment doctor azure                     find what is missing between Azure and here
 
 Environment:
@@ -77,6 +80,7 @@ enum Command {
     Test(test::Arguments),
     Explain(explain::Arguments),
     Coverage(coverage::Arguments),
+    Asset(asset::Arguments),
     Azure(azure::Arguments),
     Doctor(doctor::Arguments),
 }
@@ -93,6 +97,7 @@ impl Command {
             | Self::Test(_)
             | Self::Explain(_)
             | Self::Coverage(_)
+            | Self::Asset(_)
             | Self::Azure(_) => "warn",
             // What the SDK has to say of a step, the report says.
             Self::Doctor(_) => "error",
@@ -206,6 +211,7 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Normalize(arguments) => normalize::run(&arguments, output),
         Command::Check(arguments) => check::run(&arguments, environment, output),
         Command::Backfill(arguments) => backfill::run(arguments, environment, output),
+        Command::Asset(arguments) => asset::run(&arguments, environment, output),
         Command::Azure(arguments) => azure::run(&arguments, output),
         Command::Doctor(arguments) => doctor::run(&arguments, environment, output),
         Command::Test(arguments) => test::run(&arguments, output),
@@ -213,6 +219,17 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Coverage(arguments) => coverage::run(&arguments, output),
     }?;
     output.flush().map_err(Failure::from)
+}
+
+/// The address of a server on this machine that listens on `address`.
+fn local_url(address: SocketAddr) -> String {
+    // A wildcard address is one to listen on, not one to connect to.
+    let host = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    format!("http://{}", SocketAddr::new(host, address.port()))
 }
 
 /// Runs work that ends when the token is cancelled, which the first signal does; a second one leaves it where it is.

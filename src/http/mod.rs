@@ -3,14 +3,17 @@
 //! One function per resource; this module only gathers them. Parameters are read strictly (`params`), failures are
 //! problem details (`error`).
 
+mod asset;
 mod assets;
 mod error;
 mod events;
+mod handover;
 mod health;
 mod params;
 mod reports;
 mod schema;
 mod serve;
+mod socket;
 mod stream;
 #[cfg(test)]
 mod testing;
@@ -29,6 +32,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use crate::history::History;
 use crate::hub::Hub;
 use crate::inventory::Inventory;
 use crate::log::EventLog;
@@ -38,7 +42,7 @@ use crate::source::StatusBoard;
 
 pub use health::{Latch, Readiness};
 pub use schema::ASSET_EVENT_SCHEMA;
-pub use serve::serve;
+pub use serve::{ServeConfig, serve};
 
 use error::ApiError;
 
@@ -93,6 +97,8 @@ pub struct AppState {
     pub log: Arc<dyn EventLog>,
     /// The inventory.
     pub inventory: Arc<Inventory>,
+    /// Answers what was held at a time.
+    pub history: History,
     /// How the sources fare.
     pub sources: StatusBoard,
     /// What `/metrics` shows, and where requests and streams are counted.
@@ -133,7 +139,7 @@ pub fn router(state: AppState) -> Result<Router, HttpConfigError> {
         .route("/v1/events", get(stream::stream))
         .route("/v1/events/{id}", get(events::event))
         .route("/v1/assets", get(assets::list))
-        .route("/v1/assets/{*name}", get(assets::asset_or_history))
+        .route("/v1/assets/{*name}", get(asset::one))
         .route("/v1/sources", get(reports::sources))
         .route("/v1/quarantine", get(reports::quarantine))
         .route("/v1/schema", get(schema::list))
@@ -206,6 +212,7 @@ async fn index() -> Json<serde_json::Value> {
             "/v1/assets": "the inventory",
             "/v1/assets/{name}": "one asset",
             "/v1/assets/{name}/history": "its events, newest first",
+            "/v1/assets/{name}/blame": "which event set each value of its configuration",
             "/v1/sources": "the sources, and how they fare",
             "/v1/quarantine": "records that could not be understood",
             "/v1/schema": "JSON Schemas of what is sent",

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+pub(crate) use super::gzip::testing::decode as gunzip;
 use crate::log::{Batch, Block, EventLog, LogError, NewEvent, Pending, Quarantined};
 use crate::model::{Action, AssetName, Epoch, EventHead, Seq, SourceId, Time};
 
@@ -161,6 +162,13 @@ impl EventLog for TestLog {
         found.reverse();
         found.truncate(limit);
         Ok(found)
+    }
+
+    fn times(&self, asset: &AssetName, limit: usize) -> Result<Vec<(Seq, Time)>, LogError> {
+        let history = self.history(asset, None, limit)?;
+        let state = self.state();
+        let time = |seq: &Seq| state.events[usize::try_from(seq.0 - 1).unwrap()].head.time;
+        Ok(history.iter().map(|seq| (*seq, time(seq))).collect())
     }
 
     fn for_each_asset(&self, _: &mut dyn FnMut(AssetName, Bytes)) -> Result<(), LogError> {

@@ -8,7 +8,7 @@ const LEAVES: [&str; 4] = ["metrics", "model", "retry", "secret"];
 
 /// Module → what it may use besides the leaves.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("app", &["config", "http", "hub", "ingest", "inventory", "log", "normalize", "reload", "source"]),
+    ("app", &["config", "history", "http", "hub", "ingest", "inventory", "log", "normalize", "reload", "source"]),
     (
         "cli",
         &[
@@ -30,9 +30,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("correlate", &[]),
     ("decode", &[]),
     ("fixture", &["ingest", "inventory", "normalize"]),
-    ("http", &["hub", "inventory", "log", "source"]),
+    ("history", &["inventory", "log", "normalize"]),
+    ("http", &["history", "hub", "inventory", "log", "source"]),
     ("hub", &["log"]),
-    ("ingest", &["correlate", "inventory", "log", "normalize", "source"]),
+    ("ingest", &["correlate", "history", "inventory", "log", "normalize", "source"]),
     ("inventory", &[]),
     ("log", &[]),
     ("metrics", &[]),
