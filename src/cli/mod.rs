@@ -15,6 +15,7 @@ mod normalize;
 mod records;
 mod serve;
 mod test;
+mod token;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -41,6 +42,7 @@ Examples:
   catchment serve --config catchment.toml    run the gateway
   catchment explain record.json              which rules look for what in a record, and find it
   catchment test --normalizers rules         run a folder of rules over its fixtures
+  catchment token create dashboard           a token, so that others than this machine may ask
   catchment doctor azure                     find what is missing between Azure and here
 
 Environment:
@@ -77,6 +79,7 @@ enum Command {
     Test(test::Arguments),
     Explain(explain::Arguments),
     Coverage(coverage::Arguments),
+    Token(token::Arguments),
     Azure(azure::Arguments),
     Doctor(doctor::Arguments),
 }
@@ -93,6 +96,7 @@ impl Command {
             | Self::Test(_)
             | Self::Explain(_)
             | Self::Coverage(_)
+            | Self::Token(_)
             | Self::Azure(_) => "warn",
             // What the SDK has to say of a step, the report says.
             Self::Doctor(_) => "error",
@@ -152,7 +156,7 @@ impl Failure {
         match self {
             // A reader that has enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::App(AppError::Rules(_) | AppError::Http(_)) => 64,
+            Self::App(AppError::Rules(_) | AppError::Http(_) | AppError::Auth(_)) => 64,
             Self::App(AppError::DrainDeadline(_)) => 2,
             Self::Run { .. } | Self::App(_) | Self::Output(_) => 1,
             Self::Forced(_) => 2,
@@ -206,6 +210,7 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Normalize(arguments) => normalize::run(&arguments, output),
         Command::Check(arguments) => check::run(&arguments, environment, output),
         Command::Backfill(arguments) => backfill::run(arguments, environment, output),
+        Command::Token(arguments) => token::run(arguments, environment, output),
         Command::Azure(arguments) => azure::run(&arguments, output),
         Command::Doctor(arguments) => doctor::run(&arguments, environment, output),
         Command::Test(arguments) => test::run(&arguments, output),

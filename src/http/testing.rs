@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::{AppState, HttpConfig, Readiness, router};
+use crate::auth::{Access, AuthConfig};
 use crate::hub::testing::{TestLog, moment};
 use crate::hub::{Hub, HubConfig};
 use crate::inventory::Inventory;
@@ -64,12 +65,14 @@ impl World {
         let hub = Hub::start(events_log.clone(), &HubConfig::default(), &TaskTracker::new(), stop.clone());
         let mut config = HttpConfig::default();
         change(&mut config);
+        let access = Access::new(AuthConfig::default(), None, config.type_prefix.clone(), now).unwrap();
         let state = AppState {
             hub: Arc::clone(&hub),
             log: events_log,
             inventory: Arc::new(inventory()),
             sources: StatusBoard::default(),
             metrics: Arc::new(Metrics::new().unwrap()),
+            access,
             readiness: Readiness::default(),
             stop: stop.clone(),
             clock: now,

@@ -20,4 +20,4 @@ pub use ids::{Cursor, Epoch, ParseCursorError, Seq, SourceId};
 pub use operation::{OperationRecord, Phase};
 pub use raw::{Origin, RawRecord, Rejected};
 pub use session::{Caller, Evidence, Session};
-pub use time::{ParseTimeError, Time};
+pub use time::{ParseTimeError, Time, parse_duration};

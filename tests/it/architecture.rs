@@ -8,11 +8,12 @@ const LEAVES: [&str; 4] = ["metrics", "model", "retry", "secret"];
 
 /// Module → what it may use besides the leaves.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("app", &["config", "http", "hub", "ingest", "inventory", "log", "normalize", "reload", "source"]),
+    ("app", &["auth", "config", "http", "hub", "ingest", "inventory", "log", "normalize", "reload", "source"]),
     (
         "cli",
         &[
             "app",
+            "auth",
             "config",
             "decode",
             "fixture",
@@ -25,11 +26,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("config", &["source"]),
+    ("auth", &["hub"]),
+    ("config", &["auth", "source"]),
     ("correlate", &[]),
     ("decode", &[]),
     ("fixture", &["ingest", "inventory", "normalize"]),
-    ("http", &["hub", "inventory", "log", "source"]),
+    ("http", &["auth", "hub", "inventory", "log", "source"]),
     ("hub", &["log"]),
     ("ingest", &["correlate", "inventory", "log", "normalize", "source"]),
     ("inventory", &[]),
