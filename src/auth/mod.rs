@@ -364,10 +364,7 @@ impl Access {
     }
 
     fn limits(&self) -> Limits {
-        Limits {
-            requests_per_minute: self.config.requests_per_minute,
-            streams: self.config.streams_per_token,
-        }
+        Limits { requests_per_minute: self.config.requests_per_minute, streams: self.config.streams_per_token }
     }
 }
 

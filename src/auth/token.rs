@@ -299,7 +299,10 @@ mod tests {
         assert!(matches!(file.create("a", ScopeText::default(), now(), None), Err(TokenError::Taken { .. })));
         assert!(matches!(file.revoke("b"), Err(TokenError::Unknown { .. })));
         for name in ["", "A", "a b", "a\nb", "é"] {
-            assert!(matches!(file.create(name, ScopeText::default(), now(), None), Err(TokenError::Name { .. })), "{name}");
+            assert!(
+                matches!(file.create(name, ScopeText::default(), now(), None), Err(TokenError::Name { .. })),
+                "{name}"
+            );
         }
     }
 

@@ -69,7 +69,8 @@ enum Action {
 }
 
 fn parameter(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form account=111122223333"))?;
+    let (name, value) =
+        text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form account=111122223333"))?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
@@ -106,7 +107,9 @@ fn scope_of(parameters: Vec<(String, String)>, hide: Option<String>) -> Result<S
     let mut scope = BTreeMap::new();
     for (name, value) in parameters.into_iter().chain(hide.map(|hide| ("hide".to_owned(), hide))) {
         if scope.insert(name.clone(), value).is_some() {
-            return Err(Failure::Usage(format!("--scope {name} stands there twice; separate several values by commas")));
+            return Err(Failure::Usage(format!(
+                "--scope {name} stands there twice; separate several values by commas"
+            )));
         }
     }
     Ok(ScopeText(scope))
@@ -116,7 +119,9 @@ fn end(text: &str, now: Time) -> Result<Time, Failure> {
     let after = parse_duration(text).and_then(|duration| i64::try_from(duration.as_millis()).ok());
     let end = match after {
         Some(millis) => Time::from_millis(now.millis().saturating_add(millis)),
-        None => text.parse().map_err(|error| Failure::Usage(format!("--expires {error}, nor a duration such as 90d")))?,
+        None => {
+            text.parse().map_err(|error| Failure::Usage(format!("--expires {error}, nor a duration such as 90d")))?
+        }
     };
     if end <= now {
         return Err(Failure::Usage(format!("--expires {text} lies in the past")));

@@ -330,7 +330,8 @@ fn values_that_make_no_sense_are_errors() {
 
 #[test]
 fn all_errors_come_at_once() {
-    let case = Case::with("[http]\nheartbeat_secs = 0\nmax_streams = 0\nlisten = \"0.0.0.0:1\"\n[auth]\nanonymous = true");
+    let case =
+        Case::with("[http]\nheartbeat_secs = 0\nmax_streams = 0\nlisten = \"0.0.0.0:1\"\n[auth]\nanonymous = true");
     let LoadError::Invalid(findings) = case.load().unwrap_err() else { panic!("the file can be read") };
     let severities: Vec<Severity> = findings.iter().map(|finding| finding.severity).collect();
     assert_eq!(severities[..3], [Severity::Error, Severity::Error, Severity::Warning], "{findings:?}");

@@ -234,7 +234,8 @@ mod tests {
         for host in ["localhost", "LOCALHOST:8780", "127.0.0.1:1", "127.9.9.9", "[::1]:8780"] {
             assert!(names_this_machine(&request(host)), "{host}");
         }
-        for host in ["example.com", "127.0.0.1.example.com", "localhost.example.com:80", "192.0.2.1", "[2001:db8::1]:1"] {
+        for host in ["example.com", "127.0.0.1.example.com", "localhost.example.com:80", "192.0.2.1", "[2001:db8::1]:1"]
+        {
             assert!(!names_this_machine(&request(host)), "{host}");
         }
     }

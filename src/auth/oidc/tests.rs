@@ -169,7 +169,10 @@ fn every_mistake_of_the_section_is_told() {
         jwks_url: Some("http://localhost.example.com/keys".to_owned()),
         claim: "groups".to_owned(),
         clock_skew_secs: 60,
-        grants: vec![ClaimGrant { value: "a".to_owned(), scope: ScopeText([("acount".to_owned(), "1".to_owned())].into()) }],
+        grants: vec![ClaimGrant {
+            value: "a".to_owned(),
+            scope: ScopeText([("acount".to_owned(), "1".to_owned())].into()),
+        }],
     };
     let keys: Vec<&str> = config.mistakes("io.catchment").into_iter().map(|mistake| mistake.key).collect();
     let expected =
