@@ -155,13 +155,7 @@ async fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<(Arc<dyn EventL
     spawn_blocking(move || {
         let log = EmbeddedLog::open(&data_dir, retention, metrics)?;
         let inventory = Inventory::new();
-        let mut restored = Ok(());
-        log.for_each_asset(&mut |_, stored| {
-            if restored.is_ok() {
-                restored = inventory.restore(&stored);
-            }
-        })?;
-        restored?;
+        inventory.restore_all(|take| Ok::<_, AppError>(log.for_each_asset(&mut |_, stored| take(stored))?))?;
         info!(data_dir = %data_dir.display(), assets = inventory.len(), events = %log.tail().borrow().0, "log open");
         Ok((Arc::new(log) as Arc<dyn EventLog>, Arc::new(inventory)))
     })

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{Failure, records};
+use crate::correlate::{Folded, Operations};
 use crate::decode::Piece;
-use crate::model::Confidence;
+use crate::model::{Confidence, OperationRecord, Time};
 use crate::normalize::{Engine, Outcome};
 
 const EXAMPLES: &str = "\
@@ -53,26 +55,66 @@ struct Coverage {
     unmapped: Counts<(String, String, String)>,
     /// Rule, outcome.
     rules: Counts<(String, &'static str)>,
+    /// Azure tells an operation in several records.
+    operations: Operations,
 }
 
 impl Coverage {
     fn take(&mut self, engine: &Engine, piece: &Piece) {
         self.records += 1;
         let (outcome, rule) = match piece {
-            Piece::Record { bytes, .. } => self.record(engine, bytes),
+            Piece::Record { bytes, .. } => match engine.normalize(bytes) {
+                Outcome::Operation(record) => self.part(engine, *record),
+                outcome => self.outcome(outcome, || call_of(bytes)),
+            },
             Piece::Rejected { code, .. } => {
                 add(&mut self.quarantined, ((*code).to_owned(), String::new(), String::new()));
                 ("quarantined", None)
             }
         };
+        self.count(outcome, rule);
+    }
+
+    /// There are no more records: operations that wait for their end are told with what is known. Their records are
+    /// counted already, as folded.
+    fn rest(&mut self, engine: &Engine) {
+        while let Some(records) = self.operations.rest() {
+            let (outcome, rule) = self.fold(engine, &records);
+            if let Some(folded) = self.outcomes.get_mut("folded") {
+                *folded = folded.saturating_sub(1);
+            }
+            self.count(outcome, rule);
+        }
+    }
+
+    fn count(&mut self, outcome: &'static str, rule: Option<String>) {
         add(&mut self.outcomes, outcome);
         if let Some(rule) = rule {
             add(&mut self.rules, (rule, outcome));
         }
     }
 
-    fn record(&mut self, engine: &Engine, bytes: &[u8]) -> (&'static str, Option<String>) {
-        match engine.normalize(bytes) {
+    /// A record of an operation: the last of them tells what became of it.
+    fn part(&mut self, engine: &Engine, record: OperationRecord) -> (&'static str, Option<String>) {
+        let mut skipped = |reason: &str| {
+            add(&mut self.skipped, reason.to_owned());
+            ("skipped", None)
+        };
+        match self.operations.take(record, Time::default()) {
+            Folded::Whole(records) => self.fold(engine, &records),
+            Folded::Held => ("folded", None),
+            Folded::Duplicate => ("duplicate", None),
+            Folded::Late => skipped("late record of an operation that was told"),
+            Folded::Failed => skipped("failed call"),
+        }
+    }
+
+    fn fold(&mut self, engine: &Engine, records: &[Bytes]) -> (&'static str, Option<String>) {
+        self.outcome(engine.fold(records), || records.last().map(|record| call_of(record)).unwrap_or_default())
+    }
+
+    fn outcome(&mut self, outcome: Outcome, call: impl FnOnce() -> (String, String)) -> (&'static str, Option<String>) {
+        match outcome {
             Outcome::Changes { record, drafts } => {
                 let rule = drafts.first().map(|draft| draft.rule.to_string());
                 if drafts.iter().any(|draft| draft.confidence == Confidence::Low) {
@@ -87,7 +129,7 @@ impl Coverage {
                 ("skipped", rule.map(|rule| rule.to_string()))
             }
             Outcome::Rejected { code, rule, .. } => {
-                let (service, call) = call_of(bytes);
+                let (service, call) = call();
                 add(&mut self.quarantined, (code.to_owned(), service, call));
                 ("quarantined", rule.map(|rule| rule.to_string()))
             }
@@ -121,6 +163,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut dyn Write) -> Result<(), F
         coverage.take(&engine, &piece);
         Ok(())
     })?;
+    coverage.rest(&engine);
     let matched: BTreeSet<&str> = coverage.rules.keys().map(|(rule, _)| rule.as_str()).collect();
     let rules = engine.rule_names();
     let unmatched: Vec<&str> = rules.iter().map(|rule| &**rule).filter(|rule| !matched.contains(rule)).collect();

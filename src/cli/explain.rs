@@ -37,7 +37,7 @@ pub(super) struct Arguments {
     /// Files or folders of records; - is standard input, which is also read when none is named
     #[arg(value_name = "RECORD")]
     files: Vec<PathBuf>,
-    /// Explain only the record with this event id; those before it are still taken in
+    /// Explain only the record with this event id, or the records with this correlation id; the others are still taken in
     #[arg(long, value_name = "ID")]
     event: Option<String>,
     /// A folder of rules that add to the built-in ones or override them
@@ -54,7 +54,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut dyn Write) -> Result<(), F
     let inventory = Arc::new(Inventory::bounded(INVENTORY_BYTES));
     let mut processor = Processor::new(Arc::clone(&engine), inventory, "io.catchment".to_owned(), RECENT_IDS);
     let clock = Clock::system();
-    let mut told = 0;
+    let mut telling = Telling { engine, arguments, told: 0, output };
     records::each(&arguments.files, &mut |file, index, piece| {
         let (bytes, processed) = match piece {
             Piece::Record { bytes, .. } => {
@@ -63,33 +63,77 @@ pub(super) fn run(arguments: &Arguments, output: &mut dyn Write) -> Result<(), F
             }
             Piece::Rejected { code, reason, bytes, .. } => (bytes, Processed::Rejected { code, reason, rule: None }),
         };
-        let record: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        if arguments.event.as_ref().is_some_and(|id| record["eventID"].as_str() != Some(id)) {
-            return Ok(());
-        }
-        told += 1;
-        let mut explanation = head(file, index, &record);
-        explanation.extend(outcome(&processed, &engine.explain(&bytes)));
-        if arguments.json {
-            return Ok(writeln!(output, "{}", Value::Object(explanation))?);
-        }
-        let mut text = String::new();
-        lines(&Value::Object(explanation), 0, &mut text);
-        Ok(writeln!(output, "{text}")?)
+        telling.tell(&format!("{file}, number {}", index + 1), &bytes, &processed)
     })?;
+    // There are no more records: what still waits for its end is told with what is known.
+    while let Some(records) = processor.operations().rest() {
+        let Ok(processed) = processor.tell(&records, clock.now(), |_| Ok::<_, Infallible>(false));
+        if let Some(last) = records.last() {
+            telling.tell("an operation whose end is not told", last, &processed)?;
+        }
+    }
     match &arguments.event {
-        Some(id) if told == 0 => Err(Failure::run("explain", format!("no record has the event id {id}"))),
+        Some(id) if telling.told == 0 => Err(Failure::run("explain", format!("no record has the event id {id}"))),
         _ => Ok(()),
     }
 }
 
+struct Telling<'a> {
+    engine: Arc<Engine>,
+    arguments: &'a Arguments,
+    told: usize,
+    output: &'a mut dyn Write,
+}
+
+impl Telling<'_> {
+    fn tell(&mut self, which: &str, bytes: &[u8], processed: &Processed) -> Result<(), Failure> {
+        let record: Value = serde_json::from_slice(bytes).unwrap_or_default();
+        if self.arguments.event.as_ref().is_some_and(|id| !is_called(&record, id)) {
+            return Ok(());
+        }
+        self.told += 1;
+        let mut explanation = head(which, &record);
+        let rules = match raw(processed) {
+            Some(raw) => self.engine.explain(raw.to_string().as_bytes()),
+            None => self.engine.explain(bytes),
+        };
+        explanation.extend(outcome(processed, &rules));
+        if self.arguments.json {
+            return Ok(writeln!(self.output, "{}", Value::Object(explanation))?);
+        }
+        let mut text = String::new();
+        lines(&Value::Object(explanation), 0, &mut text);
+        Ok(writeln!(self.output, "{text}")?)
+    }
+}
+
+/// A record goes by its id; one of Azure's also by what correlates it with others.
+fn is_called(record: &Value, id: &str) -> bool {
+    let own = ["eventID", "eventDataId", "id", "correlationId"].map(|member| &record[member]);
+    let inner = ["id", "correlationId"].map(|member| &record["properties"][member]);
+    own.into_iter().chain(inner).any(|told| told.as_str().is_some_and(|told| told.eq_ignore_ascii_case(id)))
+}
+
+/// The records that a change was told by, where they are several.
+fn raw(processed: &Processed) -> Option<Value> {
+    let Processed::Changes { events, .. } = processed else { return None };
+    let mut event: Value = serde_json::from_slice(&events.first()?.json).ok()?;
+    let raw = event["data"]["raw"].take();
+    raw.get("records").is_some().then_some(raw)
+}
+
 /// Which record it is.
-fn head(file: &str, index: usize, record: &Value) -> Map<String, Value> {
+fn head(which: &str, record: &Value) -> Map<String, Value> {
     let mut head = Map::new();
-    head.insert("record".to_owned(), json!(format!("{file}, number {}", index + 1)));
-    for (key, member) in
-        [("event_id", "eventID"), ("service", "eventSource"), ("call", "eventName"), ("operation", "operationName")]
-    {
+    head.insert("record".to_owned(), json!(which));
+    for (key, member) in [
+        ("event_id", "eventID"),
+        ("event_id", "eventDataId"),
+        ("correlation", "correlationId"),
+        ("service", "eventSource"),
+        ("call", "eventName"),
+        ("operation", "operationName"),
+    ] {
         head.extend(record.get(member).map(|value| (key.to_owned(), value.clone())));
     }
     head
@@ -105,7 +149,7 @@ fn outcome(processed: &Processed, rules: &[Value]) -> Map<String, Value> {
                 tell(
                     "why",
                     json!(
-                        "no rule knows this call; the generic rules take the action from its verb, the asset from its ids"
+                        "no rule knows this call; the generic rules take the action from its name, the asset from its ids"
                     ),
                 );
             }
@@ -166,9 +210,10 @@ fn essence(event: &[u8]) -> Value {
 }
 
 /// The order of members in the text; those that are not listed come last.
-const ORDER: [&str; 24] = [
+const ORDER: [&str; 26] = [
     "record",
     "event_id",
+    "correlation",
     "service",
     "call",
     "operation",
@@ -187,6 +232,7 @@ const ORDER: [&str; 24] = [
     "type",
     "id",
     "vars",
+    "body",
     "apply",
     "associations",
     "rules",

@@ -1,9 +1,11 @@
 //! `catchment normalize`: records in, events out, no server.
 
 use std::convert::Infallible;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 
 use serde_json::json;
 
@@ -12,13 +14,17 @@ use crate::decode::Piece;
 use crate::hub::Projection;
 use crate::ingest::{Processed, Processor};
 use crate::inventory::Inventory;
-use crate::normalize::Engine;
+use crate::normalize::{Engine, Outcome};
 use crate::source::Clock;
 
 /// Configurations kept to tell what was before; the assets that changed longest ago are forgotten beyond it.
 const INVENTORY_BYTES: usize = 256 << 20;
 /// Provider event ids kept to tell duplicates.
 const RECENT_IDS: usize = 1 << 20;
+/// Bytes of records that are normalized before they are handed on together,
+const CHUNK_BYTES: usize = 64 << 10;
+/// and how many such may wait.
+const CHUNKS: usize = 4;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -64,12 +70,19 @@ pub(super) fn run(arguments: &Arguments, output: &mut dyn Write) -> Result<(), F
 fn normalize(arguments: &Arguments, output: &mut dyn Write) -> Result<(), Failure> {
     let engine = Arc::new(Engine::load(arguments.normalizers.as_deref())?);
     let inventory = Arc::new(Inventory::bounded(INVENTORY_BYTES));
-    let processor = Processor::new(engine, inventory, arguments.type_prefix.clone(), RECENT_IDS);
+    let processor = Processor::new(Arc::clone(&engine), inventory, arguments.type_prefix.clone(), RECENT_IDS);
     let omit = (!arguments.omit.is_empty()).then(|| arguments.omit.join(","));
     let projection = Projection::parse(omit.as_deref(), None).map_err(|error| Failure::Usage(format!("--{error}")))?;
     let mut run =
         Run { processor, projection, explain: arguments.explain, clock: Clock::system(), quarantined: 0, output };
-    records::each(&arguments.files, &mut |name, index, piece| run.take(name, index, piece))?;
+    // One thread cuts and normalizes, which needs no state; this one completes and writes, in the same order.
+    thread::scope(|scope| {
+        let (sender, chunks) = sync_channel(CHUNKS);
+        let reader = scope.spawn(|| Ahead::new(engine, sender).read(&arguments.files));
+        // Dropped on the way out, so that the reader ends where writing has failed.
+        chunks.into_iter().flatten().try_for_each(|normalized| run.take(normalized))?;
+        reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
     run.rest()?;
     if run.quarantined > 0 && !arguments.explain {
         tracing::warn!(
@@ -78,6 +91,59 @@ fn normalize(arguments: &Arguments, output: &mut dyn Write) -> Result<(), Failur
         );
     }
     Ok(())
+}
+
+/// A piece of a file, and what the engine made of it.
+struct Normalized {
+    file: Arc<str>,
+    index: usize,
+    outcome: Outcome,
+}
+
+/// Normalizes ahead of who completes.
+struct Ahead {
+    engine: Arc<Engine>,
+    chunks: SyncSender<Vec<Normalized>>,
+    chunk: Vec<Normalized>,
+    bytes: usize,
+}
+
+impl Ahead {
+    fn new(engine: Arc<Engine>, chunks: SyncSender<Vec<Normalized>>) -> Self {
+        Self { engine, chunks, chunk: Vec::new(), bytes: 0 }
+    }
+
+    fn read(mut self, files: &[PathBuf]) -> Result<(), Failure> {
+        let mut file: Arc<str> = "".into();
+        let outcome = records::each(files, &mut |name, index, piece| {
+            if *file != *name {
+                file = name.into();
+            }
+            self.take(Arc::clone(&file), index, piece)
+        });
+        // What came before an error goes out before it.
+        self.hand_on().and(outcome)
+    }
+
+    fn take(&mut self, file: Arc<str>, index: usize, piece: Piece) -> Result<(), Failure> {
+        let outcome = match piece {
+            Piece::Record { bytes, .. } => {
+                self.bytes += bytes.len();
+                self.engine.normalize(&bytes)
+            }
+            Piece::Rejected { code, reason, .. } => Outcome::Rejected { code, reason, rule: None },
+        };
+        self.bytes += size_of::<Normalized>();
+        self.chunk.push(Normalized { file, index, outcome });
+        if self.bytes < CHUNK_BYTES { Ok(()) } else { self.hand_on() }
+    }
+
+    fn hand_on(&mut self) -> Result<(), Failure> {
+        self.bytes = 0;
+        let chunk = std::mem::take(&mut self.chunk);
+        // Who completes has failed, and tells why itself.
+        self.chunks.send(chunk).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe).into())
+    }
 }
 
 /// What goes from record to record.
@@ -91,16 +157,11 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn take(&mut self, file: &str, index: usize, piece: Piece) -> Result<(), Failure> {
-        let processed = match piece {
-            Piece::Record { bytes, .. } => {
-                // Nothing is stored: what was seen is what this run remembers.
-                let Ok(processed) = self.processor.process(&bytes, self.clock.now(), |_| Ok::<_, Infallible>(false));
-                processed
-            }
-            Piece::Rejected { code, reason, .. } => Processed::Rejected { code, reason, rule: None },
-        };
-        self.told(file, Some(index), processed)
+    fn take(&mut self, normalized: Normalized) -> Result<(), Failure> {
+        let Normalized { file, index, outcome } = normalized;
+        // Nothing is stored: what was seen is what this run remembers.
+        let Ok(processed) = self.processor.complete(outcome, self.clock.now(), |_| Ok::<_, Infallible>(false));
+        self.told(&file, Some(index), processed)
     }
 
     /// There are no more records: what still waits for its end goes out with what is known.

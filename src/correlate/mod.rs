@@ -5,6 +5,7 @@
 //! ([`Correlator::take_changes`]) and is handed back at start ([`Correlator::restore`]). Nothing here guesses: where the
 //! evidence allows two answers, none is given, and `how` says which evidence was used.
 
+mod arm_deployments;
 mod deployments;
 mod memory;
 mod operations;
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use self::deployments::Actor;
 use self::memory::Memory;
 use self::shared::Copied;
-use crate::model::{Draft, RecordInfo, Session, Time};
+use crate::model::{DeploymentBegun, Draft, RecordInfo, Session, Time};
 
 pub use self::operations::{Folded, OperationLimits, Operations};
 
@@ -33,8 +34,11 @@ const SHARED: usize = 20_000;
 /// Roles and principals remembered that lately worked on deployments.
 const ACTORS: usize = 20_000;
 
-/// The prefix of the keys of all that is remembered here.
-pub const KEY_PREFIX: &str = "aws/";
+/// Deployments of Azure remembered.
+const DEPLOYMENTS: usize = 20_000;
+
+/// The prefixes of the keys of all that a [`Correlator`] remembers.
+pub const KEY_PREFIXES: [&str; 2] = ["aws/", "azure/deployment/"];
 
 /// One thing remembered, as the log keeps it.
 #[derive(Serialize, Deserialize)]
@@ -43,6 +47,7 @@ enum Remembered {
     Session(Session),
     Copied(Copied),
     Actor(Actor),
+    Deployment(DeploymentBegun),
 }
 
 /// Relates records to one another. Fed in the order of the records.
@@ -51,24 +56,27 @@ pub struct Correlator {
     sessions: Memory<Session>,
     copies: Memory<Copied>,
     actors: Memory<Actor>,
+    begun: Memory<DeploymentBegun>,
     /// What is to become durable; nothing is gathered where nobody asks for it.
     changes: Option<Vec<(String, Option<Bytes>)>>,
 }
 
 impl Default for Correlator {
     fn default() -> Self {
-        Self::with_limits(SESSIONS, SHARED, ACTORS)
+        Self::with_limits(SESSIONS, SHARED, ACTORS, DEPLOYMENTS)
     }
 }
 
 impl Correlator {
-    /// One that remembers at most so many sessions, shared records, and actors of deployments; the oldest go first.
+    /// One that remembers at most so many sessions, shared records, actors of CloudFormation's deployments, and deployments of
+    /// Azure; the oldest go first.
     #[must_use]
-    pub fn with_limits(sessions: usize, shared: usize, actors: usize) -> Self {
+    pub fn with_limits(sessions: usize, shared: usize, actors: usize, deployments: usize) -> Self {
         Self {
             sessions: Memory::new("aws/session/", sessions),
             copies: Memory::new("aws/shared/", shared),
             actors: Memory::new("aws/deployments/", actors),
+            begun: Memory::new("azure/deployment/", deployments),
             changes: None,
         }
     }
@@ -102,6 +110,13 @@ impl Correlator {
         self.remember(Remembered::Session(session));
     }
 
+    /// Notes a deployment of Azure, before what it makes is told.
+    pub fn note_deployment(&mut self, deployment: DeploymentBegun) {
+        if arm_deployments::is_first(&self.begun, &deployment) {
+            self.remember(Remembered::Deployment(deployment));
+        }
+    }
+
     /// Completes the attribution of a change by what other records told, and notes what it tells itself.
     pub fn attribute(&mut self, record: &mut RecordInfo, drafts: &[Draft]) {
         if let Some(copied) = shared::complete(&self.copies, record) {
@@ -110,6 +125,7 @@ impl Correlator {
         sessions::complete(&self.sessions, record);
         if let Some(draft) = drafts.first() {
             deployments::complete(&self.actors, record, &draft.asset.account);
+            arm_deployments::complete(&self.begun, record, &draft.asset.id);
         }
         for actor in deployments::told(&self.actors, record, drafts) {
             self.remember(Remembered::Actor(actor));
@@ -138,6 +154,7 @@ impl Correlator {
             Remembered::Session(session) => self.sessions.insert(session.access_key.clone(), session),
             Remembered::Copied(copied) => self.copies.insert(copied.id.clone(), copied),
             Remembered::Actor(actor) => self.actors.insert(actor.key.clone(), actor),
+            Remembered::Deployment(begun) => self.begun.insert(begun.correlation.clone(), begun),
         }
     }
 }
@@ -148,6 +165,7 @@ impl Remembered {
             Self::Session(session) => session.started,
             Self::Copied(copied) => copied.time,
             Self::Actor(actor) => actor.time(),
+            Self::Deployment(begun) => begun.time,
         }
     }
 }

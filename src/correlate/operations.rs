@@ -300,7 +300,7 @@ mod tests {
     fn record(operation: u128, id: u128, phase: Phase, at: i64) -> OperationRecord {
         let time = Time::from_millis(at);
         let text = Bytes::from(format!("{operation}/{id}"));
-        OperationRecord { operation, id, time, phase, wants_start: phase == Phase::Succeeded, text }
+        OperationRecord { operation, id, time, phase, wants_start: phase == Phase::Succeeded, deployment: None, text }
     }
 
     fn texts(texts: &[&str]) -> Folded {

@@ -257,24 +257,59 @@ fn a_role_tells_nothing_while_a_stack_with_a_role_of_its_own_may_be_worked_on() 
     assert_eq!(stack_of(&attributed(&mut correlator, record(3, None, by(&deployer, None)))), None);
 }
 
+fn begun(correlation: &str, id: &str, minutes: i64) -> DeploymentBegun {
+    DeploymentBegun { correlation: correlation.to_owned(), id: id.to_owned(), time: at(minutes) }
+}
+
+/// The deployment of a change of Azure's under a correlation id.
+fn deployment_of(correlator: &mut Correlator, correlation: &str, id: &str) -> Option<String> {
+    let mut record = record(5, None, Attribution::default());
+    record.source = "//azure/0f1e2d3c-0000-4000-8000-000000000001".to_owned();
+    record.operation.request_id = Some(correlation.to_owned());
+    correlator.attribute(&mut record, &[draft("Microsoft.Compute/disks", id)]);
+    let deployment = record.attribution.deployment?;
+    assert_eq!((&*deployment.kind, &*deployment.how), ("arm_deployment", "correlationId"));
+    Some(deployment.id)
+}
+
+#[test]
+fn what_bears_a_deployments_correlation_is_a_part_of_it() {
+    let mut correlator = Correlator::default();
+    correlator.note_deployment(begun("c1", "main", 1));
+    // Nested ones begin later, whichever record comes first.
+    correlator.note_deployment(begun("c1", "nested", 2));
+    correlator.note_deployment(begun("c2", "nested", 2));
+    correlator.note_deployment(begun("c2", "main", 1));
+    for correlation in ["c1", "c2"] {
+        assert_eq!(deployment_of(&mut correlator, correlation, "disk").as_deref(), Some("main"));
+        assert_eq!(deployment_of(&mut correlator, correlation, "nested").as_deref(), Some("main"));
+        assert_eq!(deployment_of(&mut correlator, correlation, "MAIN"), None, "it is no part of itself");
+    }
+    assert_eq!(deployment_of(&mut correlator, "c3", "disk"), None);
+    let mut of_aws = record(5, None, Attribution::default());
+    of_aws.operation.request_id = Some("c1".to_owned());
+    assert_eq!(attributed(&mut correlator, of_aws).deployment, None);
+}
+
 #[test]
 fn what_is_remembered_outlives_a_restart_within_its_bounds() {
-    let mut before = Correlator::with_limits(2, 2, 2);
+    let mut before = Correlator::with_limits(2, 2, 2, 2);
     before.restore([]).unwrap();
     let mut stored = std::collections::BTreeMap::new();
     for n in 0..4 {
         before.note_session(session(&format!("ASIA{n}"), None, of_jane()));
         operation(&mut before, n, &format!("stack-{n}"), Some(&role(&n.to_string())), Attribution::default());
+        before.note_deployment(begun(&format!("c{n}"), "main", n));
         for (key, value) in before.take_changes() {
-            assert!(key.starts_with(KEY_PREFIX), "{key}");
+            assert!(KEY_PREFIXES.iter().any(|prefix| key.starts_with(prefix)), "{key}");
             match value {
                 Some(value) => stored.insert(key, value),
                 None => stored.remove(&key),
             };
         }
     }
-    assert_eq!(stored.len(), 4, "{:?}", stored.keys());
-    let mut after = Correlator::with_limits(2, 2, 2);
+    assert_eq!(stored.len(), 6, "{:?}", stored.keys());
+    let mut after = Correlator::with_limits(2, 2, 2, 2);
     after.restore(stored.into_values()).unwrap();
     assert!(after.take_changes().is_empty(), "what is in the log need not be written again");
     for n in 0..4 {
@@ -282,6 +317,7 @@ fn what_is_remembered_outlives_a_restart_within_its_bounds() {
         assert_eq!(found.human.is_some(), n >= 2, "ASIA{n}");
         let change = attributed(&mut after, record(5, None, by(&role(&n.to_string()), None)));
         assert_eq!(change.deployment.is_some(), n >= 2, "stack-{n}");
+        assert_eq!(deployment_of(&mut after, &format!("c{n}"), "disk").is_some(), n >= 2, "c{n}");
     }
     assert!(Correlator::default().restore([Bytes::from_static(b"{}")]).is_err());
 }

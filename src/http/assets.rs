@@ -17,7 +17,7 @@ use super::params::Params;
 use super::stream::parse_projection;
 use super::{App, Shared};
 use crate::hub::{AssetTypes, OneOf, blocking};
-use crate::inventory::{ConfigurationState, Held};
+use crate::inventory::{ConfigurationState, Held, Outline};
 use crate::model::{AssetName, Cursor, Seq, Time};
 
 const ASSETS_PER_PAGE: u64 = 100;
@@ -107,12 +107,12 @@ impl AssetFilter {
         })
     }
 
-    fn matches(&self, asset: &Held) -> bool {
+    fn matches(&self, asset: &Outline<'_>) -> bool {
         let one_of = |list: &Option<OneOf>, text: &str| list.as_ref().is_none_or(|list| list.contains(text));
-        self.asset_type.as_ref().is_none_or(|types| types.contains(&asset.neutral_type))
-            && one_of(&self.provider, &asset.provider)
-            && one_of(&self.account, &asset.account)
-            && one_of(&self.region, &asset.region)
+        self.asset_type.as_ref().is_none_or(|types| types.contains(asset.neutral_type))
+            && one_of(&self.provider, asset.provider)
+            && one_of(&self.account, asset.account)
+            && one_of(&self.region, asset.region)
             && self.prefix.as_ref().is_none_or(|prefix| asset.name.as_str().starts_with(prefix))
     }
 }
@@ -132,10 +132,8 @@ pub(super) async fn list(State(app): State<Shared>, uri: Uri) -> Result<Response
     let inventory = Arc::clone(&app.state.inventory);
     let page = move || {
         let mut found = Vec::new();
-        inventory.walk(after.as_ref(), &mut |asset| {
-            if filter.matches(asset) {
-                found.push(Arc::clone(asset));
-            }
+        inventory.walk(after.as_ref(), &|asset| filter.matches(asset), &mut |asset| {
+            found.push(asset);
             // One more than asked for, to know whether there is a next page.
             found.len() <= limit
         });

@@ -9,17 +9,15 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::error::ApiError;
 use super::params::{Moment, Params, parse_cursor};
 use super::{App, AppState, Shared};
 use crate::hub::{
-    ClosingReason, Filter, Format, Gap, GapReason, Output, Projection, Start, Subscription, SubscriptionOptions,
-    blocking,
+    ClosingReason, Filter, Format, GapReason, Notice, OpenStream, Output, Projection, Start, Subscription,
+    SubscriptionOptions, Wire, blocking,
 };
-use crate::metrics::Metrics;
 use crate::model::{Cursor, Seq, Time};
 
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -28,13 +26,6 @@ pub(super) const MAX_HEARTBEAT_SECS: u64 = 3_600;
 /// How much a provider's clock may run ahead of ours: `since` begins to look this much earlier in the log, which is
 /// ordered by our clock, and then goes by the events' own time.
 const CLOCK_SKEW: Duration = Duration::from_secs(600);
-
-/// Sent at once, so that proxies pass the head on and EventSource opens. No blank line: it would end an event.
-const OPENING: Bytes = Bytes::from_static(b"retry: 2000\n: catchment\n");
-/// A lone comment. A blank line after it would be an empty event to some clients.
-const SSE_HEARTBEAT: Bytes = Bytes::from_static(b": hb\n");
-/// Only where `heartbeat` asks for it, since not every reader of NDJSON skips blank lines.
-const NDJSON_HEARTBEAT: Bytes = Bytes::from_static(b"\n");
 
 /// Where a client wants to begin.
 #[derive(Debug, PartialEq, Eq)]
@@ -233,8 +224,9 @@ pub(super) async fn stream(State(app): State<Shared>, uri: Uri, headers: HeaderM
     } else {
         None
     };
-    let open = OpenStream::new(Arc::clone(&app.state.metrics), permit, Encoder { format, bounded });
-    Ok((stream_headers(format), Body::from_stream(frames(subscription, first, open))).into_response())
+    let open = OpenStream::new(Arc::clone(&app.state.metrics), permit);
+    let body = body(subscription, first, Wire { format, bounded }, open);
+    Ok((stream_headers(format), Body::from_stream(body)).into_response())
 }
 
 /// What a client gets that comes back to a read whose end lies in the past; `None` when there is nothing left. The
@@ -244,8 +236,8 @@ pub(super) async fn stream(State(app): State<Shared>, uri: Uri, headers: HeaderM
 async fn first_output(subscription: &mut Subscription) -> Option<Output> {
     loop {
         match subscription.next().await? {
-            Output::Closing(_, ClosingReason::Complete) => return None,
-            Output::CaughtUp(_) | Output::Heartbeat => {}
+            Output::Notice(Notice::Closing(_, ClosingReason::Complete)) => return None,
+            Output::Notice(Notice::CaughtUp(_) | Notice::Heartbeat) => {}
             output => return Some(output),
         }
     }
@@ -265,120 +257,40 @@ fn stream_headers(format: Format) -> [(HeaderName, HeaderValue); 4] {
     ]
 }
 
-fn frames(
+fn body(
     mut subscription: Subscription,
     mut first: Option<Output>,
+    wire: Wire,
     open: OpenStream,
 ) -> impl tokio_stream::Stream<Item = io::Result<Bytes>> + Send {
     async_stream::stream! {
-        if open.encoder.format == Format::Sse {
-            yield Ok(OPENING);
+        if let Some(opening) = wire.opening() {
+            yield Ok(opening);
         }
         loop {
             let output = match first.take() {
                 Some(output) => Some(output),
                 None => subscription.next().await,
             };
-            let Some(output) = output else { break };
-            open.count(&output);
-            match open.encoder.encode(output) {
+            let told = match output {
+                None => break,
+                Some(Output::Events { bytes, events }) => {
+                    open.count(events, bytes.len());
+                    Ok(Some(bytes))
+                }
+                Some(Output::Notice(notice)) => {
+                    open.told(&notice);
+                    wire.notice(&notice)
+                }
+            };
+            match told {
                 Ok(None) => {}
                 Ok(Some(bytes)) => yield Ok(bytes),
-                Err(error) => {
-                    yield Err(error);
+                Err(cut_off) => {
+                    yield Err(io::Error::other(cut_off));
                     break;
                 }
             }
         }
-    }
-}
-
-/// How outputs look on the wire.
-struct Encoder {
-    format: Format,
-    bounded: bool,
-}
-
-impl Encoder {
-    /// `None` when nothing is sent. An error cuts the connection off without the end that HTTP has for a complete
-    /// answer: lines of NDJSON can't tell of a gap or a failure, and must not look complete.
-    fn encode(&self, output: Output) -> io::Result<Option<Bytes>> {
-        match (self.format, output) {
-            (_, Output::Events { bytes, .. }) => Ok(Some(bytes)),
-            (Format::Sse, Output::Heartbeat) => Ok(Some(SSE_HEARTBEAT)),
-            (Format::Sse, control) => Ok(control_frame(&control)),
-            (Format::Ndjson, Output::Heartbeat) => Ok(Some(NDJSON_HEARTBEAT)),
-            (Format::Ndjson, Output::CaughtUp(_) | Output::Closing(_, ClosingReason::Complete)) => Ok(None),
-            (Format::Ndjson, Output::Closing(_, ClosingReason::Shutdown)) if !self.bounded => Ok(None),
-            (Format::Ndjson, Output::Closing(_, ClosingReason::Shutdown)) => {
-                Err(io::Error::other("the server stops before the read is complete"))
-            }
-            (Format::Ndjson, Output::Closing(_, ClosingReason::Failed(error))) => Err(io::Error::other(error)),
-            (Format::Ndjson, Output::Gap(_)) => Err(io::Error::other("retention dropped events before they were sent")),
-        }
-    }
-}
-
-/// Control frames have an `event:` field, so `onmessage` does not get them, and an `id:`, so that a client that
-/// comes back goes on from there.
-fn control_frame(output: &Output) -> Option<Bytes> {
-    let frame = match output {
-        Output::CaughtUp(cursor) => format!("id: {cursor}\nevent: caught-up\ndata: {{\"cursor\":\"{cursor}\"}}\n\n"),
-        Output::Gap(Gap { from, to, reason }) => {
-            let reason = match reason {
-                GapReason::Retention => "retention",
-                GapReason::Epoch => "epoch",
-            };
-            let data = format!(r#"{{"from":"{from}","to":"{to}","reason":"{reason}"}}"#);
-            format!("id: {to}\nevent: gap\ndata: {data}\n\n")
-        }
-        Output::Closing(cursor, reason) => {
-            let reason = match reason {
-                ClosingReason::Complete => "complete",
-                ClosingReason::Shutdown => "shutdown",
-                ClosingReason::Failed(_) => "error",
-            };
-            let data = format!(r#"{{"cursor":"{cursor}","reason":"{reason}"}}"#);
-            format!("id: {cursor}\nevent: closing\nretry: 2000\ndata: {data}\n\n")
-        }
-        Output::Events { .. } | Output::Heartbeat => return None,
-    };
-    Some(frame.into())
-}
-
-/// Counts a stream while it is open.
-struct OpenStream {
-    metrics: Arc<Metrics>,
-    encoder: Encoder,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl OpenStream {
-    fn new(metrics: Arc<Metrics>, permit: OwnedSemaphorePermit, encoder: Encoder) -> Self {
-        metrics.stream_clients.inc();
-        Self { metrics, encoder, _permit: permit }
-    }
-
-    fn count(&self, output: &Output) {
-        match output {
-            Output::Events { bytes, events } => {
-                self.metrics.stream_events.inc_by(*events);
-                self.metrics.stream_bytes.inc_by(bytes.len() as u64);
-            }
-            Output::Gap(gap) => {
-                tracing::info!(from = %gap.from, to = %gap.to, reason = ?gap.reason, "subscriber is told of a gap");
-                self.metrics.stream_gaps.inc();
-            }
-            Output::Closing(_, ClosingReason::Failed(error)) => {
-                tracing::error!(%error, "stream ends: the log can't be read");
-            }
-            Output::CaughtUp(_) | Output::Heartbeat | Output::Closing(..) => {}
-        }
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        self.metrics.stream_clients.dec();
     }
 }

@@ -3,7 +3,7 @@
 use crate::model::{Action, EventHead, Time};
 
 /// Texts of which one must be met.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OneOf(Vec<Box<str>>);
 
 impl OneOf {
@@ -15,7 +15,7 @@ impl OneOf {
 }
 
 /// Asset types: whole ones, and families such as `network.*`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AssetTypes {
     whole: OneOf,
     /// `network.` for `network.*`.
@@ -53,7 +53,7 @@ impl AssetTypes {
 }
 
 /// Assets: whole names, and prefixes that end in `/`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct AssetNames {
     whole: OneOf,
     prefixes: Vec<Box<str>>,
@@ -88,7 +88,7 @@ pub struct FilterError {
 }
 
 /// All of its parts must be met; a part that is not given is met by everything. [`Filter::default`] passes all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
     actions: Option<Vec<Action>>,
     asset_type: Option<AssetTypes>,

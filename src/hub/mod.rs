@@ -1,16 +1,20 @@
-//! The hub: follows the log, frames each event once, and serves every subscriber as a cursor.
+//! The hub: follows the log, encodes each event once, and serves every subscriber as a cursor.
 //!
-//! The newest events lie framed in a ring; older ones are read from the log, through a cache that all readers
-//! share. A [`Subscription`] owns no queue: it asks for what follows its cursor, from wherever that is, so replay and
-//! follow are the same loop, and a slow subscriber costs reads, not memory.
+//! The newest events lie encoded in a ring; older ones are read from the log, through a cache that all readers share.
+//! A subscriber (`reader`) owns no queue: it asks for what follows its cursor, from wherever that is, so replay and
+//! follow are the same loop, and a slow subscriber costs reads, not memory. What each filter passes of a new event is
+//! found once (`matching`).
 
 mod filter;
+mod matching;
 mod projection;
+mod reader;
 mod ring;
 mod segment;
 mod subscription;
 #[cfg(test)]
 pub(crate) mod testing;
+mod wire;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -29,23 +33,26 @@ use crate::retry::Backoff;
 
 pub use filter::{AssetTypes, Filter, FilterError, OneOf};
 pub use projection::{Projection, ProjectionError};
+pub use reader::{ClosingReason, Gap, GapReason, Notice, Start, SubscriptionOptions};
 pub use segment::Format;
-pub use subscription::{ClosingReason, Gap, GapReason, Output, Start, Subscription, SubscriptionOptions};
+pub use subscription::{Output, Subscription};
+pub use wire::{CutOff, OpenStream, Wire};
 
+use matching::Filters;
 use ring::Ring;
-use segment::{SEGMENT_BYTES, Segment};
+use segment::{Encoding, SEGMENT_BYTES, Segment};
 
 /// Reads of the log that may run at once: enough to keep a disk busy, few enough to bound what is in flight.
 const CONCURRENT_READS: usize = 16;
-/// Projecting more than this is left to a blocking thread (about 200 µs of work).
-const PROJECT_INLINE_BYTES: usize = 64 * 1024;
+/// Encoding more than this is left to a blocking thread (about 200 µs of work).
+const ENCODE_INLINE_BYTES: usize = 64 * 1024;
 
 /// Bounds of the hub's memory.
 #[derive(Clone, Debug)]
 pub struct HubConfig {
-    /// Newest events kept framed.
+    /// Newest events kept encoded.
     pub ring_bytes: usize,
-    /// Older events that replaying readers share, and projections, each.
+    /// Older events that replaying readers share, and other encodings, each.
     pub cache_bytes: u64,
 }
 
@@ -55,12 +62,12 @@ impl Default for HubConfig {
     }
 }
 
-/// Identifies a projected segment: which events, and which members of them.
+/// Identifies an encoded segment: which events, and their form.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct ProjectedKey {
+struct EncodedKey {
     first: Seq,
     last: Seq,
-    projection: Arc<str>,
+    encoding: Encoding,
 }
 
 #[derive(Clone)]
@@ -79,7 +86,8 @@ pub struct Hub {
     ring: RwLock<Ring>,
     /// Segments read back from the log, by the position before them.
     replayed: Cache<Seq, Arc<Segment>, ByWeight>,
-    projected: Cache<ProjectedKey, Arc<Segment>, ByWeight>,
+    encoded: Cache<EncodedKey, Arc<Segment>, ByWeight>,
+    filters: Filters,
     reads: Semaphore,
     tail: watch::Sender<Seq>,
     following: AtomicBool,
@@ -96,7 +104,8 @@ impl Hub {
             epoch: log.epoch(),
             ring: RwLock::new(Ring::new(config.ring_bytes)),
             replayed: Cache::with_weighter(items, config.cache_bytes, ByWeight),
-            projected: Cache::with_weighter(items, config.cache_bytes, ByWeight),
+            encoded: Cache::with_weighter(items, config.cache_bytes, ByWeight),
+            filters: Filters::default(),
             reads: Semaphore::new(CONCURRENT_READS),
             tail: watch::Sender::new(tail),
             following: AtomicBool::new(false),
@@ -141,7 +150,7 @@ impl Hub {
         self.following.load(Ordering::Relaxed)
     }
 
-    /// Frames what the log gets, until `stop`. A failed read is tried again with growing waits.
+    /// Encodes what the log gets, until `stop`. A failed read is tried again with growing waits.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let mut log_tail = self.log.tail();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
@@ -175,13 +184,14 @@ impl Hub {
         while self.tail() < target && !stop.is_cancelled() {
             match self.read(self.tail()).await {
                 Ok(segment) => {
-                    let last = segment.last();
+                    let (last, heads) = (segment.last(), segment.heads());
+                    heads.set_matches(self.filters.matches(heads.events()));
                     self.ring.write().unwrap_or_else(PoisonError::into_inner).push(segment);
                     self.tail.send_replace(last);
                 }
                 // Retention overtook the hub. Subscribers meet the same hole and are told.
                 Err(LogError::BelowFloor { after, floor }) if floor > after.next() => {
-                    tracing::warn!(%after, %floor, "retention dropped events before the hub framed them");
+                    tracing::warn!(%after, %floor, "retention dropped events before the hub saw them");
                     self.tail.send_replace(Seq(floor.0 - 1));
                 }
                 Err(error) => return Err(error),
@@ -190,26 +200,50 @@ impl Hub {
         Ok(())
     }
 
-    /// The segment with the event after a position; `None` at the tail.
-    async fn after(&self, after: Seq) -> Result<Option<Arc<Segment>>, LogError> {
+    /// The segment with the event after a position, in the encoding; `None` at the tail.
+    async fn load(&self, after: Seq, encoding: &Encoding) -> Result<Option<Arc<Segment>>, LogError> {
         if after >= self.tail() {
             return Ok(None);
         }
-        if let Some(segment) = self.in_ring(after) {
+        let segment = match self.in_ring(after) {
+            Some(segment) => segment,
+            None => self.replayed.get_or_insert_async(&after, self.read(after)).await?,
+        };
+        if segment.serves(encoding) {
             return Ok(Some(segment));
         }
-        self.replayed.get_or_insert_async(&after, self.read(after)).await.map(Some)
+        let key = EncodedKey { first: segment.first(), last: segment.last(), encoding: encoding.clone() };
+        let make = async {
+            let (epoch, encoding) = (self.epoch, encoding.clone());
+            blocking(move || Ok(Arc::new(segment.encode_as(epoch, &encoding)))).await
+        };
+        self.encoded.get_or_insert_async(&key, make).await.map(Some)
+    }
+
+    /// What [`load`](Hub::load) gives, but for the encoding, if it is at hand.
+    fn in_memory(&self, after: Seq) -> Option<Arc<Segment>> {
+        self.in_ring(after).or_else(|| self.replayed.get(&after))
     }
 
     fn in_ring(&self, after: Seq) -> Option<Arc<Segment>> {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).get(after)
     }
 
-    /// Reads and frames what follows a position that lies before the log's tail.
+    /// A segment in another encoding, made once for all who ask; `None` when that would take long.
+    fn encoded(&self, segment: &Arc<Segment>, encoding: &Encoding) -> Option<Arc<Segment>> {
+        let key = EncodedKey { first: segment.first(), last: segment.last(), encoding: encoding.clone() };
+        if segment.text_bytes() > ENCODE_INLINE_BYTES {
+            return self.encoded.get(&key);
+        }
+        let make = || Ok::<_, std::convert::Infallible>(Arc::new(segment.encode_as(self.epoch, encoding)));
+        self.encoded.get_or_insert_with(&key, make).ok()
+    }
+
+    /// Reads and encodes what follows a position that lies before the log's tail.
     async fn read(&self, after: Seq) -> Result<Arc<Segment>, LogError> {
         let _permit = self.reads.acquire().await.map_err(|_| LogError::Closed)?;
         let (log, epoch) = (Arc::clone(&self.log), self.epoch);
-        let segment = blocking(move || Segment::frame(epoch, after, log.read(after, SEGMENT_BYTES)?))
+        let segment = blocking(move || Segment::encode(epoch, after, log.read(after, SEGMENT_BYTES)?))
             .await?
             .ok_or_else(|| LogError::Storage {
                 action: "read events",
@@ -217,19 +251,6 @@ impl Hub {
                 cause: "nothing there, though the tail is further on".to_owned(),
             })?;
         Ok(Arc::new(segment))
-    }
-
-    /// A segment as a projection shows it, made once for all who ask.
-    async fn project(&self, segment: &Arc<Segment>, projection: &Arc<Projection>) -> Result<Arc<Segment>, LogError> {
-        let key = ProjectedKey { first: segment.first(), last: segment.last(), projection: projection.key() };
-        let make = async {
-            let (segment, projection, epoch) = (Arc::clone(segment), Arc::clone(projection), self.epoch);
-            if segment.text_bytes() <= PROJECT_INLINE_BYTES {
-                return Ok(Arc::new(segment.project(epoch, &projection)));
-            }
-            blocking(move || Ok(Arc::new(segment.project(epoch, &projection)))).await
-        };
-        self.projected.get_or_insert_async(&key, make).await
     }
 
     /// The JSON of the events at these positions, in the same order. What retention dropped is left out.

@@ -3,7 +3,7 @@
 //! Members are copied as they stand: the bytes of what is kept, keys and order do not change.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::hash::{Hash, Hasher};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -106,12 +106,27 @@ pub struct ProjectionError {
 struct Members(BTreeMap<Box<str>, Members>);
 
 /// Which members of an event are sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Projection {
     /// Whether the named members are the ones that stay, or the ones that go.
     keep: bool,
     members: Members,
-    key: Arc<str>,
+    /// The parameter in one spelling: the same for projections that do the same.
+    key: Box<str>,
+}
+
+impl PartialEq for Projection {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Projection {}
+
+impl Hash for Projection {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
+    }
 }
 
 impl Projection {
@@ -151,11 +166,6 @@ impl Projection {
         let paths: Vec<String> = paths.iter().map(|path| path.join(".")).collect();
         let key = format!("{parameter}={}", paths.join(",")).into();
         Ok(Some(Self { keep, members, key }))
-    }
-
-    /// The same for projections that do the same.
-    pub(super) fn key(&self) -> Arc<str> {
-        Arc::clone(&self.key)
     }
 
     /// Appends what stays of an event to `out`.

@@ -49,7 +49,7 @@ mod tests {
     use crate::model::Epoch;
 
     fn segment(first: u64, count: u64) -> Arc<Segment> {
-        Arc::new(Segment::frame(Epoch(1), Seq(first - 1), vec![block(first, count)]).unwrap().unwrap())
+        Arc::new(Segment::encode(Epoch(1), Seq(first - 1), vec![block(first, count)]).unwrap().unwrap())
     }
 
     #[test]

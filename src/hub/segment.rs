@@ -1,12 +1,12 @@
-//! Runs of events, framed once for every subscriber.
+//! Runs of events, encoded once for every subscriber.
 
 use std::fmt::Write as _;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 
-use super::filter::Filter;
+use super::matching::{InternedFilter, Matches};
 use super::projection::Projection;
 use crate::log::{Block, LogError};
 use crate::model::{Cursor, Epoch, EventHead, Seq};
@@ -19,7 +19,7 @@ pub(super) const SEGMENT_BYTES: usize = 256 * 1024;
 const PAGE: u64 = 128;
 
 /// What a subscriber gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
     /// `text/event-stream` (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
     Sse,
@@ -27,52 +27,226 @@ pub enum Format {
     Ndjson,
 }
 
-/// Consecutive events. Each stands in `frames` as `id: <epoch>.<seq>\ndata: <json>\n\n`; its line of NDJSON is the
-/// part of the frame from the JSON up to the first line break after it.
+/// The form of events that subscribers share.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Encoding {
+    pub(super) format: Format,
+    pub(super) projection: Option<Arc<Projection>>,
+}
+
+impl Encoding {
+    /// What the hub makes of each new event. Other encodings are made of it when somebody asks.
+    pub(super) const BASE: Self = Self { format: Format::Sse, projection: None };
+
+    fn is_base(&self) -> bool {
+        *self == Self::BASE
+    }
+}
+
+/// Consecutive events in one encoding, in one buffer. Each stands there as a chunk of an HTTP/1.1 answer
+/// (<https://www.rfc-editor.org/rfc/rfc9112#section-7.1>), so that any run of events is a slice that can be sent as it
+/// is. The text within the chunk is `id: <epoch>.<seq>\ndata: <json>\n\n`, or the JSON and a line break.
 #[derive(Debug)]
 pub(super) struct Segment {
-    first: Seq,
-    heads: Arc<[EventHead]>,
-    frames: Bytes,
+    heads: Arc<Heads>,
+    base: bool,
+    chunks: Bytes,
     spans: Vec<Span>,
 }
 
-/// Where a frame lies; it begins where the one before ends.
+/// What filters look at, shared by the encodings of a segment.
+#[derive(Debug)]
+pub(super) struct Heads {
+    first: Seq,
+    events: Vec<EventHead>,
+    /// Made for new segments; those read back from the log have none.
+    matches: OnceLock<Matches>,
+}
+
+/// Where an event lies; its chunk begins where the one before ends.
 #[derive(Clone, Copy, Debug)]
 struct Span {
+    text: usize,
     json: usize,
     end: usize,
 }
 
-/// What [`Segment::select`] found.
-#[derive(Debug, Default)]
-pub(super) struct Selected {
-    /// Runs of adjacent matching frames.
-    pub(super) runs: Vec<Bytes>,
-    /// The matching events in them.
+/// What ends a chunk.
+const CHUNK_END: &[u8] = b"\r\n";
+
+/// Events to be sent, out of one or more segments.
+#[derive(Clone, Debug)]
+pub(crate) struct Selected {
+    runs: Vec<Run>,
+    /// How many events there are.
     pub(super) events: u64,
-    /// The bytes in them.
+    /// The bytes of their chunks.
     pub(super) bytes: usize,
-    /// The last matching event.
-    pub(super) last: Option<Seq>,
+    /// The position up to which events were looked at: there is nothing to send between the last one and this.
+    pub(super) scanned: Seq,
 }
 
-/// How much [`Segment::select`] may take.
+/// Adjacent events of a segment.
+#[derive(Clone, Debug)]
+struct Run {
+    segment: Arc<Segment>,
+    events: Range<usize>,
+}
+
+/// How much of what was selected has been sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// Events of which something was sent.
+    pub(super) events: u64,
+    /// The last of them; `None` when nothing was sent.
+    pub(super) last: Option<Seq>,
+    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
+    /// What is still to be sent of it.
+    pub(super) rest: Bytes,
+}
+
+/// How much to select.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
     pub(super) events: u64,
     pub(super) bytes: usize,
 }
 
+impl Selected {
+    /// Nothing yet.
+    pub(super) fn after(position: Seq) -> Self {
+        Self { runs: Vec::new(), events: 0, bytes: 0, scanned: position }
+    }
+
+    /// The last event.
+    #[cfg(test)]
+    pub(super) fn last(&self) -> Option<Seq> {
+        self.runs.last().map(|run| run.segment.seq(run.events.end.saturating_sub(1)))
+    }
+
+    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
+    /// The chunks, as slices of the shared buffers.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        self.runs.iter().map(|run| run.segment.chunks.get(run.bytes()).unwrap_or_default())
+    }
+
+    /// The text without the chunks around it. A single event is not copied.
+    pub(crate) fn text(&self) -> Bytes {
+        if let [run] = &self.runs[..]
+            && run.events.len() == 1
+        {
+            return run.segment.chunks.slice(run.segment.text(run.events.start));
+        }
+        let mut text = BytesMut::with_capacity(self.bytes);
+        for run in &self.runs {
+            for index in run.events.clone() {
+                text.extend_from_slice(run.segment.chunks.get(run.segment.text(index)).unwrap_or_default());
+            }
+        }
+        text.freeze()
+    }
+
+    /// How far `sent` bytes of the chunks go.
+    pub(super) fn progress(&self, mut sent: usize) -> Progress {
+        let mut progress = Progress { events: 0, last: None, rest: Bytes::new() };
+        for run in &self.runs {
+            if sent == 0 {
+                break;
+            }
+            let (segment, bytes) = (&run.segment, run.bytes());
+            if sent >= bytes.len() {
+                sent -= bytes.len();
+                progress.events += run.events.len() as u64;
+                progress.last = Some(segment.seq(run.events.end.saturating_sub(1)));
+                continue;
+            }
+            let reached = bytes.start + sent;
+            // The event with the last byte that was sent.
+            let index = segment.spans.partition_point(|span| span.end < reached);
+            progress.events += (index + 1 - run.events.start) as u64;
+            progress.last = Some(segment.seq(index));
+            progress.rest = segment.chunks.slice(reached..segment.chunk(index).end);
+            break;
+        }
+        progress
+    }
+
+    fn push(&mut self, segment: &Arc<Segment>, events: Range<usize>, bytes: usize) {
+        self.events += events.len() as u64;
+        self.bytes += bytes;
+        match self.runs.last_mut() {
+            Some(run) if Arc::ptr_eq(&run.segment, segment) && run.events.end == events.start => {
+                run.events.end = events.end;
+            }
+            _ => self.runs.push(Run { segment: Arc::clone(segment), events }),
+        }
+    }
+}
+
+impl Run {
+    fn bytes(&self) -> Range<usize> {
+        let (segment, events) = (&self.segment, &self.events);
+        segment.chunk(events.start).start..segment.chunk(events.end.saturating_sub(1)).end
+    }
+}
+
+impl Heads {
+    /// The position of the first event.
+    pub(super) fn first(&self) -> Seq {
+        self.first
+    }
+
+    /// The position of the last event.
+    pub(super) fn last(&self) -> Seq {
+        Seq(self.first.0 + (self.events.len() as u64).saturating_sub(1))
+    }
+
+    pub(super) fn events(&self) -> &[EventHead] {
+        &self.events
+    }
+
+    /// Notes which filters want what; once.
+    pub(super) fn set_matches(&self, matches: Matches) {
+        let _ = self.matches.set(matches);
+    }
+
+    pub(super) fn matches(&self) -> Option<&Matches> {
+        self.matches.get()
+    }
+
+    fn index_after(&self, after: Seq) -> usize {
+        usize::try_from(after.next().0.saturating_sub(self.first.0)).unwrap_or(usize::MAX)
+    }
+
+    /// The index of the first event after a position that passes the filter.
+    fn next_passing(&self, start: usize, filter: &InternedFilter) -> Option<usize> {
+        if filter.passes_everything() {
+            return (start < self.events.len()).then_some(start);
+        }
+        if let Some(indexes) = self.matches().and_then(|matches| matches.of(filter)) {
+            let at = indexes.partition_point(|index| (*index as usize) < start);
+            return indexes.get(at).map(|index| *index as usize);
+        }
+        let rest = self.events.get(start..)?;
+        rest.iter().position(|head| filter.passes(head)).map(|offset| start + offset)
+    }
+
+    /// Whether an event after a position passes the filter.
+    pub(super) fn any_after(&self, after: Seq, filter: &InternedFilter) -> bool {
+        self.next_passing(self.index_after(after), filter).is_some()
+    }
+}
+
 impl Segment {
-    /// Frames the events of `blocks` that lie after a position, up to the end of a page; `None` when there are none.
+    /// Encodes the events of `blocks` that lie after a position, up to the end of a page; `None` when there are none.
     ///
     /// # Errors
     /// When a block has not as many lines as heads.
-    pub(super) fn frame(epoch: Epoch, after: Seq, blocks: Vec<Block>) -> Result<Option<Self>, LogError> {
+    pub(super) fn encode(epoch: Epoch, after: Seq, blocks: Vec<Block>) -> Result<Option<Self>, LogError> {
         let mut first = None;
         let mut heads = Vec::new();
-        let mut frames = Frames::with_capacity(epoch, blocks.iter().map(|block| block.lines.len()).sum());
+        let text = blocks.iter().map(|block| block.lines.len()).sum();
+        let mut chunks = Chunks::with_capacity(epoch, Format::Sse, text);
         for block in blocks {
             let page = |seq: Seq| seq.0 / PAGE;
             if first.is_some_and(|first| page(first) != page(block.first)) {
@@ -84,7 +258,7 @@ impl Segment {
                 let json = lines.next().ok_or_else(|| broken(seq, "fewer lines than events"))?;
                 if seq > after {
                     first.get_or_insert(seq);
-                    frames.push(seq, json);
+                    chunks.push(seq, json);
                     heads.push(head);
                 }
                 seq = seq.next();
@@ -93,117 +267,112 @@ impl Segment {
                 return Err(broken(seq, "more lines than events"));
             }
         }
-        Ok(first.map(|first| frames.into_segment(first, heads.into())))
+        Ok(first.map(|first| {
+            let heads = Heads { first, events: heads, matches: OnceLock::new() };
+            chunks.into_segment(Arc::new(heads), true)
+        }))
     }
 
-    /// The same events with some of their members only.
-    pub(super) fn project(&self, epoch: Epoch, projection: &Projection) -> Self {
-        let mut frames = Frames::with_capacity(epoch, self.frames.len() / 2);
-        let mut seq = self.first;
-        let mut json = Vec::new();
-        for index in 0..self.spans.len() {
-            let line = self.json(index);
-            json.clear();
-            match projection.apply(line, &mut json) {
-                Ok(()) => frames.push(seq, &json),
+    /// The same events in another encoding. Only of the [base](Encoding::BASE).
+    pub(super) fn encode_as(&self, epoch: Epoch, encoding: &Encoding) -> Self {
+        let mut chunks = Chunks::with_capacity(epoch, encoding.format, self.chunks.len() / 2);
+        let mut projected = Vec::new();
+        for (index, span) in self.spans.iter().enumerate() {
+            let seq = self.seq(index);
+            // Two line breaks end the text of an event.
+            let json = self.chunks.get(span.json..self.text(index).end.saturating_sub(2)).unwrap_or_default();
+            let Some(projection) = &encoding.projection else {
+                chunks.push(seq, json);
+                continue;
+            };
+            projected.clear();
+            match projection.apply(json, &mut projected) {
+                Ok(()) => chunks.push(seq, &projected),
                 Err(error) => {
                     tracing::warn!(%seq, %error, "event is sent whole: it can't be read as JSON");
-                    frames.push(seq, line);
+                    chunks.push(seq, json);
                 }
             }
-            seq = seq.next();
         }
-        frames.into_segment(self.first, Arc::clone(&self.heads))
+        chunks.into_segment(Arc::clone(&self.heads), false)
+    }
+
+    pub(super) fn heads(&self) -> &Heads {
+        &self.heads
     }
 
     /// The position of the first event.
     pub(super) fn first(&self) -> Seq {
-        self.first
+        self.heads.first()
     }
 
     /// The position of the last event.
     pub(super) fn last(&self) -> Seq {
-        Seq(self.first.0 + (self.spans.len() as u64).saturating_sub(1))
+        self.heads.last()
+    }
+
+    /// Whether subscribers of the encoding can be sent this. A segment that is not the base was made for who has it.
+    pub(super) fn serves(&self, encoding: &Encoding) -> bool {
+        !self.base || encoding.is_base()
     }
 
     /// Bytes of memory, about.
     pub(super) fn weight(&self) -> usize {
-        let heads: usize = self.heads.iter().map(head_weight).sum();
-        self.frames.len() + heads + self.spans.len() * size_of::<Span>()
+        let heads: usize = self.heads.events.iter().map(head_weight).sum();
+        self.chunks.len() + heads + self.spans.len() * size_of::<Span>()
     }
 
-    /// Bytes of text.
+    /// Bytes of text, about.
     pub(super) fn text_bytes(&self) -> usize {
-        self.frames.len()
+        self.chunks.len()
     }
 
-    /// Whether an event after a position passes the filter.
-    pub(super) fn any_after(&self, after: Seq, filter: &Filter) -> bool {
-        self.heads.get(self.index_after(after)..).is_some_and(|heads| heads.iter().any(|head| filter.matches(head)))
-    }
-
-    /// Appends the matching events after a position to `selected`, as runs of the segment's own bytes, while there is
-    /// room; one event is always taken, however long. Returns the position up to which it looked.
-    pub(super) fn select(
-        &self,
-        after: Seq,
-        filter: &Filter,
-        format: Format,
-        room: Room,
-        selected: &mut Selected,
-    ) -> Seq {
-        let mut run: Range<usize> = 0..0;
-        let mut scanned = after;
-        let start = self.index_after(after);
-        for (index, head) in self.heads.iter().enumerate().skip(start) {
-            let seq = Seq(self.first.0 + index as u64);
-            if filter.matches(head) {
-                let range = self.range(index, format);
-                let fits = selected.events == 0 || selected.bytes + range.len() <= room.bytes;
-                if selected.events >= room.events || !fits {
-                    break;
-                }
-                selected.events += 1;
-                selected.bytes += range.len();
-                selected.last = Some(seq);
-                if run.end == range.start {
-                    run.end = range.end;
-                } else {
-                    self.push_run(&run, selected);
-                    run = range;
-                }
+    /// Appends the events after `selected.scanned` that pass the filter to `selected`, while there is room; one event
+    /// is always taken, however long.
+    pub(super) fn select(self: &Arc<Self>, filter: &InternedFilter, room: Room, selected: &mut Selected) {
+        let mut start = self.heads.index_after(selected.scanned);
+        if filter.passes_everything() && self.select_rest(start, room, selected) {
+            return;
+        }
+        while let Some(index) = self.heads.next_passing(start, filter) {
+            let bytes = self.chunk(index).len();
+            let fits = selected.events == 0 || selected.bytes + bytes <= room.bytes;
+            if selected.events >= room.events || !fits {
+                // What was passed over before it was looked at all the same.
+                selected.scanned = Seq(self.seq(index).0 - 1);
+                return;
             }
-            scanned = seq;
+            selected.push(self, index..index + 1, bytes);
+            start = index + 1;
         }
-        self.push_run(&run, selected);
-        scanned
+        selected.scanned = self.last();
     }
 
-    fn push_run(&self, run: &Range<usize>, selected: &mut Selected) {
-        if !run.is_empty() {
-            selected.runs.push(self.frames.slice(run.clone()));
+    /// Takes all from an index on, if there is room.
+    fn select_rest(self: &Arc<Self>, start: usize, room: Room, selected: &mut Selected) -> bool {
+        let rest = start..self.spans.len();
+        let bytes = self.chunks.len().saturating_sub(self.chunk(start).start);
+        let fits = selected.bytes + bytes <= room.bytes && rest.len() as u64 <= room.events - selected.events;
+        if fits && !rest.is_empty() {
+            selected.push(self, rest, bytes);
+            selected.scanned = self.last();
         }
+        fits
     }
 
-    fn index_after(&self, after: Seq) -> usize {
-        usize::try_from(after.next().0.saturating_sub(self.first.0)).unwrap_or(usize::MAX)
+    fn seq(&self, index: usize) -> Seq {
+        Seq(self.first().0 + index as u64)
     }
 
-    fn json(&self, index: usize) -> &[u8] {
-        let line = self.range(index, Format::Ndjson);
-        self.frames.get(line.start..line.end.saturating_sub(1)).unwrap_or_default()
-    }
-
-    /// The bytes of an event; empty when there is no such event.
-    fn range(&self, index: usize, format: Format) -> Range<usize> {
+    /// The bytes of an event's chunk; empty when there is no such event.
+    fn chunk(&self, index: usize) -> Range<usize> {
         let Some(span) = self.spans.get(index) else { return 0..0 };
-        match format {
-            Format::Sse => {
-                let start = index.checked_sub(1).and_then(|before| self.spans.get(before)).map_or(0, |span| span.end);
-                start..span.end
-            }
-            Format::Ndjson => span.json..span.end.saturating_sub(1),
-        }
+        index.checked_sub(1).and_then(|before| self.spans.get(before)).map_or(0, |span| span.end)..span.end
+    }
+
+    /// The bytes of an event's text; empty when there is no such event.
+    fn text(&self, index: usize) -> Range<usize> {
+        self.spans.get(index).map_or(0..0, |span| span.text..span.end.saturating_sub(CHUNK_END.len()))
     }
 }
 
@@ -219,40 +388,55 @@ fn head_weight(head: &EventHead) -> usize {
 }
 
 fn broken(seq: Seq, what: &str) -> LogError {
-    LogError::Storage { action: "frame events", path: format!("the block at position {seq}"), cause: what.to_owned() }
+    LogError::Storage { action: "encode events", path: format!("the block at position {seq}"), cause: what.to_owned() }
 }
 
-/// Frames in the making.
-struct Frames {
+/// Chunks in the making.
+struct Chunks {
     epoch: Epoch,
-    text: BytesMut,
+    format: Format,
+    bytes: BytesMut,
     spans: Vec<Span>,
+    /// What stands before the JSON; kept for its memory.
+    prefix: String,
 }
 
-impl Frames {
-    fn with_capacity(epoch: Epoch, bytes: usize) -> Self {
-        Self { epoch, text: BytesMut::with_capacity(bytes + bytes / 32), spans: Vec::new() }
+impl Chunks {
+    fn with_capacity(epoch: Epoch, format: Format, text: usize) -> Self {
+        let bytes = BytesMut::with_capacity(text + text / 32);
+        Self { epoch, format, bytes, spans: Vec::new(), prefix: String::new() }
     }
 
     fn push(&mut self, seq: Seq, json: &[u8]) {
-        // Writing into memory can't fail.
-        let _ = write!(self.text, "id: {}\ndata: ", Cursor { epoch: self.epoch, seq });
-        let start = self.text.len();
-        self.text.extend_from_slice(json);
+        self.prefix.clear();
+        let suffix: &[u8] = match self.format {
+            Format::Sse => {
+                // Writing into memory can't fail.
+                let _ = write!(self.prefix, "id: {}\ndata: ", Cursor { epoch: self.epoch, seq });
+                b"\n\n"
+            }
+            Format::Ndjson => b"\n",
+        };
+        let _ = write!(self.bytes, "{:x}\r\n", self.prefix.len() + json.len() + suffix.len());
+        let text = self.bytes.len();
+        self.bytes.extend_from_slice(self.prefix.as_bytes());
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(json);
         // A carriage return ends a line of SSE. JSON allows it between tokens only, where a blank does as well.
         if memchr::memchr(b'\r', json).is_some()
-            && let Some(written) = self.text.get_mut(start..)
+            && let Some(written) = self.bytes.get_mut(start..)
         {
             for byte in written.iter_mut().filter(|byte| **byte == b'\r') {
                 *byte = b' ';
             }
         }
-        self.text.extend_from_slice(b"\n\n");
-        self.spans.push(Span { json: start, end: self.text.len() });
+        self.bytes.extend_from_slice(suffix);
+        self.bytes.extend_from_slice(CHUNK_END);
+        self.spans.push(Span { text, json: start, end: self.bytes.len() });
     }
 
-    fn into_segment(self, first: Seq, heads: Arc<[EventHead]>) -> Segment {
-        Segment { first, heads, frames: self.text.freeze(), spans: self.spans }
+    fn into_segment(self, heads: Arc<Heads>, base: bool) -> Segment {
+        Segment { heads, base, chunks: self.bytes.freeze(), spans: self.spans }
     }
 }
 
@@ -276,58 +460,109 @@ impl<'a> Iterator for Lines<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::filter::Filter;
+    use crate::hub::matching::Filters;
     use crate::hub::testing::{block, event};
+    use proptest::prelude::*;
 
     const EPOCH: Epoch = Epoch(0xabc);
     const ALL: Room = Room { events: u64::MAX, bytes: usize::MAX };
+    const NDJSON: Encoding = Encoding { format: Format::Ndjson, projection: None };
 
-    fn segment(first: u64, count: u64) -> Segment {
-        Segment::frame(EPOCH, Seq(first - 1), vec![block(first, count)]).unwrap().unwrap()
+    fn segment(first: u64, count: u64) -> Arc<Segment> {
+        Arc::new(Segment::encode(EPOCH, Seq(first - 1), vec![block(first, count)]).unwrap().unwrap())
+    }
+
+    fn everything() -> InternedFilter {
+        Filters::default().intern(Filter::default())
+    }
+
+    fn creates() -> InternedFilter {
+        let parse = |name| (name == "type").then(|| "create".to_owned());
+        Filters::default().intern(Filter::parse("p", parse).unwrap())
+    }
+
+    fn select(segment: &Arc<Segment>, after: u64, filter: &InternedFilter, room: Room) -> Selected {
+        let mut selected = Selected::after(Seq(after));
+        segment.select(filter, room, &mut selected);
+        selected
+    }
+
+    /// What a client makes of chunks.
+    fn unchunked(mut bytes: &[u8]) -> String {
+        let mut text = String::new();
+        while !bytes.is_empty() {
+            let head = memchr::memmem::find(bytes, b"\r\n").unwrap();
+            let length = usize::from_str_radix(std::str::from_utf8(&bytes[..head]).unwrap(), 16).unwrap();
+            let body = &bytes[head + 2..];
+            text.push_str(std::str::from_utf8(&body[..length]).unwrap());
+            assert_eq!(&body[length..length + 2], b"\r\n");
+            bytes = &body[length + 2..];
+        }
+        text
     }
 
     #[test]
-    fn one_buffer_serves_both_formats() {
-        let segment = segment(7, 2);
+    fn chunks_and_text_are_the_same_events() {
+        let sse = segment(7, 2);
+        let ndjson = Arc::new(sse.encode_as(EPOCH, &NDJSON));
         let json: Vec<String> = (7..9).map(|n| String::from_utf8(event(n).json.to_vec()).unwrap()).collect();
-        let text = |format| {
-            let mut selected = Selected::default();
-            assert_eq!(segment.select(Seq(6), &Filter::default(), format, ALL, &mut selected), Seq(8));
-            assert_eq!((selected.events, selected.last), (2, Some(Seq(8))));
-            String::from_utf8(selected.runs.concat()).unwrap()
-        };
-        assert_eq!(text(Format::Sse), format!("id: abc.7\ndata: {}\n\nid: abc.8\ndata: {}\n\n", json[0], json[1]));
-        assert_eq!(text(Format::Ndjson), format!("{}\n{}\n", json[0], json[1]));
+        for (segment, expected) in [
+            (&sse, format!("id: abc.7\ndata: {}\n\nid: abc.8\ndata: {}\n\n", json[0], json[1])),
+            (&ndjson, format!("{}\n{}\n", json[0], json[1])),
+        ] {
+            let selected = select(segment, 6, &everything(), ALL);
+            assert_eq!((selected.events, selected.last(), selected.scanned), (2, Some(Seq(8)), Seq(8)));
+            assert_eq!(selected.text(), expected);
+            let chunks: Vec<&[u8]> = selected.chunks().collect();
+            assert_eq!((chunks.len(), chunks[0].len()), (1, selected.bytes), "adjacent events are one slice");
+            assert_eq!(unchunked(chunks[0]), expected);
+            assert_eq!(select(segment, 7, &everything(), ALL).text(), expected[expected.len() / 2..]);
+        }
     }
 
     #[test]
-    fn adjacent_frames_are_one_run_and_room_is_kept() {
+    fn room_is_kept_and_what_was_passed_over_is_not_looked_at_again() {
         let segment = segment(1, 10);
-        let mut selected = Selected::default();
-        segment.select(Seq(2), &Filter::default(), Format::Sse, ALL, &mut selected);
-        assert_eq!((selected.runs.len(), selected.events), (1, 8));
-        let mut selected = Selected::default();
         let room = Room { events: 3, bytes: usize::MAX };
-        assert_eq!(segment.select(Seq(2), &Filter::default(), Format::Sse, room, &mut selected), Seq(5));
-        let mut selected = Selected::default();
+        assert_eq!(select(&segment, 2, &everything(), room).scanned, Seq(5));
         let room = Room { events: u64::MAX, bytes: 1 };
-        let scanned = segment.select(Seq(2), &Filter::default(), Format::Sse, room, &mut selected);
-        assert_eq!((scanned, selected.events), (Seq(3), 1), "one event is always taken");
+        let one = select(&segment, 2, &everything(), room);
+        assert_eq!((one.scanned, one.events), (Seq(3), 1), "one event is always taken");
+        let create = select(&segment, 0, &creates(), room);
+        assert_eq!((create.scanned, create.events, create.last()), (Seq(5), 1, Some(Seq(3))), "the next is 6");
+        let rest = select(&segment, 9, &creates(), ALL);
+        assert_eq!((rest.scanned, rest.events), (Seq(10), 0));
+    }
+
+    #[test]
+    fn matches_made_before_give_what_the_filter_gives() {
+        let filters = Filters::default();
+        let parse = |name| (name == "type").then(|| "create".to_owned());
+        let filter = filters.intern(Filter::parse("p", parse).unwrap());
+        let (plain, matched) = (segment(1, 10), segment(1, 10));
+        matched.heads().set_matches(filters.matches(matched.heads().events()));
+        for after in 0..=10 {
+            let (a, b) = (select(&plain, after, &filter, ALL), select(&matched, after, &filter, ALL));
+            assert_eq!((a.text(), a.scanned), (b.text(), b.scanned));
+            assert_eq!(matched.heads().any_after(Seq(after), &filter), a.events > 0);
+        }
     }
 
     #[test]
     fn what_the_caller_has_is_skipped_and_pages_end_segments() {
         let blocks = vec![block(120, 5), block(125, 5), block(130, 5)];
-        let segment = Segment::frame(EPOCH, Seq(122), blocks).unwrap().unwrap();
+        let segment = Segment::encode(EPOCH, Seq(122), blocks).unwrap().unwrap();
         assert_eq!((segment.first(), segment.last()), (Seq(123), Seq(129)));
-        assert!(Segment::frame(EPOCH, Seq(9), vec![block(5, 5)]).unwrap().is_none());
+        assert!(Segment::encode(EPOCH, Seq(9), vec![block(5, 5)]).unwrap().is_none());
     }
 
     #[test]
     fn a_carriage_return_between_tokens_does_not_break_the_frame() {
         let mut block = block(1, 1);
         block.lines = Bytes::from_static(b"{\"a\":\r1}\n");
-        let segment = Segment::frame(EPOCH, Seq(0), vec![block]).unwrap().unwrap();
-        assert_eq!(segment.frames, "id: abc.1\ndata: {\"a\": 1}\n\n");
+        let segment = Segment::encode(EPOCH, Seq(0), vec![block]).unwrap().unwrap();
+        assert_eq!(segment.chunks, "1a\r\nid: abc.1\ndata: {\"a\": 1}\n\n\r\n");
     }
 
     #[test]
@@ -335,7 +570,35 @@ mod tests {
         for lines in ["", "{}\n{}\n"] {
             let mut block = block(1, 1);
             block.lines = Bytes::from_static(lines.as_bytes());
-            assert!(Segment::frame(EPOCH, Seq(0), vec![block]).is_err(), "{lines:?}");
+            assert!(Segment::encode(EPOCH, Seq(0), vec![block]).is_err(), "{lines:?}");
+        }
+    }
+
+    proptest! {
+        /// However a write is cut off: what went out, the rest of the event it was cut in, and what is selected
+        /// after it are together what was selected.
+        #[test]
+        fn a_write_that_is_cut_off_goes_on_where_it_was(filtered in any::<bool>(), cut in 0.0..=1.0_f64) {
+            let filter = if filtered { creates() } else { everything() };
+            let segments = [segment(1, 7), segment(8, 4), segment(12, 9)];
+            let select = |after: Seq| {
+                let mut selected = Selected::after(after);
+                for segment in segments.iter().filter(|segment| segment.last() > after) {
+                    segment.select(&filter, ALL, &mut selected);
+                }
+                selected
+            };
+            let selected = select(Seq(0));
+            let whole = selected.chunks().collect::<Vec<_>>().concat();
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+            let sent = (whole.len() as f64 * cut) as usize;
+            let progress = selected.progress(sent);
+            let after = select(progress.last.unwrap_or(Seq(0)));
+            prop_assert_eq!(progress.events + after.events, selected.events);
+            let mut got = whole[..sent].to_vec();
+            got.extend_from_slice(&progress.rest);
+            got.extend(after.chunks().collect::<Vec<_>>().concat());
+            prop_assert_eq!(got, whole);
         }
     }
 }

@@ -118,7 +118,7 @@ impl EventParts<'_> {
                     arn: self.applied.arn.as_deref(),
                     display_name: self.applied.display_name.as_deref(),
                     account: &self.draft.asset.account,
-                    region: &self.draft.asset.region,
+                    region: &self.applied.region,
                     tags: &self.applied.tags,
                 },
                 operation: &self.record.operation,
@@ -163,7 +163,7 @@ impl EventParts<'_> {
             asset_type: self.draft.asset.kind.neutral_type.clone(),
             provider: self.draft.asset.kind.provider.to_owned(),
             account: self.draft.asset.account.clone(),
-            region: self.draft.asset.region.clone(),
+            region: self.applied.region.clone(),
             principals: of_principal.chain(human).chain(workload).cloned().collect(),
             method: attribution.method.to_string(),
         }

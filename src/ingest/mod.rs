@@ -1,22 +1,26 @@
 //! The one pipeline loop: deliveries in; normalized, completed by the inventory and appended to the log; the source's
 //! reply resolves when that is durable.
 //!
-//! It runs on a thread of its own, since it computes rather than waits. The log's writer is another, so that one
-//! delivery is normalized while the one before is written.
+//! It runs on a thread of its own, since it computes rather than waits; normalizing, which needs no state, is done by
+//! another before it, and the log's writer is a third. So one delivery is normalized while the one before is completed
+//! and the one before that is written, and all of them stay in order.
 //!
 //! Between deliveries it tells the operations whose end did not come in time.
 
+mod ahead;
 mod encode;
 mod past;
 mod process;
 
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info_span, warn};
 
+use self::ahead::Normalized;
 use self::process::History;
 pub use self::process::{Processed, Processor};
 use crate::correlate::{self, Correlator, Operations};
@@ -24,11 +28,14 @@ use crate::inventory::{Held, Inventory};
 use crate::log::{Batch, EventLog, LogError, NewEvent, Pending};
 use crate::metrics::Metrics;
 use crate::model::{Origin, RawRecord, Rejected, Seq, SourceId, Time};
-use crate::normalize::Engine;
+use crate::normalize::{Engine, Outcome};
 use crate::source::{Delivery, Submission};
 
 /// Provider event ids remembered besides those in the log: more than can be on their way into it at once.
 const RECENT_IDS: usize = 1 << 17;
+
+/// Deliveries that are normalized and wait for the loop.
+const AHEAD: usize = 1;
 
 /// How often operations that wait for their end are looked after.
 const TICK: Duration = Duration::from_secs(1);
@@ -52,7 +59,7 @@ impl Ingest {
     /// # Errors
     /// When the log can't be read.
     pub fn new(
-        mut engines: watch::Receiver<Arc<Engine>>,
+        engines: watch::Receiver<Arc<Engine>>,
         inventory: Arc<Inventory>,
         log: Arc<dyn EventLog>,
         metrics: Arc<Metrics>,
@@ -60,7 +67,7 @@ impl Ingest {
         clock: Box<dyn FnMut() -> Time + Send>,
     ) -> Result<Self, LogError> {
         let observed = newest_observed(&*log)?;
-        let engine = Arc::clone(&engines.borrow_and_update());
+        let engine = Arc::clone(&engines.borrow());
         let mut processor = Processor::new(Arc::clone(&engine), Arc::clone(&inventory), type_prefix, RECENT_IDS);
         restore(processor.correlator(), &*log)?;
         restore_operations(processor.operations(), &*log)?;
@@ -69,21 +76,26 @@ impl Ingest {
         Ok(Self { engines, engine, processor, log, metrics, inventory, clock, observed })
     }
 
-    /// Works until the intake is closed. Blocks: run it on a thread of its own.
+    /// Works until the intake is closed. Blocks: run it on a thread of its own, within a Tokio runtime.
     ///
     /// # Errors
     /// When the log fails. Nothing is taken after that: what is on disk is in doubt until the log is opened again.
-    pub fn run(mut self, mut submissions: mpsc::Receiver<Submission>) -> Result<(), LogError> {
-        while let Some(received) = self.receive(&mut submissions) {
-            let Some(Submission { delivery, late, reply, permit }) = received else {
+    pub fn run(mut self, submissions: mpsc::Receiver<Submission>) -> Result<(), LogError> {
+        let (sender, normalized) = sync_channel(AHEAD);
+        let engines = self.engines.clone();
+        let ahead = Handle::current().spawn_blocking(move || ahead::run(engines, submissions, &sender));
+        while let Some(received) = self.receive(&normalized) {
+            let Some(Normalized { submission, outcomes, engine }) = received else {
                 // Told by time alone: no source waits for it.
                 self.processor.mark_late(false);
                 self.tell_due()?;
                 continue;
             };
+            let Submission { delivery, late, reply, permit } = submission;
             let _span = info_span!("ingest.batch", source = %delivery.source, count = delivery.records.len()).entered();
+            self.use_rules(engine);
             self.processor.mark_late(late);
-            let pending = self.take(delivery);
+            let pending = self.take(delivery, outcomes);
             drop(permit);
             let failed = pending.as_ref().err().cloned();
             // The source may have gone; its records are in the log all the same.
@@ -94,17 +106,33 @@ impl Ingest {
             }
         }
         debug!("intake closed");
+        if let Err(error) = Handle::current().block_on(ahead)
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
         Ok(())
     }
 
     /// The next delivery; nothing when it is time to look after the operations that wait for their end. `None`: the intake
     /// is closed.
-    fn receive(&mut self, submissions: &mut mpsc::Receiver<Submission>) -> Option<Option<Submission>> {
+    fn receive(&mut self, normalized: &Receiver<Normalized>) -> Option<Option<Normalized>> {
         if self.processor.operations().is_idle() {
-            return submissions.blocking_recv().map(Some);
+            return normalized.recv().ok().map(Some);
         }
-        let received = Handle::current().block_on(tokio::time::timeout(TICK, submissions.recv()));
-        received.map_or(Some(None), |submission| submission.map(Some))
+        match normalized.recv_timeout(TICK) {
+            Ok(next) => Some(Some(next)),
+            Err(RecvTimeoutError::Timeout) => Some(None),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    /// The rules by which the next records were normalized.
+    fn use_rules(&mut self, engine: Arc<Engine>) {
+        if !Arc::ptr_eq(&self.engine, &engine) {
+            self.engine = Arc::clone(&engine);
+            self.processor.use_rules(engine);
+        }
     }
 
     fn tell_due(&mut self) -> Result<(), LogError> {
@@ -160,12 +188,8 @@ impl Ingest {
         batch.assets.extend(assets.iter().map(|held| (held.name.clone(), held.encode())));
     }
 
-    fn take(&mut self, delivery: Delivery) -> Result<Pending, LogError> {
+    fn take(&mut self, delivery: Delivery, outcomes: Vec<Outcome>) -> Result<Pending, LogError> {
         let Delivery { source, records, rejected, cursor } = delivery;
-        if self.engines.has_changed().unwrap_or_default() {
-            self.engine = Arc::clone(&self.engines.borrow_and_update());
-            self.processor.use_rules(Arc::clone(&self.engine));
-        }
         // The order of the log is the order of `observed`, also when the clock goes back.
         self.observed = self.observed.max((self.clock)());
         let label = source.to_string();
@@ -174,8 +198,8 @@ impl Ingest {
         for rejected in rejected {
             self.reject(&source, &mut batch, rejected);
         }
-        for record in records {
-            self.process(&source, record, &mut batch)?;
+        for (record, outcome) in records.into_iter().zip(outcomes) {
+            self.process(&source, record, outcome, &mut batch)?;
         }
         self.due(&mut batch)?;
         let assets = i64::try_from(self.inventory.len()).unwrap_or(i64::MAX);
@@ -183,9 +207,15 @@ impl Ingest {
         self.log.append(batch)
     }
 
-    fn process(&mut self, source: &SourceId, record: RawRecord, batch: &mut Batch) -> Result<(), LogError> {
+    fn process(
+        &mut self,
+        source: &SourceId,
+        record: RawRecord,
+        outcome: Outcome,
+        batch: &mut Batch,
+    ) -> Result<(), LogError> {
         let log = &self.log;
-        let processed = self.processor.process(&record.bytes, self.observed, |id| Ok(log.find(id)?.is_some()))?;
+        let processed = self.processor.complete(outcome, self.observed, |id| Ok(log.find(id)?.is_some()))?;
         let count = |outcome: &str| self.metrics.records.with_label_values(&[&source.0, outcome]).inc();
         match processed {
             Processed::Changes { events, assets, unmapped, .. } => {
@@ -220,7 +250,9 @@ impl Ingest {
 /// What correlation remembered before a restart.
 fn restore(correlator: &mut Correlator, log: &dyn EventLog) -> Result<(), LogError> {
     let mut values = Vec::new();
-    log.for_each_correlation(correlate::KEY_PREFIX, &mut |value| values.push(value))?;
+    for prefix in correlate::KEY_PREFIXES {
+        log.for_each_correlation(prefix, &mut |value| values.push(value))?;
+    }
     if let Err(error) = correlator.restore(values) {
         // It helps attribution, no event depends on it: better to start without than not to start.
         warn!(%error, "what correlation remembered can't be read; it begins anew");

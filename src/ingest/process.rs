@@ -144,7 +144,21 @@ impl Processor {
         observed: Time,
         is_known: impl FnOnce(&str) -> Result<bool, E>,
     ) -> Result<Processed, E> {
-        let outcome = match self.engine.normalize(record) {
+        let outcome = self.engine.normalize(record);
+        self.complete(outcome, observed, is_known)
+    }
+
+    /// Completes what the engine made of a record: for those who normalize on another thread.
+    ///
+    /// # Errors
+    /// When `is_known` fails.
+    pub fn complete<E>(
+        &mut self,
+        outcome: Outcome,
+        observed: Time,
+        is_known: impl FnOnce(&str) -> Result<bool, E>,
+    ) -> Result<Processed, E> {
+        let outcome = match outcome {
             Outcome::Operation(record) => match self.fold(*record, observed) {
                 Ok(outcome) => outcome,
                 Err(processed) => return Ok(processed),
@@ -154,7 +168,10 @@ impl Processor {
         self.conclude(outcome, observed, is_known)
     }
 
-    fn fold(&mut self, record: OperationRecord, observed: Time) -> Result<Outcome, Processed> {
+    fn fold(&mut self, mut record: OperationRecord, observed: Time) -> Result<Outcome, Processed> {
+        if let Some(deployment) = record.deployment.take() {
+            self.correlator.note_deployment(*deployment);
+        }
         let event_id = format!("{:032x}", record.id);
         let skipped = |reason: &str| Processed::Skipped { reason: reason.into(), rule: None };
         match self.operations.take(record, observed) {
@@ -205,7 +222,7 @@ impl Processor {
             assets.extend(applied.held.take());
             if let Some(document) = applied.document.take() {
                 let before = applied.before.take().filter(|_| applied.action == Action::Update);
-                draft.associations.extend(self.engine.mentioned(&draft, before.as_ref(), &document));
+                draft.associations.extend(self.engine.mentioned(&draft, before.as_deref(), &document));
             }
             for association in &mut draft.associations {
                 association.name = self.inventory.canonical(&association.name);

@@ -1,13 +1,19 @@
 //! One change of one asset: what was held, what a record tells, what is held then.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde_json::Value;
 
 use super::apply::Application;
 use super::diff::diff;
+use super::parsed::Parsed;
 use super::stored::Held;
-use super::{Applied, ConfigurationState, PreviousState, empty, parse_object};
+use super::{Applied, ConfigurationState, PreviousState, empty};
 use crate::model::{Action, AssetName, AssetRef, Draft, DraftAction, KeyedSet, Step, Time};
+
+/// The region of what has none, or of which none is told.
+const NO_REGION: &str = "-";
 
 /// What a record tells of an asset.
 #[derive(Clone, Debug)]
@@ -44,16 +50,17 @@ pub(super) fn advance(name: &AssetName, held: Option<&Held>, told: &Told) -> (Ap
         None => PreviousState::Unknown,
     };
     let (previous, before) = recall(alive, told);
-    let (document, configuration_state) = after(action, alive, before.as_ref(), told);
+    let (document, configuration_state) = after(action, alive, before.as_deref(), told);
     let changes = match &document {
-        Some(document) => diff(before.as_ref().unwrap_or(&empty()), document, &told.asset.kind.sets),
+        Some(document) => diff(before.as_deref().unwrap_or(&empty()), document, &told.asset.kind.sets),
         None => Vec::new(),
     };
-    let (display_name, tags) = describe(&told.asset, document.as_ref().or(before.as_ref()));
+    let (display_name, tags) = describe(&told.asset, document.as_ref().or(before.as_deref()));
     let applied = Applied {
         name: name.clone(),
         action,
         arn: told_arn(&told.asset, held),
+        region: region(&told.asset, document.as_ref().or(before.as_deref()), held),
         display_name,
         tags,
         configuration: document.as_ref().map(|document| document.to_string().into()),
@@ -63,7 +70,7 @@ pub(super) fn advance(name: &AssetName, held: Option<&Held>, told: &Told) -> (Ap
         changes,
         late: false,
         held: None,
-        document,
+        document: document.map(Arc::new),
         before,
     };
     keep(applied, held, told)
@@ -77,6 +84,7 @@ pub(super) fn out_of_place(name: &AssetName, held: &Held, told: &Told) -> Applie
     applied.late = true;
     applied.before = None;
     applied.arn = told_arn(&told.asset, Some(held));
+    applied.region = region(&told.asset, applied.document.as_deref(), Some(held));
     if told.action == DraftAction::Upsert {
         applied.action = Action::Update;
     }
@@ -88,14 +96,15 @@ pub(super) fn out_of_place(name: &AssetName, held: &Held, told: &Told) -> Applie
 }
 
 /// What was held before, completed by what the record recalls of it.
-fn recall(alive: Option<&Held>, told: &Told) -> (Option<Bytes>, Option<Value>) {
+fn recall(alive: Option<&Held>, told: &Told) -> (Option<Bytes>, Option<Arc<Value>>) {
     let previous = alive.and_then(|held| held.configuration.clone());
-    let mut before = previous.as_deref().map(parse_object);
+    let mut before = alive.and_then(Held::document);
     let mut added = false;
     let recalled =
         told.steps.iter().filter_map(|step| if let Step::Recall(value) = step { value.as_object() } else { None });
     for (key, value) in recalled.flatten() {
-        if let Some(members) = before.get_or_insert_with(empty).as_object_mut()
+        let before = before.get_or_insert_with(|| Arc::new(empty()));
+        if let Some(members) = Arc::make_mut(before).as_object_mut()
             && !members.contains_key(key)
         {
             members.insert(key.clone(), value.clone());
@@ -130,13 +139,13 @@ fn run_steps(sets: &[KeyedSet], steps: &[Step], base: Option<&Value>, before: Op
     let document = base.cloned().unwrap_or_else(empty);
     let mut application = Application { document, complete: true, replaced: false, sets };
     for step in steps {
-        application.apply(match step {
+        match step {
             Step::Copy { from_at, at, .. } => match before.and_then(|before| from_at.resolve(before).ok()) {
-                Some(value) => Step::Set { at: at.clone(), value: value.clone() },
-                None => Step::Touch,
+                Some(value) => application.assign(at, value.clone()),
+                None => application.complete = false,
             },
-            step => step.clone(),
-        });
+            step => application.apply(step),
+        }
     }
     if let Some(before) = before {
         application.align_sets(before);
@@ -173,7 +182,7 @@ fn keep(mut applied: Applied, before: Option<&Held>, told: &Told) -> (Applied, H
         arn: applied.arn.clone(),
         arn_is_told: asset.arn_is_told || before.is_some_and(|held| held.arn_is_told),
         account: asset.account.clone(),
-        region: asset.region.clone(),
+        region: applied.region.clone(),
         display_name: applied.display_name.clone(),
         tags: applied.tags.clone(),
         configuration: applied.configuration.clone(),
@@ -182,6 +191,7 @@ fn keep(mut applied: Applied, before: Option<&Held>, told: &Told) -> (Applied, H
         changed: told.time,
         last_event: told.event_id.clone(),
         aliases,
+        parsed: Parsed::of(applied.configuration.as_ref(), applied.document.as_ref()),
     };
     (applied, held)
 }
@@ -190,6 +200,15 @@ fn keep(mut applied: Applied, before: Option<&Held>, told: &Told) -> (Applied, H
 fn told_arn(asset: &AssetRef, held: Option<&Held>) -> Option<String> {
     let kept = held.filter(|held| held.arn_is_told && !asset.arn_is_told).and_then(|held| held.arn.clone());
     kept.or_else(|| asset.arn.clone()).or_else(|| held?.arn.clone())
+}
+
+/// The region by the record's own word, else by the configuration's, else the one known before.
+fn region(asset: &AssetRef, document: Option<&Value>, held: Option<&Held>) -> String {
+    if asset.region != NO_REGION {
+        return asset.region.clone();
+    }
+    let told = document.and_then(|document| asset.kind.region_in(document));
+    told.or_else(|| Some(held?.region.clone())).unwrap_or_else(|| NO_REGION.to_owned())
 }
 
 /// The name that people know, and the tags.

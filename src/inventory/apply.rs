@@ -17,32 +17,32 @@ pub(super) struct Application<'a> {
 }
 
 impl Application<'_> {
-    pub(super) fn apply(&mut self, step: Step) {
+    pub(super) fn apply(&mut self, step: &Step) {
         match step {
             Step::Replace(value) => {
-                self.document = value;
+                self.document = value.clone();
                 self.replaced = true;
             }
-            Step::Set { at, value } => self.assign(&at, value),
+            Step::Set { at, value } => self.assign(at, value.clone()),
             Step::Unset { at } => {
                 at.delete(&mut self.document);
             }
             Step::Merge { at, patch } => {
                 if at.resolve(&self.document).is_err() {
-                    self.assign(&at, Value::Object(Map::new()));
+                    self.assign(at, Value::Object(Map::new()));
                 }
                 if let Ok(target) = at.resolve_mut(&mut self.document) {
                     merge(target, patch);
                 }
             }
-            Step::Add { set, elements } => self.add(&set, elements),
-            Step::Remove { set, elements } => self.remove(&set, &elements),
+            Step::Add { set, elements } => self.add(set, elements),
+            Step::Remove { set, elements } => self.remove(set, elements),
             Step::RemoveMembers { at, keys } => {
                 if let Ok(Value::Object(members)) = at.resolve_mut(&mut self.document) {
                     members.retain(|key, _| !keys.contains(key));
                 }
             }
-            Step::MergeElements { set, elements } => self.merge_elements(&set, elements),
+            Step::MergeElements { set, elements } => self.merge_elements(set, elements),
             // What a copy copies is looked up before; what could not be found is not known.
             Step::Copy { .. } | Step::Touch => self.complete = false,
             // Of the asset, or of what was before; not of its configuration.
@@ -50,7 +50,7 @@ impl Application<'_> {
         }
     }
 
-    fn assign(&mut self, at: &jsonptr::Pointer, value: Value) {
+    pub(super) fn assign(&mut self, at: &jsonptr::Pointer, value: Value) {
         if at.is_root() {
             self.document = value;
         } else if at.assign(&mut self.document, value).is_err() {
@@ -67,16 +67,16 @@ impl Application<'_> {
         set.at.resolve_mut(&mut self.document).ok().and_then(Value::as_array_mut)
     }
 
-    fn add(&mut self, set: &KeyedSet, added: Vec<Value>) {
+    fn add(&mut self, set: &KeyedSet, added: &[Value]) {
         let Some(elements) = self.elements(set) else {
             self.complete = false;
             return;
         };
         for element in added {
-            let place = position(elements, &element, set).and_then(|index| elements.get_mut(index));
+            let place = position(elements, element, set).and_then(|index| elements.get_mut(index));
             match place {
-                Some(place) => *place = element,
-                None => elements.push(element),
+                Some(place) => *place = element.clone(),
+                None => elements.push(element.clone()),
             }
         }
     }
@@ -95,13 +95,13 @@ impl Application<'_> {
         }
     }
 
-    fn merge_elements(&mut self, set: &KeyedSet, patches: Vec<Value>) {
+    fn merge_elements(&mut self, set: &KeyedSet, patches: &[Value]) {
         let Ok(Value::Array(elements)) = set.at.resolve_mut(&mut self.document) else {
             self.complete = false;
             return;
         };
         for patch in patches {
-            match position(elements, &patch, set).and_then(|index| elements.get_mut(index)) {
+            match position(elements, patch, set).and_then(|index| elements.get_mut(index)) {
                 Some(element) => merge(element, patch),
                 None => self.complete = false,
             }
@@ -116,15 +116,18 @@ impl Application<'_> {
             else {
                 continue;
             };
+            if before == after {
+                continue;
+            }
             *after = align(before, std::mem::take(after), set);
         }
     }
 }
 
 /// RFC 7396.
-fn merge(target: &mut Value, patch: Value) {
+fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
-        *target = patch;
+        *target = patch.clone();
         return;
     };
     if !target.is_object() {
@@ -132,11 +135,14 @@ fn merge(target: &mut Value, patch: Value) {
     }
     let Some(members) = target.as_object_mut() else { return };
     for (key, value) in patch {
-        match value {
-            Value::Null => {
-                members.remove(&key);
-            }
-            value => merge(members.entry(key).or_insert(Value::Null), value),
+        if value.is_null() {
+            members.remove(key);
+        } else if let Some(member) = members.get_mut(key) {
+            merge(member, value);
+        } else {
+            let mut member = Value::Null;
+            merge(&mut member, value);
+            members.insert(key.clone(), member);
         }
     }
 }

@@ -7,7 +7,7 @@ use jsonptr::PointerBuf;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::set::{key_of, keys_of};
+use super::set::{key_of, places};
 use crate::model::KeyedSet;
 
 /// One operation of `changes`.
@@ -70,8 +70,13 @@ fn compare_objects(
     changes: &mut Vec<Change>,
 ) {
     for (key, old_value) in old {
+        let new_value = new.get(key);
+        // Most members stay: a path is made for the others only.
+        if new_value == Some(old_value) {
+            continue;
+        }
         let path = at.with_trailing_token(key.as_str());
-        match new.get(key) {
+        match new_value {
             Some(new_value) => compare(old_value, new_value, &path, sets, changes),
             None => changes.push(Change { op: ChangeOp::Remove, path, value: Value::Null, old: old_value.clone() }),
         }
@@ -85,25 +90,27 @@ fn compare_objects(
 /// Elements that changed, at their old places; then what left, last first, so that the places hold; then what came.
 /// False when the elements can't be told apart by their keys, or do not stand in the order that this would give.
 fn compare_sets(old: &[Value], new: &[Value], set: &KeyedSet, sets: &[KeyedSet], changes: &mut Vec<Change>) -> bool {
-    let (Some(old_keys), Some(new_keys)) = (keys_of(old, set), keys_of(new, set)) else { return false };
-    let stayed: Vec<_> = old.iter().filter(|element| new_keys.contains_key(&key_of(element, set))).collect();
-    let came: Vec<_> = new.iter().filter(|element| !old_keys.contains_key(&key_of(element, set))).collect();
-    let expected_order = stayed.iter().chain(&came).map(|element| key_of(element, set));
-    if !expected_order.eq(new.iter().map(|element| key_of(element, set))) {
+    let key = |element: &Value| key_of(element, set);
+    let (old_keys, new_keys) = (old.iter().map(key).collect::<Vec<_>>(), new.iter().map(key).collect::<Vec<_>>());
+    let (Some(old_places), Some(new_places)) = (places(&old_keys), places(&new_keys)) else { return false };
+    let stayed = old_keys.iter().filter(|key| new_places.contains_key(key.as_str()));
+    let came = new.iter().zip(&new_keys).filter(|(_, key)| !old_places.contains_key(key.as_str()));
+    if !stayed.chain(came.clone().map(|(_, key)| key)).eq(&new_keys) {
         return false;
     }
-    for (index, element) in old.iter().enumerate() {
-        if let Some(after) = new_keys.get(&key_of(element, set)).and_then(|at| new.get(*at)) {
+    for (index, (element, key)) in old.iter().zip(&old_keys).enumerate() {
+        let after = new_places.get(key.as_str()).and_then(|at| new.get(*at));
+        if let Some(after) = after.filter(|after| *after != element) {
             compare(element, after, &set.at.with_trailing_token(index), sets, changes);
         }
     }
-    for (index, element) in old.iter().enumerate().rev() {
-        if !new_keys.contains_key(&key_of(element, set)) {
+    for (index, (element, key)) in old.iter().zip(&old_keys).enumerate().rev() {
+        if !new_places.contains_key(key.as_str()) {
             let path = set.at.with_trailing_token(index);
             changes.push(Change { op: ChangeOp::Remove, path, value: Value::Null, old: element.clone() });
         }
     }
-    for element in came {
+    for (element, _) in came {
         let path = set.at.with_trailing_token("-");
         changes.push(Change { op: ChangeOp::Add, path, value: element.clone(), old: Value::Null });
     }

@@ -21,6 +21,14 @@ impl Evictor {
         Self { max_bytes, bytes: 0, held: HashMap::new(), touches: VecDeque::new(), next: 0 }
     }
 
+    /// An asset takes another `size`, though it did not change.
+    pub(super) fn resize(&mut self, name: &AssetName, size: usize) {
+        if let Some((old, _)) = self.held.get_mut(name) {
+            self.bytes = self.bytes - *old + size;
+            *old = size;
+        }
+    }
+
     /// An asset changed and now takes `size` bytes: whom to forget for it.
     pub(super) fn touch(&mut self, name: AssetName, size: usize) -> Vec<AssetName> {
         self.next += 1;

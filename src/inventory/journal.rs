@@ -55,8 +55,15 @@ impl Journal {
         Self { recent: HashMap::new(), order: VecDeque::new(), bytes: 0, max_bytes }
     }
 
-    /// Applies what a record tells in its place among the changes of its asset, and the later ones over it.
-    pub(super) fn apply(&mut self, name: &AssetName, held: Option<&Arc<Held>>, told: Told, past: Past<'_>) -> Applied {
+    /// Applies what a record tells in its place among the changes of its asset, and the later ones over it. The names are
+    /// those of the assets of which no change is kept any more.
+    pub(super) fn apply(
+        &mut self,
+        name: &AssetName,
+        held: Option<&Arc<Held>>,
+        told: Told,
+        past: Past<'_>,
+    ) -> (Applied, Vec<AssetName>) {
         let fresh = || Recent { base: held.cloned(), changes: VecDeque::new() };
         let recent = self.recent.entry(name.clone()).or_insert_with(fresh);
         let (count, bytes) = (recent.changes.len(), recent.bytes());
@@ -76,8 +83,7 @@ impl Journal {
             self.recent.remove(name);
         }
         self.order.extend(std::iter::repeat_n(name, came).cloned());
-        self.shrink();
-        applied
+        (applied, self.shrink())
     }
 
     /// Forgets an asset.
@@ -87,15 +93,18 @@ impl Journal {
         }
     }
 
-    fn shrink(&mut self) {
+    fn shrink(&mut self) -> Vec<AssetName> {
+        let mut left = Vec::new();
         while self.bytes > self.max_bytes || self.order.len() > self.max_bytes / SMALLEST {
-            let Some(name) = self.order.pop_front() else { return };
+            let Some(name) = self.order.pop_front() else { break };
             let Some(recent) = self.recent.get_mut(&name) else { continue };
             self.bytes -= recent.drop_oldest();
             if recent.changes.is_empty() {
                 self.recent.remove(&name);
+                left.push(name);
             }
         }
+        left
     }
 }
 

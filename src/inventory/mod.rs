@@ -8,7 +8,10 @@ mod apply;
 mod diff;
 mod evict;
 mod journal;
+mod packed;
+mod parsed;
 mod past;
+mod restore;
 mod set;
 mod stored;
 
@@ -24,8 +27,10 @@ use self::advance::Told;
 pub use self::diff::{Change, ChangeOp, diff};
 use self::evict::Evictor;
 use self::journal::Journal;
+use self::packed::{Packed, Packer};
+use self::parsed::Documents;
 pub use self::past::{Past, PastChange};
-pub use self::stored::{Held, RestoreError};
+pub use self::stored::{Held, Outline, RestoreError};
 use crate::model::{Action, AssetName, Draft, Step, Time};
 
 /// How much of a configuration is known.
@@ -63,6 +68,8 @@ pub struct Applied {
     pub action: Action,
     /// The ARN: the record's own or the one held before a composed one.
     pub arn: Option<String>,
+    /// The region it lives in, `-` where it has none or none is known.
+    pub region: String,
     /// The name that people know.
     pub display_name: Option<String>,
     /// The tags, as a JSON object.
@@ -82,21 +89,55 @@ pub struct Applied {
     /// What is held from now on, for the log to store; nothing where a late record's place is no longer known.
     pub held: Option<Arc<Held>>,
     /// The configuration after, to look into; `None` when deleted.
-    pub document: Option<Value>,
+    pub document: Option<Arc<Value>>,
     /// The configuration before, where the asset was held and alive, and the record is not late.
-    pub before: Option<Value>,
+    pub before: Option<Arc<Value>>,
 }
 
 /// The assets.
+///
+/// Those that changed lately are kept as they are, the others packed.
 #[derive(Debug, Default)]
 pub struct Inventory {
-    assets: DashMap<AssetName, Arc<Held>>,
+    assets: DashMap<AssetName, Slot>,
+    packer: Packer,
     /// Later names of assets that the provider renamed.
     aliases: DashMap<AssetName, AssetName>,
     /// The names in order, for paging.
     names: Mutex<BTreeSet<AssetName>>,
     journal: Mutex<Journal>,
+    documents: Mutex<Documents>,
     evictor: Option<Mutex<Evictor>>,
+}
+
+/// An asset in memory.
+#[derive(Clone, Debug)]
+enum Slot {
+    Plain(Arc<Held>),
+    Packed(Arc<Packed>),
+}
+
+impl Slot {
+    fn outline<'a>(&'a self, name: &'a AssetName) -> Outline<'a> {
+        match self {
+            Self::Plain(held) => held.outline(),
+            Self::Packed(packed) => packed.outline(name),
+        }
+    }
+
+    fn held(self) -> Option<Arc<Held>> {
+        match self {
+            Self::Plain(held) => Some(held),
+            Self::Packed(packed) => match packed.unpack() {
+                Ok(held) => Some(Arc::new(held)),
+                Err(error) => {
+                    // It was packed by this process: the memory is at fault, or the program.
+                    tracing::error!(%error, "an asset is lost from the inventory");
+                    None
+                }
+            },
+        }
+    }
 }
 
 impl Inventory {
@@ -136,15 +177,26 @@ impl Inventory {
     /// What is held of an asset, by its first name or a later one.
     #[must_use]
     pub fn get(&self, name: &AssetName) -> Option<Arc<Held>> {
-        let held = self.assets.get(name).map(|held| Arc::clone(&held));
-        held.or_else(|| {
+        self.first_named(name).or_else(|| {
             let first = self.aliases.get(name)?.clone();
-            self.assets.get(&first).map(|held| Arc::clone(&held))
+            self.first_named(&first)
         })
     }
 
-    /// The assets after a name, in the order of names, as long as `take` says so.
-    pub fn walk(&self, after: Option<&AssetName>, take: &mut dyn FnMut(&Arc<Held>) -> bool) {
+    fn first_named(&self, name: &AssetName) -> Option<Arc<Held>> {
+        // Unpacked after the map is free again.
+        let slot = self.assets.get(name)?.clone();
+        slot.held()
+    }
+
+    /// The assets after a name that are wanted, in the order of names, as long as `take` says so. `wanted` is asked
+    /// first because it costs little: an asset that is not, is not unpacked.
+    pub fn walk(
+        &self,
+        after: Option<&AssetName>,
+        wanted: &dyn Fn(&Outline<'_>) -> bool,
+        take: &mut dyn FnMut(Arc<Held>) -> bool,
+    ) {
         // In pages, so that the names are never locked for long.
         const PAGE: usize = 256;
         let mut from = after.cloned();
@@ -155,8 +207,10 @@ impl Inventory {
                 names.range((start, Bound::Unbounded)).take(PAGE).cloned().collect()
             };
             for name in &page {
-                if let Some(held) = self.assets.get(name).map(|held| Arc::clone(&held))
-                    && !take(&held)
+                let slot = self.assets.get(name).map(|slot| slot.clone());
+                let slot = slot.filter(|slot| wanted(&slot.outline(name)));
+                if let Some(held) = slot.and_then(Slot::held)
+                    && !take(held)
                 {
                     return;
                 }
@@ -178,12 +232,16 @@ impl Inventory {
         let steps = std::mem::take(&mut draft.steps).into_iter().map(|step| self.resolve(&name, step)).collect();
         let (action, asset, partial) = (draft.action, draft.asset.clone(), draft.partial);
         let told = Told { time, event_id: event_id.to_owned(), action, asset, steps, partial };
-        let held = self.assets.get(&name).map(|held| Arc::clone(&held));
+        let held = self.first_named(&name);
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let applied = journal.apply(&name, held.as_ref(), told, past);
+        let (applied, left) = journal.apply(&name, held.as_ref(), told, past);
         drop(journal);
         if let Some(held) = &applied.held {
             self.insert(Arc::clone(held));
+        }
+        left.iter().for_each(|name| self.pack(name));
+        if let Some((document, json)) = applied.document.as_ref().zip(applied.configuration.as_ref()) {
+            self.documents.lock().unwrap_or_else(PoisonError::into_inner).keep(document, json.len());
         }
         applied
     }
@@ -196,20 +254,43 @@ impl Inventory {
             return Step::Copy { from, from_at, at };
         }
         let copied = self.get(&from).and_then(|held| {
-            let other = parse_object(held.configuration.as_deref()?);
-            from_at.resolve(&other).ok().cloned()
+            let other = held.document()?;
+            from_at.resolve(&*other).ok().cloned()
         });
         copied.map_or(Step::Touch, |value| Step::Set { at, value })
     }
 
     fn insert(&self, held: Arc<Held>) {
-        for alias in &held.aliases {
-            if self.aliases.get(alias).is_none_or(|first| *first != held.name) {
-                self.aliases.insert(alias.clone(), held.name.clone());
+        self.note_aliases(&held.name, &held.aliases);
+        let (name, size) = (held.name.clone(), held.size());
+        self.put(name, Slot::Plain(held), size);
+    }
+
+    fn note_aliases(&self, name: &AssetName, aliases: &[AssetName]) {
+        for alias in aliases {
+            if self.aliases.get(alias).is_none_or(|first| *first != *name) {
+                self.aliases.insert(alias.clone(), name.clone());
             }
         }
-        let (name, size) = (held.name.clone(), held.size());
-        if self.assets.insert(name.clone(), held).is_none() {
+    }
+
+    /// Packs an asset that did not change for a while.
+    fn pack(&self, name: &AssetName) {
+        let Some(Slot::Plain(held)) = self.assets.get(name).map(|slot| slot.clone()) else { return };
+        let Some(packed) = self.packer.pack(&held.outline(), &held.provider_type, &held.encode()) else { return };
+        let size = packed.size(name);
+        if let Some(mut slot) = self.assets.get_mut(name)
+            && matches!(&*slot, Slot::Plain(now) if Arc::ptr_eq(now, &held))
+        {
+            *slot = Slot::Packed(Arc::new(packed));
+        }
+        if let Some(evictor) = &self.evictor {
+            evictor.lock().unwrap_or_else(PoisonError::into_inner).resize(name, size);
+        }
+    }
+
+    fn put(&self, name: AssetName, slot: Slot, size: usize) {
+        if self.assets.insert(name.clone(), slot).is_none() {
             self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
         }
         if let Some(evictor) = &self.evictor {
@@ -219,15 +300,6 @@ impl Inventory {
                 self.journal.lock().unwrap_or_else(PoisonError::into_inner).forget(&forgotten);
             }
         }
-    }
-
-    /// Takes back what was stored.
-    ///
-    /// # Errors
-    /// When the bytes are not what this version or an older one stores.
-    pub fn restore(&self, stored: &[u8]) -> Result<(), RestoreError> {
-        self.insert(Arc::new(Held::decode(stored)?));
-        Ok(())
     }
 }
 

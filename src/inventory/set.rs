@@ -28,14 +28,10 @@ fn key_by(element: &Value, pointers: &[PointerBuf]) -> String {
 }
 
 /// Where each key stands. `None` when two elements share a key.
-pub(super) fn keys_of(elements: &[Value], set: &KeyedSet) -> Option<HashMap<String, usize>> {
-    let mut keys = HashMap::with_capacity(elements.len());
-    for (index, element) in elements.iter().enumerate() {
-        if keys.insert(key_of(element, set), index).is_some() {
-            return None;
-        }
-    }
-    Some(keys)
+pub(super) fn places(keys: &[String]) -> Option<HashMap<&str, usize>> {
+    let mut places = HashMap::with_capacity(keys.len());
+    let unique = keys.iter().enumerate().all(|(index, key)| places.insert(key.as_str(), index).is_none());
+    unique.then_some(places)
 }
 
 /// The place of the element that has the same key as `wanted`.
@@ -46,15 +42,13 @@ pub(super) fn position(elements: &[Value], wanted: &Value, set: &KeyedSet) -> Op
 
 /// Puts `new` into the order that a difference can tell: what stayed in its old order, then what came.
 pub(super) fn align(old: &[Value], new: Vec<Value>, set: &KeyedSet) -> Vec<Value> {
-    if keys_of(old, set).is_none() || keys_of(&new, set).is_none() {
-        return new;
-    }
+    let keys = |elements: &[Value]| elements.iter().map(|element| key_of(element, set)).collect::<Vec<_>>();
+    let (old_keys, new_keys) = (keys(old), keys(&new));
+    let (Some(_), Some(places)) = (places(&old_keys), places(&new_keys)) else { return new };
     let mut rest: Vec<Option<Value>> = new.into_iter().map(Some).collect();
     let mut aligned = Vec::with_capacity(rest.len());
-    let keys: HashMap<String, usize> =
-        rest.iter().enumerate().filter_map(|(index, element)| Some((key_of(element.as_ref()?, set), index))).collect();
-    for element in old {
-        if let Some(stayed) = keys.get(&key_of(element, set)).and_then(|index| rest.get_mut(*index)?.take()) {
+    for key in &old_keys {
+        if let Some(stayed) = places.get(key.as_str()).and_then(|index| rest.get_mut(*index)?.take()) {
             aligned.push(stayed);
         }
     }

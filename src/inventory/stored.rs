@@ -1,11 +1,14 @@
 //! What is held of an asset, and how the log stores it.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::ConfigurationState;
+use super::parsed::Parsed;
 use crate::model::{AssetName, Time};
 
 /// An asset as the inventory holds it.
@@ -45,36 +48,128 @@ pub struct Held {
     pub last_event: String,
     /// Later names.
     pub aliases: Vec<AssetName>,
+    /// The configuration as a document, if it was at hand lately.
+    pub(super) parsed: Parsed,
+}
+
+/// What lists of assets look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Outline<'a> {
+    /// The first name.
+    pub name: &'a AssetName,
+    /// The neutral type.
+    pub neutral_type: &'a str,
+    /// `aws` or `azure`.
+    pub provider: &'a str,
+    /// The account.
+    pub account: &'a str,
+    /// The region, `-` for global ones.
+    pub region: &'a str,
+    /// How much of the configuration is known.
+    pub state: ConfigurationState,
+    /// The event time of the last change.
+    pub changed: Time,
 }
 
 /// Stored bytes that are no asset.
 #[derive(Debug, thiserror::Error)]
-#[error("a stored asset can't be read: {0}")]
-pub struct RestoreError(#[from] serde_json::Error);
+pub enum RestoreError {
+    /// The members can't be read.
+    #[error("a stored asset can't be read: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Written by a later version, or not by this program.
+    #[error("a stored asset can't be read: its format is unknown or it is cut short")]
+    Format,
+    /// What is kept in memory does not decompress.
+    #[error("an asset kept in memory can't be decompressed")]
+    Unpack,
+}
 
-/// The stored form: JSON, so that members can be added.
+/// The stored form: this byte, the length of the head (4 bytes, big-endian), the head, the configuration as it is.
+/// Before, it was the head alone, with the configuration as a member: what begins with a brace.
+const FORMAT: u8 = 1;
+
+/// The head: JSON, so that members can be added.
 #[derive(Serialize, Deserialize)]
-struct Stored<'a> {
-    name: AssetName,
-    id: String,
-    #[serde(rename = "type")]
-    neutral_type: String,
-    provider: String,
-    provider_type: String,
-    arn: Option<String>,
+struct Head<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow, rename = "type")]
+    neutral_type: Cow<'a, str>,
+    #[serde(borrow)]
+    provider: Cow<'a, str>,
+    #[serde(borrow)]
+    provider_type: Cow<'a, str>,
+    #[serde(borrow)]
+    arn: Option<Cow<'a, str>>,
     arn_is_told: bool,
-    account: String,
-    region: String,
-    display_name: Option<String>,
-    tags: Value,
+    #[serde(borrow)]
+    account: Cow<'a, str>,
+    #[serde(borrow)]
+    region: Cow<'a, str>,
+    #[serde(borrow)]
+    display_name: Option<Cow<'a, str>>,
+    tags: Cow<'a, Value>,
     state: ConfigurationState,
     first_seen: Time,
     changed: Time,
-    last_event: String,
-    #[serde(default)]
-    aliases: Vec<AssetName>,
     #[serde(borrow)]
+    last_event: Cow<'a, str>,
+    #[serde(default)]
+    aliases: Cow<'a, [AssetName]>,
+    /// Of the form before.
+    #[serde(borrow, skip_serializing)]
     configuration: Option<&'a RawValue>,
+}
+
+/// Of the head, what is to be known of an asset that is packed as it comes.
+#[derive(Deserialize)]
+pub(super) struct Brief<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow, rename = "type")]
+    neutral_type: Cow<'a, str>,
+    #[serde(borrow)]
+    provider: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) provider_type: Cow<'a, str>,
+    #[serde(borrow)]
+    account: Cow<'a, str>,
+    #[serde(borrow)]
+    region: Cow<'a, str>,
+    state: ConfigurationState,
+    changed: Time,
+    #[serde(default)]
+    pub(super) aliases: Vec<AssetName>,
+}
+
+impl<'a> Brief<'a> {
+    /// `None` for the form before.
+    pub(super) fn read(stored: &'a [u8]) -> Result<Option<Self>, RestoreError> {
+        if stored.first() == Some(&b'{') {
+            return Ok(None);
+        }
+        let (head, _) = split(stored)?;
+        Ok(Some(serde_json::from_slice(head)?))
+    }
+
+    pub(super) fn name(&self) -> AssetName {
+        AssetName::from_text(&self.name)
+    }
+
+    pub(super) fn outline<'b>(&'b self, name: &'b AssetName) -> Outline<'b> {
+        Outline {
+            name,
+            neutral_type: &self.neutral_type,
+            provider: &self.provider,
+            account: &self.account,
+            region: &self.region,
+            state: self.state,
+            changed: self.changed,
+        }
+    }
 }
 
 impl Held {
@@ -85,53 +180,96 @@ impl Held {
         FIXED + self.configuration.as_ref().map_or(0, Bytes::len) + 2 * self.name.as_str().len()
     }
 
+    /// What lists of assets look at.
+    #[must_use]
+    pub fn outline(&self) -> Outline<'_> {
+        Outline {
+            name: &self.name,
+            neutral_type: &self.neutral_type,
+            provider: &self.provider,
+            account: &self.account,
+            region: &self.region,
+            state: self.state,
+            changed: self.changed,
+        }
+    }
+
     /// What the log is to store.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let configuration = self.configuration.as_deref().and_then(|json| serde_json::from_slice(json).ok());
-        let stored = Stored {
-            name: self.name.clone(),
-            id: self.id.clone(),
-            neutral_type: self.neutral_type.clone(),
-            provider: self.provider.clone(),
-            provider_type: self.provider_type.clone(),
-            arn: self.arn.clone(),
+        let head = Head {
+            name: self.name.as_str().into(),
+            id: (&self.id).into(),
+            neutral_type: (&self.neutral_type).into(),
+            provider: (&self.provider).into(),
+            provider_type: (&self.provider_type).into(),
+            arn: self.arn.as_ref().map(Into::into),
             arn_is_told: self.arn_is_told,
-            account: self.account.clone(),
-            region: self.region.clone(),
-            display_name: self.display_name.clone(),
-            tags: self.tags.clone(),
+            account: (&self.account).into(),
+            region: (&self.region).into(),
+            display_name: self.display_name.as_ref().map(Into::into),
+            tags: Cow::Borrowed(&self.tags),
             state: self.state,
             first_seen: self.first_seen,
             changed: self.changed,
-            last_event: self.last_event.clone(),
-            aliases: self.aliases.clone(),
-            configuration,
+            last_event: (&self.last_event).into(),
+            aliases: Cow::Borrowed(&self.aliases),
+            configuration: None,
         };
-        // Strings, numbers and JSON texts: nothing in it can fail to be written.
-        serde_json::to_vec(&stored).unwrap_or_default().into()
+        let configuration = self.configuration.as_deref().unwrap_or_default();
+        let mut stored = Vec::with_capacity(1024 + configuration.len());
+        stored.extend_from_slice(&[FORMAT, 0, 0, 0, 0]);
+        // Strings, numbers and JSON texts in memory: nothing here can fail to be written.
+        let _ = serde_json::to_writer(&mut stored, &head);
+        let length = u32::try_from(stored.len() - HEAD_FROM).unwrap_or(u32::MAX);
+        if let Some(place) = stored.get_mut(1..HEAD_FROM) {
+            place.copy_from_slice(&length.to_be_bytes());
+        }
+        stored.extend_from_slice(configuration);
+        stored.into()
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, RestoreError> {
-        let stored: Stored<'_> = serde_json::from_slice(bytes)?;
+    pub(super) fn decode(stored: &[u8]) -> Result<Self, RestoreError> {
+        let (head, configuration) = split(stored)?;
+        let head: Head<'_> = serde_json::from_slice(head)?;
+        let configuration = match head.configuration {
+            Some(raw) => raw.get().as_bytes(),
+            None => configuration,
+        };
         Ok(Self {
-            name: stored.name,
-            id: stored.id,
-            neutral_type: stored.neutral_type,
-            provider: stored.provider,
-            provider_type: stored.provider_type,
-            arn: stored.arn,
-            arn_is_told: stored.arn_is_told,
-            account: stored.account,
-            region: stored.region,
-            display_name: stored.display_name,
-            tags: stored.tags,
-            configuration: stored.configuration.map(|raw| Bytes::copy_from_slice(raw.get().as_bytes())),
-            state: stored.state,
-            first_seen: stored.first_seen,
-            changed: stored.changed,
-            last_event: stored.last_event,
-            aliases: stored.aliases,
+            name: AssetName::from_text(&head.name),
+            id: head.id.into_owned(),
+            neutral_type: head.neutral_type.into_owned(),
+            provider: head.provider.into_owned(),
+            provider_type: head.provider_type.into_owned(),
+            arn: head.arn.map(Cow::into_owned),
+            arn_is_told: head.arn_is_told,
+            account: head.account.into_owned(),
+            region: head.region.into_owned(),
+            display_name: head.display_name.map(Cow::into_owned),
+            tags: head.tags.into_owned(),
+            configuration: (!configuration.is_empty()).then(|| Bytes::copy_from_slice(configuration)),
+            state: head.state,
+            first_seen: head.first_seen,
+            changed: head.changed,
+            last_event: head.last_event.into_owned(),
+            aliases: head.aliases.into_owned(),
+            parsed: Parsed::default(),
         })
     }
+}
+
+const HEAD_FROM: usize = 5;
+
+/// Head and configuration.
+fn split(stored: &[u8]) -> Result<(&[u8], &[u8]), RestoreError> {
+    if stored.first() == Some(&b'{') {
+        return Ok((stored, &[]));
+    }
+    let ([FORMAT], rest) = stored.split_first_chunk().ok_or(RestoreError::Format)? else {
+        return Err(RestoreError::Format);
+    };
+    let (length, rest) = rest.split_first_chunk().ok_or(RestoreError::Format)?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| RestoreError::Format)?;
+    rest.split_at_checked(length).ok_or(RestoreError::Format)
 }

@@ -107,6 +107,18 @@ pub struct AssetKind {
     pub sets: Vec<KeyedSet>,
 }
 
+impl AssetKind {
+    /// The region that a configuration tells: a resource of Azure's keeps its place in `location`, as people
+    /// (`West Europe`) or as programs write it (`westeurope`).
+    #[must_use]
+    pub fn region_in(&self, configuration: &Value) -> Option<String> {
+        let location = configuration.get("location").filter(|_| self.provider == "azure")?.as_str()?;
+        let name: String =
+            location.chars().filter(|letter| !letter.is_whitespace()).flat_map(char::to_lowercase).collect();
+        (!name.is_empty() && name != "global").then_some(name)
+    }
+}
+
 /// An array that is a set, and what makes an element itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyedSet {

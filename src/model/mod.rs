@@ -17,7 +17,7 @@ pub use draft::{
 };
 pub use event::EventHead;
 pub use ids::{Cursor, Epoch, ParseCursorError, Seq, SourceId};
-pub use operation::{OperationRecord, Phase};
+pub use operation::{DeploymentBegun, OperationRecord, Phase};
 pub use raw::{Origin, RawRecord, Rejected};
 pub use session::{Caller, Evidence, Session};
 pub use time::{ParseTimeError, Time, parse_duration};

@@ -31,6 +31,19 @@ pub struct OperationRecord {
     pub phase: Phase,
     /// Records before this one may tell what it does not: what was asked for.
     pub wants_start: bool,
+    /// The deployment that the operation is, if it is one.
+    pub deployment: Option<Box<DeploymentBegun>>,
     /// The record on one line, redacted.
     pub text: Bytes,
+}
+
+/// A deployment under way: other operations of its correlation are parts of it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DeploymentBegun {
+    /// What all records of a deployment have in common, those of the deployments nested in it included.
+    pub correlation: String,
+    /// Its ARM id.
+    pub id: String,
+    /// The provider's time of the record.
+    pub time: Time,
 }

@@ -42,6 +42,9 @@ impl FromStr for Time {
     /// Any RFC 3339 offset and any number of fraction digits; a time without offset is taken as UTC, since
     /// pre-processed logs carry such.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(time) = Self::from_digits(text.as_bytes()) {
+            return Ok(time);
+        }
         text.parse::<jiff::Timestamp>()
             .or_else(|error| {
                 let civil = text.parse::<jiff::civil::DateTime>().map_err(|_| error)?;
@@ -54,13 +57,70 @@ impl FromStr for Time {
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let days = self.0.div_euclid(86_400_000);
-        let millis = self.0.rem_euclid(86_400_000);
-        let (year, month, day) = civil_from_days(days);
-        let (hour, minute, second) = (millis / 3_600_000, millis / 60_000 % 60, millis / 1_000 % 60);
-        let fraction = millis % 1_000;
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:03}Z")
+        f.write_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
     }
+}
+
+impl Time {
+    /// What is printed. Written digit by digit: every event and every stored asset holds several.
+    fn digits(self) -> [u8; 24] {
+        let (days, millis) = (self.0.div_euclid(86_400_000), self.0.rem_euclid(86_400_000));
+        let (year, month, day) = civil_from_days(days);
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        let numbers = [
+            (0, 4, year),
+            (5, 2, month),
+            (8, 2, day),
+            (11, 2, millis / 3_600_000),
+            (14, 2, millis / 60_000 % 60),
+            (17, 2, millis / 1_000 % 60),
+            (20, 3, millis % 1_000),
+        ];
+        for (at, width, mut number) in numbers {
+            for digit in text.iter_mut().skip(at).take(width).rev() {
+                *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
+                number /= 10;
+            }
+        }
+        text
+    }
+
+    /// Reads what is printed, with or without the fraction: what nearly every time is. `None` for any other spelling.
+    fn from_digits(text: &[u8]) -> Option<Self> {
+        let (date, fraction) = text.split_at_checked(19)?;
+        let number = |at: usize, width: usize, text: &[u8]| {
+            let digits = text.get(at..at + width)?;
+            digits
+                .iter()
+                .try_fold(0_i64, |number, digit| digit.is_ascii_digit().then(|| 10 * number + i64::from(digit - b'0')))
+        };
+        let fraction = match fraction {
+            b"Z" => 0,
+            [b'.', rest @ .., b'Z'] if rest.len() == 3 => number(0, 3, rest)?,
+            _ => return None,
+        };
+        let [_, _, _, _, b'-', _, _, b'-', _, _, b'T', _, _, b':', _, _, b':', ..] = date else { return None };
+        let part = |at, width| number(at, width, date);
+        let (year, month, day) = (part(0, 4)?, part(5, 2)?, part(8, 2)?);
+        let (hour, minute, second) = (part(11, 2)?, part(14, 2)?, part(17, 2)?);
+        // Of the last days of a month and of leap seconds the full parser knows more.
+        if !(1..=12).contains(&month) || !(1..=28).contains(&day) || hour > 23 || minute > 59 || second > 59 {
+            return None;
+        }
+        let seconds = (hour * 60 + minute) * 60 + second;
+        Some(Self(days_from_civil(year, month, day) * 86_400_000 + seconds * 1_000 + fraction))
+    }
+}
+
+/// The reverse of [`civil_from_days`]
+/// (<https://howardhinnant.github.io/date_algorithms.html#days_from_civil>).
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = year - i64::from(month <= 2);
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    era * 146_097 + day_of_era - 719_468
 }
 
 /// Days since 1970-01-01 to (year, month, day) in the proleptic Gregorian calendar
@@ -79,7 +139,7 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
     }
 }
 
@@ -139,6 +199,16 @@ mod tests {
         fn what_is_printed_reads_back(millis in MIN_MILLIS..=MAX_MILLIS) {
             let time = Time::from_millis(millis);
             prop_assert_eq!(time.to_string().parse::<Time>(), Ok(time));
+            let read = time.to_string().parse::<jiff::Timestamp>().map(|read| read.as_millisecond());
+            prop_assert_eq!(read.ok(), Some(millis));
+        }
+
+        #[test]
+        fn the_short_way_reads_as_the_full_one(text in "[0-9]{4}-[01][0-9]-[0-3][0-9][T ][0-2][0-9]:[0-6][0-9]:[0-6][0-9](\\.[0-9]{1,4})?Z?") {
+            if let Some(time) = Time::from_digits(text.as_bytes()) {
+                let full = text.parse::<jiff::Timestamp>().map(|full| full.as_millisecond());
+                prop_assert_eq!(full.ok(), Some(time.millis()));
+            }
         }
     }
 }

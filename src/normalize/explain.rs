@@ -191,7 +191,8 @@ fn result(evaluated: &Evaluated) -> Value {
     }
 }
 
-fn draft(draft: &Draft) -> Value {
+/// A draft in short.
+pub(super) fn draft(draft: &Draft) -> Value {
     let action = match draft.action {
         DraftAction::Known(action) => action.as_str(),
         DraftAction::Upsert => "create, or update where it is known",

@@ -132,11 +132,17 @@ impl Engine {
         self.try_normalize(bytes).unwrap_or_else(|outcome| outcome)
     }
 
-    /// What each rule of a record's call looks for, finds and makes of it, in the order in which they are tried. Values that
-    /// rules call secret are left out. Empty where no rule is asked: the record is a read, a failed call, or unmapped.
+    /// What each rule of a record's call looks for, finds and makes of it, in the order in which they are tried; of an
+    /// operation of Azure's, whose records `raw` of its event holds, all of them together. Values that rules call secret are
+    /// left out. Empty where no rule is asked: the record is a read, a failed call, or unmapped.
     #[must_use]
     pub fn explain(&self, bytes: &[u8]) -> Vec<Value> {
-        std::str::from_utf8(bytes).ok().and_then(|text| aws::explain(&self.catalog, text)).unwrap_or_default()
+        let explained =
+            std::str::from_utf8(bytes).ok().and_then(|text| match Provider::of(&aws::Record::parse(text).ok()?) {
+                Provider::Aws => aws::explain(&self.catalog, text),
+                Provider::Azure => azure::explain(&self.catalog, text),
+            });
+        explained.unwrap_or_default()
     }
 
     /// What the records of one operation make together: those of [`Outcome::Operation`], in any order.

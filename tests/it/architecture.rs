@@ -15,6 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "app",
             "auth",
             "config",
+            "correlate",
             "decode",
             "fixture",
             "hub",

@@ -35,6 +35,9 @@ fn every_type_and_what_goes_by_it_is_documented() {
     let known: BTreeSet<_> =
         taxonomy["types"].as_table().unwrap().keys().filter(|name| *name != "unclassified").collect();
     assert_eq!(documented.keys().collect::<BTreeSet<_>>(), known, "normalizers/generate/run writes the page");
+    let of_azure = taxonomy["azure"].as_table().unwrap().keys();
+    let strangers: Vec<_> = of_azure.filter(|name| name.contains("::")).collect();
+    assert!(strangers.is_empty(), "[azure] of the taxonomy holds types of AWS: {strangers:?}");
     let mut files = Vec::new();
     for provider in ["aws", "azure"].map(|provider| Path::new("normalizers").join(provider)) {
         if provider.is_dir() {

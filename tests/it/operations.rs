@@ -131,3 +131,95 @@ fn a_missing_end_is_no_failure_and_a_bad_end_is_no_change() {
     assert!(told(&[start("a"), accepted("a"), failed.clone()]).is_empty());
     assert!(told(&[failed, start("a")]).is_empty());
 }
+
+/// A record of a deployment; all that it makes bears its correlation.
+fn deployment(name: &str, status: &str, second: u32) -> Value {
+    let mut record = record("x", status, "", second);
+    record["operationName"] = json!("Microsoft.Resources/deployments/write");
+    record["resourceId"] = json!(format!("{GROUP}/providers/Microsoft.Resources/deployments/{name}"));
+    record
+}
+
+#[test]
+fn what_a_deployment_makes_is_told_as_a_part_of_it_after_a_kill_too() {
+    let folder = folder();
+    let trail = folder.path().join("trail.ndjson");
+    let configuration = configuration(folder.path());
+    let part = |record: Value, second: u32| {
+        let mut record = record;
+        record["correlationId"] = json!("9a4f-x");
+        record["time"] = json!(format!("2024-05-06T07:08:{second:02}Z"));
+        record
+    };
+    add(&trail, &deployment("main", "Start", 0));
+    add(&trail, &part(start("before"), 2));
+    add(&trail, &part(succeeded("before"), 3));
+    let server = Server::serve(folder.path(), &configuration);
+    server.wait_until("told", || server.all_events().len() == 1);
+    server.kill();
+    for record in [
+        deployment("nested", "Start", 4),
+        part(start("after"), 5),
+        part(succeeded("after"), 6),
+        deployment("nested", "Success", 7),
+        deployment("main", "Success", 8),
+        start("alone"),
+        succeeded("alone"),
+    ] {
+        add(&trail, &record);
+    }
+    let server = Server::serve(folder.path(), &configuration);
+    server.wait_until("all told", || server.all_events().len() == 5);
+    let main = format!("{GROUP}/providers/Microsoft.Resources/deployments/main");
+    for event in server.all_events() {
+        assert_valid(&event);
+        let name = event["subject"].as_str().unwrap().rsplit('/').next().unwrap();
+        let part_of = json!({ "kind": "arm_deployment", "id": main, "how": "correlationId" });
+        let expected = if ["main", "alone"].contains(&name) { Value::Null } else { part_of };
+        assert_eq!(event["data"]["attribution"]["deployment"], expected, "{name}");
+    }
+}
+
+#[test]
+fn a_region_is_told_with_the_location_and_stays_known() {
+    let deleted = |name: &str| {
+        let mut record = record(name, "Success", "OK", 20);
+        record["operationName"] = json!("Microsoft.Network/networkSecurityGroups/delete");
+        record
+    };
+    let mut west = start("a");
+    west["properties"]["requestbody"] = json!("{\"location\":\"West Europe\",\"properties\":{}}");
+    let input = json!({ "records": [west, succeeded("a"), deleted("a"), deleted("b")] }).to_string();
+    let events = finish(catchment().args(["normalize"]), input.as_bytes()).json_lines();
+    let regions: Vec<_> = events.iter().map(|event| event["data"]["asset"]["region"].as_str().unwrap()).collect();
+    assert_eq!(regions, ["westeurope", "westeurope", "-"]);
+}
+
+#[test]
+fn an_operation_is_explained_by_all_of_its_records_and_counted_once() {
+    let input = json!({ "records": [start("a"), accepted("a"), succeeded("a"), start("b")] }).to_string();
+    let explain = |more: &[&str]| {
+        finish(catchment().args(["explain", "--json"]).args(more).arg("-"), input.as_bytes()).json_lines()
+    };
+    let told = explain(&[]);
+    let outcomes: Vec<_> = told.iter().map(|told| told["outcome"].as_str().unwrap()).collect();
+    assert_eq!(
+        outcomes,
+        ["folded", "folded", "changes: 1 by azure/arm/write", "folded", "changes: 1 by azure/arm/write"]
+    );
+    assert_eq!(told[0]["rules"][0]["body"], "the request's, whole");
+    assert_eq!(told[1]["rules"][0]["body"], "none: no record of the operation tells one");
+    let rule = &told[2]["rules"][0];
+    assert_eq!(
+        (&rule["rule"], &rule["body"]),
+        (&json!("azure/arm/write"), &json!("the request's, whole")),
+        "the body stands in the start, which the end comes after"
+    );
+    assert_eq!(rule["result"][0]["action"], "create");
+    assert_eq!(told[4]["record"], "an operation whose end is not told");
+    let of_one = explain(&["--event", "9A4F-b"]);
+    assert_eq!(of_one.len(), 2, "{of_one:#?}");
+
+    let counted = finish(catchment().args(["coverage", "--json", "-"]), input.as_bytes()).json_lines();
+    assert_eq!((&counted[0]["records"], &counted[0]["outcomes"]), (&json!(4), &json!({ "changes": 2, "folded": 2 })));
+}

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::super::Outcome;
 use super::arm::ArmId;
 use super::fields::{Fields, text_of};
-use crate::model::{Phase, Time};
+use crate::model::{DeploymentBegun, Phase, Time};
 
 /// What is read out of a record.
 #[derive(Clone, Debug)]
@@ -36,6 +36,9 @@ pub(super) struct Activity {
     /// The provider's own id of the record, which not every way of delivery keeps.
     pub(super) event_data_id: Option<String>,
 }
+
+/// The operation that is a deployment.
+const DEPLOYMENT: &str = "Microsoft.Resources/deployments/write";
 
 /// The id of a correlation that stands for none.
 const NO_CORRELATION: &str = "00000000-0000-0000-0000-000000000000";
@@ -109,6 +112,12 @@ impl Activity {
         let correlation = self.correlation.as_deref()?;
         let parts = [correlation, &self.operation.to_ascii_lowercase(), &self.resource_id.to_ascii_lowercase()];
         Some(xxh3_128(parts.join("\n").as_bytes()))
+    }
+
+    /// The deployment that the operation is.
+    pub(super) fn deployment(&self) -> Option<DeploymentBegun> {
+        let correlation = self.correlation.clone().filter(|_| self.operation.eq_ignore_ascii_case(DEPLOYMENT))?;
+        Some(DeploymentBegun { correlation, id: self.resource_id.clone(), time: self.time })
     }
 
     /// The record's identity, which no way of delivery changes. Where nothing correlates, all of its text.

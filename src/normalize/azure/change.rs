@@ -80,6 +80,16 @@ impl<'a> Operation<'a> {
         }
     }
 
+    /// In words: of which body a write is taken, and how.
+    pub(super) fn body_taken(&self) -> &'static str {
+        match (self.response(), self.request()) {
+            (Some(_), _) => "the answer's, whole",
+            (None, Some(_)) if self.is_patch() => "the request's, merged into what is held",
+            (None, Some(_)) => "the request's, whole",
+            (None, None) => "none: no record of the operation tells one",
+        }
+    }
+
     fn created(&self) -> Option<bool> {
         if self.records.iter().any(Activity::says_created) {
             return Some(true);
@@ -90,7 +100,7 @@ impl<'a> Operation<'a> {
     }
 
     /// What rules look into.
-    fn view(&self) -> View {
+    pub(super) fn view(&self) -> View {
         let end = self.end();
         let parent = self.resource.parent();
         let mut view = json!({
@@ -185,7 +195,7 @@ fn told_action(operation: &Operation<'_>) -> DraftAction {
     }
 }
 
-fn generic(rules: &Rules, operation: &Operation<'_>, verdict: &Verdict) -> Draft {
+pub(super) fn generic(rules: &Rules, operation: &Operation<'_>, verdict: &Verdict) -> Draft {
     let id = &operation.resource;
     let (kind, known) = rules.kind(id);
     let (action, (steps, partial)) = match verdict {

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::Outcome;
 use super::super::eval::{Evaluated, Place, evaluate};
+use super::super::explain;
 use super::super::plan::{Glob, Parts};
 use super::Rules;
 use super::change::View;
@@ -20,6 +21,10 @@ use crate::model::{Action, AssetRef, Confidence, Draft, DraftAction, Step, Time}
 
 /// The event source of the rules in `normalizers/azure/entra.toml`.
 pub(super) const SERVICE: &str = "entra";
+
+/// What decides activities that have no rule of their own.
+const SKIP: &str = "azure/entra/skip";
+const GENERIC: &str = "azure/generic/directory";
 
 /// `[entra]` of `normalizers/azure/generic.toml`: activities that no rule knows.
 #[derive(Debug, Deserialize)]
@@ -222,13 +227,25 @@ pub(super) fn drafts(rules: &Rules, audit: &Audit) -> Evaluated {
         return evaluate(&rules.plan, own, &audit.view, &place);
     }
     if let Some(reason) = rules.entra.skipped(&audit.activity) {
-        return Evaluated::Skipped { reason: Arc::clone(reason), rule: "azure/entra/skip".into() };
+        return Evaluated::Skipped { reason: Arc::clone(reason), rule: SKIP.into() };
     }
-    let rule: Arc<str> = "azure/generic/directory".into();
+    let rule: Arc<str> = GENERIC.into();
     match generic(rules, audit, &rule) {
         Some(draft) => Evaluated::Drafts(vec![draft]),
         None => Evaluated::Unnamed { rule },
     }
+}
+
+/// What the generic rule makes of an activity.
+pub(super) fn explain_generic(rules: &Rules, audit: &Audit) -> Value {
+    if let Some(reason) = rules.entra.skipped(&audit.activity) {
+        return json!({ "rule": SKIP, "result": format!("skips the record: {reason}") });
+    }
+    let result = match generic(rules, audit, &GENERIC.into()) {
+        Some(draft) => json!([explain::draft(&draft)]),
+        None => json!("no asset named: no target has an id or a name"),
+    };
+    json!({ "rule": GENERIC, "why": "no rule knows the activity: its first target is what changed", "result": result })
 }
 
 /// An activity without a rule: the first target is what it is about, and its properties say what changed.

@@ -5,6 +5,7 @@ mod arm;
 mod attribution;
 mod change;
 mod entra;
+mod explain;
 mod fields;
 mod generic;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use crate::model::{AssetKind, Evidence, Operation as Call, OperationRecord, Phas
 pub(super) use self::arm::ArmId;
 pub(super) use self::attribution::Apps;
 pub(super) use self::entra::Activities;
+pub(super) use self::explain::explain;
 pub(super) use self::generic::Generic;
 
 /// The rules of Azure. Names of operations, types and activities are compared without regard to case: their keys are in
@@ -317,6 +319,7 @@ fn activity(catalog: &Catalog, text: &str, record: &Map<String, Value>) -> Resul
         time: activity.time,
         phase: activity.phase,
         wants_start: activity.verb() == "write" && !is_whole,
+        deployment: activity.deployment().map(Box::new),
         text: Bytes::copy_from_slice(sanitized.trim().as_bytes()),
     };
     if activity.operation_key().is_some() {

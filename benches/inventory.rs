@@ -1,0 +1,327 @@
+//! What an inventory of up to a million assets of 2 KB costs: memory, the restart, applying a change, and how long a walk
+//! over all assets holds up who writes.
+//!
+//! For each size a durable log is filled with the assets and opened again by a process of its own, as `catchment serve`
+//! would. That process then applies changes to assets drawn at random, nearly all of which did not change lately.
+//!
+//! `cargo bench --bench inventory`; `CATCHMENT_BENCH_QUICK=1` stops at 100,000 assets, `CATCHMENT_BENCH_DIR` chooses the
+//! disk.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, missing_docs)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use catchment::inventory::{Inventory, RestoreError};
+use catchment::log::{Batch, EmbeddedLog, EventLog, LogError, Retention};
+use catchment::metrics::Metrics;
+use catchment::model::{Action, AssetKind, AssetName, AssetRef, Confidence, Draft, DraftAction, KeyedSet, Step, Time};
+use jsonptr::PointerBuf;
+use serde_json::json;
+
+const CHILD: &str = "CATCHMENT_BENCH_CHILD";
+const BATCH: u64 = 1_000;
+const CHANGES: u64 = 20_000;
+
+fn main() {
+    if let Some(child) = std::env::var_os(CHILD) {
+        let text = child.into_string().unwrap();
+        let (count, directory) = text.split_once(' ').unwrap();
+        return measure(count.parse().unwrap(), Path::new(directory));
+    }
+    let quick = std::env::var_os("CATCHMENT_BENCH_QUICK").is_some();
+    let root = std::env::var_os("CATCHMENT_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    println!(
+        "| assets | bytes each | on disk, MB | restart, s | restart, CPU s | resident, MiB | apply, µs of CPU | of walking all, s | longest apply meanwhile, ms |"
+    );
+    println!(
+        "|-------:|-----------:|------------:|-----------:|---------------:|--------------:|-----------------:|------------------:|----------------------------:|"
+    );
+    let sizes: &[u64] = if quick { &[1_000, 10_000, 100_000] } else { &[1_000, 10_000, 100_000, 1_000_000] };
+    for count in sizes {
+        let directory = tempfile::tempdir_in(&root).unwrap();
+        let bytes = fill(directory.path(), *count) / count;
+        print!("| {count} | {bytes} | {} ", on_disk(directory.path()) / 1_000_000);
+        let child = Command::new(std::env::current_exe().unwrap())
+            .env(CHILD, format!("{count} {}", directory.path().display()))
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
+        print!("{}", String::from_utf8_lossy(&child.stdout));
+    }
+}
+
+/// Writes the assets as the ingest loop would; gives the bytes of all configurations.
+fn fill(directory: &Path, count: u64) -> u64 {
+    let (log, inventory, kinds) = (open(directory), Inventory::bounded(64 << 20), Kinds::new());
+    let (mut bytes, mut last) = (0, None);
+    for start in (0..count).step_by(usize::try_from(BATCH).unwrap()) {
+        let mut batch = Batch::default();
+        for n in start..(start + BATCH).min(count) {
+            let created = DraftAction::Known(Action::Create);
+            let mut draft = kinds.draft(n, created, |kind, random| vec![Step::Replace(kind.document(n, random))]);
+            let applied = inventory.apply(Time::from_millis(0), &event_id(n), &mut draft, &|_, _| Vec::new());
+            let held = applied.held.unwrap();
+            bytes += held.configuration.as_ref().unwrap().len() as u64;
+            batch.assets.push((held.name.clone(), held.encode()));
+        }
+        last = Some(log.append(batch).unwrap());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    last.map(|pending| runtime.block_on(pending).unwrap());
+    bytes
+}
+
+fn measure(count: u64, directory: &Path) {
+    let (start, cpu) = (Instant::now(), process_cpu());
+    let log = open(directory);
+    let inventory = Arc::new(Inventory::new());
+    inventory.restore_all(|take| Ok::<_, Failure>(log.for_each_asset(&mut |_, stored| take(stored))?)).unwrap();
+    assert_eq!(inventory.len() as u64, count);
+    let (restart, restart_cpu) = (start.elapsed().as_secs_f64(), (process_cpu() - cpu).as_secs_f64());
+    let resident = resident() >> 20;
+    let kinds = Kinds::new();
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut change = |n: u64| {
+        let asset = random.u64(..count);
+        let set = Step::Set { at: PointerBuf::parse("/tags/owner").unwrap(), value: json!(format!("owner-{n}")) };
+        let mut draft = kinds.draft(asset, DraftAction::Known(Action::Update), |_, _| vec![set]);
+        let start = Instant::now();
+        let time = Time::from_millis(1_000 * i64::try_from(n + 1).unwrap());
+        let applied = inventory.apply(time, &event_id(count + n), &mut draft, &|_, _| Vec::new());
+        let held = applied.held.unwrap();
+        std::hint::black_box(held.encode());
+        assert_eq!(applied.changes.len(), 1);
+        start.elapsed()
+    };
+    // The journal fills first: from then on each change has another asset leave it.
+    for n in 0..CHANGES {
+        change(n);
+    }
+    let cpu = thread_cpu();
+    for n in CHANGES..2 * CHANGES {
+        change(n);
+    }
+    let apply = (thread_cpu() - cpu).as_secs_f64() / CHANGES as f64 * 1e6;
+    let walked = AtomicBool::new(false);
+    let (walk, longest) = std::thread::scope(|scope| {
+        let walker = scope.spawn(|| {
+            let (start, mut seen) = (Instant::now(), 0_u64);
+            inventory.walk(None, &|_| true, &mut |held| {
+                seen += u64::from(held.configuration.is_some());
+                true
+            });
+            walked.store(true, Ordering::Release);
+            assert_eq!(seen, count);
+            start.elapsed()
+        });
+        let (mut longest, mut n) = (Duration::ZERO, 2 * CHANGES);
+        while !walked.load(Ordering::Acquire) {
+            longest = longest.max(change(n));
+            n += 1;
+        }
+        (walker.join().unwrap(), longest)
+    });
+    println!(
+        "| {restart:.2} | {restart_cpu:.2} | {resident} | {apply:.1} | {:.2} | {:.1} |",
+        walk.as_secs_f64(),
+        longest.as_secs_f64() * 1e3
+    );
+}
+
+#[derive(Debug)]
+struct Failure;
+
+impl From<LogError> for Failure {
+    fn from(_: LogError) -> Self {
+        Self
+    }
+}
+
+impl From<RestoreError> for Failure {
+    fn from(_: RestoreError) -> Self {
+        Self
+    }
+}
+
+fn open(directory: &Path) -> EmbeddedLog {
+    EmbeddedLog::open(directory, Retention::default(), Arc::new(Metrics::new().unwrap())).unwrap()
+}
+
+fn event_id(n: u64) -> String {
+    let mut random = fastrand::Rng::with_seed(n);
+    format!("{:08x}-{:04x}-4000-8000-{:012x}:0", random.u32(..), random.u16(..), random.u64(..1 << 48))
+}
+
+/// The types of the assets.
+struct Kinds(Vec<Kind>);
+
+struct Kind {
+    service: &'static str,
+    kind: Arc<AssetKind>,
+}
+
+impl Kinds {
+    fn new() -> Self {
+        let kind = |service, provider_type: &str, neutral_type: &str| Kind {
+            service,
+            kind: Arc::new(AssetKind {
+                provider: "aws",
+                provider_type: provider_type.to_owned(),
+                neutral_type: neutral_type.to_owned(),
+                display: Vec::new(),
+                tags: PointerBuf::parse("/tags").unwrap(),
+                sets: vec![KeyedSet {
+                    at: PointerBuf::parse("/rules").unwrap(),
+                    key: Arc::new([PointerBuf::parse("/securityGroupRuleId").unwrap()]),
+                    ignore_case: false,
+                }],
+            }),
+        };
+        Self(vec![
+            kind("ec2/instance/i-", "AWS::EC2::Instance", "compute.instance"),
+            kind("ec2/security-group/sg-", "AWS::EC2::SecurityGroup", "network.security_group"),
+            kind("iam/role/r-", "AWS::IAM::Role", "identity.role"),
+            kind("lambda/function/f-", "AWS::Lambda::Function", "compute.function"),
+        ])
+    }
+
+    fn draft(&self, n: u64, action: DraftAction, steps: impl FnOnce(&Kind, &mut fastrand::Rng) -> Vec<Step>) -> Draft {
+        let kind = &self.0[usize::try_from(n).unwrap() % self.0.len()];
+        let mut random = fastrand::Rng::with_seed(n);
+        let account = format!("1111222233{:02}", random.u32(..40));
+        let region = ["us-east-1", "eu-west-1", "eu-central-1", "ap-southeast-2"][random.usize(..4)];
+        let id = hex(&mut random, 17);
+        let name = AssetName::new("aws", &account, region, &format!("{}{id}", kind.service));
+        let arn = format!("arn:aws:service:{region}:{account}:{}{id}", kind.service);
+        let steps = steps(kind, &mut random);
+        let asset = AssetRef {
+            kind: Arc::clone(&kind.kind),
+            name,
+            id,
+            arn: Some(arn),
+            arn_is_told: false,
+            account,
+            region: region.to_owned(),
+        };
+        let (rule, confidence) = ("aws/bench".into(), Confidence::High);
+        Draft { action, asset, steps, partial: false, associations: Vec::new(), rule, confidence }
+    }
+}
+
+fn hex(random: &mut fastrand::Rng, length: usize) -> String {
+    (0..length).map(|_| random.char('0'..='9')).collect::<String>()
+}
+
+impl Kind {
+    /// A configuration as the provider writes it, with ids of its own: what is the same in all is compressed away.
+    fn document(&self, n: u64, random: &mut fastrand::Rng) -> serde_json::Value {
+        let team = ["payments", "search", "platform", "identity", "data"][random.usize(..5)];
+        let tags =
+            json!({ "Name": format!("{team}-{n}"), "team": team, "cost-center": random.u32(..9_000).to_string() });
+        let mut id = |prefix: &str| format!("{prefix}{}", hex(random, 17));
+        match self.service {
+            "ec2/instance/i-" => instance(team, &tags, &mut id),
+            "ec2/security-group/sg-" => {
+                let rules: Vec<_> = (0..7).map(|rule| security_group_rule(rule, &mut id)).collect();
+                json!({ "groupName": format!("{team}-{n}"), "groupDescription": format!("Access to {team}"),
+                        "vpcId": id("vpc-"), "rules": rules, "tags": tags })
+            }
+            "iam/role/r-" => role(n, team, &tags, &mut id),
+            _ => function(n, team, &tags, &mut id),
+        }
+    }
+}
+
+fn instance(team: &str, tags: &serde_json::Value, id: &mut dyn FnMut(&str) -> String) -> serde_json::Value {
+    let (vpc, subnet, address) = (id("vpc-"), id("subnet-"), format!("10.0.{}", &id("")[..2]));
+    json!({
+        "amiLaunchIndex": 0, "architecture": "x86_64", "bootMode": "uefi-preferred", "clientToken": id(""),
+        "blockDeviceMapping": [{ "deviceName": "/dev/xvda", "ebs": { "attachTime": "2026-03-01T12:00:00.000Z",
+            "deleteOnTermination": true, "status": "attached", "volumeId": id("vol-") } }],
+        "capacityReservationSpecification": { "capacityReservationPreference": "open" },
+        "cpuOptions": { "coreCount": 1, "threadsPerCore": 2 }, "ebsOptimized": false, "enaSupport": true,
+        "enclaveOptions": { "enabled": false }, "hypervisor": "xen", "imageId": id("ami-"), "instanceType": "m5.large",
+        "groupSet": [{ "groupId": id("sg-"), "groupName": format!("{team}-web") },
+                     { "groupId": id("sg-"), "groupName": format!("{team}-ssh") }],
+        "iamInstanceProfile": { "arn": format!("arn:aws:iam::111122223333:instance-profile/{team}"), "id": id("AIPA") },
+        "instanceId": id("i-"), "keyName": team, "launchTime": "2026-03-01T12:00:00.000Z",
+        "maintenanceOptions": { "autoRecovery": "default" }, "monitoring": { "state": "disabled" },
+        "metadataOptions": { "httpEndpoint": "enabled", "httpProtocolIpv4": "enabled", "httpTokens": "required",
+            "httpPutResponseHopLimit": 2, "instanceMetadataTags": "disabled", "state": "applied" },
+        "networkInterfaceSet": [{ "attachment": { "attachTime": "2026-03-01T12:00:00.000Z", "deviceIndex": 0,
+            "attachmentId": id("eni-attach-"), "deleteOnTermination": true, "networkCardIndex": 0, "status": "attached" },
+            "interfaceType": "interface", "ipv6AddressesSet": [], "macAddress": id(""), "ownerId": "111122223333",
+            "networkInterfaceId": id("eni-"), "privateIpAddress": address, "sourceDestCheck": true, "status": "in-use",
+            "subnetId": subnet, "vpcId": vpc }],
+        "placement": { "availabilityZone": "eu-west-1a", "tenancy": "default" }, "privateIpAddress": address,
+        "rootDeviceName": "/dev/xvda", "rootDeviceType": "ebs", "state": { "code": 16, "name": "running" },
+        "subnetId": subnet, "vpcId": vpc, "tags": tags, "virtualizationType": "hvm",
+    })
+}
+
+fn security_group_rule(n: u32, id: &mut dyn FnMut(&str) -> String) -> serde_json::Value {
+    json!({ "securityGroupRuleId": id("sgr-"), "groupId": id("sg-"), "groupOwnerId": "111122223333", "isEgress": false,
+            "ipProtocol": "tcp", "fromPort": 8_000 + n, "toPort": 8_000 + n, "cidrIpv4": "192.0.2.0/24",
+            "description": "from the office", "tagSet": {} })
+}
+
+fn role(n: u64, team: &str, tags: &serde_json::Value, id: &mut dyn FnMut(&str) -> String) -> serde_json::Value {
+    let statement = |service: &str, resource: String| {
+        json!({ "Effect": "Allow", "Action": [format!("{service}:GetItem"), format!("{service}:PutItem"),
+                format!("{service}:Query")], "Resource": format!("arn:aws:{service}:eu-west-1:111122223333:{resource}") })
+    };
+    let policies: Vec<_> = ["dynamodb", "s3", "sqs", "kms", "logs"]
+        .into_iter()
+        .map(|service| {
+            json!({ "policyName": service, "policyDocument": {
+            "Version": "2012-10-17", "Statement": [statement(service, id("thing/"))] } })
+        })
+        .collect();
+    json!({ "roleName": format!("{team}-{n}"), "roleId": id("AROA"), "path": "/", "maxSessionDuration": 3_600,
+            "arn": format!("arn:aws:iam::111122223333:role/{team}-{n}"), "createDate": "2026-03-01T12:00:00.000Z",
+            "assumeRolePolicyDocument": { "Version": "2012-10-17", "Statement": [{ "Effect": "Allow",
+                "Principal": { "Service": "lambda.amazonaws.com" }, "Action": "sts:AssumeRole" }] },
+            "policies": policies, "tags": tags })
+}
+
+fn function(n: u64, team: &str, tags: &serde_json::Value, id: &mut dyn FnMut(&str) -> String) -> serde_json::Value {
+    let variables: serde_json::Map<_, _> =
+        (0..20).map(|n| (format!("SETTING_{n}"), json!(format!("https://{team}.example.com/{}", id(""))))).collect();
+    json!({ "functionName": format!("{team}-{n}"), "runtime": "python3.13", "handler": "main.handler", "codeSize": 120_331,
+            "functionArn": format!("arn:aws:lambda:eu-west-1:111122223333:function:{team}-{n}"), "timeout": 30,
+            "role": format!("arn:aws:iam::111122223333:role/{team}"), "memorySize": 256, "codeSha256": id(""),
+            "revisionId": id(""), "packageType": "Zip", "architectures": ["arm64"], "ephemeralStorage": { "size": 512 },
+            "environment": { "variables": variables }, "tracingConfig": { "mode": "Active" },
+            "vpcConfig": { "vpcId": id("vpc-"), "subnetIds": [id("subnet-"), id("subnet-")],
+                "securityGroupIds": [id("sg-")] },
+            "tags": tags })
+}
+
+fn on_disk(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    entries
+        .map(|entry| if entry.path().is_dir() { on_disk(&entry.path()) } else { entry.metadata().unwrap().len() })
+        .sum()
+}
+
+/// CPU time of the calling thread.
+fn thread_cpu() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+/// CPU time of all threads, in the system's ticks of 10 ms.
+fn process_cpu() -> Duration {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<_> = text.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    Duration::from_millis(10 * (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()))
+}
+
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    4_096 * text.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+}

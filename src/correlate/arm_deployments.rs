@@ -1,0 +1,26 @@
+//! Which deployment of Azure Resource Manager a change is a part of.
+//!
+//! What a deployment does bears its correlation id, and so do the deployments nested in it
+//! (<https://learn.microsoft.com/azure/azure-resource-manager/templates/deployment-history>): the first that began is the
+//! one that somebody asked for. Its start is told before what it makes, its end after.
+
+use super::memory::Memory;
+use crate::model::{Deployment, DeploymentBegun, RecordInfo};
+
+/// Names the deployment that a change is a part of.
+pub(super) fn complete(begun: &Memory<DeploymentBegun>, record: &mut RecordInfo, asset_id: &str) {
+    let correlation = record.operation.request_id.as_deref().filter(|_| record.source.starts_with("//azure/"));
+    let Some(first) = correlation.and_then(|correlation| begun.get(correlation)) else { return };
+    if record.attribution.deployment.is_none() && !first.id.eq_ignore_ascii_case(asset_id) {
+        record.attribution.deployment =
+            Some(Deployment { kind: "arm_deployment".into(), id: first.id.clone(), how: "correlationId".into() });
+    }
+}
+
+/// It is news that this deployment is the first of its correlation.
+pub(super) fn is_first(begun: &Memory<DeploymentBegun>, deployment: &DeploymentBegun) -> bool {
+    begun.get(&deployment.correlation).is_none_or(|known| {
+        let same = known.id.eq_ignore_ascii_case(&deployment.id);
+        deployment.time < known.time && !same
+    })
+}

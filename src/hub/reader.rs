@@ -1,0 +1,354 @@
+//! What a subscriber gets next: the rules of the stream, without any waiting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::matching::{FilterId, InternedFilter};
+use super::segment::{Encoding, Format, Progress, Room, Segment, Selected};
+use super::{Filter, Hub, Projection};
+use crate::log::LogError;
+use crate::model::{Cursor, Seq};
+
+/// Bytes handed out at once, unless a single event is longer.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// Segments looked at in a row before others get their turn.
+const SEGMENTS_AT_ONCE: usize = 64;
+
+/// Where a subscription begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// The position before the first event looked at.
+    pub after: Seq,
+    /// What the subscriber missed before it, to be told first.
+    pub gap: Option<(Cursor, GapReason)>,
+}
+
+impl Start {
+    /// Where a subscriber goes on that has got everything up to `cursor`. A cursor of another log, or from beyond this
+    /// one's tail (a log restored from a backup), begins at the oldest kept event, with a gap.
+    #[must_use]
+    pub fn resume(hub: &Hub, cursor: Cursor) -> Self {
+        let oldest = Seq(hub.floor().0.saturating_sub(1));
+        // The log's own tail: what is read back from it may be ahead of the hub for a moment.
+        if cursor.epoch != hub.epoch() || cursor.seq > *hub.log.tail().borrow() {
+            return Self { after: oldest, gap: Some((cursor, GapReason::Epoch)) };
+        }
+        if cursor.seq < oldest {
+            return Self { after: oldest, gap: Some((cursor, GapReason::Retention)) };
+        }
+        Self { after: cursor.seq, gap: None }
+    }
+
+    /// Only what comes from now on.
+    #[must_use]
+    pub fn live(hub: &Hub) -> Self {
+        Self { after: hub.tail(), gap: None }
+    }
+}
+
+/// Events that a subscriber can't get any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The last event before the gap, in the log that the subscriber knew.
+    pub from: Cursor,
+    /// The last event in the gap.
+    pub to: Cursor,
+    /// How it came about.
+    pub reason: GapReason,
+}
+
+/// Why events can't be had any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GapReason {
+    /// Retention dropped them.
+    Retention,
+    /// The cursor belongs to another log.
+    Epoch,
+}
+
+/// Why a subscription ends.
+#[derive(Clone, Debug)]
+pub enum ClosingReason {
+    /// It got all it asked for.
+    Complete,
+    /// The server stops.
+    Shutdown,
+    /// The log can't be read.
+    Failed(LogError),
+}
+
+/// What a subscriber is told besides events.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// Everything up to here was sent; what follows is live. Comes once, and again in the place of a heartbeat when
+    /// the filter let events pass by since.
+    CaughtUp(Cursor),
+    /// Events are missing.
+    Gap(Gap),
+    /// Nothing was sent for a while.
+    Heartbeat,
+    /// The last notice. The cursor tells how far the subscriber got.
+    Closing(Cursor, ClosingReason),
+}
+
+/// What a subscriber asks for.
+#[derive(Clone, Debug)]
+pub struct SubscriptionOptions {
+    /// Where to begin.
+    pub start: Start,
+    /// Which events.
+    pub filter: Filter,
+    /// Which members of them.
+    pub projection: Option<Arc<Projection>>,
+    /// In which form.
+    pub format: Format,
+    /// Ends after so many events.
+    pub limit: Option<u64>,
+    /// Ends when the tail, as of this moment, is reached.
+    pub until: Option<Instant>,
+    /// Silence after which a heartbeat is due.
+    pub heartbeat: Option<Duration>,
+}
+
+/// What is to be done next for a subscriber.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Send these, then say [`Reader::sent`] how far it went.
+    Events(Selected),
+    /// Send this.
+    Notice(Notice),
+    /// What follows is not in memory, or not in the subscriber's encoding: [`Hub::load`] it, then [`Reader::loaded`].
+    Load,
+    /// Much was looked at and nothing found: give others their turn, then go on.
+    Again,
+    /// Nothing to do until the tail moves, or this moment comes.
+    Wait(Option<Instant>),
+    /// It is over.
+    End,
+}
+
+/// What stopped the search for events.
+enum Halt {
+    Tail,
+    Absent,
+    Enough,
+}
+
+/// A cursor over the log, with a filter.
+#[derive(Debug)]
+pub(super) struct Reader {
+    filter: InternedFilter,
+    encoding: Encoding,
+    gap: Option<(Cursor, GapReason)>,
+    /// Everything up to here was looked at.
+    cursor: Seq,
+    /// The position that the subscriber last heard of.
+    announced: Seq,
+    /// The segment that `cursor` lies in, while it is not used up.
+    current: Option<Arc<Segment>>,
+    remaining: u64,
+    until: Option<Instant>,
+    /// The tail when `until` passed.
+    end: Option<Seq>,
+    heartbeat: Option<Duration>,
+    last_output: Instant,
+    failure: Option<Box<LogError>>,
+    caught_up: bool,
+    closed: bool,
+}
+
+impl Reader {
+    pub(super) fn new(hub: &Hub, options: SubscriptionOptions) -> Self {
+        Self {
+            filter: hub.filters.intern(options.filter),
+            encoding: Encoding { format: options.format, projection: options.projection },
+            gap: options.start.gap,
+            cursor: options.start.after,
+            announced: options.start.after,
+            current: None,
+            remaining: options.limit.unwrap_or(u64::MAX),
+            until: options.until,
+            end: None,
+            heartbeat: options.heartbeat,
+            last_output: Instant::now(),
+            failure: None,
+            caught_up: false,
+            closed: false,
+        }
+    }
+
+    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
+    pub(super) fn filter(&self) -> FilterId {
+        self.filter.id()
+    }
+
+    pub(super) fn cursor(&self) -> Seq {
+        self.cursor
+    }
+
+    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
+    /// Passes over events up to a position, which are known not to pass the filter.
+    pub(super) fn skip_to(&mut self, position: Seq) {
+        self.cursor = self.cursor.max(position);
+    }
+
+    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
+    /// Holds no segment.
+    pub(super) fn shed(&mut self) {
+        self.current = None;
+    }
+
+    pub(super) fn encoding(&self) -> &Encoding {
+        &self.encoding
+    }
+
+    /// What comes next, as of `now`. `stopping` ends the stream.
+    pub(super) fn step(&mut self, hub: &Hub, now: Instant, stopping: bool) -> Step {
+        let step = self.next(hub, now, stopping);
+        if let Step::Events(_) | Step::Notice(_) = step {
+            self.last_output = now;
+        }
+        step
+    }
+
+    fn next(&mut self, hub: &Hub, now: Instant, stopping: bool) -> Step {
+        if self.closed {
+            return Step::End;
+        }
+        if let Some((from, reason)) = self.gap.take() {
+            return Step::Notice(Notice::Gap(Gap { from, to: self.position(hub), reason }));
+        }
+        if let Some(failure) = self.failure.take() {
+            return self.close(hub, ClosingReason::Failed(*failure));
+        }
+        if stopping {
+            return self.close(hub, ClosingReason::Shutdown);
+        }
+        if self.is_complete(hub, now) {
+            return self.close(hub, ClosingReason::Complete);
+        }
+        let (selected, halt) = self.search(hub);
+        if selected.events > 0 {
+            return Step::Events(selected);
+        }
+        self.cursor = selected.scanned;
+        // What was just passed over may have been all.
+        if self.is_complete(hub, now) {
+            return self.close(hub, ClosingReason::Complete);
+        }
+        match halt {
+            Halt::Tail if !self.caught_up => {
+                self.caught_up = true;
+                self.announced = self.cursor;
+                Step::Notice(Notice::CaughtUp(self.position(hub)))
+            }
+            halt => self.heartbeat_if_due(hub, now).map_or_else(|| self.halted(&halt), Step::Notice),
+        }
+    }
+
+    fn halted(&self, halt: &Halt) -> Step {
+        match halt {
+            Halt::Tail => Step::Wait(self.due()),
+            Halt::Absent => Step::Load,
+            Halt::Enough => Step::Again,
+        }
+    }
+
+    /// Collects matching events, from as many segments as are in memory and needed.
+    fn search(&mut self, hub: &Hub) -> (Selected, Halt) {
+        let room = Room { events: self.remaining, bytes: CHUNK_BYTES };
+        let mut selected = Selected::after(self.cursor);
+        for _ in 0..SEGMENTS_AT_ONCE {
+            let after = selected.scanned;
+            if after >= hub.tail() {
+                return (selected, Halt::Tail);
+            }
+            let held = self.current.take().filter(|segment| segment.first() <= after.next() && after < segment.last());
+            let Some(mut segment) = held.or_else(|| hub.in_memory(after)) else { return (selected, Halt::Absent) };
+            if !segment.heads().any_after(after, &self.filter) {
+                selected.scanned = segment.last();
+                continue;
+            }
+            if !segment.serves(&self.encoding) {
+                match hub.encoded(&segment, &self.encoding) {
+                    Some(encoded) => segment = encoded,
+                    None => return (selected, Halt::Absent),
+                }
+            }
+            segment.select(&self.filter, room, &mut selected);
+            if selected.scanned < segment.last() {
+                self.current = Some(segment);
+                break;
+            }
+            if selected.events >= room.events || selected.bytes >= room.bytes {
+                break;
+            }
+        }
+        (selected, Halt::Enough)
+    }
+
+    /// Notes that `bytes` of what was [selected](Step::Events) have been sent.
+    pub(super) fn sent(&mut self, selected: &Selected, bytes: usize) -> Progress {
+        let progress = selected.progress(bytes);
+        if bytes >= selected.bytes {
+            self.cursor = selected.scanned;
+        } else if let Some(last) = progress.last {
+            self.cursor = last;
+        }
+        self.announced = progress.last.unwrap_or(self.announced);
+        self.remaining = self.remaining.saturating_sub(progress.events);
+        progress
+    }
+
+    /// Takes what [`Hub::load`] gave.
+    pub(super) fn loaded(&mut self, hub: &Hub, loaded: Result<Option<Arc<Segment>>, LogError>) {
+        match loaded {
+            Ok(segment) => self.current = segment,
+            Err(LogError::BelowFloor { floor, .. }) if floor > self.cursor.next() => {
+                self.gap = Some((self.position(hub), GapReason::Retention));
+                self.cursor = Seq(floor.0.saturating_sub(1));
+                self.announced = self.cursor;
+            }
+            Err(error) => self.failure = Some(Box::new(error)),
+        }
+    }
+
+    /// When something is to be done though the tail did not move.
+    fn due(&self) -> Option<Instant> {
+        let heartbeat = self.heartbeat.and_then(|after| self.last_output.checked_add(after));
+        let until = self.until.filter(|_| self.end.is_none());
+        [heartbeat, until].into_iter().flatten().min()
+    }
+
+    fn heartbeat_if_due(&mut self, hub: &Hub, now: Instant) -> Option<Notice> {
+        if self.heartbeat.is_none_or(|after| now.saturating_duration_since(self.last_output) < after) {
+            return None;
+        }
+        // Lines of NDJSON carry no position, so there is none to bring up to date.
+        let stale = self.encoding.format == Format::Sse && self.announced < self.cursor;
+        if self.caught_up && stale && self.cursor >= hub.tail() {
+            self.announced = self.cursor;
+            return Some(Notice::CaughtUp(self.position(hub)));
+        }
+        Some(Notice::Heartbeat)
+    }
+
+    fn is_complete(&mut self, hub: &Hub, now: Instant) -> bool {
+        if self.end.is_none() && self.until.is_some_and(|until| now >= until) {
+            // The log's own tail: what was durable by then belongs to the answer, though the hub may not have it yet.
+            self.end = Some(*hub.log.tail().borrow());
+        }
+        self.remaining == 0 || self.end.is_some_and(|end| self.cursor >= end)
+    }
+
+    fn position(&self, hub: &Hub) -> Cursor {
+        Cursor { epoch: hub.epoch(), seq: self.cursor }
+    }
+
+    fn close(&mut self, hub: &Hub, reason: ClosingReason) -> Step {
+        self.closed = true;
+        Step::Notice(Notice::Closing(self.position(hub), reason))
+    }
+}

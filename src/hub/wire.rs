@@ -1,0 +1,126 @@
+//! What stands on the wire between the events, and what is counted of a stream, whichever door it leaves by.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::reader::{ClosingReason, Gap, GapReason, Notice};
+use super::segment::Format;
+use crate::metrics::Metrics;
+
+/// Sent at once, so that proxies pass the head on and EventSource opens. No blank line: it would end an event.
+const OPENING: Bytes = Bytes::from_static(b"retry: 2000\n: catchment\n");
+/// A lone comment. A blank line after it would be an empty event to some clients.
+const SSE_HEARTBEAT: Bytes = Bytes::from_static(b": hb\n");
+/// Only where `heartbeat` asks for it, since not every reader of NDJSON skips blank lines.
+const NDJSON_HEARTBEAT: Bytes = Bytes::from_static(b"\n");
+
+/// The answer is to be cut off without the end that HTTP has for a complete one: lines of NDJSON can't tell of a gap
+/// or a failure, and must not look complete.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct CutOff(String);
+
+/// How notices look on the wire.
+#[derive(Clone, Copy, Debug)]
+pub struct Wire {
+    /// The form of the stream.
+    pub format: Format,
+    /// Whether the client asked for something that has an end.
+    pub bounded: bool,
+}
+
+impl Wire {
+    /// What a stream begins with.
+    #[must_use]
+    pub fn opening(self) -> Option<Bytes> {
+        (self.format == Format::Sse).then_some(OPENING)
+    }
+
+    /// The text of a notice; `None` when nothing is sent.
+    ///
+    /// # Errors
+    /// When the notice can't be told and the stream must not look complete.
+    pub fn notice(self, notice: &Notice) -> Result<Option<Bytes>, CutOff> {
+        match (self.format, notice) {
+            (Format::Sse, Notice::Heartbeat) => Ok(Some(SSE_HEARTBEAT)),
+            (Format::Sse, Notice::CaughtUp(cursor)) => {
+                Ok(Some(format!("id: {cursor}\nevent: caught-up\ndata: {{\"cursor\":\"{cursor}\"}}\n\n").into()))
+            }
+            (Format::Sse, Notice::Gap(gap)) => Ok(Some(gap_frame(gap))),
+            (Format::Sse, Notice::Closing(cursor, reason)) => {
+                let reason = match reason {
+                    ClosingReason::Complete => "complete",
+                    ClosingReason::Shutdown => "shutdown",
+                    ClosingReason::Failed(_) => "error",
+                };
+                let data = format!(r#"{{"cursor":"{cursor}","reason":"{reason}"}}"#);
+                Ok(Some(format!("id: {cursor}\nevent: closing\nretry: 2000\ndata: {data}\n\n").into()))
+            }
+            (Format::Ndjson, Notice::Heartbeat) => Ok(Some(NDJSON_HEARTBEAT)),
+            (Format::Ndjson, Notice::CaughtUp(_) | Notice::Closing(_, ClosingReason::Complete)) => Ok(None),
+            (Format::Ndjson, Notice::Closing(_, ClosingReason::Shutdown)) if !self.bounded => Ok(None),
+            (Format::Ndjson, Notice::Closing(_, ClosingReason::Shutdown)) => {
+                Err(CutOff("the server stops before the read is complete".to_owned()))
+            }
+            (Format::Ndjson, Notice::Closing(_, ClosingReason::Failed(error))) => Err(CutOff(error.to_string())),
+            (Format::Ndjson, Notice::Gap(_)) => {
+                Err(CutOff("retention dropped events before they were sent".to_owned()))
+            }
+        }
+    }
+}
+
+/// Notices of SSE have an `event:` field, so `onmessage` does not get them, and an `id:`, so that a client that comes
+/// back goes on from there.
+fn gap_frame(Gap { from, to, reason }: &Gap) -> Bytes {
+    let reason = match reason {
+        GapReason::Retention => "retention",
+        GapReason::Epoch => "epoch",
+    };
+    let data = format!(r#"{{"from":"{from}","to":"{to}","reason":"{reason}"}}"#);
+    format!("id: {to}\nevent: gap\ndata: {data}\n\n").into()
+}
+
+/// Counts a stream while it is open, and holds its place among those that may be open at once.
+#[derive(Debug)]
+pub struct OpenStream {
+    metrics: Arc<Metrics>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl OpenStream {
+    /// From here on the stream is counted.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>, permit: OwnedSemaphorePermit) -> Self {
+        metrics.stream_clients.inc();
+        Self { metrics, _permit: permit }
+    }
+
+    /// Counts events that were sent.
+    pub fn count(&self, events: u64, bytes: usize) {
+        self.metrics.stream_events.inc_by(events);
+        self.metrics.stream_bytes.inc_by(bytes as u64);
+    }
+
+    /// Counts what was told.
+    pub fn told(&self, notice: &Notice) {
+        match notice {
+            Notice::Gap(gap) => {
+                tracing::info!(from = %gap.from, to = %gap.to, reason = ?gap.reason, "subscriber is told of a gap");
+                self.metrics.stream_gaps.inc();
+            }
+            Notice::Closing(_, ClosingReason::Failed(error)) => {
+                tracing::error!(%error, "stream ends: the log can't be read");
+            }
+            Notice::CaughtUp(_) | Notice::Heartbeat | Notice::Closing(..) => {}
+        }
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.metrics.stream_clients.dec();
+    }
+}

@@ -1,0 +1,199 @@
+//! Assets that did not change lately, in little memory.
+//!
+//! What is held of an asset is kept as the bytes that the log stores, compressed (zstd) against the first few assets of
+//! the same type: configurations of one type have the same members, and mostly the same values. Of a type that has too
+//! few assets for that, they stay as they are.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use zstd::zstd_safe::{CCtx, CDict, DCtx, DDict, compress_bound};
+
+use super::stored::{Held, Outline};
+use super::{ConfigurationState, RestoreError};
+use crate::model::{AssetName, Time};
+
+/// A dictionary is made of the assets that give this many bytes,
+const DICTIONARY_BYTES: usize = 8 << 10;
+/// or of this many, if they are small.
+const DICTIONARY_ASSETS: usize = 16;
+/// Lower levels are a little faster, and take a third more memory; higher ones gain nothing.
+const LEVEL: i32 = 1;
+
+thread_local! {
+    // Contexts keep their working memory from one asset to the next.
+    static COMPRESSOR: RefCell<Option<CCtx<'static>>> = RefCell::new(CCtx::try_create());
+    static DECOMPRESSOR: RefCell<Option<DCtx<'static>>> = RefCell::new(DCtx::try_create());
+}
+
+/// An asset, compressed, and what lists of assets look at.
+#[derive(Debug)]
+pub(super) struct Packed {
+    kind: Arc<Kind>,
+    place: Arc<Place>,
+    state: ConfigurationState,
+    changed: Time,
+    length: u32,
+    compressed: Box<[u8]>,
+}
+
+impl Packed {
+    /// What lists of assets look at.
+    pub(super) fn outline<'a>(&'a self, name: &'a AssetName) -> Outline<'a> {
+        Outline {
+            name,
+            neutral_type: &self.kind.neutral_type,
+            provider: &self.kind.provider,
+            account: &self.place.account,
+            region: &self.place.region,
+            state: self.state,
+            changed: self.changed,
+        }
+    }
+
+    /// The asset.
+    ///
+    /// # Errors
+    /// When it is not what was packed, which would be a fault in memory.
+    pub(super) fn unpack(&self) -> Result<Held, RestoreError> {
+        let dictionary = self.kind.dictionary.get().ok_or(RestoreError::Unpack)?;
+        let mut stored = Vec::with_capacity(usize::try_from(self.length).unwrap_or_default());
+        DECOMPRESSOR.with_borrow_mut(|context| {
+            let context = context.as_mut().ok_or(RestoreError::Unpack)?;
+            let unpacked = context.decompress_using_ddict(&mut stored, &self.compressed, &dictionary.decompress);
+            unpacked.map_err(|_| RestoreError::Unpack)
+        })?;
+        Held::decode(&stored)
+    }
+
+    /// Bytes in memory, about, of an asset of that name.
+    pub(super) fn size(&self, name: &AssetName) -> usize {
+        // The places in the maps, and what the allocator adds.
+        const FIXED: usize = 200;
+        FIXED + size_of::<Self>() + self.compressed.len() + 2 * name.as_str().len()
+    }
+}
+
+/// Packs assets. Knows every type and place once.
+#[derive(Debug, Default)]
+pub(super) struct Packer {
+    /// By the provider's type, then by what else there is to tell apart.
+    kinds: Interned<Kind>,
+    /// By account.
+    places: Interned<Place>,
+}
+
+impl Packer {
+    /// `None` as long as too few assets of the type were offered, and where compression does not work.
+    /// `stored` is what [`Held::encode`] gives for the asset.
+    pub(super) fn pack(&self, asset: &Outline<'_>, provider_type: &str, stored: &[u8]) -> Option<Packed> {
+        let kind = self.kinds.get(
+            provider_type,
+            |kind| *kind.provider == *asset.provider && *kind.neutral_type == *asset.neutral_type,
+            || Kind::new(asset.provider, asset.neutral_type),
+        );
+        let dictionary = kind.dictionary(stored)?;
+        let compressed = COMPRESSOR.with_borrow_mut(|context| {
+            let mut buffer = Vec::with_capacity(compress_bound(stored.len()));
+            context.as_mut()?.compress_using_cdict(&mut buffer, stored, &dictionary.compress).ok()?;
+            Some(Box::from(buffer.as_slice()))
+        })?;
+        let place = self.places.get(
+            asset.account,
+            |place| *place.region == *asset.region,
+            || Place { account: asset.account.into(), region: asset.region.into() },
+        );
+        let length = u32::try_from(stored.len()).ok()?;
+        Some(Packed { kind, place, state: asset.state, changed: asset.changed, length, compressed })
+    }
+}
+
+/// A type of asset.
+#[derive(Debug)]
+struct Kind {
+    provider: Box<str>,
+    neutral_type: Box<str>,
+    samples: Mutex<Samples>,
+    dictionary: OnceLock<Dictionary>,
+}
+
+/// What the dictionary is to be made of.
+#[derive(Debug, Default)]
+struct Samples {
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+struct Dictionary {
+    compress: CDict<'static>,
+    decompress: DDict<'static>,
+}
+
+impl std::fmt::Debug for Dictionary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Dictionary")
+    }
+}
+
+impl Kind {
+    fn new(provider: &str, neutral_type: &str) -> Self {
+        Self {
+            provider: provider.into(),
+            neutral_type: neutral_type.into(),
+            samples: Mutex::default(),
+            dictionary: OnceLock::new(),
+        }
+    }
+
+    /// The dictionary of the type; until there is one, `stored` goes into it.
+    fn dictionary(&self, stored: &[u8]) -> Option<&Dictionary> {
+        if let Some(dictionary) = self.dictionary.get() {
+            return Some(dictionary);
+        }
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        samples.bytes.extend(stored.iter().take(DICTIONARY_BYTES));
+        samples.count += 1;
+        if samples.bytes.len() < DICTIONARY_BYTES && samples.count < DICTIONARY_ASSETS {
+            return None;
+        }
+        let bytes = std::mem::take(&mut samples.bytes);
+        let (compress, decompress) = (CDict::try_create(&bytes, LEVEL)?, DDict::try_create(&bytes)?);
+        Some(self.dictionary.get_or_init(|| Dictionary { compress, decompress }))
+    }
+}
+
+/// Where assets live.
+#[derive(Debug)]
+struct Place {
+    account: Box<str>,
+    region: Box<str>,
+}
+
+/// Values of which there is one each, found by a text and by what tells the few of one text apart.
+#[derive(Debug)]
+struct Interned<T>(RwLock<HashMap<Box<str>, Vec<Arc<T>>>>);
+
+impl<T> Default for Interned<T> {
+    fn default() -> Self {
+        Self(RwLock::default())
+    }
+}
+
+impl<T> Interned<T> {
+    fn get(&self, text: &str, is: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> Arc<T> {
+        let find = |known: &[Arc<T>]| known.iter().find(|value| is(value)).map(Arc::clone);
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known.get(text).and_then(|known| find(known)) {
+            return found;
+        }
+        drop(known);
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let known = known.entry(text.into()).or_default();
+        find(known).unwrap_or_else(|| {
+            let made = Arc::new(make());
+            known.push(Arc::clone(&made));
+            made
+        })
+    }
+}

@@ -1,0 +1,83 @@
+//! The inventory at start, from what the log stored.
+
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use bytes::Bytes;
+
+use super::stored::{Brief, Held, RestoreError};
+use super::{Inventory, Slot};
+
+/// Values handed to another thread at once,
+const CHUNK: usize = 256;
+/// and how many such may wait.
+const CHUNKS: usize = 8;
+
+impl Inventory {
+    /// Takes back what was stored of one asset.
+    ///
+    /// # Errors
+    /// When the bytes are not what this version or an older one stores.
+    pub fn restore(&self, stored: &[u8]) -> Result<(), RestoreError> {
+        let Some(brief) = Brief::read(stored)? else {
+            let held = Arc::new(Held::decode(stored)?);
+            self.insert(Arc::clone(&held));
+            self.pack(&held.name);
+            return Ok(());
+        };
+        let name = brief.name();
+        let Some(packed) = self.packer.pack(&brief.outline(&name), &brief.provider_type, stored) else {
+            self.insert(Arc::new(Held::decode(stored)?));
+            return Ok(());
+        };
+        self.note_aliases(&name, &brief.aliases);
+        let size = packed.size(&name);
+        self.put(name, Slot::Packed(Arc::new(packed)), size);
+        Ok(())
+    }
+
+    /// Takes back all that was stored, on every core: `read` is given a function to call with what is stored of each asset.
+    ///
+    /// # Errors
+    /// Those of `read`; and those of [`Inventory::restore`], the first of them.
+    pub fn restore_all<E: From<RestoreError>>(
+        &self,
+        read: impl FnOnce(&mut dyn FnMut(Bytes)) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (chunks, waiting) = sync_channel::<Vec<Bytes>>(CHUNKS);
+        let waiting = Mutex::new(waiting);
+        thread::scope(|scope| {
+            let workers = thread::available_parallelism().map_or(1, usize::from);
+            let workers: Vec<_> = (0..workers).map(|_| scope.spawn(|| self.restore_waiting(&waiting))).collect();
+            let mut chunk = Vec::with_capacity(CHUNK);
+            let outcome = read(&mut |stored| {
+                chunk.push(stored);
+                if chunk.len() == CHUNK {
+                    // It can't fail: the receiver is there until the end of this function.
+                    let _ = chunks.send(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK)));
+                }
+            });
+            let _ = chunks.send(chunk);
+            drop(chunks);
+            for worker in workers {
+                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            }
+            outcome
+        })
+    }
+
+    /// Goes on to the end even after an error, so that who sends is never held up.
+    fn restore_waiting(&self, waiting: &Mutex<Receiver<Vec<Bytes>>>) -> Result<(), RestoreError> {
+        let mut outcome = Ok(());
+        loop {
+            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(chunk) = next else { return outcome };
+            for stored in chunk {
+                if outcome.is_ok() {
+                    outcome = self.restore(&stored);
+                }
+            }
+        }
+    }
+}
