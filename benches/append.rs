@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use catchment::log::{Batch, EmbeddedLog, EventLog, NewEvent, Pending, Retention};
 use catchment::metrics::Metrics;
-use catchment::model::{Action, AssetName, EventHead, Seq, Time};
+use catchment::model::{Action, AssetName, EventHead, Novelty, Seq, Time};
 
 const EVENT_BYTES: usize = 2_000;
 const ROUNDS: usize = 3;
@@ -80,6 +80,7 @@ fn event(n: u64) -> NewEvent {
         region: "eu-west-1".to_owned(),
         principals: vec!["AROAEXAMPLE:deployer".to_owned(), "jane@example.com".to_owned()],
         method: "terraform".to_owned(),
+        novelty: Novelty::default(),
     };
     NewEvent { head, json: Bytes::from(json) }
 }

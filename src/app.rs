@@ -17,7 +17,7 @@ use crate::auth::{Access, AuthError, TokenFile};
 use crate::config::{Config, SourceConfig};
 use crate::http::{self, AppState, HttpConfig, HttpConfigError, Readiness};
 use crate::hub::{Hub, HubConfig};
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, IngestConfig};
 use crate::inventory::{Inventory, RestoreError};
 use crate::log::{EmbeddedLog, EventLog, LogError, MemoryLog, Retention};
 use crate::metrics::Metrics;
@@ -198,7 +198,7 @@ impl Gateway {
             Arc::clone(&inventory),
             Arc::clone(&log),
             Arc::clone(&metrics),
-            config.events.type_prefix.clone(),
+            IngestConfig { type_prefix: config.events.type_prefix.clone(), novelty: config.novelty },
             Box::new(move || now.now()),
         )?;
         let ingest = spawn_blocking(move || ingest.run(submissions));

@@ -32,6 +32,10 @@ pub struct Metrics {
     pub rule_reloads: IntCounterVec,
     /// `catchment_events_total{provider,action}`.
     pub events: IntCounterVec,
+    /// `catchment_novel_events_total{facet}`: an event counts under each of its facets.
+    pub novel_events: IntCounterVec,
+    /// `catchment_novelty_facts`: what is remembered to tell what is new.
+    pub novelty_facts: IntGauge,
     /// `catchment_operations_waiting`: operations told in several records whose last has not come.
     pub operations_waiting: IntGauge,
     /// `catchment_assets`: assets that the inventory holds.
@@ -109,6 +113,8 @@ impl Metrics {
                 &["outcome"],
             )?,
             events: counter("catchment_events_total", "Asset events logged", &["provider", "action"])?,
+            novel_events: counter("catchment_novel_events_total", "Asset events with something new", &["facet"])?,
+            novelty_facts: gauge("catchment_novelty_facts", "Facts remembered to tell what is new")?,
             operations_waiting: gauge(
                 "catchment_operations_waiting",
                 "Operations told in several records whose last has not come",

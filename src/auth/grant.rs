@@ -74,6 +74,12 @@ impl Grant {
         &self.ended
     }
 
+    /// Whether it can end while the server runs.
+    #[must_use]
+    pub fn can_end(&self) -> bool {
+        self.requests.is_some()
+    }
+
     /// A place for one more stream.
     #[must_use]
     pub fn open_stream(&self) -> Option<OwnedSemaphorePermit> {

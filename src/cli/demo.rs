@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use super::{Failure, until_signalled};
 use crate::app::{self, ExtraSource};
 use crate::config::{self, Config, HttpConfig};
+use crate::model::NoveltyLimits;
 use crate::source::demo::DemoSource;
 
 const EXAMPLES: &str = "\
@@ -49,6 +50,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let config = Config {
         ephemeral: arguments.data_dir.is_none(),
         data_dir: arguments.data_dir.clone().unwrap_or(defaults.data_dir),
+        // There is no time to learn: what is first is new.
+        novelty: NoveltyLimits { learning_days: 0, ..NoveltyLimits::default() },
         http: HttpConfig { listen: arguments.listen, ..defaults.http },
         ..defaults
     };
@@ -90,6 +93,9 @@ Paste these into another terminal (jq makes them readable); Ctrl-C ends the demo
 
   What people did by hand in the console:
     curl -sN '{url}/v1/events?format=ndjson&method=console&since=5m' | jq -r '[.time, .data.attribution.principal.name, .data.operation.name, .subject] | @tsv'
+
+  What is new: the first change of somebody from an address, by a method, in a region, of a type of asset:
+    curl -sN '{url}/v1/events?format=ndjson&novelty=any&since=1h' | jq -r '[.time, .data.attribution.principal.name, .data.attribution.ip, .data.operation.name, (.data.novelty | join(" "))] | @tsv'
 
   Break off and resume without a gap or a double:
     ID=$(curl -sN '{url}/v1/events?limit=10' | sed -n 's/^id: *//p' | tail -n 1)

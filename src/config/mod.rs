@@ -27,7 +27,7 @@ pub use layers::{Environment, Flags, LoadError, Loaded, load};
 pub use source::{EventHubsConfig, FileConfig, LookupEventsConfig, SourceConfig, SqsConfig};
 
 use crate::auth::AuthConfig;
-use crate::model::SourceId;
+use crate::model::{NoveltyLimits, SourceId};
 
 /// The default configuration as a file with comments: what `catchment check --print-default` prints.
 pub const DEFAULT_FILE: &str = include_str!("../../config/catchment.default.toml");
@@ -48,6 +48,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[events]`.
     pub events: EventsConfig,
+    /// `[novelty]`.
+    pub novelty: NoveltyLimits,
     /// `[normalizers]`.
     pub normalizers: NormalizersConfig,
     /// `[shutdown]`.
@@ -130,6 +132,7 @@ impl Default for Config {
             auth: AuthConfig::default(),
             log: LogConfig::default(),
             events: EventsConfig::default(),
+            novelty: NoveltyLimits::default(),
             normalizers: NormalizersConfig::default(),
             shutdown: ShutdownConfig::default(),
             sources: BTreeMap::new(),

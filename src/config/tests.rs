@@ -65,6 +65,8 @@ fn each_kind_of_credential_is_read() {
     assert!(matches!(read("connection_string = \"env:PATH\""), Credential::ConnectionString(_)));
     let secret = "client_secret = { tenant_id = \"t\", client_id = \"c\", client_secret = \"env:PATH\" }";
     assert!(matches!(read(secret), Credential::ClientSecret(_)));
+    let certificate = "client_certificate = { tenant_id = \"t\", client_id = \"c\", certificate = \"env:PATH\" }";
+    assert!(matches!(read(certificate), Credential::ClientCertificate(_)));
 }
 
 #[test]

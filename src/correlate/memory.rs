@@ -1,30 +1,36 @@
 //! A map that forgets what was put in first.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Display;
+use std::hash::Hash;
 
 /// At most so many values, by key.
 #[derive(Debug)]
-pub(super) struct Memory<V> {
+pub(super) struct Memory<V, K = String> {
     prefix: &'static str,
     limit: usize,
-    values: HashMap<String, V>,
+    values: HashMap<K, V>,
     /// Keys in the order in which they were first put in.
-    order: VecDeque<String>,
+    order: VecDeque<K>,
 }
 
-impl<V> Memory<V> {
+impl<V, K: Clone + Display + Eq + Hash> Memory<V, K> {
     /// `prefix` sets its keys apart in the log.
     pub(super) fn new(prefix: &'static str, limit: usize) -> Self {
         Self { prefix, limit, values: HashMap::new(), order: VecDeque::new() }
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<&V> {
+    pub(super) fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
         self.values.get(key)
     }
 
     /// Puts a value in, in the place of one under the same key. Gives its key in the log, and the one that is
     /// forgotten for it.
-    pub(super) fn insert(&mut self, key: String, value: V) -> (String, Option<String>) {
+    pub(super) fn insert(&mut self, key: K, value: V) -> (String, Option<String>) {
         let in_log = format!("{}{key}", self.prefix);
         if self.values.insert(key.clone(), value).is_some() {
             return (in_log, None);
@@ -45,7 +51,7 @@ mod tests {
 
     #[test]
     fn the_first_goes_first_and_a_later_word_takes_no_room() {
-        let mut memory = Memory::new("x/", 2);
+        let mut memory = Memory::<_>::new("x/", 2);
         assert_eq!(memory.insert("a".into(), 1), ("x/a".into(), None));
         assert_eq!(memory.insert("b".into(), 2), ("x/b".into(), None));
         assert_eq!(memory.insert("a".into(), 3), ("x/a".into(), None));

@@ -1,5 +1,5 @@
 //! What one record can't tell: who is behind temporary credentials, which copy of a record names its caller, which
-//! deployment a change is a part of.
+//! deployment a change is a part of, what is new about it.
 //!
 //! All of it is remembered within a bound, and is durable: what changes goes into the batch of the records that told it
 //! ([`Correlator::take_changes`]) and is handed back at start ([`Correlator::restore`]). Nothing here guesses: where the
@@ -8,6 +8,7 @@
 mod arm_deployments;
 mod deployments;
 mod memory;
+mod novelty;
 mod operations;
 mod sessions;
 mod shared;
@@ -22,10 +23,13 @@ use self::memory::Memory;
 use self::shared::Copied;
 use crate::model::{DeploymentBegun, Draft, RecordInfo, Session, Time};
 
+pub use self::novelty::Novelties;
 pub use self::operations::{Folded, OperationLimits, Operations};
 
 /// The prefix of the keys of operations under way.
 pub const OPERATIONS_PREFIX: &str = operations::KEY_PREFIX;
+/// The prefix of the keys of what novelty is told from.
+pub const NOVELTY_PREFIX: &str = novelty::KEY_PREFIX;
 
 /// Sessions remembered. An entry takes about 1 KiB.
 const SESSIONS: usize = 100_000;

@@ -10,11 +10,14 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::error::ApiError;
 use crate::auth::{Access, Credential, Grant, Refusal, SESSION};
-use crate::model::Time;
+use crate::hub::{AssetView, Filter, Projection, View};
+use crate::model::{EventHead, Time};
 
 /// The cookie that stands for a credential in a browser.
 const COOKIE: &str = "catchment_session";
@@ -28,6 +31,50 @@ pub(super) struct Peer(pub(super) SocketAddr);
 pub(super) struct Caller(pub(super) Arc<Grant>);
 
 impl Caller {
+    /// A place among the streams of this credential.
+    pub(super) fn open_stream(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.0.open_stream().ok_or(ApiError::TooManyStreamsOfOne)
+    }
+
+    /// Cancelled when the credential ends; `None` for one that does not.
+    pub(super) fn until_ended(&self) -> Option<CancellationToken> {
+        self.0.can_end().then(|| self.0.ended().clone())
+    }
+
+    /// What was asked for, within the scope.
+    pub(super) fn confine(&self, filter: Filter) -> Result<Filter, ApiError> {
+        let scope = self.0.scope();
+        if scope.hidden().is_some() && filter.has_condition() {
+            let reason = "this credential does not see every member, and an expression could ask for any";
+            return Err(ApiError::bad_parameter("where", reason));
+        }
+        Ok(filter.within(scope.filter()))
+    }
+
+    /// The members that were asked for, without those that are hidden.
+    pub(super) fn project(&self, asked: Option<Arc<Projection>>) -> Option<Arc<Projection>> {
+        match (asked, self.0.scope().hidden()) {
+            (Some(asked), Some(hidden)) => Some(Arc::new(Arc::unwrap_or_clone(asked).then(hidden))),
+            (asked, hidden) => asked.or_else(|| hidden.cloned()),
+        }
+    }
+
+    /// Whether an event, as JSON, may be seen.
+    pub(super) fn sees_event(&self, json: &[u8]) -> Result<bool, ApiError> {
+        let Some(filter) = self.0.scope().filter() else { return Ok(true) };
+        let head = EventHead::parse(json).map_err(internal)?;
+        Ok(filter.matches(&View::new(&head, json)))
+    }
+
+    /// Whether an asset may be seen.
+    ///
+    /// # Errors
+    /// When the scope asks for more than is known of an asset: then none can be shown.
+    pub(super) fn sees_asset(&self, asset: &AssetView<'_>) -> Result<bool, ApiError> {
+        let Some(filter) = self.0.scope().filter() else { return Ok(true) };
+        filter.matches_asset(asset).ok_or(ApiError::OutOfScope)
+    }
+
     /// Refuses a credential that does not see everything: what belongs to no asset can't be cut to a scope.
     pub(super) fn sees_everything(&self) -> Result<(), ApiError> {
         if self.0.scope().is_everything() { Ok(()) } else { Err(ApiError::OutOfScope) }

@@ -38,8 +38,8 @@ pub(super) enum ApiError {
     MethodNotAllowed,
     #[error("all {limit} event streams are taken; try again later")]
     TooManyStreams { limit: usize },
-    #[error("this credential has all {limit} of its event streams open; close one first")]
-    TooManyStreamsOfOne { limit: usize },
+    #[error("this credential has all the event streams open that it may (auth.streams_per_token); close one first")]
+    TooManyStreamsOfOne,
     #[error(transparent)]
     Refused(Refusal),
     #[error("the Authorization header is not of the form Bearer <token>")]
@@ -49,7 +49,7 @@ pub(super) enum ApiError {
          POST /v1/tickets"
     )]
     QueryToken,
-    #[error("the credential is limited to a scope, and what is here belongs to no asset")]
+    #[error("the credential is limited to a scope, and what is here can't be cut to it")]
     OutOfScope,
     #[error(
         "without a credential this server answers only under the name of its own machine, localhost; make one with \
@@ -94,7 +94,7 @@ impl ApiError {
             Self::RouteNotFound { .. } => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::TooManyStreams { .. } => (StatusCode::SERVICE_UNAVAILABLE, "too_many_streams"),
-            Self::TooManyStreamsOfOne { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_streams_of_one"),
+            Self::TooManyStreamsOfOne => (StatusCode::TOO_MANY_REQUESTS, "too_many_streams_of_one"),
             Self::Refused(Refusal::Missing) => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Self::Refused(Refusal::Unknown(_)) => (StatusCode::UNAUTHORIZED, "bad_credential"),
             Self::Refused(Refusal::Jwt(JwtRefusal::Invalid(_))) => (StatusCode::UNAUTHORIZED, "bad_credential"),

@@ -78,6 +78,9 @@ async fn filters_projections_and_bounds() {
     assert_eq!(count(&format!("asset={SG}3")).await, 10);
     assert_eq!(count("principal=jane&method=cli").await, 100);
     assert_eq!(count("principal=joe").await, 0);
+    assert_eq!(count("where=action%20in%20%5B%27create%27,%27delete%27%5D").await, 66);
+    assert_eq!(count("type=create&where=data.raw.n%20%3E%2050").await, 17);
+    assert_eq!(count("where=raw.n%20%3C%2011%20%7C%7C%20attribution.principal.name%20!%3D%20%22jane%22").await, 10);
     assert_eq!(count("since=20m").await, 11, "the clock stands ten minutes after event 100");
     let window = "format=ndjson&since=2023-07-10T13:23:20Z&until=2023-07-10T13:26:20Z";
     let answer = world.get(&format!("/v1/events?{window}&fields=id")).await;
@@ -86,6 +89,15 @@ async fn filters_projections_and_bounds() {
     assert!(ids.iter().all(|event| event.get("data").is_none()));
     let answer = world.get("/v1/events?format=ndjson&after=e-7:0&limit=1&omit=raw").await;
     assert_eq!(answer.body, line(8).replace(",\"raw\":{\"n\":8}", ""));
+}
+
+#[tokio::test]
+async fn an_expression_is_refused_where_it_is_wrong() {
+    let world = World::new(1).await;
+    let problem = world.get("/v1/events?where=late%20%7C%7C%20asset.typ%20%3D%3D%20%27x%27").await.json();
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.starts_with("parameter where: there is no typ here; there are name, type, "), "{detail}");
+    assert!(detail.ends_with(", at line 1, column 14"), "{detail}");
 }
 
 #[tokio::test]
@@ -103,6 +115,8 @@ async fn a_wrong_parameter_is_named() {
         ("type=created", "bad_parameter", "type"),
         ("type=", "bad_parameter", "type"),
         ("asset=sg-1", "bad_parameter", "asset"),
+        ("where=asset.typ%3D%3D%27x%27", "bad_parameter", "where"),
+        ("where=", "bad_parameter", "where"),
         ("omit=nothing", "bad_parameter", "omit"),
         ("fields=raw&omit=raw", "bad_parameter", "omit"),
         ("format=xml", "bad_parameter", "format"),

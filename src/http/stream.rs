@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::access::Caller;
 use super::error::ApiError;
 use super::params::{Moment, Params, parse_cursor};
 use super::{App, AppState, Shared};
@@ -195,7 +197,12 @@ fn start_since(log: &dyn crate::log::EventLog, since: Time) -> Result<(Seq, bool
 }
 
 /// `GET /v1/events`.
-pub(super) async fn stream(State(app): State<Shared>, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
+pub(super) async fn stream(
+    State(app): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     if app.state.stop.is_cancelled() {
         return Err(ApiError::Stopping);
     }
@@ -203,17 +210,19 @@ pub(super) async fn stream(State(app): State<Shared>, uri: Uri, headers: HeaderM
     let permit = Arc::clone(&app.streams)
         .try_acquire_owned()
         .map_err(|_| ApiError::TooManyStreams { limit: app.state.config.max_streams })?;
+    let of_caller = caller.open_stream()?;
     let start = resolve(&app, &request).await?;
     let (format, bounded) = (request.format, request.is_bounded());
     let ends = request.reconnects && request.until_passed;
     let options = SubscriptionOptions {
         start,
-        filter: request.filter,
-        projection: request.projection,
+        filter: caller.confine(request.filter)?,
+        projection: caller.project(request.projection),
         format,
         limit: request.limit,
         until: request.until,
         heartbeat: request.heartbeat,
+        credential: caller.until_ended(),
     };
     let mut subscription = Subscription::new(Arc::clone(&app.state.hub), options, app.state.stop.clone());
     let first = if ends {
@@ -224,7 +233,7 @@ pub(super) async fn stream(State(app): State<Shared>, uri: Uri, headers: HeaderM
     } else {
         None
     };
-    let open = OpenStream::new(Arc::clone(&app.state.metrics), permit);
+    let open = OpenStream::new(Arc::clone(&app.state.metrics), [permit, of_caller]);
     let body = body(subscription, first, Wire { format, bounded }, open);
     Ok((stream_headers(format), Body::from_stream(body)).into_response())
 }

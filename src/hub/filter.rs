@@ -1,6 +1,9 @@
 //! What a subscriber wants to see, compiled once and then asked for every event.
 
-use crate::model::{Action, EventHead, Time};
+use std::sync::Arc;
+
+use super::cel::{Expression, Field, Requirement, View};
+use crate::model::{Action, EventHead, Novelty, Time};
 
 /// Texts of which one must be met.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,7 +45,14 @@ impl AssetTypes {
             }
         }
         whole.sort_unstable();
+        families.sort_unstable();
         Ok(Self { whole: OneOf(whole), families })
+    }
+
+    fn keys(&self) -> Vec<Key<'_>> {
+        let mut keys = Key::all(KeyField::Is(Field::AssetType), self.whole.texts());
+        keys.extend(Key::all(KeyField::Family, self.families.iter().map(AsRef::as_ref)));
+        keys
     }
 
     /// Whether the type is one of them.
@@ -66,10 +76,17 @@ impl AssetNames {
             let reason = format!("{item:?} is no asset name: they begin with asset://");
             return Err(FilterError { parameter, reason });
         }
-        let (prefixes, mut whole): (Vec<_>, Vec<_>) =
+        let (mut prefixes, mut whole): (Vec<_>, Vec<_>) =
             items.into_iter().map(String::into_boxed_str).partition(|item| item.ends_with('/'));
         whole.sort_unstable();
+        prefixes.sort_unstable();
         Ok(Self { whole: OneOf(whole), prefixes })
+    }
+
+    fn keys(&self) -> Vec<Key<'_>> {
+        let mut keys = Key::all(KeyField::Is(Field::Asset), self.whole.texts());
+        keys.extend(Key::all(KeyField::AssetPrefix, self.prefixes.iter().map(AsRef::as_ref)));
+        keys
     }
 
     fn contains(&self, name: &str) -> bool {
@@ -87,6 +104,21 @@ pub struct FilterError {
     pub reason: String,
 }
 
+/// What a filter can ask of an asset itself.
+#[derive(Clone, Copy, Debug)]
+pub struct AssetView<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its neutral type.
+    pub asset_type: &'a str,
+    /// `aws` or `azure`.
+    pub provider: &'a str,
+    /// Its account or subscription.
+    pub account: &'a str,
+    /// Its region.
+    pub region: &'a str,
+}
+
 /// All of its parts must be met; a part that is not given is met by everything. [`Filter::default`] passes all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
@@ -98,6 +130,10 @@ pub struct Filter {
     asset: Option<AssetNames>,
     principal: Option<OneOf>,
     method: Option<OneOf>,
+    novelty: Option<Novelty>,
+    condition: Option<Arc<Expression>>,
+    /// A filter that must be met besides: that of a credential.
+    within: Option<Arc<Filter>>,
     /// Events of this time and later.
     pub since: Option<Time>,
     /// Events before this time.
@@ -106,14 +142,15 @@ pub struct Filter {
 
 impl Filter {
     /// The parameters that [`parse`](Filter::parse) asks for.
-    pub const PARAMETERS: [&'static str; 8] =
-        ["type", "asset_type", "provider", "account", "region", "asset", "principal", "method"];
+    pub const PARAMETERS: [&'static str; 10] =
+        ["type", "asset_type", "provider", "account", "region", "asset", "principal", "method", "novelty", "where"];
 
-    /// Compiles the parameters that `parameter` knows, each a comma list (`\,` is a comma within an element).
-    /// `type_prefix` is what event types begin with: `io.catchment`.
+    /// Compiles the parameters that `parameter` knows: `where` is an [`Expression`], each other one a comma list (`\,`
+    /// is a comma within an element). `type_prefix` is what event types begin with: `io.catchment`.
     ///
     /// # Errors
-    /// Naming the parameter, when a list has an empty element or one that can't be met by any event.
+    /// Naming the parameter, when a list has an empty element or one that can't be met by any event, or the
+    /// expression can't be compiled.
     pub fn parse(
         type_prefix: &str,
         mut parameter: impl FnMut(&'static str) -> Option<String>,
@@ -121,6 +158,12 @@ impl Filter {
         let actions = parameter("type").map(|list| parse_actions("type", &list, type_prefix)).transpose()?;
         let asset_type = parameter("asset_type").map(|list| AssetTypes::parse("asset_type", &list)).transpose()?;
         let asset = parameter("asset").map(|list| AssetNames::parse("asset", &list)).transpose()?;
+        let novelty = parameter("novelty").map(|list| parse_novelty("novelty", &list)).transpose()?;
+        let condition = parameter("where")
+            .map(|text| Expression::compile(&text))
+            .transpose()
+            .map_err(|error| FilterError { parameter: "where", reason: error.to_string() })?
+            .map(Arc::new);
         let mut one_of = |name| parameter(name).map(|list| OneOf::parse(name, &list)).transpose();
         Ok(Self {
             actions,
@@ -131,19 +174,101 @@ impl Filter {
             asset,
             principal: one_of("principal")?,
             method: one_of("method")?,
+            novelty,
+            condition,
+            within: None,
             since: None,
             until: None,
         })
     }
 
+    /// The same, for events only that pass another filter too.
+    #[must_use]
+    pub fn within(self, other: Option<&Arc<Self>>) -> Self {
+        Self { within: other.cloned(), ..self }
+    }
+
     /// Whether the event passes.
     #[must_use]
-    pub fn matches(&self, head: &EventHead) -> bool {
+    pub fn matches(&self, event: &View<'_>) -> bool {
+        self.within.as_ref().is_none_or(|within| within.matches(event))
+            && self.matches_head(event.head())
+            && self.condition.as_ref().is_none_or(|condition| condition.matches(event))
+    }
+
+    /// Whether it has an expression, which could tell of any member of an event.
+    #[must_use]
+    pub fn has_condition(&self) -> bool {
+        self.condition.is_some()
+    }
+
+    /// Whether an asset passes. `None` when the filter asks for more than what is told of an asset: what was done, by
+    /// whom, and when.
+    #[must_use]
+    pub fn matches_asset(&self, asset: &AssetView<'_>) -> Option<bool> {
+        let Self { actions, principal, method, novelty, condition, since, until, .. } = self;
+        let asks_more = actions.is_some() || principal.is_some() || method.is_some() || novelty.is_some();
+        if asks_more || condition.is_some() || since.is_some() || until.is_some() {
+            return None;
+        }
+        if let Some(within) = &self.within
+            && !within.matches_asset(asset)?
+        {
+            return Some(false);
+        }
+        let one_of = |list: &Option<OneOf>, text: &str| list.as_ref().is_none_or(|list| list.contains(text));
+        let passes = self.asset_type.as_ref().is_none_or(|types| types.contains(asset.asset_type))
+            && one_of(&self.provider, asset.provider)
+            && one_of(&self.account, asset.account)
+            && one_of(&self.region, asset.region)
+            && self.asset.as_ref().is_none_or(|assets| assets.contains(asset.name));
+        Some(passes)
+    }
+
+    /// Texts of which every event that passes has at least one, under the condition that the fewest events meet. None
+    /// when there is no such condition.
+    pub(super) fn keys(&self) -> Vec<Key<'_>> {
+        let keys = self.own_keys();
+        match &self.within {
+            Some(within) if keys.is_empty() => within.keys(),
+            _ => keys,
+        }
+    }
+
+    fn own_keys(&self) -> Vec<Key<'_>> {
+        let required = self.condition.as_ref().map(|condition| condition.requirements()).unwrap_or_default();
+        let given = [
+            (Field::Principal, &self.principal),
+            (Field::Account, &self.account),
+            (Field::Region, &self.region),
+            (Field::Method, &self.method),
+            (Field::Provider, &self.provider),
+        ];
+        let given = given.into_iter().filter_map(|(field, list)| Some((field, list.as_ref()?.texts())));
+        let required = required.into_iter().map(|Requirement { field, texts }| (field, texts));
+        let exact = given.chain(required).filter(|(_, texts)| !texts.is_empty());
+        let mut keys: Vec<Vec<Key<'_>>> = exact.map(|(field, texts)| Key::all(KeyField::Is(field), texts)).collect();
+        if let Some(assets) = &self.asset {
+            keys.push(assets.keys());
+        }
+        if let Some(types) = &self.asset_type {
+            keys.push(types.keys());
+        }
+        if let Some(actions) = &self.actions {
+            keys.push(Key::all(KeyField::Is(Field::Action), actions.iter().map(|action| action.as_str())));
+        }
+        // Of several keys the broadest counts.
+        let rank = |keys: &Vec<Key<'_>>| keys.iter().map(|key| key.field.rank()).max();
+        keys.into_iter().min_by_key(rank).unwrap_or_default()
+    }
+
+    fn matches_head(&self, head: &EventHead) -> bool {
         let one_of = |list: &Option<OneOf>, text: &str| list.as_ref().is_none_or(|list| list.contains(text));
         self.since.is_none_or(|since| head.time >= since)
             && self.until.is_none_or(|until| head.time < until)
             && self.actions.as_ref().is_none_or(|actions| actions.contains(&head.action))
             && self.asset_type.as_ref().is_none_or(|types| types.contains(&head.asset_type))
+            && self.novelty.is_none_or(|novelty| novelty.meets(head.novelty))
             && one_of(&self.provider, &head.provider)
             && one_of(&self.account, &head.account)
             && one_of(&self.region, &head.region)
@@ -156,7 +281,52 @@ impl Filter {
     }
 }
 
+/// A text that an index finds a filter by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key<'f> {
+    pub(super) field: KeyField,
+    pub(super) text: &'f str,
+}
+
+/// What an event must have that text as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeyField {
+    Is(Field),
+    /// The beginning of its asset's name, up to a `/`.
+    AssetPrefix,
+    /// The beginning of its asset type, up to a dot.
+    Family,
+}
+
+impl<'f> Key<'f> {
+    fn all(field: KeyField, texts: impl IntoIterator<Item = &'f str>) -> Vec<Self> {
+        texts.into_iter().map(|text| Self { field, text }).collect()
+    }
+}
+
+impl KeyField {
+    /// The fewer events have one text, the lower.
+    fn rank(self) -> u8 {
+        match self {
+            Self::Is(Field::Asset) => 0,
+            Self::Is(Field::Principal) => 1,
+            Self::Is(Field::Account) => 2,
+            Self::AssetPrefix => 3,
+            Self::Is(Field::AssetType) => 4,
+            Self::Is(Field::Region) => 5,
+            Self::Is(Field::Method) => 6,
+            Self::Family => 7,
+            Self::Is(Field::Action) => 8,
+            Self::Is(Field::Provider) => 9,
+        }
+    }
+}
+
 impl OneOf {
+    fn texts(&self) -> Vec<&str> {
+        self.0.iter().map(AsRef::as_ref).collect()
+    }
+
     /// Compiles a comma list.
     ///
     /// # Errors
@@ -164,6 +334,7 @@ impl OneOf {
     pub fn parse(parameter: &'static str, list: &str) -> Result<Self, FilterError> {
         let mut items: Vec<_> = split(parameter, list)?.into_iter().map(String::into_boxed_str).collect();
         items.sort_unstable();
+        items.dedup();
         Ok(Self(items))
     }
 }
@@ -184,7 +355,22 @@ fn parse_actions(parameter: &'static str, list: &str, type_prefix: &str) -> Resu
             FilterError { parameter, reason }
         })
     };
-    split(parameter, list)?.into_iter().map(parse).collect()
+    let mut actions = split(parameter, list)?.into_iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    actions.sort_unstable_by_key(|action| action.as_str());
+    actions.dedup();
+    Ok(actions)
+}
+
+fn parse_novelty(parameter: &'static str, list: &str) -> Result<Novelty, FilterError> {
+    let mut wanted = Novelty::default();
+    for item in split(parameter, list)? {
+        let facet = if item == "any" { Some(Novelty::ANY) } else { Novelty::named(&item) };
+        wanted.insert(facet.ok_or_else(|| {
+            let known: Vec<_> = Novelty::ANY.names().collect();
+            FilterError { parameter, reason: format!("{item:?} is none of any, {}", known.join(", ")) }
+        })?);
+    }
+    Ok(wanted)
 }
 
 /// The elements of a comma list. `\,` is a comma within one, any other backslash is itself.
@@ -228,6 +414,7 @@ mod tests {
         head.account = "123837392027".to_owned();
         head.principals = vec!["AROA:s".to_owned(), "jane@example.com".to_owned(), "a,b".to_owned()];
         head.method = "terraform".to_owned();
+        head.novelty = Novelty::IP;
         let name = head.asset.as_str().to_owned();
         for (parameter, value, expected) in [
             ("type", "update", true),
@@ -253,12 +440,15 @@ mod tests {
             ("principal", "a,b", false),
             ("method", "console,terraform", true),
             ("method", "cli", false),
+            ("novelty", "method,ip", true),
+            ("novelty", "any", true),
+            ("novelty", "ip_anywhere,hours", false),
         ] {
             let filter = parse(&[(parameter, value)]).unwrap();
-            assert_eq!(filter.matches(&head), expected, "{parameter}={value}");
+            assert_eq!(filter.matches_head(&head), expected, "{parameter}={value}");
         }
         let both = parse(&[("type", "update"), ("provider", "azure")]).unwrap();
-        assert!(!both.matches(&head), "all parts must be met");
+        assert!(!both.matches_head(&head), "all parts must be met");
     }
 
     #[test]
@@ -266,9 +456,9 @@ mod tests {
         let head = event(5).head;
         let (at, next) = (head.time, Time::from_millis(head.time.millis() + 1));
         let filter = |since, until| Filter { since, until, ..Filter::default() };
-        assert!(filter(Some(at), Some(next)).matches(&head));
-        assert!(!filter(Some(next), None).matches(&head));
-        assert!(!filter(None, Some(at)).matches(&head));
+        assert!(filter(Some(at), Some(next)).matches_head(&head));
+        assert!(!filter(Some(next), None).matches_head(&head));
+        assert!(!filter(None, Some(at)).matches_head(&head));
     }
 
     #[test]
@@ -285,6 +475,7 @@ mod tests {
             ("account", "1,,2"),
             ("asset", "sg-1"),
             ("method", ","),
+            ("novelty", "IP"),
         ] {
             let error = parse(&[(parameter, value)]).unwrap_err();
             assert_eq!(error.parameter, parameter, "{parameter}={value}");

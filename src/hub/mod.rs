@@ -5,12 +5,14 @@
 //! follow are the same loop, and a slow subscriber costs reads, not memory. What each filter passes of a new event is
 //! found once (`matching`).
 
+mod cel;
 mod filter;
 mod matching;
 mod projection;
 mod reader;
 mod ring;
 mod segment;
+mod shape;
 mod subscription;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -31,7 +33,8 @@ use crate::log::{EventLog, LogError};
 use crate::model::{Epoch, Seq};
 use crate::retry::Backoff;
 
-pub use filter::{AssetTypes, Filter, FilterError, OneOf};
+pub use cel::{Expression, ExpressionError, View};
+pub use filter::{AssetView, AssetTypes, Filter, FilterError, OneOf};
 pub use projection::{Projection, ProjectionError};
 pub use reader::{ClosingReason, Gap, GapReason, Notice, Start, SubscriptionOptions};
 pub use segment::Format;
@@ -68,6 +71,13 @@ struct EncodedKey {
     first: Seq,
     last: Seq,
     encoding: Encoding,
+}
+
+/// What [`Hub::load`] gives: a segment with all of its events, and in another encoding if that was asked for.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    base: Arc<Segment>,
+    encoded: Option<Arc<Segment>>,
 }
 
 #[derive(Clone)]
@@ -182,10 +192,9 @@ impl Hub {
     /// Moves the hub's tail to `target`.
     async fn catch_up(&self, target: Seq, stop: &CancellationToken) -> Result<(), LogError> {
         while self.tail() < target && !stop.is_cancelled() {
-            match self.read(self.tail()).await {
+            match self.read(self.tail(), Some(self.filters.clone())).await {
                 Ok(segment) => {
-                    let (last, heads) = (segment.last(), segment.heads());
-                    heads.set_matches(self.filters.matches(heads.events()));
+                    let last = segment.last();
                     self.ring.write().unwrap_or_else(PoisonError::into_inner).push(segment);
                     self.tail.send_replace(last);
                 }
@@ -200,24 +209,25 @@ impl Hub {
         Ok(())
     }
 
-    /// The segment with the event after a position, in the encoding; `None` at the tail.
-    async fn load(&self, after: Seq, encoding: &Encoding) -> Result<Option<Arc<Segment>>, LogError> {
+    /// The segment with the event after a position; `None` at the tail.
+    async fn load(&self, after: Seq, encoding: &Encoding) -> Result<Option<Loaded>, LogError> {
         if after >= self.tail() {
             return Ok(None);
         }
-        let segment = match self.in_ring(after) {
+        let base = match self.in_ring(after) {
             Some(segment) => segment,
-            None => self.replayed.get_or_insert_async(&after, self.read(after)).await?,
+            None => self.replayed.get_or_insert_async(&after, self.read(after, None)).await?,
         };
-        if segment.serves(encoding) {
-            return Ok(Some(segment));
+        if base.serves(encoding) {
+            return Ok(Some(Loaded { base, encoded: None }));
         }
-        let key = EncodedKey { first: segment.first(), last: segment.last(), encoding: encoding.clone() };
+        let key = EncodedKey { first: base.first(), last: base.last(), encoding: encoding.clone() };
         let make = async {
-            let (epoch, encoding) = (self.epoch, encoding.clone());
+            let (epoch, encoding, segment) = (self.epoch, encoding.clone(), Arc::clone(&base));
             blocking(move || Ok(Arc::new(segment.encode_as(epoch, &encoding)))).await
         };
-        self.encoded.get_or_insert_async(&key, make).await.map(Some)
+        let encoded = self.encoded.get_or_insert_async(&key, make).await?;
+        Ok(Some(Loaded { base, encoded: Some(encoded) }))
     }
 
     /// What [`load`](Hub::load) gives, but for the encoding, if it is at hand.
@@ -239,17 +249,22 @@ impl Hub {
         self.encoded.get_or_insert_with(&key, make).ok()
     }
 
-    /// Reads and encodes what follows a position that lies before the log's tail.
-    async fn read(&self, after: Seq) -> Result<Arc<Segment>, LogError> {
+    /// Reads and encodes what follows a position that lies before the log's tail, and asks these filters about it.
+    async fn read(&self, after: Seq, filters: Option<Filters>) -> Result<Arc<Segment>, LogError> {
         let _permit = self.reads.acquire().await.map_err(|_| LogError::Closed)?;
         let (log, epoch) = (Arc::clone(&self.log), self.epoch);
-        let segment = blocking(move || Segment::encode(epoch, after, log.read(after, SEGMENT_BYTES)?))
-            .await?
-            .ok_or_else(|| LogError::Storage {
-                action: "read events",
-                path: format!("the log after position {after}"),
-                cause: "nothing there, though the tail is further on".to_owned(),
-            })?;
+        let read = move || {
+            let segment = Segment::encode(epoch, after, log.read(after, SEGMENT_BYTES)?)?;
+            if let (Some(segment), Some(filters)) = (&segment, filters) {
+                segment.match_filters(&filters);
+            }
+            Ok(segment)
+        };
+        let segment = blocking(read).await?.ok_or_else(|| LogError::Storage {
+            action: "read events",
+            path: format!("the log after position {after}"),
+            cause: "nothing there, though the tail is further on".to_owned(),
+        })?;
         Ok(Arc::new(segment))
     }
 

@@ -4,89 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::filter::split;
-
-/// What is known of an event's shape (`schema/asset-event-1.json`), so that a misspelt member is refused.
-enum Shape {
-    /// Any member may be there: configurations, tags, the raw record; and values without members.
-    Free,
-    /// An object, or an array of objects, with these members.
-    Object(&'static [(&'static str, Shape)]),
-}
-use Shape::{Free, Object};
-
-const PRINCIPAL: &[(&str, Shape)] = &[("kind", Free), ("id", Free), ("arn", Free), ("name", Free), ("account", Free)];
-
-const DATA: &[(&str, Shape)] = &[
-    ("action", Free),
-    (
-        "asset",
-        Object(&[
-            ("name", Free),
-            ("type", Free),
-            ("provider", Free),
-            ("provider_type", Free),
-            ("id", Free),
-            ("arn", Free),
-            ("display_name", Free),
-            ("account", Free),
-            ("region", Free),
-            ("tags", Free),
-        ]),
-    ),
-    (
-        "operation",
-        Object(&[("service", Free), ("name", Free), ("event_id", Free), ("request_id", Free), ("outcome", Free)]),
-    ),
-    (
-        "attribution",
-        Object(&[
-            ("method", Free),
-            ("method_reason", Free),
-            ("confidence", Free),
-            ("tool", Object(&[("name", Free), ("version", Free)])),
-            ("ip", Free),
-            ("user_agent", Free),
-            ("principal", Object(PRINCIPAL)),
-            ("assumed", Object(&[("role_arn", Free), ("session_name", Free), ("chain", Free)])),
-            ("human", Object(&[("id", Free), ("how", Free)])),
-            ("workload", Object(&[("kind", Free), ("id", Free), ("name", Free), ("how", Free)])),
-            ("deployment", Object(&[("kind", Free), ("id", Free), ("how", Free)])),
-            ("mfa", Free),
-            ("on_behalf_of", Free),
-        ]),
-    ),
-    (
-        "associations",
-        Object(&[("relation", Free), ("type", Free), ("id", Free), ("name", Free), ("change", Free), ("at", Free)]),
-    ),
-    ("configuration", Free),
-    ("configuration_state", Free),
-    ("previous_configuration", Free),
-    ("previous_state", Free),
-    ("changes", Object(&[("op", Free), ("path", Free), ("from", Free), ("value", Free), ("old", Free)])),
-    ("late", Free),
-    ("observed", Free),
-    ("normalizer", Object(&[("rule", Free), ("confidence", Free), ("version", Free)])),
-    ("raw", Free),
-];
-
-const EVENT: &[(&str, Shape)] = &[
-    ("specversion", Free),
-    ("id", Free),
-    ("source", Free),
-    ("type", Free),
-    ("subject", Free),
-    ("time", Free),
-    ("datacontenttype", Free),
-    ("dataschema", Free),
-    ("partitionkey", Free),
-    ("data", Object(DATA)),
-];
+use super::shape::{self, Shape};
 
 /// What every CloudEvent must have (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md>).
 const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
@@ -111,6 +35,8 @@ pub struct Projection {
     /// Whether the named members are the ones that stay, or the ones that go.
     keep: bool,
     members: Members,
+    /// Done with what stays.
+    then: Option<Arc<Projection>>,
     /// The parameter in one spelling: the same for projections that do the same.
     key: Box<str>,
 }
@@ -165,7 +91,14 @@ impl Projection {
         }
         let paths: Vec<String> = paths.iter().map(|path| path.join(".")).collect();
         let key = format!("{parameter}={}", paths.join(",")).into();
-        Ok(Some(Self { keep, members, key }))
+        Ok(Some(Self { keep, members, then: None, key }))
+    }
+
+    /// This projection, and another one of what stays.
+    #[must_use]
+    pub fn then(self, next: &Arc<Self>) -> Self {
+        let key = format!("{} {}", self.key, next.key).into();
+        Self { then: Some(Arc::clone(next)), key, ..self }
     }
 
     /// Appends what stays of an event to `out`.
@@ -173,7 +106,10 @@ impl Projection {
     /// # Errors
     /// When the event is not JSON.
     pub fn apply(&self, json: &[u8], out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
-        self.write(&self.members, json, out)
+        let Some(next) = &self.then else { return self.write(&self.members, json, out) };
+        let mut kept = Vec::with_capacity(json.len());
+        self.write(&self.members, json, &mut kept)?;
+        next.apply(&kept, out)
     }
 
     fn write(&self, members: &Members, json: &[u8], out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
@@ -259,23 +195,15 @@ impl Members {
 /// The path from the event's root.
 fn resolve(text: &str) -> Result<Vec<Box<str>>, String> {
     let mut path: Vec<Box<str>> = text.split('.').map(Box::from).collect();
-    let in_event = |name: &str| EVENT.iter().any(|(known, _)| *known == name);
-    if path.first().is_some_and(|first| !in_event(first)) {
+    if path.first().is_some_and(|first| !shape::in_event(first)) {
         path.insert(0, "data".into());
     }
-    let mut shape = &Object(EVENT);
+    let mut shape = Shape::Object(shape::EVENT);
     for name in &path {
-        shape = match shape {
-            _ if name.is_empty() => return Err(format!("{text:?} has an empty name in it")),
-            Free => &Free,
-            Object(members) => match members.iter().find(|(known, _)| known == &name.as_ref()) {
-                Some((_, shape)) => shape,
-                None => {
-                    let known: Vec<&str> = members.iter().map(|(known, _)| *known).collect();
-                    return Err(format!("{text:?} is no member of an event; there are {}", known.join(", ")));
-                }
-            },
-        };
+        if name.is_empty() {
+            return Err(format!("{text:?} has an empty name in it"));
+        }
+        shape = shape.member(name).map_err(|unknown| format!("{text:?} is no member of an event; {unknown}"))?;
     }
     Ok(path)
 }
@@ -384,7 +312,7 @@ mod tests {
                 };
                 schema = next;
             }
-            let Object(members) = shape else { return };
+            let (Shape::Object(members) | Shape::List(members)) = shape else { return };
             let mut known: Vec<&str> = members.iter().map(|(name, _)| *name).collect();
             let properties = schema["properties"].as_object().unwrap_or_else(|| panic!("{path} has no properties"));
             let mut expected: Vec<&str> = properties.keys().map(String::as_str).collect();
@@ -396,7 +324,7 @@ mod tests {
             }
         }
         let schema: Value = serde_json::from_str(include_str!("../../schema/asset-event-1.json")).unwrap();
-        compare(&schema, &schema, &Object(EVENT), "event");
+        compare(&schema, &schema, &Shape::Object(shape::EVENT), "event");
     }
 
     /// An object of the event's shape, with values of any kind.

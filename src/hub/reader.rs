@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::matching::{FilterId, InternedFilter};
-use super::segment::{Encoding, Format, Progress, Room, Segment, Selected};
-use super::{Filter, Hub, Projection};
+use super::segment::{Encoding, Format, Passing, Progress, Room, Segment, Selected};
+use super::{Filter, Hub, Loaded, Projection};
 use crate::log::LogError;
 use crate::model::{Cursor, Seq};
 
@@ -75,6 +76,8 @@ pub enum ClosingReason {
     Complete,
     /// The server stops.
     Shutdown,
+    /// The credential was revoked, or has expired.
+    Unauthorized,
     /// The log can't be read.
     Failed(LogError),
 }
@@ -110,6 +113,8 @@ pub struct SubscriptionOptions {
     pub until: Option<Instant>,
     /// Silence after which a heartbeat is due.
     pub heartbeat: Option<Duration>,
+    /// Cancelled when the credential ends: nothing is sent after that.
+    pub credential: Option<CancellationToken>,
 }
 
 /// What is to be done next for a subscriber.
@@ -147,16 +152,35 @@ pub(super) struct Reader {
     /// The position that the subscriber last heard of.
     announced: Seq,
     /// The segment that `cursor` lies in, while it is not used up.
-    current: Option<Arc<Segment>>,
+    current: Option<Held>,
     remaining: u64,
     until: Option<Instant>,
     /// The tail when `until` passed.
     end: Option<Seq>,
     heartbeat: Option<Duration>,
+    credential: Option<CancellationToken>,
     last_output: Instant,
     failure: Option<Box<LogError>>,
     caught_up: bool,
     closed: bool,
+}
+
+/// A segment in the subscriber's encoding, or the base, and what of it the subscriber wants.
+#[derive(Debug)]
+struct Held {
+    segment: Arc<Segment>,
+    passing: Passing,
+}
+
+impl Held {
+    fn of(base: Arc<Segment>, filter: &InternedFilter) -> Self {
+        let passing = base.passing(filter);
+        Self { segment: base, passing }
+    }
+
+    fn has_next(&self, after: Seq) -> bool {
+        self.segment.first() <= after.next() && after < self.segment.last()
+    }
 }
 
 impl Reader {
@@ -172,6 +196,7 @@ impl Reader {
             until: options.until,
             end: None,
             heartbeat: options.heartbeat,
+            credential: options.credential,
             last_output: Instant::now(),
             failure: None,
             caught_up: false,
@@ -223,6 +248,9 @@ impl Reader {
         if let Some(failure) = self.failure.take() {
             return self.close(hub, ClosingReason::Failed(*failure));
         }
+        if self.credential.as_ref().is_some_and(CancellationToken::is_cancelled) {
+            return self.close(hub, ClosingReason::Unauthorized);
+        }
         if stopping {
             return self.close(hub, ClosingReason::Shutdown);
         }
@@ -265,9 +293,10 @@ impl Reader {
             if after >= hub.tail() {
                 return (selected, Halt::Tail);
             }
-            let held = self.current.take().filter(|segment| segment.first() <= after.next() && after < segment.last());
-            let Some(mut segment) = held.or_else(|| hub.in_memory(after)) else { return (selected, Halt::Absent) };
-            if !segment.heads().any_after(after, &self.filter) {
+            let held = self.current.take().filter(|held| held.has_next(after));
+            let held = held.or_else(|| Some(Held::of(hub.in_memory(after)?, &self.filter)));
+            let Some(Held { mut segment, passing }) = held else { return (selected, Halt::Absent) };
+            if !segment.any_after(after, &passing) {
                 selected.scanned = segment.last();
                 continue;
             }
@@ -277,9 +306,9 @@ impl Reader {
                     None => return (selected, Halt::Absent),
                 }
             }
-            segment.select(&self.filter, room, &mut selected);
+            segment.select(&passing, room, &mut selected);
             if selected.scanned < segment.last() {
-                self.current = Some(segment);
+                self.current = Some(Held { segment, passing });
                 break;
             }
             if selected.events >= room.events || selected.bytes >= room.bytes {
@@ -303,9 +332,14 @@ impl Reader {
     }
 
     /// Takes what [`Hub::load`] gave.
-    pub(super) fn loaded(&mut self, hub: &Hub, loaded: Result<Option<Arc<Segment>>, LogError>) {
+    pub(super) fn loaded(&mut self, hub: &Hub, loaded: Result<Option<Loaded>, LogError>) {
         match loaded {
-            Ok(segment) => self.current = segment,
+            Ok(loaded) => {
+                self.current = loaded.map(|Loaded { base, encoded }| {
+                    let passing = base.passing(&self.filter);
+                    Held { segment: encoded.unwrap_or(base), passing }
+                });
+            }
             Err(LogError::BelowFloor { floor, .. }) if floor > self.cursor.next() => {
                 self.gap = Some((self.position(hub), GapReason::Retention));
                 self.cursor = Seq(floor.0.saturating_sub(1));

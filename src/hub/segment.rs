@@ -6,7 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 
-use super::matching::{InternedFilter, Matches};
+use super::cel::View;
+use super::matching::{Filters, InternedFilter, Matches};
 use super::projection::Projection;
 use crate::log::{Block, LogError};
 use crate::model::{Cursor, Epoch, EventHead, Seq};
@@ -105,6 +106,14 @@ pub(super) struct Progress {
     pub(super) rest: Bytes,
 }
 
+/// Which events of a segment, in whatever encoding, a filter passes.
+#[derive(Clone, Debug)]
+pub(super) enum Passing {
+    All,
+    /// Their indexes, ascending.
+    Some(Arc<[u32]>),
+}
+
 /// How much to select.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
@@ -183,6 +192,19 @@ impl Selected {
     }
 }
 
+impl Passing {
+    /// The first index from `start` on, of `count`.
+    fn next(&self, start: usize, count: usize) -> Option<usize> {
+        match self {
+            Self::All => (start < count).then_some(start),
+            Self::Some(indexes) => {
+                let at = indexes.partition_point(|index| (*index as usize) < start);
+                indexes.get(at).map(|index| *index as usize)
+            }
+        }
+    }
+}
+
 impl Run {
     fn bytes(&self) -> Range<usize> {
         let (segment, events) = (&self.segment, &self.events);
@@ -201,39 +223,12 @@ impl Heads {
         Seq(self.first.0 + (self.events.len() as u64).saturating_sub(1))
     }
 
-    pub(super) fn events(&self) -> &[EventHead] {
-        &self.events
-    }
-
-    /// Notes which filters want what; once.
-    pub(super) fn set_matches(&self, matches: Matches) {
-        let _ = self.matches.set(matches);
-    }
-
     pub(super) fn matches(&self) -> Option<&Matches> {
         self.matches.get()
     }
 
     fn index_after(&self, after: Seq) -> usize {
         usize::try_from(after.next().0.saturating_sub(self.first.0)).unwrap_or(usize::MAX)
-    }
-
-    /// The index of the first event after a position that passes the filter.
-    fn next_passing(&self, start: usize, filter: &InternedFilter) -> Option<usize> {
-        if filter.passes_everything() {
-            return (start < self.events.len()).then_some(start);
-        }
-        if let Some(indexes) = self.matches().and_then(|matches| matches.of(filter)) {
-            let at = indexes.partition_point(|index| (*index as usize) < start);
-            return indexes.get(at).map(|index| *index as usize);
-        }
-        let rest = self.events.get(start..)?;
-        rest.iter().position(|head| filter.passes(head)).map(|offset| start + offset)
-    }
-
-    /// Whether an event after a position passes the filter.
-    pub(super) fn any_after(&self, after: Seq, filter: &InternedFilter) -> bool {
-        self.next_passing(self.index_after(after), filter).is_some()
     }
 }
 
@@ -279,8 +274,7 @@ impl Segment {
         let mut projected = Vec::new();
         for (index, span) in self.spans.iter().enumerate() {
             let seq = self.seq(index);
-            // Two line breaks end the text of an event.
-            let json = self.chunks.get(span.json..self.text(index).end.saturating_sub(2)).unwrap_or_default();
+            let json = self.json(index, span);
             let Some(projection) = &encoding.projection else {
                 chunks.push(seq, json);
                 continue;
@@ -297,6 +291,40 @@ impl Segment {
         chunks.into_segment(Arc::clone(&self.heads), false)
     }
 
+    /// The JSON of an event. Only of the [base](Encoding::BASE), where two line breaks follow it.
+    fn json(&self, index: usize, span: &Span) -> &[u8] {
+        self.chunks.get(span.json..self.text(index).end.saturating_sub(2)).unwrap_or_default()
+    }
+
+    /// The events as filters look at them. Only of the [base](Encoding::BASE): other encodings have not all of them.
+    fn views(&self) -> impl Iterator<Item = View<'_>> {
+        let events = self.heads.events.iter().zip(self.spans.iter().enumerate());
+        events.map(|(head, (index, span))| View::new(head, self.json(index, span)))
+    }
+
+    /// Asks the filters in use which of the events they pass, once for all subscribers.
+    pub(super) fn match_filters(&self, filters: &Filters) {
+        let _ = self.heads.matches.set(filters.matches(self.views()));
+    }
+
+    /// What a filter passes. Only of the [base](Encoding::BASE).
+    pub(super) fn passing(&self, filter: &InternedFilter) -> Passing {
+        if filter.passes_everything() {
+            return Passing::All;
+        }
+        if let Some(passed) = self.heads.matches().and_then(|matches| matches.of(filter)) {
+            return Passing::Some(passed);
+        }
+        let passed = (0..).zip(self.views()).filter(|(_, event)| filter.passes(event)).map(|(index, _)| index);
+        Passing::Some(passed.collect())
+    }
+
+    /// Whether there is an event after a position among those that pass.
+    pub(super) fn any_after(&self, after: Seq, passing: &Passing) -> bool {
+        passing.next(self.heads.index_after(after), self.spans.len()).is_some()
+    }
+
+    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     pub(super) fn heads(&self) -> &Heads {
         &self.heads
     }
@@ -327,14 +355,14 @@ impl Segment {
         self.chunks.len()
     }
 
-    /// Appends the events after `selected.scanned` that pass the filter to `selected`, while there is room; one event
-    /// is always taken, however long.
-    pub(super) fn select(self: &Arc<Self>, filter: &InternedFilter, room: Room, selected: &mut Selected) {
+    /// Appends the events after `selected.scanned` that pass to `selected`, while there is room; one event is always
+    /// taken, however long.
+    pub(super) fn select(self: &Arc<Self>, passing: &Passing, room: Room, selected: &mut Selected) {
         let mut start = self.heads.index_after(selected.scanned);
-        if filter.passes_everything() && self.select_rest(start, room, selected) {
+        if matches!(passing, Passing::All) && self.select_rest(start, room, selected) {
             return;
         }
-        while let Some(index) = self.heads.next_passing(start, filter) {
+        while let Some(index) = passing.next(start, self.spans.len()) {
             let bytes = self.chunk(index).len();
             let fits = selected.events == 0 || selected.bytes + bytes <= room.bytes;
             if selected.events >= room.events || !fits {
@@ -484,7 +512,8 @@ mod tests {
 
     fn select(segment: &Arc<Segment>, after: u64, filter: &InternedFilter, room: Room) -> Selected {
         let mut selected = Selected::after(Seq(after));
-        segment.select(filter, room, &mut selected);
+        let passing = if segment.base { segment.passing(filter) } else { Passing::All };
+        segment.select(&passing, room, &mut selected);
         selected
     }
 
@@ -541,11 +570,11 @@ mod tests {
         let parse = |name| (name == "type").then(|| "create".to_owned());
         let filter = filters.intern(Filter::parse("p", parse).unwrap());
         let (plain, matched) = (segment(1, 10), segment(1, 10));
-        matched.heads().set_matches(filters.matches(matched.heads().events()));
+        matched.match_filters(&filters);
         for after in 0..=10 {
             let (a, b) = (select(&plain, after, &filter, ALL), select(&matched, after, &filter, ALL));
             assert_eq!((a.text(), a.scanned), (b.text(), b.scanned));
-            assert_eq!(matched.heads().any_after(Seq(after), &filter), a.events > 0);
+            assert_eq!(matched.any_after(Seq(after), &matched.passing(&filter)), a.events > 0);
         }
     }
 
@@ -584,7 +613,7 @@ mod tests {
             let select = |after: Seq| {
                 let mut selected = Selected::after(after);
                 for segment in segments.iter().filter(|segment| segment.last() > after) {
-                    segment.select(&filter, ALL, &mut selected);
+                    segment.select(&segment.passing(&filter), ALL, &mut selected);
                 }
                 selected
             };

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::inventory::{Applied, Change, ConfigurationState, PreviousState};
 use crate::log::NewEvent;
 use crate::model::{
-    Action, AssetName, Association, Attribution, Confidence, Draft, EventHead, Operation, RecordInfo, Time,
+    Action, AssetName, Association, Attribution, Confidence, Draft, EventHead, Novelty, Operation, RecordInfo, Time,
 };
 
 /// What an event is made of.
@@ -18,6 +18,8 @@ pub(super) struct EventParts<'a> {
     pub(super) record: &'a RecordInfo,
     pub(super) draft: &'a Draft,
     pub(super) applied: &'a Applied,
+    /// `None` where it can't be told.
+    pub(super) novelty: Option<Novelty>,
     pub(super) id: &'a str,
     pub(super) observed: Time,
     pub(super) rules_version: &'a str,
@@ -66,6 +68,7 @@ struct DataTail<'a> {
     previous_state: PreviousState,
     changes: &'a [Change],
     late: bool,
+    novelty: Option<Novelty>,
     observed: Time,
     normalizer: Normalizer<'a>,
 }
@@ -135,6 +138,7 @@ impl EventParts<'_> {
                 previous_state: self.applied.previous_state,
                 changes: &self.applied.changes,
                 late: self.applied.late,
+                novelty: self.novelty,
                 observed: self.observed,
                 normalizer: Normalizer {
                     rule: &self.draft.rule,
@@ -166,6 +170,7 @@ impl EventParts<'_> {
             region: self.applied.region.clone(),
             principals: of_principal.chain(human).chain(workload).cloned().collect(),
             method: attribution.method.to_string(),
+            novelty: self.novelty.unwrap_or_default(),
         }
     }
 }

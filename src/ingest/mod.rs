@@ -23,11 +23,11 @@ use tracing::{debug, error, info_span, warn};
 use self::ahead::Normalized;
 use self::process::History;
 pub use self::process::{Processed, Processor};
-use crate::correlate::{self, Correlator, Operations};
+use crate::correlate::{self, Correlator, Novelties, Operations};
 use crate::inventory::{Held, Inventory};
 use crate::log::{Batch, EventLog, LogError, NewEvent, Pending};
 use crate::metrics::Metrics;
-use crate::model::{Origin, RawRecord, Rejected, Seq, SourceId, Time};
+use crate::model::{NoveltyLimits, Origin, RawRecord, Rejected, Seq, SourceId, Time};
 use crate::normalize::{Engine, Outcome};
 use crate::source::{Delivery, Submission};
 
@@ -39,6 +39,15 @@ const AHEAD: usize = 1;
 
 /// How often operations that wait for their end are looked after.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How records become events.
+#[derive(Clone, Debug)]
+pub struct IngestConfig {
+    /// What the CloudEvents `type` begins with.
+    pub type_prefix: String,
+    /// How much is remembered to tell what is new.
+    pub novelty: NoveltyLimits,
+}
 
 /// The loop and what it works with.
 pub struct Ingest {
@@ -63,14 +72,15 @@ impl Ingest {
         inventory: Arc<Inventory>,
         log: Arc<dyn EventLog>,
         metrics: Arc<Metrics>,
-        type_prefix: String,
+        config: IngestConfig,
         clock: Box<dyn FnMut() -> Time + Send>,
     ) -> Result<Self, LogError> {
         let observed = newest_observed(&*log)?;
         let engine = Arc::clone(&engines.borrow());
-        let mut processor = Processor::new(Arc::clone(&engine), Arc::clone(&inventory), type_prefix, RECENT_IDS);
+        let mut processor = Processor::new(Arc::clone(&engine), Arc::clone(&inventory), config.type_prefix, RECENT_IDS);
         restore(processor.correlator(), &*log)?;
         restore_operations(processor.operations(), &*log)?;
+        *processor.novelties() = restored_novelties(config.novelty, &*log)?;
         let told = Arc::clone(&log);
         processor.set_history(History(Box::new(move |engine, asset, time| past::past(&*told, engine, asset, time))));
         Ok(Self { engines, engine, processor, log, metrics, inventory, clock, observed })
@@ -166,8 +176,11 @@ impl Ingest {
         }
         batch.correlation = self.processor.correlator().take_changes();
         batch.correlation.extend(self.processor.operations().take_changes());
+        batch.correlation.extend(self.processor.novelties().take_changes());
         let waiting = i64::try_from(self.processor.operations().waiting()).unwrap_or(i64::MAX);
         self.metrics.operations_waiting.set(waiting);
+        let remembered = i64::try_from(self.processor.novelties().len()).unwrap_or(i64::MAX);
+        self.metrics.novelty_facts.set(remembered);
         Ok(())
     }
 
@@ -183,6 +196,9 @@ impl Ingest {
         }
         for event in &events {
             self.metrics.events.with_label_values(&[event.head.provider.as_str(), event.head.action.as_str()]).inc();
+            for facet in event.head.novelty.names() {
+                self.metrics.novel_events.with_label_values(&[facet]).inc();
+            }
         }
         batch.events.extend(events);
         batch.assets.extend(assets.iter().map(|held| (held.name.clone(), held.encode())));
@@ -268,6 +284,18 @@ fn restore_operations(operations: &mut Operations, log: &dyn EventLog) -> Result
         warn!(%error, "operations under way can't be read; those that began before the restart are told without their start");
     }
     Ok(())
+}
+
+/// What was seen before a restart.
+fn restored_novelties(limits: NoveltyLimits, log: &dyn EventLog) -> Result<Novelties, LogError> {
+    let mut novelties = Novelties::new(limits);
+    let mut values = Vec::new();
+    log.for_each_correlation(correlate::NOVELTY_PREFIX, &mut |value| values.push(value))?;
+    let strange = novelties.restore(values);
+    if strange > 0 {
+        warn!(values = strange, "a part of what was seen before can't be read; it may be called new once more");
+    }
+    Ok(novelties)
 }
 
 /// When the newest event in the log was observed.

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::encode::EventParts;
-use crate::correlate::{Correlator, Folded, Operations};
+use crate::correlate::{Correlator, Folded, Novelties, Operations};
 use crate::inventory::{Held, Inventory, PastChange};
 use crate::log::NewEvent;
-use crate::model::{Action, AssetName, Confidence, Draft, OperationRecord, RecordInfo, Time};
+use crate::model::{Action, AssetName, Confidence, Draft, Novelty, OperationRecord, RecordInfo, Time};
 use crate::normalize::{Engine, Outcome};
 
 /// What became of a record.
@@ -60,6 +60,7 @@ pub struct Processor {
     inventory: Arc<Inventory>,
     correlator: Correlator,
     operations: Operations,
+    novelties: Novelties,
     type_prefix: String,
     recent: Recent,
     late: bool,
@@ -86,6 +87,7 @@ impl Processor {
             inventory,
             correlator: Correlator::default(),
             operations: Operations::default(),
+            novelties: Novelties::default(),
             type_prefix,
             recent: Recent::new(recent),
             late: false,
@@ -107,6 +109,12 @@ impl Processor {
     /// delivery for what must become durable with it.
     pub fn correlator(&mut self) -> &mut Correlator {
         &mut self.correlator
+    }
+
+    /// What tells what is new about a change: to be handed its limits and what it remembered before a restart, and asked
+    /// after each delivery for what must become durable with it.
+    pub fn novelties(&mut self) -> &mut Novelties {
+        &mut self.novelties
     }
 
     /// Whether the records from now on are history: their events go out as late, whatever is known of their assets.
@@ -206,10 +214,11 @@ impl Processor {
         }
         self.recent.insert(key);
         self.correlator.attribute(&mut record, &drafts);
-        Ok(self.apply(&record, drafts, observed))
+        let novelty = self.novelties.take(&record, &drafts);
+        Ok(self.apply(&record, drafts, &novelty, observed))
     }
 
-    fn apply(&self, record: &RecordInfo, drafts: Vec<Draft>, observed: Time) -> Processed {
+    fn apply(&self, record: &RecordInfo, drafts: Vec<Draft>, novelty: &[Novelty], observed: Time) -> Processed {
         let mut events = Vec::with_capacity(drafts.len());
         let mut assets = Vec::with_capacity(drafts.len());
         let generic = drafts.iter().any(|draft| draft.confidence == Confidence::Low);
@@ -232,6 +241,7 @@ impl Processor {
                 record,
                 draft: &draft,
                 applied: &applied,
+                novelty: novelty.get(index).copied().filter(|_| !applied.late),
                 id: &id,
                 observed,
                 rules_version: self.engine.version(),

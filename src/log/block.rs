@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::codec::{Damage, Fields, Sealer, Unsealer, plain, put_bytes};
 use super::{Block, NewEvent};
-use crate::model::{Action, AssetName, EventHead, Seq, Time};
+use crate::model::{Action, AssetName, EventHead, Novelty, Seq, Time};
 
 /// A block takes no further event once it holds this many.
 pub(super) const MAX_EVENTS: usize = 1024;
@@ -98,7 +98,10 @@ fn put_head(out: &mut Vec<u8>, head: &EventHead) {
     let fixed =
         [&head.id, head.asset.as_str(), &head.asset_type, &head.provider, &head.account, &head.region, &head.method];
     fixed.into_iter().for_each(|text| put_bytes(out, text.as_bytes()));
-    out.extend_from_slice(&u32::try_from(head.principals.len()).unwrap_or(u32::MAX).to_be_bytes());
+    // Once this byte was the first of the number of principals, and 0.
+    out.push(head.novelty.bits());
+    let [_, count @ ..] = u32::try_from(head.principals.len()).unwrap_or(u32::MAX).to_be_bytes();
+    out.extend_from_slice(&count);
     head.principals.iter().for_each(|text| put_bytes(out, text.as_bytes()));
 }
 
@@ -121,12 +124,13 @@ fn take_head(fields: &mut Fields<'_>) -> Result<EventHead, Damage> {
         account: fields.text()?.to_owned(),
         region: fields.text()?.to_owned(),
         method: fields.text()?.to_owned(),
+        novelty: Novelty::from_bits(fields.u8()?),
         principals: take_texts(fields)?,
     })
 }
 
 fn take_texts(fields: &mut Fields<'_>) -> Result<Vec<String>, Damage> {
-    let count = fields.u32()?;
+    let count = u32::from_be_bytes([0, fields.u8()?, fields.u8()?, fields.u8()?]);
     (0..count).map(|_| fields.text().map(str::to_owned)).collect()
 }
 
@@ -157,11 +161,12 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_encoded_decodes(texts in prop::collection::vec(("\\PC{0,30}", "\\PC{0,30}", "[^\n]{0,200}"), 1..20),
-                                   principals in prop::collection::vec("\\PC{0,20}", 0..4),
+                                   principals in prop::collection::vec("\\PC{0,20}", 0..4), novelty in any::<u8>(),
                                    start in -1_000_000..1_000_000_i64) {
             let events: Vec<_> = texts.iter().enumerate().map(|(n, (id, asset, json))| {
                 let base = event(n as u64, asset, start + n as i64);
-                let head = EventHead { id: id.clone(), principals: principals.clone(), ..base.head };
+                let novelty = Novelty::from_bits(novelty);
+                let head = EventHead { id: id.clone(), principals: principals.clone(), novelty, ..base.head };
                 NewEvent { head, json: Bytes::from(json.clone()) }
             }).collect();
             let sealed = encode(&mut Sealer::default(), &events).unwrap();

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{Batch, EmbeddedLog, EventLog, LogError, MemoryLog, NewEvent, Pending, Retention};
 use crate::metrics::Metrics;
-use crate::model::{Action, AssetName, EventHead, Origin, Rejected, Seq, SourceId, Time};
+use crate::model::{Action, AssetName, EventHead, Novelty, Origin, Rejected, Seq, SourceId, Time};
 
 /// A log under test, with the directory it lives in.
 struct Subject {
@@ -90,6 +90,7 @@ pub(super) fn event(n: u64, asset: &str, observed: i64) -> NewEvent {
         region: "eu-west-1".to_owned(),
         principals: vec!["jane".to_owned(), format!("arn:{n}")],
         method: "console".to_owned(),
+        novelty: Novelty::default(),
     };
     NewEvent { head, json: Bytes::from(format!(r#"{{"n":{n},"asset":"{asset}"}}"#)) }
 }

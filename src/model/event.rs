@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Action, AssetName, Time};
+use super::{Action, AssetName, Novelty, Time};
 
 /// The short view of an encoded event: what the stream's filters look at and the log indexes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct EventHead {
     pub principals: Vec<String>,
     /// With what: `console`, `cli`, `terraform`, …
     pub method: String,
+    /// What is new about it; empty also where that can't be told.
+    pub novelty: Novelty,
 }
 
 impl EventHead {
@@ -53,6 +55,7 @@ impl EventHead {
             region: data.asset.region,
             principals: [principal.id, principal.arn, principal.name, human, workload].into_iter().flatten().collect(),
             method: data.attribution.method,
+            novelty: data.novelty.unwrap_or_default(),
         })
     }
 }
@@ -69,6 +72,7 @@ struct Data {
     action: Action,
     asset: Asset,
     attribution: Attribution,
+    novelty: Option<Novelty>,
     observed: Time,
 }
 

@@ -5,6 +5,7 @@ mod attribution;
 mod draft;
 mod event;
 mod ids;
+mod novelty;
 mod operation;
 mod raw;
 mod session;
@@ -17,6 +18,7 @@ pub use draft::{
 };
 pub use event::EventHead;
 pub use ids::{Cursor, Epoch, ParseCursorError, Seq, SourceId};
+pub use novelty::{Novelty, NoveltyLimits};
 pub use operation::{DeploymentBegun, OperationRecord, Phase};
 pub use raw::{Origin, RawRecord, Rejected};
 pub use session::{Caller, Evidence, Session};

@@ -1,5 +1,6 @@
 //! From rule files to a [`Plan`]. Finds every mistake, not only the first.
 
+mod parts;
 mod steps;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -125,7 +126,9 @@ pub(super) fn compile(
             continue;
         }
         let mut compiler = Compiler { provider, text, errors: &mut errors, assets: &plan.assets, neutral_types };
-        for (service, name, rules) in compiler.events(file) {
+        // An event of its own takes the place of what a part's line says.
+        let parts = compiler.parts(&file);
+        for (service, name, rules) in parts.into_iter().chain(compiler.events(file)) {
             plan.services.entry(service).or_default().events.insert(name, rules);
         }
     }
@@ -266,6 +269,11 @@ impl Compiler<'_> {
             let at_config = self.config_pointer(at, &key)?;
             let keys = self.set_key(at.span(), keys, &key)?;
             sets.push(self.keyed(at_config, keys));
+        }
+        for set in self.part_sets(rule) {
+            if !sets.iter().any(|declared| declared.at == set.at) {
+                sets.push(set);
+            }
         }
         Some(AssetPlan {
             kind: Arc::new(AssetKind {

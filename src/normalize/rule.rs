@@ -40,6 +40,9 @@ pub(super) struct AssetRule {
     pub(super) tags: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) sets: BTreeMap<Spanned<String>, OneOrMany<String>>,
+    /// Of Azure: what is written below the resource and is a part of it, by its own type; where it stands in the whole.
+    #[serde(default)]
+    pub(super) parts: BTreeMap<String, Spanned<String>>,
 }
 
 /// `[events.AuthorizeSecurityGroupIngress]`.

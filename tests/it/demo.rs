@@ -112,7 +112,7 @@ fn the_commands_that_it_prints_work() {
     assert!(greeting.contains(&server.url("")), "{greeting}");
     server.wait_until("1,000 events", || server.metric("catchment_log_tail_sequence", "") > 999.5);
     let commands = commands(&greeting);
-    assert_eq!(commands.len(), 11, "{commands:?}");
+    assert_eq!(commands.len(), 12, "{commands:?}");
     for command in &commands {
         // An incident may be minutes away; everything else happens all the time.
         let rare = command.contains("0.0.0.0/0");

@@ -31,3 +31,4 @@ mod schema;
 mod stop;
 mod story;
 mod support;
+mod use_cases;

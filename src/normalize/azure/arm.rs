@@ -29,7 +29,7 @@ impl<'a> ArmId<'a> {
         if !text.is_empty() && (!text.starts_with('/') || path.split('/').any(str::is_empty)) {
             return None;
         }
-        let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+        let segments = segments(path);
         let provider_at = segments.iter().rposition(|segment| segment.eq_ignore_ascii_case("providers"));
         // `…/providers` alone names nothing.
         let provider_at = provider_at.filter(|at| at + 1 < segments.len());
@@ -71,6 +71,11 @@ impl<'a> ArmId<'a> {
         kind
     }
 
+    /// The last word of the type: `databases` of `Microsoft.Sql/servers/databases`.
+    pub(in crate::normalize) fn last_type(&self) -> &'a str {
+        self.segments.len().checked_sub(2).and_then(|at| self.segment(at)).unwrap_or_default()
+    }
+
     /// What people call it: the last name in the id.
     pub(in crate::normalize) fn name(&self) -> &'a str {
         self.segments.last().copied().unwrap_or("/")
@@ -87,6 +92,13 @@ impl<'a> ArmId<'a> {
         };
         let end: usize = self.segments.iter().take(keep).map(|segment| segment.len() + 1).sum();
         Self::parse(self.text.get(..end)?)
+    }
+
+    /// What stands after the group: `/providers/Microsoft.Web/sites/a`.
+    pub(in crate::normalize) fn below_group(&self) -> Option<&'a str> {
+        self.after(2, "resourceGroups").filter(|_| self.segments.len() > 4)?;
+        let group: usize = self.segments.iter().take(4).map(|segment| segment.len() + 1).sum();
+        self.text.get(group..)
     }
 
     /// It names a resource of its own: types and names come in pairs.
@@ -131,7 +143,7 @@ impl<'a> ArmId<'a> {
         };
         let path = path.unwrap_or_default();
         let mut tail = String::new();
-        for segment in path {
+        for segment in path.iter().flat_map(|segment| segment.split('/')) {
             let slash = if tail.is_empty() { "" } else { "/" };
             let _ = write!(tail, "{slash}{}", AssetName::encode(&segment.to_lowercase()));
         }
@@ -151,6 +163,22 @@ impl<'a> ArmId<'a> {
     }
 }
 
+/// The parts between slashes. The kind of a Kubernetes object goes by its API group too (`rbac.authorization.k8s.io/roles`).
+fn segments(path: &str) -> Vec<&str> {
+    let mut segments = Vec::new();
+    let mut rest = path;
+    while !rest.is_empty() {
+        let mut end = rest.find('/').unwrap_or(rest.len());
+        if rest.get(..end).is_some_and(|group| group.to_ascii_lowercase().ends_with(".k8s.io")) {
+            let after = rest.get(end + 1..).unwrap_or_default();
+            end = (end + 1 + after.find('/').unwrap_or(after.len())).min(rest.len());
+        }
+        segments.extend(rest.get(..end));
+        rest = rest.get(end + 1..).unwrap_or_default();
+    }
+    segments
+}
+
 /// 0: upper and lower case are told; 1: all lower, 2: all upper.
 fn shouting(text: &str) -> u8 {
     // The fixed words of an id are written in their own case by some who capitalise or lower everything else.
@@ -165,6 +193,11 @@ fn shouting(text: &str) -> u8 {
 /// Compared without regard to case.
 pub(super) fn has_prefix(text: &str, prefix: &str) -> bool {
     text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+/// The text does not tell upper from lower case.
+pub(in crate::normalize) fn is_of_one_case(text: &str) -> bool {
+    shouting(text) > 0
 }
 
 /// The text has letters, and none of them is a small one.
@@ -226,6 +259,16 @@ mod tests {
             "asset://azure/t/-/providers/microsoft.management/managementgroups/corp"
         );
         assert_eq!(id("/").resource_type(), TENANT);
+        let role = id(
+            "/subscriptions/s/resourceGroups/g/providers/Microsoft.Kubernetes/connectedClusters/c/RBAC.authorization.k8s.io/roles/r",
+        );
+        assert_eq!(
+            (role.resource_type().as_str(), role.name(), role.parent().unwrap().name()),
+            ("Microsoft.Kubernetes/connectedClusters/RBAC.authorization.k8s.io/roles", "r", "c")
+        );
+        assert!(role.is_whole() && role.asset_name("t").as_str().ends_with("/c/rbac.authorization.k8s.io/roles/r"));
+        assert_eq!(id("/subscriptions/s/resourceGroups/g/providers/A.B/c/d").below_group(), Some("/providers/A.B/c/d"));
+        assert_eq!(id("/subscriptions/s/resourceGroups/g").below_group(), None);
         assert!(ArmId::parse("a/b").is_none() && ArmId::parse("/a//b").is_none());
     }
 
@@ -261,7 +304,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics_and_always_ends(text in "(/|[a-zA-Z.]{0,12}|/providers|/subscriptions){0,9}") {
+        fn never_panics_and_always_ends(text in "(/|[a-zA-Z.]{0,12}|/providers|/subscriptions|/a.k8s.io){0,9}") {
             if let Some(id) = ArmId::parse(&text) {
                 let _ = (id.resource_type(), id.asset_name("t"), id.parent(), id.is_extension(), id.is_part());
                 let _ = id.whole();

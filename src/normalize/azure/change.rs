@@ -80,6 +80,13 @@ impl<'a> Operation<'a> {
         }
     }
 
+    /// The operation names a type below that of the resource whose id it has: `…/connections/sharedKey/write` on a connection.
+    fn is_within(&self) -> bool {
+        let own = self.resource.resource_type();
+        let named = self.name.rsplit_once('/').map_or("", |(named, _)| named);
+        has_prefix(named, &own) && named.as_bytes().get(own.len()) == Some(&b'/')
+    }
+
     /// In words: of which body a write is taken, and how.
     pub(super) fn body_taken(&self) -> &'static str {
         match (self.response(), self.request()) {
@@ -100,8 +107,11 @@ impl<'a> Operation<'a> {
     }
 
     /// What rules look into.
-    pub(super) fn view(&self) -> View {
+    pub(super) fn view(&self, rules: &Rules) -> View {
         let end = self.end();
+        let clean = |body: &Map<String, Value>| rules.generic.quiet_body(body);
+        let request = self.request().map(|body| clean(&camel(body)));
+        let response = self.response().map(clean);
         let parent = self.resource.parent();
         let mut view = json!({
             "operation": self.name,
@@ -115,15 +125,35 @@ impl<'a> Operation<'a> {
             "method": self.records.iter().find_map(|record| record.method.as_deref()),
         });
         if let (Some(members), Some(end)) = (view.as_object_mut(), end) {
-            members
-                .insert("request".into(), self.request().map_or(Value::Null, |body| camel(body).into_owned().into()));
-            members.insert("response".into(), self.response().map_or(Value::Null, |body| body.clone().into()));
+            members.insert("moves".into(), self.request().map_or(Value::Null, moves));
+            members.insert("body".into(), overlaid([&request, &response].map(|body| body.as_ref()?.get("properties"))));
+            members.insert("request".into(), request.unwrap_or_default());
+            members.insert("response".into(), response.unwrap_or_default());
             members.insert("claims".into(), end.claims.clone().into());
             members.insert("authorization".into(), end.authorization.clone().into());
             members.insert("properties".into(), end.properties.clone().into());
         }
         View(view)
     }
+}
+
+/// Properties over properties: those told last win.
+fn overlaid(bodies: [Option<&Value>; 2]) -> Value {
+    let members = bodies.into_iter().flatten().filter_map(Value::as_object).flatten();
+    Value::Object(members.map(|(key, value)| (key.clone(), value.clone())).collect())
+}
+
+/// Which resources go where, when they are moved to another group or subscription
+/// (<https://learn.microsoft.com/rest/api/resources/resources/move-resources>).
+fn moves(request: &Map<String, Value>) -> Value {
+    let target = member(request, "targetResourceGroup").and_then(Value::as_str).and_then(ArmId::parse);
+    let Some(target) = target else { return Value::Null };
+    let resources = member(request, "resources").and_then(Value::as_array).into_iter().flatten();
+    let moved = resources.filter_map(Value::as_str).filter_map(ArmId::parse).filter_map(|from| {
+        let below = from.below_group()?;
+        Some(json!({ "from": from.text(), "to": format!("{}{below}", target.text()) }))
+    });
+    moved.collect()
 }
 
 /// A record, or several, composed for the rules to look into.
@@ -163,10 +193,19 @@ pub(super) fn drafts(rules: &Rules, operation: &Operation<'_>) -> Evaluated {
     let account = operation.account();
     let namespace = rules.namespace(operation.name);
     let place = Place { service: &namespace, account: &account, region: "-" };
-    let mut evaluated = evaluate(&rules.plan, own, &operation.view(), &place);
+    let mut evaluated = evaluate(&rules.plan, own, &operation.view(rules), &place);
+    // Rules of the operation that none of this resource is: it still was written.
+    if matches!(evaluated, Evaluated::NoRuleApplies) && !matches!(verdict, Verdict::Skip(_)) {
+        return Evaluated::Drafts(vec![generic(rules, operation, &verdict)]);
+    }
     if let Evaluated::Drafts(drafts) = &mut evaluated {
-        for draft in drafts.iter_mut().filter(|draft| draft.asset.id == operation.resource.text()) {
-            complete(rules, operation, draft);
+        let whole = operation.resource.parent();
+        for draft in drafts {
+            if draft.asset.id == operation.resource.text() {
+                complete(rules, operation, draft);
+            } else if let Some(whole) = whole.as_ref().filter(|whole| whole.text() == draft.asset.id) {
+                add_associations(draft, mentioned(rules, operation, whole));
+            }
         }
     }
     evaluated
@@ -182,8 +221,15 @@ fn complete(rules: &Rules, operation: &Operation<'_>, draft: &mut Draft) {
     if matches!(draft.action, DraftAction::Upsert) {
         draft.action = told_action(operation);
     }
+    if draft.steps.is_empty() && matches!(draft.action, DraftAction::Known(Action::Delete)) {
+        draft.steps = last_words(rules, operation);
+    }
+    add_associations(draft, associations(rules, operation));
+}
+
+/// Those that its rule does not tell.
+fn add_associations(draft: &mut Draft, found: Vec<Association>) {
     let known: HashSet<_> = draft.associations.iter().map(|association| association.name.clone()).collect();
-    let found = associations(rules, operation);
     draft.associations.extend(found.into_iter().filter(|association| !known.contains(&association.name)));
 }
 
@@ -199,6 +245,10 @@ pub(super) fn generic(rules: &Rules, operation: &Operation<'_>, verdict: &Verdic
     let id = &operation.resource;
     let (kind, known) = rules.kind(id);
     let (action, (steps, partial)) = match verdict {
+        // What is written or deleted is something in the resource, which has no id of its own.
+        Verdict::Write | Verdict::Change(RuleAction::Delete) if operation.is_within() => {
+            (DraftAction::Known(Action::Update), (vec![Step::Touch], true))
+        }
         Verdict::Write => (told_action(operation), written(rules, operation)),
         Verdict::Change(RuleAction::Delete) => {
             (DraftAction::Known(Action::Delete), (last_words(rules, operation), false))
@@ -283,25 +333,39 @@ fn drop_masked_tags(configuration: &mut Value) -> bool {
 /// What the resource is a part of or attached to, and what the ids in its bodies lead to.
 fn associations(rules: &Rules, operation: &Operation<'_>) -> Vec<Association> {
     let own = &operation.resource;
-    let mut found = BTreeMap::new();
+    let mut found = Vec::new();
     if let Some(parent) = own.parent().filter(|_| own.is_part() || own.is_extension() || is_attached(rules, own)) {
         let relation = match own.is_part() {
             true => Relation::PartOf,
             false => rules.generic.scope_relation(&own.resource_type()),
         };
-        let parent = parent.whole().map(|parent| association(rules, operation, &parent, relation));
-        found.extend(parent.map(|association| (association.name.clone(), association)));
+        // A location is where something is, and no resource.
+        let parent = parent.whole().filter(|parent| !parent.last_type().eq_ignore_ascii_case("locations"));
+        let parent = parent.map(|parent| rules.known_part(parent));
+        found.extend(parent.map(|parent| association(rules, operation, &parent, relation)));
     }
+    let told: HashSet<_> = found.iter().map(|association| association.name.clone()).collect();
+    found.extend(mentioned(rules, operation, own).into_iter().filter(|association| !told.contains(&association.name)));
+    found.sort_by(|one, other| one.name.cmp(&other.name));
+    found
+}
+
+/// What the ids in the bodies lead to, but for what is in the resource or what it is in.
+fn mentioned(rules: &Rules, operation: &Operation<'_>, own: &ArmId<'_>) -> Vec<Association> {
+    let own_type = own.resource_type();
+    let mut found = BTreeMap::new();
     let mut texts = Vec::new();
     for body in [operation.response(), operation.request()].into_iter().flatten() {
         body.values().for_each(|value| collect_ids(value, &mut texts));
     }
     for text in texts {
         let Some(id) = ArmId::parse(text).and_then(ArmId::whole).map(|id| rules.known_part(id)) else { continue };
-        if id.subscription().is_none() || is_below(id.text(), own.text()) || is_below(own.text(), id.text()) {
+        // What lies above subscriptions has a name only where the tenant is told.
+        let is_named = id.subscription().is_some() || operation.tenant != "-";
+        if !is_named || is_below(id.text(), own.text()) || is_below(own.text(), id.text()) {
             continue;
         }
-        let relation = rules.generic.relation(&id.resource_type());
+        let relation = rules.generic.relation(&own_type, &id.resource_type());
         let association = association(rules, operation, &id, relation);
         if found.len() < MAX_ASSOCIATIONS {
             found.entry(association.name.clone()).or_insert(association);
@@ -332,13 +396,17 @@ fn is_below(id: &str, other: &str) -> bool {
         && matches!(id.as_bytes().get(other.len()), None | Some(b'/'))
 }
 
+fn is_id(text: &str) -> bool {
+    has_prefix(text, "/subscriptions/") || has_prefix(text, "/providers/")
+}
+
 fn collect_ids<'v>(value: &'v Value, found: &mut Vec<&'v str>) {
     match value {
-        Value::String(text) if text.len() < 2_048 && has_prefix(text, "/subscriptions/") => found.push(text),
+        Value::String(text) if text.len() < 2_048 && is_id(text) => found.push(text),
         Value::Array(elements) => elements.iter().for_each(|element| collect_ids(element, found)),
         Value::Object(members) => members.iter().for_each(|(key, value)| {
             // The keys of userAssignedIdentities are ids.
-            if has_prefix(key, "/subscriptions/") {
+            if is_id(key) {
                 found.push(key);
             }
             collect_ids(value, found);

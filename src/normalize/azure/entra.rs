@@ -4,6 +4,7 @@
 //! <https://learn.microsoft.com/graph/api/resources/directoryaudit>
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jsonptr::PointerBuf;
@@ -14,6 +15,7 @@ use super::super::Outcome;
 use super::super::eval::{Evaluated, Place, evaluate};
 use super::super::explain;
 use super::super::plan::{Glob, Parts};
+use super::super::rule::RuleAction;
 use super::Rules;
 use super::change::View;
 use super::fields::{Fields, text_of};
@@ -26,10 +28,14 @@ pub(super) const SERVICE: &str = "entra";
 const SKIP: &str = "azure/entra/skip";
 const GENERIC: &str = "azure/generic/directory";
 
-/// `[entra]` of `normalizers/azure/generic.toml`: activities that no rule knows.
+/// `[entra]` of `normalizers/azure/generic.toml`: activities that have no rule.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::normalize) struct Activities {
+    /// Activity → others that are the same, for which its rule is asked.
+    same_as: BTreeMap<String, Vec<Glob>>,
+    /// Activities that do to their first target what is said here.
+    known: Vec<Known>,
     /// In order; the first that fits.
     skip: Vec<Skip>,
     /// What comes to be is the target.
@@ -38,6 +44,13 @@ pub(in crate::normalize) struct Activities {
     deletes: Vec<Glob>,
     /// Something comes to or leaves the target, whatever its first word says.
     parts: Vec<Glob>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Known {
+    names: Vec<Glob>,
+    action: RuleAction,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,7 +69,23 @@ impl Activities {
         self.skip.iter().find(|skip| Self::fits(&skip.names, activity)).map(|skip| &skip.reason)
     }
 
-    fn action(&self, activity: &str) -> Action {
+    /// The activity whose rule an activity goes by: its own name, where no other is told.
+    pub(super) fn ruled_as<'a>(&'a self, activity: &'a str) -> &'a str {
+        let same = self.same_as.iter().find(|(_, names)| Self::fits(names, activity));
+        same.map_or(activity, |(name, _)| name.as_str())
+    }
+
+    /// What an activity does to its first target, and whether that is known rather than guessed by its words.
+    fn action(&self, activity: &str) -> (Action, bool) {
+        match self.known.iter().find(|known| Self::fits(&known.names, activity)).map(|known| known.action) {
+            Some(RuleAction::Create) => (Action::Create, true),
+            Some(RuleAction::Delete) => (Action::Delete, true),
+            Some(RuleAction::Update | RuleAction::Upsert) => (Action::Update, true),
+            None => (self.guessed(activity), false),
+        }
+    }
+
+    fn guessed(&self, activity: &str) -> Action {
         if Self::fits(&self.parts, activity) {
             Action::Update
         } else if Self::fits(&self.creates, activity) {
@@ -138,10 +167,44 @@ fn view(
         let kind = target.get("type").and_then(Value::as_str).unwrap_or("Other");
         first_of_type.entry(kind.to_owned()).or_insert_with(|| target.clone());
     }
+    let principal = principal(&targets, &first_of_type);
+    let group = joined(principal, &first_of_type, "Group", "group.ObjectID", "group.DisplayName");
+    let role = joined(principal, &first_of_type, "Role", "role.TemplateId", "role.DisplayName");
+    let principal = principal.map(|target| {
+        let name = ["userPrincipalName", "displayName"].into_iter().find_map(|key| target[key].as_str());
+        json!({ "id": target["id"], "type": target["type"], "name": name, "old": target["old"], "new": target["new"] })
+    });
     View(json!({
         "activity": activity, "operationType": operation_type, "targets": targets, "target": first_of_type,
-        "details": details, "initiatedBy": initiated_by,
+        "principal": principal, "group": group, "role": role, "details": details, "initiatedBy": initiated_by,
     }))
+}
+
+/// Who joins or leaves a group, holds a role, owns something: the first target that may. A group is one where there is
+/// nobody else.
+fn principal<'t>(targets: &'t [Value], first_of_type: &Map<String, Value>) -> Option<&'t Value> {
+    let is = |target: &&Value, kinds: &[&str]| target["type"].as_str().is_some_and(|kind| kinds.contains(&kind));
+    let person = targets.iter().find(|target| is(target, &["User", "ServicePrincipal", "Device"]));
+    let group = || targets.iter().find(|target| is(target, &["Group"]));
+    // Where no types are told, the first target is the one.
+    person.or_else(group).or_else(|| targets.first().filter(|_| first_of_type.contains_key("Other")))
+}
+
+/// What a principal joins or leaves: told in the properties of the principal, or a target of its own.
+fn joined(
+    principal: Option<&Value>,
+    first_of_type: &Map<String, Value>,
+    kind: &str,
+    id: &str,
+    name: &str,
+) -> Option<Value> {
+    let property = |key| ["new", "old"].into_iter().find_map(|state| principal?[state][key].as_str());
+    let own = first_of_type.get(kind).filter(|target| Some(*target) != principal);
+    // Of a role, its template is the same in every tenant.
+    let template = || ["new", "old"].into_iter().find_map(|state| own?[state]["templateId"].as_str());
+    let told = property(id).or_else(template).or_else(|| own?["id"].as_str())?;
+    let name = property(name).or_else(|| own?["displayName"].as_str());
+    Some(json!({ "id": told.to_ascii_lowercase(), "name": name }))
 }
 
 fn parsed(value: &Value) -> Cow<'_, Value> {
@@ -169,6 +232,9 @@ fn details(list: Option<&Value>) -> Map<String, Value> {
     told.collect()
 }
 
+/// Kinds of targets that records of another schema name in a way of their own.
+const KINDS: [&str; 6] = ["User", "Group", "Role", "ServicePrincipal", "Application", "Device"];
+
 /// Properties that tell of the others, or of the record.
 const NO_PROPERTIES: [&str; 4] =
     ["included updated properties", "action client name", "methodexecutionresult.", "targetid."];
@@ -190,9 +256,17 @@ fn target(told: &Map<String, Value>) -> Value {
         }
         new.insert(name, property.get(&["newValue"]).and_then(property_value).unwrap_or(Value::Null));
     }
+    // `#microsoft.graph.targetResourceUser`
+    let by_schema = || {
+        fields
+            .text(&["@odata.type"])?
+            .to_ascii_lowercase()
+            .rsplit_once("targetresource")
+            .and_then(|(_, kind)| KINDS.into_iter().find(|known| known.eq_ignore_ascii_case(kind)))
+    };
     json!({
         "id": fields.text(&["id"]).map(str::to_ascii_lowercase),
-        "type": fields.text(&["type"]),
+        "type": fields.text(&["type"]).or_else(by_schema),
         "displayName": fields.text(&["displayName"]),
         "userPrincipalName": fields.text(&["userPrincipalName"]),
         "old": old, "new": new,
@@ -229,10 +303,9 @@ pub(super) fn drafts(rules: &Rules, audit: &Audit) -> Evaluated {
     if let Some(reason) = rules.entra.skipped(&audit.activity) {
         return Evaluated::Skipped { reason: Arc::clone(reason), rule: SKIP.into() };
     }
-    let rule: Arc<str> = GENERIC.into();
-    match generic(rules, audit, &rule) {
-        Some(draft) => Evaluated::Drafts(vec![draft]),
-        None => Evaluated::Unnamed { rule },
+    match generic(rules, audit) {
+        Ok(draft) => Evaluated::Drafts(vec![draft]),
+        Err(rule) => Evaluated::Unnamed { rule },
     }
 }
 
@@ -241,15 +314,25 @@ pub(super) fn explain_generic(rules: &Rules, audit: &Audit) -> Value {
     if let Some(reason) = rules.entra.skipped(&audit.activity) {
         return json!({ "rule": SKIP, "result": format!("skips the record: {reason}") });
     }
-    let result = match generic(rules, audit, &GENERIC.into()) {
-        Some(draft) => json!([explain::draft(&draft)]),
-        None => json!("no asset named: no target has an id or a name"),
+    let why = match rules.entra.action(&audit.activity) {
+        (_, true) => "the activity is known to change its first target, and the target's properties say what",
+        (_, false) => "no rule knows the activity: it is taken for a change of its first target",
     };
-    json!({ "rule": GENERIC, "why": "no rule knows the activity: its first target is what changed", "result": result })
+    match generic(rules, audit) {
+        Ok(draft) => json!({ "rule": draft.rule, "why": why, "result": [explain::draft(&draft)] }),
+        Err(rule) => json!({ "rule": rule, "why": why, "result": "no asset named: no target has an id or a name" }),
+    }
 }
 
-/// An activity without a rule: the first target is what it is about, and its properties say what changed.
-fn generic(rules: &Rules, audit: &Audit, rule: &Arc<str>) -> Option<Draft> {
+/// An activity without a rule of its own: the first target is what it is about, and its properties say what changed. Where
+/// no target has an id, the rule that would have been.
+fn generic(rules: &Rules, audit: &Audit) -> Result<Draft, Arc<str>> {
+    let (action, known) = rules.entra.action(&audit.activity);
+    let rule: Arc<str> = if known { format!("azure/directory/{}", action.as_str()).into() } else { GENERIC.into() };
+    about_first_target(rules, audit, (action, known), &rule).ok_or(rule)
+}
+
+fn about_first_target(rules: &Rules, audit: &Audit, (action, known): (Action, bool), rule: &Arc<str>) -> Option<Draft> {
     let targets = audit.view.0.get("targets")?.as_array()?;
     let (target, id) = targets.iter().find_map(|target| {
         let id = target.get("id").and_then(Value::as_str);
@@ -258,7 +341,6 @@ fn generic(rules: &Rules, audit: &Audit, rule: &Arc<str>) -> Option<Draft> {
     })?;
     let plan = rules.directory_kind(target.get("type").and_then(Value::as_str));
     let parts = Parts { partition: "-", region: "-", account: &audit.tenant, id, vars: &[] };
-    let action = rules.entra.action(&audit.activity);
     let (steps, told) = steps(target, action);
     Some(Draft {
         action: DraftAction::Known(action),
@@ -276,7 +358,7 @@ fn generic(rules: &Rules, audit: &Audit, rule: &Arc<str>) -> Option<Draft> {
         partial: !told || matches!(action, Action::Create),
         associations: Vec::new(),
         rule: Arc::clone(rule),
-        confidence: Confidence::Low,
+        confidence: if known { Confidence::High } else { Confidence::Low },
     })
 }
 

@@ -9,7 +9,7 @@ use super::activity::Activity;
 use super::change::{self, Operation};
 use super::entra::{self, Audit};
 use super::generic::Verdict;
-use super::{Kind, Outcome, Rules, recognize, unwrapped};
+use super::{Kind, Outcome, Rules, recognize, redacting, unwrapped};
 
 /// Each rule of a record with what it finds, secrets left out. `{"records": [...]}` is taken for one operation, as `raw` of
 /// an event holds it. Empty where it comes to no rule.
@@ -35,8 +35,7 @@ pub(in crate::normalize) fn explain(catalog: &Catalog, text: &str) -> Option<Vec
 }
 
 fn sanitized_activity(rules: &Rules, text: &str, record: &Map<String, Value>) -> Result<Activity, Outcome> {
-    let own = rules.events(&Activity::read(record)?.operation);
-    let text = sanitize(&rules.secrets, text, own.iter())?;
+    let text = sanitize(&rules.secrets, text, redacting(rules, &Activity::read(record)?).into_iter())?;
     let value: Value = serde_json::from_str(&text).map_err(not_json)?;
     Activity::read(&unwrapped(&value).unwrap_or(std::borrow::Cow::Borrowed(record)))
 }
@@ -48,7 +47,7 @@ fn explain_operation(rules: &Rules, operation: &Operation<'_>) -> Vec<Value> {
     }
     let (account, namespace) = (operation.account(), rules.namespace(operation.name));
     let place = Place { service: &namespace, account: &account, region: "-" };
-    let mut told = explain::rules(&rules.plan, own, &operation.view(), &place);
+    let mut told = explain::rules(&rules.plan, own, &operation.view(rules), &place);
     for rule in told.iter_mut().filter_map(Value::as_object_mut) {
         if rule.contains_key("id") && !rule.contains_key("apply") {
             rule.insert("body".to_owned(), json!(operation.body_taken()));

@@ -16,7 +16,7 @@ pub(in crate::normalize) struct Generic {
     categories: BTreeMap<String, Arc<str>>,
     /// In order; the first that fits.
     operations: Vec<OperationRule>,
-    /// The relation to what an id in a body leads to, by its type in lower case.
+    /// The relation to what an id in a body leads to, by types in lower case: `own > other`, `other`, `own > *`.
     relations: BTreeMap<String, Relation>,
     /// The relation to what a resource is attached to, by its own type in lower case.
     scopes: BTreeMap<String, Relation>,
@@ -76,8 +76,10 @@ impl Generic {
     }
 
     /// The relation of a resource to another whose id stands in its body.
-    pub(super) fn relation(&self, other: &str) -> Relation {
-        self.relations.get(&other.to_ascii_lowercase()).copied().unwrap_or(Relation::Uses)
+    pub(super) fn relation(&self, own: &str, other: &str) -> Relation {
+        let (own, other) = (own.to_ascii_lowercase(), other.to_ascii_lowercase());
+        let told = [format!("{own} > {other}"), other, format!("{own} > *")];
+        told.iter().find_map(|key| self.relations.get(key)).copied().unwrap_or(Relation::Uses)
     }
 
     /// The relation of a resource of this type to what it is attached to.
@@ -96,6 +98,11 @@ impl Generic {
         Value::Object(
             own.map(|(key, value)| (key.clone(), value.clone())).filter_map(|(k, v)| self.kept(k, v)).collect(),
         )
+    }
+
+    /// A body without what changes with every write.
+    pub(super) fn quiet_body(&self, body: &Map<String, Value>) -> Value {
+        self.quiet(Value::Object(body.clone()))
     }
 
     fn kept(&self, key: String, value: Value) -> Option<(String, Value)> {

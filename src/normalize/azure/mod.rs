@@ -26,6 +26,7 @@ use self::fields::Fields;
 use self::generic::Verdict;
 use super::catalog::Catalog;
 use super::eval::Evaluated;
+use super::expression::Scope;
 use super::method::MethodRules;
 use super::plan::{AssetPlan, EventPlan, Plan, Template};
 use super::redact::SecretNames;
@@ -111,7 +112,7 @@ impl Rules {
 
     /// The rules of an activity of the directory.
     fn activity(&self, activity: &str) -> &[EventPlan] {
-        self.plan.events(entra::SERVICE, &activity.to_lowercase()).unwrap_or_default()
+        self.plan.events(entra::SERVICE, &self.entra.ruled_as(activity).to_lowercase()).unwrap_or_default()
     }
 
     /// The asset of a resource, and whether its type is known.
@@ -119,12 +120,12 @@ impl Rules {
         kind(&self.plan, id)
     }
 
-    /// The operation's name; where it is told in capitals only, in the case of the type that it works on.
+    /// The operation's name; where no record tells upper from lower case, in the case of the type that it works on.
     fn operation_name(&self, operation: &Operation<'_>) -> String {
         let (kind, _) = self.kind(&operation.resource);
         let known = kind.kind.provider_type.as_str();
         match operation.name.get(known.len()..) {
-            Some(rest) if arm::is_all_upper(operation.name) && arm::has_prefix(operation.name, known) => {
+            Some(rest) if arm::is_of_one_case(operation.name) && arm::has_prefix(operation.name, known) => {
                 format!("{known}{}", rest.to_lowercase())
             }
             _ => operation.name.to_owned(),
@@ -165,15 +166,18 @@ fn lower(text: &str) -> Box<str> {
 /// The asset of a resource, and whether a rule or the taxonomy knows its type.
 pub(super) fn kind(plan: &Plan, id: &ArmId<'_>) -> (Arc<AssetPlan>, bool) {
     let provider_type = id.resource_type();
-    match plan.assets.get(provider_type.to_lowercase().as_str()) {
-        Some(known) => (Arc::clone(known), true),
-        None => {
-            let namespace = provider_type.split('/').next().unwrap_or_default().to_lowercase();
-            let service = namespace.trim_start_matches("microsoft.");
-            let neutral = format!("unclassified.{service}");
-            (Arc::new(asset(provider_type, neutral, "{arm_id}", &["name"])), false)
-        }
+    let lower = provider_type.to_lowercase();
+    if let Some(known) = plan.assets.get(lower.as_str()) {
+        return (Arc::clone(known), true);
     }
+    let namespace = lower.split('/').next().unwrap_or_default();
+    let last = id.last_type().to_lowercase();
+    let patterns = [format!("*/{last}"), format!("{namespace}/*")];
+    let fits = patterns.iter().find_map(|pattern| plan.assets.get(pattern.as_str()));
+    let neutral = fits.map(|fits| fits.kind.neutral_type.clone());
+    let unknown = || format!("unclassified.{}", namespace.trim_start_matches("microsoft."));
+    let kind = asset(provider_type, neutral.unwrap_or_else(unknown), "{arm_id}", &["name"]);
+    (Arc::new(kind), fits.is_some())
 }
 
 fn asset(provider_type: String, neutral_type: String, name: &str, display: &[&str]) -> AssetPlan {
@@ -309,7 +313,7 @@ fn activity(catalog: &Catalog, text: &str, record: &Map<String, Value>) -> Resul
     {
         return Ok(Outcome::skipped(reason));
     }
-    let sanitized = sanitize(&rules.secrets, text, own.iter())?;
+    let sanitized = sanitize(&rules.secrets, text, redacting(rules, &activity).into_iter())?;
     let record_key = activity.record_key(text);
     let has_body = activity.request.is_some() || activity.response.is_some();
     let is_whole = has_body && (activity.says_created() || activity.says_existed());
@@ -330,6 +334,17 @@ fn activity(catalog: &Catalog, text: &str, record: &Map<String, Value>) -> Resul
         Phase::Failed => Ok(Outcome::skipped("failed call")),
         _ => fold(catalog, &[part.text]),
     }
+}
+
+/// The rules of an operation that hold for it and have something to redact.
+fn redacting<'r>(rules: &'r Rules, activity: &Activity) -> Vec<&'r EventPlan> {
+    let own: Vec<_> = rules.events(&activity.operation).iter().filter(|rule| !rule.redact.is_empty()).collect();
+    if own.iter().all(|rule| rule.when.is_empty()) {
+        return own;
+    }
+    let Some(operation) = Operation::of(std::slice::from_ref(activity)) else { return own };
+    let view = operation.view(rules);
+    own.into_iter().filter(|rule| rule.holds(Scope { record: &view, element: None })).collect()
 }
 
 /// What the records of one operation make together; the first is told the identity by `operation_id`.

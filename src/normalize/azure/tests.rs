@@ -194,3 +194,117 @@ fn what_changes_nothing_is_skipped_with_its_reason() {
     }
     assert!(matches!(engine.normalize(b"{\"a\":1}"), Outcome::Rejected { code: "unknown_format", .. }));
 }
+
+#[test]
+fn a_type_is_known_by_its_name_its_last_word_or_its_namespace() {
+    for (id, neutral, rule) in [
+        ("Microsoft.Storage/storageAccounts/a/encryptionScopes/e", "security.key", "azure/arm/write"),
+        ("Microsoft.Future/things/a/privateEndpointConnections/e", "network.private_endpoint", "azure/arm/write"),
+        ("Microsoft.Cdn/profiles/a/someday/e", "network.cdn", "azure/arm/write"),
+        (
+            "Microsoft.Kubernetes/connectedClusters/a/rbac.authorization.k8s.io/clusterrolebindings/e",
+            "identity.role_assignment",
+            "azure/arm/write",
+        ),
+        ("Microsoft.Future/things/a", "unclassified.future", "azure/generic/write"),
+    ] {
+        let operation = id.replace("/a", "").trim_end_matches("/e").to_owned() + "/write";
+        let found = draft(&[record(&format!("/providers/{id}"), &operation, json!({}))]);
+        assert_eq!((found.asset.kind.neutral_type.as_str(), &*found.rule), (neutral, rule), "{id}");
+    }
+}
+
+#[test]
+fn what_is_written_within_a_resource_does_not_replace_or_delete_it() {
+    for verb in ["write", "delete"] {
+        let inner =
+            record(VNET, &format!("Microsoft.Network/virtualNetworks/something/{verb}"), asked(&json!({ "a": 1 })));
+        let inner = draft(&[inner]);
+        assert_eq!((inner.action, &inner.steps[..], inner.partial), (UPDATE, &[Step::Touch][..], true), "{verb}");
+    }
+}
+
+#[test]
+fn a_relation_hangs_on_both_types() {
+    let other = "/subscriptions/0f1e2d3c-0000-4000-8000-000000000002/resourceGroups/hub/providers/Microsoft.Network/virtualNetworks/hub";
+    let body = json!({ "properties": { "remoteVirtualNetwork": { "id": other } } });
+    let peering = format!("{VNET}/virtualNetworkPeerings/hub");
+    let draft =
+        draft(&[record(&peering, "Microsoft.Network/virtualNetworks/virtualNetworkPeerings/write", asked(&body))]);
+    let found: Vec<_> = draft.associations.iter().map(|other| (&*other.relation, &*other.neutral_type)).collect();
+    assert_eq!(found, [("part_of", "network.vpc"), ("peered_with", "network.vpc")]);
+}
+
+#[test]
+fn only_the_rules_that_hold_redact() {
+    let engine = Engine::load(None).unwrap();
+    let raw = |name: &str| {
+        let site = format!("/providers/Microsoft.Web/sites/shop/config/{name}");
+        let record =
+            record(&site, "Microsoft.Web/sites/config/write", asked(&json!({ "properties": { "A": "planted" } })));
+        match engine.normalize(record.to_string().as_bytes()) {
+            Outcome::Operation(part) => String::from_utf8(part.text.to_vec()).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(!raw("appsettings").contains("planted") && raw("web").contains("planted"));
+}
+
+#[test]
+fn who_joins_and_what_is_joined_are_found_in_every_shape() {
+    let engine = Engine::load(None).unwrap();
+    let drafts = |targets: Value| {
+        let record = json!({ "time": "2024-05-06T07:08:09Z", "category": "AuditLogs", "tenantId": "t",
+            "properties": { "id": "1", "activityDisplayName": "Add member to group", "result": "success", "targetResources": targets } });
+        match engine.normalize(record.to_string().as_bytes()) {
+            Outcome::Changes { drafts, .. } => drafts
+                .iter()
+                .map(|draft| draft.asset.name.as_str().rsplit_once("/entra/").unwrap().1.to_owned())
+                .collect(),
+            other => vec![format!("{other:?}")],
+        }
+    };
+    let told =
+        |id: &str| json!([{ "displayName": "Group.ObjectID", "oldValue": null, "newValue": format!("\"{id}\"") }]);
+    for (targets, expected) in [
+        // The group is told by the member's properties, or is a target, or both.
+        (json!([{ "id": "u", "type": "User", "modifiedProperties": told("g") }]), vec!["group/g", "user/u"]),
+        (json!([{ "id": "u", "type": "User" }, { "id": "g", "type": "Group" }]), vec!["group/g", "user/u"]),
+        (
+            json!([{ "id": "g", "@odata.type": "#microsoft.graph.TargetResourceGroup" },
+                   { "id": "u", "@odata.type": "#microsoft.graph.targetResourceUser" }]),
+            vec!["group/g", "user/u"],
+        ),
+        // One group joins another.
+        (
+            json!([{ "id": "inner", "type": "Group", "modifiedProperties": told("g") }, { "id": "g", "type": "Group" }]),
+            vec!["group/g"],
+        ),
+    ] {
+        assert_eq!(drafts(targets.clone()), expected, "{targets}");
+    }
+}
+
+#[test]
+fn activities_are_the_same_as_others_known_or_guessed() {
+    let engine = Engine::load(None).unwrap();
+    for (activity, rule, confidence) in [
+        ("Add member to role in PIM completed (timebound)", "azure/entra/Add member to role", Confidence::High),
+        ("Remove member from role (PIM activation expired)", "azure/entra/Remove member from role", Confidence::High),
+        ("Update user", "azure/directory/update", Confidence::High),
+        ("Hard Delete group", "azure/directory/delete", Confidence::High),
+        ("Adjust something new", "azure/generic/directory", Confidence::Low),
+    ] {
+        let record = json!({ "time": "2024-05-06T07:08:09Z", "category": "AuditLogs", "tenantId": "t", "properties": {
+            "id": "1", "activityDisplayName": activity, "result": "success",
+            "targetResources": [{ "id": "r", "type": "Role", "displayName": "Reader" }, { "id": "u", "type": "User" }] } });
+        let Outcome::Changes { drafts, .. } = engine.normalize(record.to_string().as_bytes()) else {
+            panic!("{activity}")
+        };
+        assert_eq!((&*drafts[0].rule, drafts[0].confidence), (rule, confidence), "{activity}");
+    }
+    let requested = json!({ "time": "2024-05-06T07:08:09Z", "category": "AuditLogs", "tenantId": "t", "properties": { "id": "1",
+        "activityDisplayName": "Add member to role in PIM requested (timebound)", "result": "success", "targetResources": [] } });
+    let outcome = engine.normalize(requested.to_string().as_bytes());
+    assert!(matches!(outcome, Outcome::Skipped { reason, .. } if &*reason == "request of a grant, not the grant"));
+}

@@ -209,8 +209,9 @@ impl Cloud {
 /// Who we are: `[sources.<name>.azure_event_hubs.credential]` with one of these as its only key.
 ///
 /// Without it, the environment tells, by the variables of the Azure SDKs: a workload identity where
-/// `AZURE_FEDERATED_TOKEN_FILE` is set, a client secret where `AZURE_CLIENT_SECRET` is, else the managed identity of
-/// the machine (the one of `AZURE_CLIENT_ID` where that is set).
+/// `AZURE_FEDERATED_TOKEN_FILE` is set, a client secret where `AZURE_CLIENT_SECRET` is, a client certificate where
+/// `AZURE_CLIENT_CERTIFICATE_PATH` is, else the managed identity of the machine (the one of `AZURE_CLIENT_ID` where that is
+/// set).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Credential {
@@ -220,6 +221,8 @@ pub enum Credential {
     WorkloadIdentity(WorkloadIdentity),
     /// An application with a secret.
     ClientSecret(ClientSecret),
+    /// An application with a certificate.
+    ClientCertificate(ClientCertificate),
     /// Who is signed in with `az` or `azd`.
     DeveloperTools(DeveloperTools),
     /// A shared access policy with the right to listen.
@@ -256,6 +259,18 @@ pub struct ClientSecret {
     pub client_id: String,
     /// Its secret.
     pub client_secret: Secret,
+}
+
+/// An application (service principal) with a certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCertificate {
+    /// The tenant (directory).
+    pub tenant_id: String,
+    /// The application (client).
+    pub client_id: String,
+    /// The certificate and its RSA key, in PEM, one after the other.
+    pub certificate: Secret,
 }
 
 /// `developer_tools = {}`.

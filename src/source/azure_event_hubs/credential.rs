@@ -6,15 +6,17 @@ use std::{fmt, sync::Arc, sync::PoisonError};
 use async_trait::async_trait;
 use azure_core::cloud::CloudConfiguration;
 use azure_core::credentials::{AccessToken, Secret as AzureSecret, TokenCredential, TokenRequestOptions};
+use azure_core::error::ErrorKind;
 use azure_core::http::ClientOptions;
 use azure_core::time::{Duration, OffsetDateTime};
 use azure_identity::{
-    ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions, DeveloperToolsCredential,
-    ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId, WorkloadIdentityCredential,
-    WorkloadIdentityCredentialOptions,
+    ClientAssertionCredential, ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions,
+    DeveloperToolsCredential, ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId,
+    WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
 };
 
-use super::config::{ClientSecret, Cloud, Credential, ManagedIdentity, WorkloadIdentity};
+use super::certificate::Assertion;
+use super::config::{ClientCertificate, ClientSecret, Cloud, Credential, ManagedIdentity, WorkloadIdentity};
 use crate::secret::Secret;
 
 /// The Event Hubs SDK asks for a new token six minutes before the old one ends, when azure_identity still gives the
@@ -72,10 +74,13 @@ fn make(credential: Option<&Credential>, cloud: Cloud) -> azure_core::Result<Arc
         Some(Credential::ClientSecret(ClientSecret { tenant_id, client_id, client_secret })) => {
             client_secret_credential(tenant_id, client_id, client_secret.expose(), cloud)?
         }
+        Some(Credential::ClientCertificate(ClientCertificate { tenant_id, client_id, certificate })) => {
+            client_certificate(tenant_id, client_id, certificate.expose(), cloud)?
+        }
         Some(Credential::DeveloperTools(_)) => DeveloperToolsCredential::new(None)?,
         Some(Credential::ConnectionString(_)) => {
             return Err(azure_core::Error::with_message(
-                azure_core::error::ErrorKind::Credential,
+                ErrorKind::Credential,
                 "a connection string opens the hub only, and gives no token for anything else",
             ));
         }
@@ -92,6 +97,18 @@ fn of_environment(cloud: Cloud) -> azure_core::Result<Arc<dyn TokenCredential>> 
         let needed = |name: &str| variable(name).unwrap_or_default();
         let (tenant, client) = (needed("AZURE_TENANT_ID"), needed("AZURE_CLIENT_ID"));
         return Ok(client_secret_credential(&tenant, &client, secret.expose(), cloud)?);
+    }
+    if let Some(path) = variable("AZURE_CLIENT_CERTIFICATE_PATH") {
+        let unreadable =
+            |error| azure_core::Error::with_error(ErrorKind::Credential, error, "AZURE_CLIENT_CERTIFICATE_PATH");
+        let certificate = Secret::from_reference(&format!("file:{path}")).map_err(unreadable)?;
+        let needed = |name: &str| variable(name).unwrap_or_default();
+        return Ok(client_certificate(
+            &needed("AZURE_TENANT_ID"),
+            &needed("AZURE_CLIENT_ID"),
+            certificate.expose(),
+            cloud,
+        )?);
     }
     Ok(managed(&ManagedIdentity { client_id: variable("AZURE_CLIENT_ID") })?)
 }
@@ -122,6 +139,29 @@ fn client_secret_credential(
 ) -> azure_core::Result<Arc<ClientSecretCredential>> {
     let options = ClientSecretCredentialOptions { client_options: client_options(cloud) };
     ClientSecretCredential::new(tenant, client.to_owned(), AzureSecret::new(secret.to_owned()), Some(options))
+}
+
+fn client_certificate(
+    tenant: &str,
+    client: &str,
+    pem: &str,
+    cloud: Cloud,
+) -> azure_core::Result<Arc<ClientAssertionCredential<Assertion>>> {
+    let audience = format!("{}/{tenant}/oauth2/v2.0/token", authority(cloud));
+    let assertion = Assertion::new(client, audience, pem)?;
+    let options = ClientAssertionCredentialOptions { client_options: client_options(cloud) };
+    ClientAssertionCredential::new(tenant.to_owned(), client.to_owned(), assertion, Some(options))
+}
+
+/// Where the SDK asks for tokens: the statement of an application with a certificate must be for the same place.
+fn authority(cloud: Cloud) -> String {
+    let told = || std::env::var("AZURE_AUTHORITY_HOST").ok().filter(|host| !host.is_empty());
+    let host = match cloud {
+        Cloud::Public => told().unwrap_or_else(|| "https://login.microsoftonline.com".to_owned()),
+        Cloud::UsGovernment => "https://login.microsoftonline.us".to_owned(),
+        Cloud::China => "https://login.chinacloudapi.cn".to_owned(),
+    };
+    host.trim_end_matches('/').to_owned()
 }
 
 /// With the cloud that tokens come from; for the public one, `AZURE_AUTHORITY_HOST` has its say.

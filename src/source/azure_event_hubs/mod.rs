@@ -10,6 +10,7 @@
 //! time limit.
 
 mod batch;
+mod certificate;
 mod client;
 pub mod config;
 pub mod credential;

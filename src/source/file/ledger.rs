@@ -209,6 +209,11 @@ impl Ledger {
         self.looks.insert(id, look);
     }
 
+    /// Notes where to read on in a file that was read as a whole, should it grow.
+    pub(super) fn keep(&mut self, id: FileId, entry: Entry) {
+        self.open.insert(id, entry);
+    }
+
     /// Forgets a file.
     pub(super) fn forget(&mut self, id: FileId) {
         self.open.remove(&id);

@@ -9,7 +9,7 @@ use std::vec;
 use tokio_util::sync::CancellationToken;
 
 use super::FileConfig;
-use super::ledger::{FileId, Ledger};
+use super::ledger::{Entry, FileId, Ledger};
 use super::tail::{Change, Opened, Tail};
 use super::walk::{Found, Look, Unreadable, Walk};
 use crate::decode::Piece;
@@ -322,13 +322,18 @@ impl Reader {
 
     /// The file will not grow, or is taken not to: tells what is left, and closes it.
     fn complete(&mut self, id: FileId) {
-        let as_a_whole = self.tails.get(&id).is_some_and(|tail| tail.is_compressed() || tail.is_cut_off());
+        let Some(tail) = self.tails.get(&id) else { return };
+        let (is_cut_off, before) = (tail.is_cut_off(), tail.entry.position);
         self.finish_pieces(id);
         let Some(tail) = self.tails.remove(&id) else { return };
         self.dirty = true;
         if tail.gone {
             self.ledger.forget(id);
-        } else if as_a_whole {
+        } else if is_cut_off {
+            // Should it grow after all, it is read on from what was cut off.
+            self.ledger.finish(id, tail.entry.head, tail.look);
+            self.ledger.keep(id, Entry { position: before, ..tail.entry });
+        } else if tail.is_compressed() {
             self.ledger.finish(id, tail.entry.head, tail.look);
         } else {
             self.ledger.set(id, tail.entry);

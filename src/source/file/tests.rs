@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::model::Time;
+use crate::model::{RawRecord, Time};
 use crate::source::testing::Pipeline;
 use crate::source::{SourceStatus, StatusBoard};
 
@@ -232,23 +232,91 @@ async fn a_file_written_anew_is_read_from_the_start() {
     assert_eq!(texts(&pipeline), expected);
 }
 
-#[tokio::test]
-async fn a_compressed_file_is_taken_when_it_is_whole() {
+/// A reader that is driven step by step, and what it handed over.
+struct Driven {
+    reader: Reader,
+    texts: Vec<String>,
+    codes: Vec<&'static str>,
+    cursor: Option<Bytes>,
+}
+
+impl Driven {
+    fn new(path: &Path, poll_millis: u64, ledger: Ledger) -> Self {
+        let config = FileConfig { poll_millis, ..FileConfig::new(path) };
+        let clock = Clock::from_fn(|| Time::from_millis(0));
+        let reader = Reader::new("trail".into(), config, ledger, clock, CancellationToken::new());
+        Self { reader, texts: Vec::new(), codes: Vec::new(), cursor: None }
+    }
+
+    /// One round, as between two polls.
+    fn round(&mut self) {
+        loop {
+            match self.reader.step() {
+                Step::Deliver(delivery) => {
+                    let text = |record: RawRecord| String::from_utf8(record.bytes.to_vec()).unwrap();
+                    self.texts.extend(delivery.records.into_iter().map(text));
+                    self.codes.extend(delivery.rejected.into_iter().map(|rejected| rejected.code));
+                    self.cursor = delivery.cursor;
+                }
+                Step::Idle(None) => return,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn rounds_until(&mut self, wished: impl Fn(&Self) -> bool) {
+        let begun = Instant::now();
+        while !wished(self) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{} records, {:?}", self.texts.len(), self.codes);
+            self.round();
+        }
+    }
+}
+
+#[test]
+fn a_compressed_file_is_taken_when_it_is_whole() {
     let (folder, _) = folder();
     let path = folder.path().join("a.json.gz");
     let whole = gzip(&document(0..2_000));
-    let pipeline = Pipeline::new();
-    let running = Running::begin(folder.path(), true, &pipeline);
-    for (n, part) in whole.chunks(whole.len() / 3).enumerate() {
+    // An hour between two polls: no file is still for long enough to be taken for cut off.
+    let mut driven = Driven::new(folder.path(), 3_600_000, Ledger::default());
+    for part in whole.chunks(whole.len() / 3) {
         append(&path, part);
-        tokio::time::sleep(Duration::from_millis(if n == 1 { POLL_MILLIS * 3 } else { 1 })).await;
+        driven.round();
+        assert_eq!(driven.texts, [""; 0], "it grew since the round before");
     }
-    until_records(&pipeline, 2_000).await;
-    some_polls().await;
-    running.end().await.unwrap();
-    assert_eq!((texts(&pipeline), codes(&pipeline)), (records(0..2_000), vec![]));
-    read_once(folder.path(), &pipeline).await.unwrap();
-    assert_eq!(texts(&pipeline).len(), 2_000);
+    for _ in 0..3 {
+        driven.round();
+        assert_eq!((&driven.texts, &driven.codes), (&records(0..2_000), &vec![]), "once");
+    }
+    let mut again = Driven::new(folder.path(), 3_600_000, Ledger::decode(&driven.cursor.unwrap()).unwrap());
+    again.round();
+    again.round();
+    assert_eq!(again.texts, [""; 0], "nor after a restart");
+}
+
+#[test]
+fn a_file_that_was_taken_for_cut_off_is_read_on_when_it_grows() {
+    let document = document(0..2_000);
+    for (name, whole) in [("a.json.gz", gzip(&document)), ("a.json", document.clone().into_bytes())] {
+        let (folder, _) = folder();
+        let path = folder.path().join(name);
+        let (begun, rest) = whole.split_at(whole.len() / 2);
+        append(&path, begun);
+        let mut driven = Driven::new(folder.path(), 1, Ledger::default());
+        driven.rounds_until(|driven| driven.codes.contains(&"truncated"));
+        let told = driven.codes.clone();
+        let (taken, cursor) = (driven.texts.len(), driven.cursor.clone().unwrap());
+        assert!((1..2_000).contains(&taken), "{name}: {taken}");
+        append(&path, rest);
+        // With and without a restart in between, nothing comes twice.
+        let mut restarted = Driven::new(folder.path(), 1, Ledger::decode(&cursor).unwrap());
+        restarted.rounds_until(|restarted| taken + restarted.texts.len() >= 2_000);
+        assert_eq!((restarted.texts, restarted.codes), (records(taken..2_000), vec![]), "{name}");
+        driven.rounds_until(|driven| driven.texts.len() >= 2_000);
+        driven.round();
+        assert_eq!((driven.texts, driven.codes), (records(0..2_000), told), "{name}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,207 @@
+//! What was seen before: facts by their hashes, within a bound.
+//!
+//! Facts lie in two generations. What is seen goes into the young one, also when the old one has it; when the young one
+//! is full, the old one is dropped and the young one becomes the old one. So a fact is forgotten only when it was not
+//! seen while a whole generation filled, and the memory is complete from the moment on at which the old one began.
+//!
+//! In the log a generation is a row of pages of [`PAGE`] facts. Only the last one is written again.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+
+/// Facts on a page: 1.5 KiB.
+pub(super) const PAGE: usize = 128;
+/// The kind of value, then generation, page, began, newest.
+const HEADER: usize = 17;
+const FACT: usize = 12;
+
+/// Minutes since 1970, which is exact enough for what is counted in days.
+pub(super) type Minute = u32;
+
+/// The facts.
+#[derive(Debug)]
+pub(super) struct Facts {
+    /// Of one generation.
+    limit: usize,
+    young: Generation,
+    old: Option<Generation>,
+    /// What is to become durable; nothing is gathered where nobody asks for it.
+    changes: Option<Vec<(String, Option<Bytes>)>>,
+}
+
+#[derive(Debug)]
+struct Generation {
+    number: u32,
+    /// All that was seen since is in this generation or in a later one.
+    began: Minute,
+    newest: Minute,
+    /// Since when each is known.
+    known: HashMap<u64, Minute>,
+    /// Pages that are full.
+    full_pages: u32,
+    /// The page that is not.
+    page: Vec<(u64, Minute)>,
+    page_changed: bool,
+}
+
+/// A page as it is read back.
+pub(super) struct Page {
+    generation: u32,
+    number: u32,
+    began: Minute,
+    newest: Minute,
+    facts: Vec<(u64, Minute)>,
+}
+
+impl Facts {
+    /// At most so many, in both generations together.
+    pub(super) fn new(limit: usize) -> Self {
+        let young = Generation::new(0, Minute::MAX);
+        Self { limit: (limit / 2).max(1), young, old: None, changes: None }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.young.known.len() + self.old.as_ref().map_or(0, |old| old.known.len())
+    }
+
+    /// From when on all that was seen is known; the end of all times while nothing was seen.
+    pub(super) fn complete_from(&self) -> Minute {
+        self.old.as_ref().unwrap_or(&self.young).began
+    }
+
+    /// Since when a fact is known.
+    pub(super) fn known_since(&self, fact: u64) -> Option<Minute> {
+        let old = || self.old.as_ref()?.known.get(&fact).copied();
+        self.young.known.get(&fact).copied().or_else(old)
+    }
+
+    /// Notes that a fact held at a time, which may be before what was noted last.
+    pub(super) fn note(&mut self, fact: u64, at: Minute) {
+        self.young.newest = self.young.newest.max(at);
+        if self.young.known.get(&fact).is_some_and(|since| *since <= at) {
+            return;
+        }
+        if self.young.number == 0 {
+            // Nothing was dropped yet, so what is told of earlier times is complete too.
+            self.young.began = self.young.began.min(at);
+        }
+        let since = self.known_since(fact).map_or(at, |since| since.min(at));
+        self.young.known.insert(fact, since);
+        self.young.page.push((fact, since));
+        self.young.page_changed = true;
+        if self.young.page.len() == PAGE {
+            self.write_page();
+            self.young.page.clear();
+            self.young.full_pages += 1;
+        }
+        self.turn_if_full();
+    }
+
+    /// Drops the old generation and begins a new one, when the young one is full.
+    fn turn_if_full(&mut self) {
+        if self.young.known.len() < self.limit {
+            return;
+        }
+        self.write_page();
+        let next = Generation::new(self.young.number + 1, self.young.newest);
+        let full = std::mem::replace(&mut self.young, next);
+        if let (Some(dropped), Some(changes)) = (self.old.replace(full), &mut self.changes) {
+            changes.extend((0..=dropped.full_pages).map(|page| (key(dropped.number, page), None)));
+        }
+    }
+
+    fn write_page(&mut self) {
+        let young = &mut self.young;
+        if std::mem::take(&mut young.page_changed)
+            && let Some(changes) = &mut self.changes
+        {
+            changes.push((key(young.number, young.full_pages), Some(young.encode_page())));
+        }
+    }
+
+    /// What has to become durable.
+    pub(super) fn take_changes(&mut self) -> Vec<(String, Option<Bytes>)> {
+        self.write_page();
+        self.changes.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Takes back the pages of before a restart, in any order, and from now on gathers what changes.
+    pub(super) fn restore(&mut self, pages: Vec<Page>) {
+        let mut generations: BTreeMap<u32, Generation> = BTreeMap::new();
+        for page in pages {
+            let restored = generations.entry(page.generation);
+            restored.or_insert_with(|| Generation::new(page.generation, page.began)).take(page);
+        }
+        if let Some((_, young)) = generations.pop_last() {
+            let before = young.number.checked_sub(1);
+            self.old = before.and_then(|before| generations.remove(&before));
+            self.young = young;
+        }
+        // Others can only be there if the log was written by another version.
+        let stray = generations.into_values().flat_map(|one| (0..=one.full_pages).map(move |page| (one.number, page)));
+        self.changes = Some(stray.map(|(generation, page)| (key(generation, page), None)).collect());
+        // A generation that has only begun has no page yet.
+        self.turn_if_full();
+    }
+}
+
+impl Generation {
+    fn new(number: u32, began: Minute) -> Self {
+        let (known, page) = (HashMap::new(), Vec::new());
+        Self { number, began, newest: 0, known, full_pages: 0, page, page_changed: false }
+    }
+
+    /// Takes back a page.
+    fn take(&mut self, page: Page) {
+        self.began = self.began.min(page.began);
+        self.newest = self.newest.max(page.newest);
+        for (fact, since) in &page.facts {
+            let known = self.known.entry(*fact).or_insert(*since);
+            *known = (*known).min(*since);
+        }
+        if page.facts.len() >= PAGE {
+            self.full_pages = self.full_pages.max(page.number + 1);
+        } else {
+            self.full_pages = self.full_pages.max(page.number);
+            self.page = page.facts;
+        }
+    }
+
+    fn encode_page(&self) -> Bytes {
+        let mut bytes = Vec::with_capacity(HEADER + self.page.len() * FACT);
+        bytes.push(super::PAGE);
+        for number in [self.number, self.full_pages, self.began, self.newest] {
+            bytes.extend_from_slice(&number.to_be_bytes());
+        }
+        for (fact, since) in &self.page {
+            bytes.extend_from_slice(&fact.to_be_bytes());
+            bytes.extend_from_slice(&since.to_be_bytes());
+        }
+        bytes.into()
+    }
+}
+
+impl Page {
+    /// Reads a page after the kind of value; nothing where the bytes are none.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes;
+        let mut number = || Some(u32::from_be_bytes(take(&mut rest)?));
+        let (generation, page, began, newest) = (number()?, number()?, number()?, number()?);
+        let mut facts = Vec::with_capacity(rest.len() / FACT);
+        while !rest.is_empty() {
+            facts.push((u64::from_be_bytes(take(&mut rest)?), u32::from_be_bytes(take(&mut rest)?)));
+        }
+        Some(Self { generation, number: page, began, newest, facts })
+    }
+}
+
+pub(super) fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (front, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*front)
+}
+
+fn key(generation: u32, page: u32) -> String {
+    format!("{}{generation:08x}/{page:08x}", super::FACTS_PREFIX)
+}
