@@ -91,6 +91,7 @@ impl Scope {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::View;
     use crate::hub::testing::event;
 
     fn scope(parts: &[(&str, &str)]) -> Result<Scope, ScopeError> {
@@ -109,9 +110,10 @@ mod tests {
     fn it_passes_what_its_filter_passes() {
         let head = event(1).head;
         let inside = scope(&[("account", &head.account)]).unwrap();
-        assert!(inside.filter().unwrap().matches(&head));
+        let event = View::new(&head, b"{}");
+        assert!(inside.filter().unwrap().matches(&event));
         let outside = scope(&[("account", "999999999999")]).unwrap();
-        assert!(!outside.filter().unwrap().matches(&head));
+        assert!(!outside.filter().unwrap().matches(&event));
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(super) enum ApiError {
     OutOfScope,
     #[error(
         "without a credential this server answers only under the name of its own machine, localhost; make one with \
-         catchment token create"
+         catchment token create, or let auth.anonymous = true say that everybody may ask"
     )]
     ForeignHost,
     #[error("the server is stopping")]

@@ -65,7 +65,9 @@ impl World {
         let hub = Hub::start(events_log.clone(), &HubConfig::default(), &TaskTracker::new(), stop.clone());
         let mut config = HttpConfig::default();
         change(&mut config);
-        let access = Access::new(AuthConfig::default(), None, config.type_prefix.clone(), now).unwrap();
+        let access =
+            Access::new(AuthConfig { anonymous: true, ..AuthConfig::default() }, None, config.type_prefix.clone(), now)
+                .unwrap();
         let state = AppState {
             hub: Arc::clone(&hub),
             log: events_log,

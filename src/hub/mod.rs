@@ -34,7 +34,7 @@ use crate::model::{Epoch, Seq};
 use crate::retry::Backoff;
 
 pub use cel::{Expression, ExpressionError, View};
-pub use filter::{AssetView, AssetTypes, Filter, FilterError, OneOf};
+pub use filter::{AssetTypes, AssetView, Filter, FilterError, OneOf};
 pub use projection::{Projection, ProjectionError};
 pub use reader::{ClosingReason, Gap, GapReason, Notice, Start, SubscriptionOptions};
 pub use segment::Format;
