@@ -174,6 +174,7 @@ impl Kinds {
                 neutral_type: neutral_type.to_owned(),
                 display: Vec::new(),
                 tags: PointerBuf::parse("/tags").unwrap(),
+                uid: Vec::new(),
                 sets: vec![KeyedSet {
                     at: PointerBuf::parse("/rules").unwrap(),
                     key: Arc::new([PointerBuf::parse("/securityGroupRuleId").unwrap()]),

@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use crate::auth::{Access, AuthError, TokenFile};
 use crate::config::{Config, SourceConfig};
+use crate::history::History;
 use crate::http::{self, AppState, HttpConfig, HttpConfigError, Readiness};
 use crate::hub::{Hub, HubConfig};
 use crate::ingest::{Ingest, IngestConfig};
@@ -111,7 +112,7 @@ pub async fn run(
     let listener = TcpListener::bind(address).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
     let (log, inventory) = open(&config, &metrics).await?;
-    let gateway = Gateway::start(&config, engine, hangups, log, inventory, metrics, access, listener)?;
+    let gateway = Gateway::start(&config, engine, hangups, log, inventory, metrics, Entrance { access, listener })?;
     gateway.start_sources(&config, extra).await?;
     gateway.start_backfills(&config);
     info!(%address, "listening");
@@ -162,6 +163,12 @@ async fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<(Arc<dyn EventL
     .await?
 }
 
+/// Where clients come in.
+struct Entrance {
+    access: Arc<Access>,
+    listener: TcpListener,
+}
+
 /// The running parts.
 struct Gateway {
     log: Arc<dyn EventLog>,
@@ -185,14 +192,14 @@ impl Gateway {
         log: Arc<dyn EventLog>,
         inventory: Arc<Inventory>,
         metrics: Arc<Metrics>,
-        access: Arc<Access>,
-        listener: TcpListener,
+        Entrance { access, listener }: Entrance,
     ) -> Result<Self, AppError> {
         let (intake, submissions) = Intake::new(INTAKE_DELIVERIES, INTAKE_BYTES);
         let clock = Clock::system();
         metrics.start_time.set(seconds(clock.now()));
         let now = clock.clone();
         let (engines, engine) = watch::channel(engine);
+        let history = History::new(Arc::clone(&log), Arc::clone(&inventory), engine.clone());
         let ingest = Ingest::new(
             engine,
             Arc::clone(&inventory),
@@ -210,6 +217,7 @@ impl Gateway {
             hub,
             log: Arc::clone(&log),
             inventory,
+            history,
             sources: statuses.clone(),
             metrics: Arc::clone(&metrics),
             access: Arc::clone(&access),

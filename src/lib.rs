@@ -12,6 +12,7 @@ pub mod config;
 pub mod correlate;
 pub mod decode;
 pub mod fixture;
+pub mod history;
 pub mod http;
 pub mod hub;
 pub mod ingest;

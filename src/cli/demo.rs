@@ -1,10 +1,10 @@
 //! `catchment demo`: the gateway over an invented organisation.
 
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{Failure, until_signalled};
+use super::{Failure, local_url, until_signalled};
 use crate::app::{self, ExtraSource};
 use crate::config::{self, Config, HttpConfig};
 use crate::model::NoveltyLimits;
@@ -67,13 +67,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 /// What to try, ready to paste.
 fn greeting(address: SocketAddr, rate: f64) -> String {
-    // A wildcard address is one to listen on, not one to connect to.
-    let host = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    let url = format!("http://{}", SocketAddr::new(host, address.port()));
+    let url = local_url(address);
     format!(
         r#"
 An invented organisation of two AWS accounts, with about {rate} records a second, is live on {url}

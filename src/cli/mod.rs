@@ -4,6 +4,7 @@
 //! configuration or a rule is wrong, 2 when open work did not end within the drain deadline or a second signal cut it
 //! short.
 
+mod asset;
 mod azure;
 mod backfill;
 mod check;
@@ -19,6 +20,7 @@ mod token;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -43,6 +45,7 @@ Examples:
   catchment explain record.json              which rules look for what in a record, and find it
   catchment test --normalizers rules         run a folder of rules over its fixtures
   catchment token create dashboard           a token, so that others than this machine may ask
+  catchment asset NAME --diff 2d 0s          what changed about an asset, asked of a running server
   catchment doctor azure                     find what is missing between Azure and here
 
 Environment:
@@ -80,6 +83,7 @@ enum Command {
     Explain(explain::Arguments),
     Coverage(coverage::Arguments),
     Token(token::Arguments),
+    Asset(asset::Arguments),
     Azure(azure::Arguments),
     Doctor(doctor::Arguments),
 }
@@ -97,6 +101,7 @@ impl Command {
             | Self::Explain(_)
             | Self::Coverage(_)
             | Self::Token(_)
+            | Self::Asset(_)
             | Self::Azure(_) => "warn",
             // What the SDK has to say of a step, the report says.
             Self::Doctor(_) => "error",
@@ -211,6 +216,7 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Check(arguments) => check::run(&arguments, environment, output),
         Command::Backfill(arguments) => backfill::run(arguments, environment, output),
         Command::Token(arguments) => token::run(arguments, environment, output),
+        Command::Asset(arguments) => asset::run(&arguments, environment, output),
         Command::Azure(arguments) => azure::run(&arguments, output),
         Command::Doctor(arguments) => doctor::run(&arguments, environment, output),
         Command::Test(arguments) => test::run(&arguments, output),
@@ -218,6 +224,17 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Coverage(arguments) => coverage::run(&arguments, output),
     }?;
     output.flush().map_err(Failure::from)
+}
+
+/// The address of a server on this machine that listens on `address`.
+fn local_url(address: SocketAddr) -> String {
+    // A wildcard address is one to listen on, not one to connect to.
+    let host = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    format!("http://{}", SocketAddr::new(host, address.port()))
 }
 
 /// Runs work that ends when the token is cancelled, which the first signal does; a second one leaves it where it is.

@@ -183,7 +183,7 @@ impl Walker {
         }
         loop {
             let rest = data.get(at..).unwrap_or_default();
-            let Some(run) = memchr3(b'"', b'\\', b'\n', rest) else {
+            let Some(run) = string_stop(rest) else {
                 self.key.extend(rest);
                 return Err((data.len(), Stop::More));
             };
@@ -210,6 +210,37 @@ impl Walker {
             }
         }
     }
+}
+
+/// The first quote, backslash or line break. Most strings are short: eight bytes at a time are looked at in place, and only
+/// what is longer is worth a call.
+#[inline]
+fn string_stop(text: &[u8]) -> Option<usize> {
+    const SHORT: usize = 32;
+    let mut at = 0;
+    while at < SHORT
+        && let Some(Ok(eight)) = text.get(at..at + 8).map(<[u8; 8]>::try_from)
+    {
+        let stops = stops(u64::from_le_bytes(eight));
+        if stops != 0 {
+            return Some(at + stops.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    memchr3(b'"', b'\\', b'\n', text.get(at..)?).map(|found| at + found)
+}
+
+/// The lowest bit that is set is in the first of eight bytes that is a quote, a backslash or a line break
+/// (<https://graphics.stanford.edu/~seander/bithacks.html#ZeroInWord>).
+#[inline]
+fn stops(eight: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let is = |byte: u8| {
+        let other = eight ^ (ONES * u64::from(byte));
+        other.wrapping_sub(ONES) & !other
+    };
+    (is(b'"') | is(b'\\') | is(b'\n')) & HIGH
 }
 
 /// The name of the member being walked over, at the first level of a top-level object; only as much of it as tells it

@@ -10,13 +10,16 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::{Map, Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::assets::AssetBody;
 use super::error::ApiError;
 use crate::auth::{Access, Credential, Grant, Refusal, SESSION};
 use crate::hub::{AssetView, Filter, Projection, View};
+use crate::inventory::Held;
 use crate::model::{EventHead, Time};
 
 /// The cookie that stands for a credential in a browser.
@@ -66,13 +69,57 @@ impl Caller {
         Ok(filter.matches(&View::new(&head, json)))
     }
 
+    /// The assets that may be seen; `None`: all.
+    ///
+    /// # Errors
+    /// When the scope asks for what was done to them: what they hold now can't be cut to that.
+    pub(super) fn assets(&self) -> Result<Option<&Arc<Filter>>, ApiError> {
+        let filter = self.0.scope().filter();
+        if filter.is_none_or(|filter| filter.is_about_assets()) { Ok(filter) } else { Err(ApiError::OutOfScope) }
+    }
+
     /// Whether an asset may be seen.
     ///
     /// # Errors
-    /// When the scope asks for more than is known of an asset: then none can be shown.
-    pub(super) fn sees_asset(&self, asset: &AssetView<'_>) -> Result<bool, ApiError> {
-        let Some(filter) = self.0.scope().filter() else { return Ok(true) };
-        filter.matches_asset(asset).ok_or(ApiError::OutOfScope)
+    /// As [`assets`](Self::assets).
+    pub(super) fn sees_asset(&self, asset: &Held) -> Result<bool, ApiError> {
+        let view = AssetView {
+            name: asset.name.as_str(),
+            asset_type: &asset.neutral_type,
+            provider: &asset.provider,
+            account: &asset.account,
+            region: &asset.region,
+        };
+        Ok(self.assets()?.is_none_or(|filter| filter.matches_asset(&view)))
+    }
+
+    /// Whether every member of events and assets may be seen.
+    pub(super) fn sees_every_member(&self) -> bool {
+        self.0.scope().hidden().is_none()
+    }
+
+    /// What is told of an asset, without the members that are hidden: they are named as in an event.
+    pub(super) fn asset<'a>(&self, body: AssetBody<'a>) -> Result<Shown<AssetBody<'a>>, ApiError> {
+        let Some(hidden) = self.0.scope().hidden() else { return Ok(Shown::Whole(body)) };
+        let mut body = serde_json::to_value(body).map_err(internal)?;
+        let mut data = Map::new();
+        if let Value::Object(members) = &mut body {
+            for name in ["configuration", "configuration_state"] {
+                data.extend(members.remove_entry(name));
+            }
+        }
+        data.insert("asset".to_owned(), body);
+        let mut shown = Vec::new();
+        let event = serde_json::to_vec(&json!({ "data": data })).map_err(internal)?;
+        hidden.apply(&event, &mut shown).map_err(internal)?;
+        let mut event: Value = serde_json::from_slice(&shown).map_err(internal)?;
+        let mut data = event.get_mut("data").map(Value::take).unwrap_or_default();
+        let mut asset = data.get_mut("asset").map(Value::take).unwrap_or_default();
+        if let (Value::Object(asset), Value::Object(mut data)) = (&mut asset, data) {
+            data.remove("asset");
+            asset.extend(data);
+        }
+        Ok(Shown::Cut(asset))
     }
 
     /// Refuses a credential that does not see everything: what belongs to no asset can't be cut to a scope.
@@ -81,14 +128,24 @@ impl Caller {
     }
 }
 
+/// What a credential sees of something.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum Shown<T> {
+    /// All of it.
+    Whole(T),
+    /// Without what is hidden.
+    Cut(Value),
+}
+
 /// Lets a request through whose credential is good, and hands its [`Caller`] to the handler.
 pub(super) async fn admit(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-    let shown = match Shown::take(&mut request, &app.state.access) {
+    let shown = match Given::take(&mut request, &app.state.access) {
         Ok(shown) => shown,
         Err(error) => return refuse(error, &request, peer),
     };
-    let grant = match app.state.access.admit(shown.as_ref().map(Shown::credential), peer).await {
+    let grant = match app.state.access.admit(shown.as_ref().map(Given::credential), peer).await {
         Ok(grant) => grant,
         Err(refusal) => return refuse(refusal.into(), &request, peer),
     };
@@ -108,13 +165,13 @@ fn refuse(error: ApiError, request: &Request, peer: IpAddr) -> Response {
 }
 
 /// A credential out of a request.
-enum Shown {
+enum Given {
     Bearer(String),
     Ticket(String),
     Session(String),
 }
 
-impl Shown {
+impl Given {
     /// Takes the credential out of the request. One in the query is removed from the address, so that no log has it.
     fn take(request: &mut Request, access: &Access) -> Result<Option<Self>, ApiError> {
         let query = take_query(request.uri_mut(), &["ticket", "access_token"]);

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::auth::{JwtRefusal, Refusal};
 use crate::hub::{FilterError, ProjectionError};
 use crate::log::LogError;
-use crate::model::{Cursor, ParseCursorError};
+use crate::model::{Cursor, ParseCursorError, Time};
 
 /// Every failure that a client can see. The codes are part of the interface: `docs/API.md` lists them.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,8 @@ pub(super) enum ApiError {
     EventNotFound { id: String },
     #[error("there is no asset {name:?}; names look like asset://aws/123456789012/us-east-1/ec2/instance/i-…")]
     AssetNotFound { name: String },
+    #[error("nothing is known of asset {name:?} at {time}; what is known of it begins at {since}")]
+    AssetNotKnownThen { name: String, time: Time, since: Time },
     #[error("there is no schema {name:?}; /v1/schema lists them")]
     SchemaNotFound { name: String },
     #[error("there is nothing at {path}; / lists what there is")]
@@ -90,6 +92,7 @@ impl ApiError {
             Self::PositionGone { .. } => (StatusCode::GONE, "position_gone"),
             Self::EventNotFound { .. } => (StatusCode::NOT_FOUND, "event_not_found"),
             Self::AssetNotFound { .. } => (StatusCode::NOT_FOUND, "asset_not_found"),
+            Self::AssetNotKnownThen { .. } => (StatusCode::NOT_FOUND, "asset_not_known_then"),
             Self::SchemaNotFound { .. } => (StatusCode::NOT_FOUND, "schema_not_found"),
             Self::RouteNotFound { .. } => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),

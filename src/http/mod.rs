@@ -4,6 +4,7 @@
 //! problem details (`error`).
 
 mod access;
+mod asset;
 mod assets;
 mod error;
 mod events;
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::auth::Access;
+use crate::history::History;
 use crate::hub::Hub;
 use crate::inventory::Inventory;
 use crate::log::EventLog;
@@ -95,6 +97,8 @@ pub struct AppState {
     pub log: Arc<dyn EventLog>,
     /// The inventory.
     pub inventory: Arc<Inventory>,
+    /// Answers what was held at a time.
+    pub history: History,
     /// How the sources fare.
     pub sources: StatusBoard,
     /// What `/metrics` shows, and where requests and streams are counted.
@@ -136,7 +140,7 @@ pub fn router(state: AppState) -> Result<Router, HttpConfigError> {
         .route("/v1/events", get(stream::stream))
         .route("/v1/events/{id}", get(events::event))
         .route("/v1/assets", get(assets::list))
-        .route("/v1/assets/{*name}", get(assets::asset_or_history))
+        .route("/v1/assets/{*name}", get(asset::one))
         .route("/v1/sources", get(reports::sources))
         .route("/v1/quarantine", get(reports::quarantine))
         .route("/v1/tickets", post(access::ticket))
@@ -216,6 +220,7 @@ async fn index() -> Json<serde_json::Value> {
             "/v1/assets": "the inventory",
             "/v1/assets/{name}": "one asset",
             "/v1/assets/{name}/history": "its events, newest first",
+            "/v1/assets/{name}/blame": "which event set each value of its configuration",
             "/v1/sources": "the sources, and how they fare",
             "/v1/quarantine": "records that could not be understood",
             "/v1/tickets": "POST: a ticket that opens one stream where no header can be sent",

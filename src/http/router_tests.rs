@@ -8,6 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::testing::{World, ids};
 use super::*;
 use crate::hub::testing::event;
+use crate::hub::testing::moment;
 use crate::log::Quarantined;
 use crate::model::{Origin, Rejected, Seq, SourceId};
 
@@ -289,7 +290,19 @@ async fn assets_are_listed_page_by_page() {
     assert_eq!(count("account=1").await, 5);
     assert_eq!(count("type=identity.*").await, 0);
     assert_eq!(count(&format!("prefix={SG}1")).await, 1);
-    assert_eq!(world.get("/v1/assets?include=tags").await.json()["parameter"], "include");
+    assert_eq!(count("tag=b").await, 10);
+    assert_eq!((count("tag=a=2,b=7").await, count("tag=a=1,c,1.5").await), (10, 0));
+    assert_eq!(count(&format!("changed_since={}", moment(8))).await, 2);
+    assert_eq!(count("changed_since=108m&tag=a").await, 8);
+    for (query, parameter) in
+        [("include=tags", "include"), ("tag=", "tag"), ("tag=a,,b", "tag"), ("changed_since=now", "changed_since")]
+    {
+        let answer = world.get(&format!("/v1/assets?{query}")).await;
+        assert_eq!(
+            (answer.problem(), answer.json()["parameter"].as_str()),
+            ((400, "bad_parameter".into()), Some(parameter))
+        );
+    }
     assert_eq!(world.get("/v1/assets?asset=x").await.json()["code"], "unknown_parameter");
     let page = world.get("/v1/assets?limit=10&include=configuration").await.body;
     assert!(page.contains(r#""tags":{"a":2,"b":1.5},"configuration":{"rules":[],"z":100.0}"#), "{page}");
@@ -316,6 +329,21 @@ async fn one_asset_and_its_history() {
         let answer = world.get(uri).await;
         assert_eq!(answer.problem(), (404, "asset_not_found".to_owned()), "{uri}");
     }
+    for past in ["", "/blame"] {
+        let answer = world.get(&format!("/v1/assets/{SG}3{past}?as_of=yesterday")).await;
+        assert_eq!(
+            (answer.problem(), answer.json()["parameter"].as_str()),
+            ((400, "bad_parameter".into()), Some("as_of"))
+        );
+        let unknown = world.get(&format!("/v1/assets/{SG}3{past}?at=1h")).await.problem();
+        assert_eq!(unknown, (400, "unknown_parameter".to_owned()));
+        let early = world.get(&format!("/v1/assets/{SG}3{past}?as_of={}", moment(0))).await.problem();
+        assert_eq!(early, (404, "asset_not_known_then".to_owned()), "{past}");
+        let none = world.get(&format!("/v1/assets/asset://aws/none{past}?as_of=1h")).await.problem();
+        assert_eq!(none, (404, "asset_not_found".to_owned()), "{past}");
+    }
+    let now = world.get("/v1/assets/asset://aws/old/3?as_of=1h").await.json();
+    assert_eq!((now["id"].as_str(), now["as_of"].as_str()), (Some("sg-3"), Some(&*moment(50).to_string())));
     let stale = world.get(&format!("/v1/assets/{SG}3/history?page_token=77.1")).await.json();
     assert_eq!(stale["parameter"], "page_token");
 }

@@ -1,11 +1,12 @@
 //! A whole interface over a small log, for tests.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::body::{Body, BodyDataStream, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,12 +14,14 @@ use tower::ServiceExt;
 
 use super::{AppState, HttpConfig, Readiness, router};
 use crate::auth::{Access, AuthConfig};
+use crate::history::History;
 use crate::hub::testing::{TestLog, moment};
 use crate::hub::{Hub, HubConfig};
 use crate::inventory::Inventory;
 use crate::log::EventLog;
 use crate::metrics::Metrics;
 use crate::model::{Seq, Time};
+use crate::normalize::Engine;
 use crate::source::StatusBoard;
 
 pub(super) struct World {
@@ -68,10 +71,13 @@ impl World {
         let access =
             Access::new(AuthConfig { anonymous: true, ..AuthConfig::default() }, None, config.type_prefix.clone(), now)
                 .unwrap();
+        let inventory = Arc::new(inventory());
+        let rules = watch::channel(Arc::clone(&RULES)).1;
         let state = AppState {
             hub: Arc::clone(&hub),
+            history: History::new(Arc::clone(&events_log), Arc::clone(&inventory), rules),
             log: events_log,
-            inventory: Arc::new(inventory()),
+            inventory,
             sources: StatusBoard::default(),
             metrics: Arc::new(Metrics::new().unwrap()),
             access,
@@ -143,6 +149,9 @@ impl Reading {
         self.next().await.expect("the stream goes on").expect("the stream is whole")
     }
 }
+
+/// The built-in rules, compiled once for all tests.
+static RULES: LazyLock<Arc<Engine>> = LazyLock::new(|| Arc::new(Engine::load(None).unwrap()));
 
 /// The tests' time of day: ten minutes after the hundredth event.
 fn now() -> Time {

@@ -202,27 +202,28 @@ impl Filter {
         self.condition.is_some()
     }
 
-    /// Whether an asset passes. `None` when the filter asks for more than what is told of an asset: what was done, by
-    /// whom, and when.
+    /// Whether it asks of assets only, and of nothing that was done to them: by whom, how, when.
     #[must_use]
-    pub fn matches_asset(&self, asset: &AssetView<'_>) -> Option<bool> {
-        let Self { actions, principal, method, novelty, condition, since, until, .. } = self;
+    pub fn is_about_assets(&self) -> bool {
+        let Self { actions, principal, method, novelty, condition, within, since, until, .. } = self;
         let asks_more = actions.is_some() || principal.is_some() || method.is_some() || novelty.is_some();
-        if asks_more || condition.is_some() || since.is_some() || until.is_some() {
-            return None;
-        }
-        if let Some(within) = &self.within
-            && !within.matches_asset(asset)?
-        {
-            return Some(false);
-        }
+        !asks_more
+            && condition.is_none()
+            && since.is_none()
+            && until.is_none()
+            && within.as_ref().is_none_or(|within| within.is_about_assets())
+    }
+
+    /// Whether an asset passes, as far as the filter [asks of assets](Self::is_about_assets).
+    #[must_use]
+    pub fn matches_asset(&self, asset: &AssetView<'_>) -> bool {
         let one_of = |list: &Option<OneOf>, text: &str| list.as_ref().is_none_or(|list| list.contains(text));
-        let passes = self.asset_type.as_ref().is_none_or(|types| types.contains(asset.asset_type))
+        self.within.as_ref().is_none_or(|within| within.matches_asset(asset))
+            && self.asset_type.as_ref().is_none_or(|types| types.contains(asset.asset_type))
             && one_of(&self.provider, asset.provider)
             && one_of(&self.account, asset.account)
             && one_of(&self.region, asset.region)
-            && self.asset.as_ref().is_none_or(|assets| assets.contains(asset.name));
-        Some(passes)
+            && self.asset.as_ref().is_none_or(|assets| assets.contains(asset.name))
     }
 
     /// Texts of which every event that passes has at least one, under the condition that the fewest events meet. None

@@ -163,6 +163,13 @@ impl EventLog for TestLog {
         Ok(found)
     }
 
+    fn times(&self, asset: &AssetName, limit: usize) -> Result<Vec<(Seq, Time)>, LogError> {
+        let history = self.history(asset, None, limit)?;
+        let state = self.state();
+        let time = |seq: &Seq| state.events[usize::try_from(seq.0 - 1).unwrap()].head.time;
+        Ok(history.iter().map(|seq| (*seq, time(seq))).collect())
+    }
+
     fn for_each_asset(&self, _: &mut dyn FnMut(AssetName, Bytes)) -> Result<(), LogError> {
         Ok(())
     }

@@ -214,7 +214,10 @@ impl Ingest {
         for rejected in rejected {
             self.reject(&source, &mut batch, rejected);
         }
-        for (record, outcome) in records.into_iter().zip(outcomes) {
+        // A file has its records in no order. Those of one time stay in theirs.
+        let mut taken: Vec<_> = records.into_iter().zip(outcomes).collect();
+        taken.sort_by_key(|(_, outcome)| outcome.time());
+        for (record, outcome) in taken {
             self.process(&source, record, outcome, &mut batch)?;
         }
         self.due(&mut batch)?;

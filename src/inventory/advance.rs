@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::apply::Application;
 use super::diff::diff;
+use super::identity::uid;
 use super::parsed::Parsed;
 use super::stored::Held;
 use super::{Applied, ConfigurationState, PreviousState, empty};
@@ -56,9 +57,16 @@ pub(super) fn advance(name: &AssetName, held: Option<&Held>, told: &Told) -> (Ap
         None => Vec::new(),
     };
     let (display_name, tags) = describe(&told.asset, document.as_ref().or(before.as_deref()));
+    let uid = uid(
+        (&told.asset, &told.event_id),
+        held,
+        (action, previous_state),
+        (before.as_deref(), document.as_ref().or(before.as_deref())),
+    );
     let applied = Applied {
         name: name.clone(),
         action,
+        uid,
         arn: told_arn(&told.asset, held),
         region: region(&told.asset, document.as_ref().or(before.as_deref()), held),
         display_name,
@@ -83,6 +91,9 @@ pub(super) fn out_of_place(name: &AssetName, held: &Held, told: &Told) -> Applie
     let created = told.action == DraftAction::Known(Action::Create);
     applied.late = true;
     applied.before = None;
+    if !created {
+        applied.uid = None;
+    }
     applied.arn = told_arn(&told.asset, Some(held));
     applied.region = region(&told.asset, applied.document.as_deref(), Some(held));
     if told.action == DraftAction::Upsert {
@@ -160,9 +171,12 @@ fn run_steps(sets: &[KeyedSet], steps: &[Step], base: Option<&Value>, before: Op
 
 /// What is held after a change.
 fn keep(mut applied: Applied, before: Option<&Held>, told: &Told) -> (Applied, Held) {
-    let mut aliases = before.map(|held| held.aliases.clone()).unwrap_or_default();
     let recreated = matches!(applied.previous_state, PreviousState::Deleted | PreviousState::Absent);
     let kept = before.filter(|_| !recreated);
+    let mut aliases = kept.map(|held| held.aliases.clone()).unwrap_or_default();
+    if told.asset.name != applied.name && !aliases.contains(&told.asset.name) {
+        aliases.push(told.asset.name.clone());
+    }
     let mut id = kept.map_or_else(|| told.asset.id.clone(), |held| held.id.clone());
     for step in &told.steps {
         let Step::Rename { id: new_id, alias, arn } = step else { continue };
@@ -175,6 +189,7 @@ fn keep(mut applied: Applied, before: Option<&Held>, told: &Told) -> (Applied, H
     let asset = &told.asset;
     let held = Held {
         name: applied.name.clone(),
+        uid: applied.uid.clone(),
         id,
         neutral_type: asset.kind.neutral_type.clone(),
         provider: asset.kind.provider.to_owned(),

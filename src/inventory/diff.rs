@@ -4,14 +4,14 @@
 //! back (`old` tells what to put there). Sets are compared by their keys.
 
 use jsonptr::PointerBuf;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::set::{key_of, places};
 use crate::model::KeyedSet;
 
 /// One operation of `changes`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Change {
     /// What to do.
     pub op: ChangeOp,
@@ -24,7 +24,7 @@ pub struct Change {
 }
 
 /// The operations that a difference is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChangeOp {
     /// It was not there.

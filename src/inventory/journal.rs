@@ -142,7 +142,7 @@ impl Recent {
         }
     }
 
-    fn insert(&mut self, name: &AssetName, told: Told) -> Applied {
+    pub(super) fn insert(&mut self, name: &AssetName, told: Told) -> Applied {
         let place = self.place(&told);
         let (mut applied, held) = advance(name, self.before(place).map(Arc::as_ref), &told);
         applied.late = place < self.changes.len();

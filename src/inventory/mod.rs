@@ -7,10 +7,12 @@ mod advance;
 mod apply;
 mod diff;
 mod evict;
+mod identity;
 mod journal;
 mod packed;
 mod parsed;
 mod past;
+mod replay;
 mod restore;
 mod set;
 mod stored;
@@ -30,6 +32,7 @@ use self::journal::Journal;
 use self::packed::{Packed, Packer};
 use self::parsed::Documents;
 pub use self::past::{Past, PastChange};
+pub use self::replay::{Logged, Version, oldest, replay};
 pub use self::stored::{Held, Outline, RestoreError};
 use crate::model::{Action, AssetName, Draft, Step, Time};
 
@@ -66,6 +69,8 @@ pub struct Applied {
     pub name: AssetName,
     /// What happened.
     pub action: Action,
+    /// Tells the asset from earlier and later ones of the same name.
+    pub uid: Option<String>,
     /// The ARN: the record's own or the one held before a composed one.
     pub arn: Option<String>,
     /// The region it lives in, `-` where it has none or none is known.
@@ -168,19 +173,10 @@ impl Inventory {
         self.assets.is_empty()
     }
 
-    /// The first name of an asset.
-    #[must_use]
-    pub fn canonical(&self, name: &AssetName) -> AssetName {
-        self.aliases.get(name).map_or_else(|| name.clone(), |first| first.clone())
-    }
-
     /// What is held of an asset, by its first name or a later one.
     #[must_use]
     pub fn get(&self, name: &AssetName) -> Option<Arc<Held>> {
-        self.first_named(name).or_else(|| {
-            let first = self.aliases.get(name)?.clone();
-            self.first_named(&first)
-        })
+        self.first_named(name).or_else(|| self.first_named(&self.canonical(name)))
     }
 
     fn first_named(&self, name: &AssetName) -> Option<Arc<Held>> {
@@ -228,7 +224,7 @@ impl Inventory {
     /// known change by change; the later changes are applied over it again.
     /// What `past` tells of the asset's events in the log reaches further back than memory, and over a restart.
     pub fn apply(&self, time: Time, event_id: &str, draft: &mut Draft, past: Past<'_>) -> Applied {
-        let name = self.canonical(&draft.asset.name);
+        let name = self.named(&draft.asset, draft.action, time);
         let steps = std::mem::take(&mut draft.steps).into_iter().map(|step| self.resolve(&name, step)).collect();
         let (action, asset, partial) = (draft.action, draft.asset.clone(), draft.partial);
         let told = Told { time, event_id: event_id.to_owned(), action, asset, steps, partial };
@@ -236,8 +232,11 @@ impl Inventory {
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         let (applied, left) = journal.apply(&name, held.as_ref(), told, past);
         drop(journal);
-        if let Some(held) = &applied.held {
-            self.insert(Arc::clone(held));
+        if let Some(after) = &applied.held {
+            if let Some(before) = held.filter(|held| !held.aliases.is_empty()) {
+                self.drop_aliases(&before, after);
+            }
+            self.insert(Arc::clone(after));
         }
         left.iter().for_each(|name| self.pack(name));
         if let Some((document, json)) = applied.document.as_ref().zip(applied.configuration.as_ref()) {
@@ -261,17 +260,9 @@ impl Inventory {
     }
 
     fn insert(&self, held: Arc<Held>) {
-        self.note_aliases(&held.name, &held.aliases);
+        self.note_aliases(&held.name, &held.aliases, held.is_alive());
         let (name, size) = (held.name.clone(), held.size());
         self.put(name, Slot::Plain(held), size);
-    }
-
-    fn note_aliases(&self, name: &AssetName, aliases: &[AssetName]) {
-        for alias in aliases {
-            if self.aliases.get(alias).is_none_or(|first| *first != *name) {
-                self.aliases.insert(alias.clone(), name.clone());
-            }
-        }
     }
 
     /// Packs an asset that did not change for a while.

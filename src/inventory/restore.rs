@@ -31,7 +31,7 @@ impl Inventory {
             self.insert(Arc::new(Held::decode(stored)?));
             return Ok(());
         };
-        self.note_aliases(&name, &brief.aliases);
+        self.note_aliases(&name, &brief.aliases, brief.is_alive());
         let size = packed.size(&name);
         self.put(name, Slot::Packed(Arc::new(packed)), size);
         Ok(())

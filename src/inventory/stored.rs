@@ -18,6 +18,9 @@ pub struct Held {
     pub name: AssetName,
     /// The provider's id, the newest one.
     pub id: String,
+    /// Tells it from earlier and later assets of the same name: the provider's own, else the id of the event that created
+    /// it; `None` where neither is known.
+    pub uid: Option<String>,
     /// The neutral type.
     pub neutral_type: String,
     /// `aws` or `azure`.
@@ -96,6 +99,8 @@ struct Head<'a> {
     name: Cow<'a, str>,
     #[serde(borrow)]
     id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    uid: Option<Cow<'a, str>>,
     #[serde(borrow, rename = "type")]
     neutral_type: Cow<'a, str>,
     #[serde(borrow)]
@@ -159,6 +164,10 @@ impl<'a> Brief<'a> {
         AssetName::from_text(&self.name)
     }
 
+    pub(super) fn is_alive(&self) -> bool {
+        self.state != ConfigurationState::Deleted
+    }
+
     pub(super) fn outline<'b>(&'b self, name: &'b AssetName) -> Outline<'b> {
         Outline {
             name,
@@ -200,6 +209,7 @@ impl Held {
         let head = Head {
             name: self.name.as_str().into(),
             id: (&self.id).into(),
+            uid: self.uid.as_ref().map(Into::into),
             neutral_type: (&self.neutral_type).into(),
             provider: (&self.provider).into(),
             provider_type: (&self.provider_type).into(),
@@ -239,6 +249,7 @@ impl Held {
         Ok(Self {
             name: AssetName::from_text(&head.name),
             id: head.id.into_owned(),
+            uid: head.uid.map(Cow::into_owned),
             neutral_type: head.neutral_type.into_owned(),
             provider: head.provider.into_owned(),
             provider_type: head.provider_type.into_owned(),

@@ -22,6 +22,7 @@ fn kind() -> Arc<AssetKind> {
         neutral_type: "network.security_group".to_owned(),
         display: vec![pointer("/groupName")],
         tags: pointer("/tags"),
+        uid: Vec::new(),
         sets: vec![rules()],
     })
 }

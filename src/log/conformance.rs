@@ -245,6 +245,9 @@ fn history_is_paged_newest_first(open: Open) {
     let asset = name(assets[1]);
     let expected: Vec<_> = (0..30).filter(|n| n % 3 == 1).map(|n| Seq(n + 1)).rev().collect();
     assert_eq!(log.history(&asset, None, 100).unwrap(), expected);
+    let times: Vec<_> = expected.iter().map(|seq| (*seq, event(seq.0 - 1, "", seq.0 as i64 - 1).head.time)).collect();
+    assert_eq!(log.times(&asset, 100).unwrap(), times);
+    assert_eq!(log.times(&asset, 2).unwrap(), times[..2]);
     let (mut paged, mut before) = (Vec::new(), None);
     loop {
         let page = log.history(&asset, before, 3).unwrap();
@@ -361,6 +364,7 @@ fn size_drops_the_oldest_blocks_with_their_indexes(open: Open) {
     let oldest = log.history(&name("asset 0"), None, 1_000).unwrap().last().copied().unwrap();
     assert!(oldest >= floor && oldest.0 <= floor.0 + 1);
     assert!(log.history(&name("asset 0"), Some(Seq(floor.0 - 1)), 10).unwrap().is_empty());
+    assert_eq!(log.times(&name("asset 0"), 1_000).unwrap().last().map(|(seq, _)| *seq), Some(oldest));
     assert_eq!(assets_of(&*log).len(), 2, "assets stay");
 }
 

@@ -23,7 +23,7 @@
 //! |---|---|---|
 //! | `events` | position of the first event | a block: up to 1,024 events or 1 MiB of lines, compressed (`block.rs`) |
 //! | `ids` | CloudEvents id | position |
-//! | `history` | asset name, 0x00, position | nothing |
+//! | `history` | asset name, 0x00, position | the event's time, milliseconds since 1970 (nothing in older directories) |
 //! | `assets` | asset name | length (4 bytes) and text of the name where the key is folded, then the value as given |
 //! | `correlation` | kind, `/`, what is remembered of it | as given |
 //! | `cursors` | source name | as given |
@@ -96,6 +96,7 @@ use crate::model::{AssetName, Epoch, Seq, SourceId, Time};
 pub const FORMAT_VERSION: u32 = 1;
 
 const READ_EVENTS: &str = "read events";
+const READ_HISTORY: &str = "read a history";
 /// Commands that wait for the writer.
 const QUEUE: usize = 64;
 
@@ -166,6 +167,18 @@ impl EmbeddedLog {
         let (first, sealed) = found.ok_or_else(lost)?;
         let header = block::header(&sealed).map_err(|damage| self.store.damaged(READ_EVENTS, first, &damage))?;
         if wanted.0 < first.0 + header.count { Ok(Some((first, sealed))) } else { Err(lost()) }
+    }
+
+    /// The time of an event by its block; nothing when retention has just dropped it.
+    fn time_of(&self, seq: Seq) -> Result<Option<Time>, LogError> {
+        let blocks = match self.read(Seq(seq.0.saturating_sub(1)), 1) {
+            Err(LogError::BelowFloor { .. }) => return Ok(None),
+            read => read?,
+        };
+        let head = |block: &Block| {
+            block.heads.get(usize::try_from(seq.0.checked_sub(block.first.0)?).ok()?).map(|head| head.time)
+        };
+        Ok(blocks.first().and_then(head))
     }
 
     fn current_tail(&self) -> Seq {
@@ -240,8 +253,21 @@ impl EventLog for EmbeddedLog {
         let prefix = low.len() - 8;
         let mut found = Vec::new();
         for entry in self.store.history.range(low..high).rev().take(limit) {
-            let key = entry.key().map_err(|error| self.store.failed("read a history", &error))?;
+            let key = entry.key().map_err(|error| self.store.failed(READ_HISTORY, &error))?;
             found.push(self.store.seq(key.get(prefix..).unwrap_or_default())?);
+        }
+        Ok(found)
+    }
+
+    fn times(&self, asset: &AssetName, limit: usize) -> Result<Vec<(Seq, Time)>, LogError> {
+        let (low, high) = (history_key(asset, self.shared.floor()), history_key(asset, Seq(u64::MAX)));
+        let prefix = low.len() - 8;
+        let mut found = Vec::new();
+        for entry in self.store.history.range(low..high).rev().take(limit) {
+            let (key, value) = entry.into_inner().map_err(|error| self.store.failed(READ_HISTORY, &error))?;
+            let seq = self.store.seq(key.get(prefix..).unwrap_or_default())?;
+            let time = Fields(&value).i64().map(Time::from_millis).ok();
+            found.extend(time.map_or_else(|| self.time_of(seq), |time| Ok(Some(time)))?.map(|time| (seq, time)));
         }
         Ok(found)
     }

@@ -2,7 +2,7 @@
 //!
 //! Blocks are kept encoded as on disk: a fifth of the memory, and the limits on bytes mean the same.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -31,7 +31,7 @@ struct Inner {
     tail: Seq,
     bytes: u64,
     ids: HashMap<String, Seq>,
-    history: HashMap<AssetName, BTreeSet<Seq>>,
+    history: HashMap<AssetName, BTreeMap<Seq, Time>>,
     assets: HashMap<AssetName, Bytes>,
     correlation: BTreeMap<String, Bytes>,
     cursors: HashMap<SourceId, Bytes>,
@@ -82,7 +82,7 @@ impl Inner {
             for event in run {
                 self.tail = self.tail.next();
                 self.ids.insert(event.head.id.clone(), self.tail);
-                self.history.entry(event.head.asset.clone()).or_default().insert(self.tail);
+                self.history.entry(event.head.asset.clone()).or_default().insert(self.tail, event.head.time);
             }
         }
         Ok(())
@@ -229,7 +229,13 @@ impl EventLog for MemoryLog {
         let inner = self.inner();
         let before = before.unwrap_or(Seq(u64::MAX));
         let Some(history) = inner.history.get(asset) else { return Ok(Vec::new()) };
-        Ok(history.range(..before).rev().take(limit).copied().collect())
+        Ok(history.range(..before).rev().take(limit).map(|(seq, _)| *seq).collect())
+    }
+
+    fn times(&self, asset: &AssetName, limit: usize) -> Result<Vec<(Seq, Time)>, LogError> {
+        let inner = self.inner();
+        let history = inner.history.get(asset).into_iter().flatten();
+        Ok(history.rev().take(limit).map(|(seq, time)| (*seq, *time)).collect())
     }
 
     fn for_each_asset(&self, visit: &mut dyn FnMut(AssetName, Bytes)) -> Result<(), LogError> {

@@ -64,6 +64,12 @@ pub struct Block {
 }
 
 impl Block {
+    /// Whether the event at a position is in this block.
+    #[must_use]
+    pub fn holds(&self, seq: Seq) -> bool {
+        seq >= self.first && seq.0 - self.first.0 < self.heads.len() as u64
+    }
+
     /// The event at a position, as JSON, if it is in this block.
     #[must_use]
     pub fn event(&self, seq: Seq) -> Option<Bytes> {
@@ -165,6 +171,10 @@ pub trait EventLog: Send + Sync {
 
     /// The newest `limit` events of an asset before a position (`None`: the tail), newest first.
     fn history(&self, asset: &AssetName, before: Option<Seq>, limit: usize) -> Result<Vec<Seq>, LogError>;
+
+    /// The newest `limit` events of an asset, newest first, each with the provider's event time: late ones come later in
+    /// the log than their time says.
+    fn times(&self, asset: &AssetName, limit: usize) -> Result<Vec<(Seq, Time)>, LogError>;
 
     /// Hands every stored asset to `visit`, in no order.
     fn for_each_asset(&self, visit: &mut dyn FnMut(AssetName, Bytes)) -> Result<(), LogError>;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
 /// What happened to an asset.
@@ -30,7 +30,8 @@ impl Action {
     }
 }
 
-/// Everything but the `pchar`s of RFC 3986 section 3.3 that need no encoding.
+/// Everything but the `pchar`s of RFC 3986 section 3.3 that need no encoding, and the semicolon, which parts a name from
+/// the number of an asset whose id was another's before.
 const NOT_PCHAR: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -45,7 +46,6 @@ const NOT_PCHAR: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'*')
     .remove(b'+')
     .remove(b',')
-    .remove(b';')
     .remove(b'=')
     .remove(b':')
     .remove(b'@');
@@ -62,7 +62,10 @@ impl AssetName {
     /// Joins the parts. `tail` is already encoded ([`AssetName::encode`] for each of its variable parts).
     #[must_use]
     pub fn new(provider: &str, account: &str, region: &str, tail: &str) -> Self {
-        Self(format!("asset://{provider}/{}/{}/{tail}", Encoded(account), Encoded(region)).into())
+        let mut name = String::with_capacity(16 + provider.len() + account.len() + region.len() + tail.len());
+        name.extend(["asset://", provider, "/"].into_iter().chain(Self::encode(account)));
+        name.extend(["/"].into_iter().chain(Self::encode(region)).chain(["/", tail]));
+        Self(name.into())
     }
 
     /// A name as it was printed before. Nothing is checked: a text that names nothing is simply not found.
@@ -73,26 +76,15 @@ impl AssetName {
 
     /// Percent-encodes one part of a tail, `/` included.
     #[must_use]
-    pub fn encode(part: &str) -> impl fmt::Display + '_ {
-        Encoded(part)
+    pub fn encode(part: &str) -> PercentEncode<'_> {
+        // An empty path segment would make the name ambiguous.
+        utf8_percent_encode(if part.is_empty() { "-" } else { part }, NOT_PCHAR)
     }
 
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-struct Encoded<'a>(&'a str);
-
-impl fmt::Display for Encoded<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            // An empty path segment would make the name ambiguous.
-            return f.write_str("-");
-        }
-        utf8_percent_encode(self.0, NOT_PCHAR).fmt(f)
     }
 }
 

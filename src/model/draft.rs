@@ -103,6 +103,8 @@ pub struct AssetKind {
     pub display: Vec<PointerBuf>,
     /// Where the configuration keeps the tags.
     pub tags: PointerBuf,
+    /// What the provider never gives to another asset, first that is told.
+    pub uid: Vec<UniqueId>,
     /// The arrays that are sets.
     pub sets: Vec<KeyedSet>,
 }
@@ -117,6 +119,15 @@ impl AssetKind {
             location.chars().filter(|letter| !letter.is_whitespace()).flat_map(char::to_lowercase).collect();
         (!name.is_empty() && name != "global").then_some(name)
     }
+}
+
+/// Where the provider tells an id of an asset that is never given to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UniqueId {
+    /// The id by which records name the asset is one.
+    Id,
+    /// In the configuration.
+    At(PointerBuf),
 }
 
 /// An array that is a set, and what makes an element itself.

@@ -15,6 +15,7 @@ pub use asset::{Action, AssetName};
 pub use attribution::{Assumed, Attribution, Confidence, Deployment, Human, OnBehalfOf, Principal, Tool, Workload};
 pub use draft::{
     AssetKind, AssetRef, Association, Draft, DraftAction, KeyedSet, Operation, RecordInfo, RelationChange, Step,
+    UniqueId,
 };
 pub use event::EventHead;
 pub use ids::{Cursor, Epoch, ParseCursorError, Seq, SourceId};

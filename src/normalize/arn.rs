@@ -25,7 +25,7 @@ pub(super) struct Named<'t> {
     pub(super) asset: Arc<AssetPlan>,
     pub(super) id: &'t str,
     /// The other parts of the asset's name.
-    pub(super) vars: Vars,
+    pub(super) vars: Vars<'t>,
 }
 
 impl<'t> Arn<'t> {
@@ -80,12 +80,12 @@ impl ArnIndex {
 
     /// The asset that an ARN names. What no template fits is named after the ARN itself; `noun` stands in for a kind
     /// that the ARN does not have.
-    pub(super) fn named<'t>(&self, arn: Arn<'t>, noun: &str) -> Named<'t> {
+    pub(super) fn named<'t>(&'t self, arn: Arn<'t>, noun: &str) -> Named<'t> {
         self.by_template(arn).unwrap_or_else(|| self.by_kind(arn, noun))
     }
 
     /// Templates that fit with parts of one word come before those whose last part takes in `/` and `:`.
-    fn by_template<'t>(&self, arn: Arn<'t>) -> Option<Named<'t>> {
+    fn by_template<'t>(&'t self, arn: Arn<'t>) -> Option<Named<'t>> {
         let assets = self.templates.get(arn.service)?;
         [false, true].into_iter().find_map(|loose| {
             assets.iter().find_map(|asset| {

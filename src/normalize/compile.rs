@@ -21,7 +21,7 @@ use super::pointer::Path;
 use super::rule::{
     AssetChoice, AssetRule, AssociationRule, ConditionRule, EventRule, OneOrMany, RuleAction, RuleFile, Texts,
 };
-use crate::model::{Action, AssetKind, Confidence, KeyedSet};
+use crate::model::{Action, AssetKind, Confidence, KeyedSet, UniqueId};
 
 /// A mistake in a rule file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -263,6 +263,7 @@ impl Compiler<'_> {
         if display.is_empty() && name.is_arm_id() {
             display.push(PointerBuf::from_tokens(["name"]));
         }
+        let uid = self.unique_ids(&rule.uid, &format!("{key}.uid"))?;
         let mut sets = Vec::new();
         for (at, keys) in &rule.sets {
             let key = format!("{key}.sets.{:?}", at.get_ref());
@@ -282,6 +283,7 @@ impl Compiler<'_> {
                 neutral_type,
                 display,
                 tags,
+                uid,
                 sets,
             }),
             name,
@@ -289,6 +291,16 @@ impl Compiler<'_> {
             global: rule.global,
             id_prefix: rule.id_prefix.as_deref().map(Into::into),
         })
+    }
+
+    /// `{id}`, or pointers into the configuration.
+    fn unique_ids(&mut self, texts: &Texts, key: &str) -> Option<Vec<UniqueId>> {
+        let Some(texts) = texts else { return Some(Vec::new()) };
+        let one = |text: &String| match text.as_str() {
+            "{id}" => Some(UniqueId::Id),
+            _ => self.config_pointer(&Spanned::new(texts.span(), text.clone()), key).map(UniqueId::At),
+        };
+        texts.get_ref().0.iter().map(one).collect()
     }
 
     /// The asset's own word, else the taxonomy's, else `unclassified.<service>`.

@@ -1,9 +1,6 @@
 //! What of a request or a response is the asset's configuration.
 
-use std::borrow::Cow;
-
-use serde_json::Value;
-
+use super::json::{Arena, Json};
 use super::transform::Transform;
 
 /// Members that steer a call, and say nothing of the asset: tokens of idempotency, locks, pages.
@@ -46,18 +43,18 @@ const STEERING: [&str; 33] = [
 const TAGS: [&str; 4] = ["tags", "tagList", "tagsList", "tagSet"];
 
 /// The members of an object but for those that steer the call; tags stand under `tags`, as an object. `None`: no object.
-pub(super) fn configuration(value: &Value) -> Option<Value> {
+pub(super) fn configuration<'a>(value: Json<'a>, arena: &'a Arena) -> Option<Json<'a>> {
     let kept = value.as_object()?.iter().filter(|(key, value)| !value.is_null() && !is_steering(key));
     let mended = kept.filter_map(|(key, value)| {
         if !TAGS.iter().any(|name| name.eq_ignore_ascii_case(key)) {
-            return Some((key.clone(), value.clone()));
+            return Some((key, value));
         }
         // A list of texts holds the keys of tags that go; they are not the tags.
-        let is_keys = value.as_array().is_some_and(|tags| !tags.iter().all(Value::is_object));
-        let tags = (!is_keys).then(|| Transform::TagMap.apply(Cow::Borrowed(value)))??;
-        Some(("tags".to_owned(), tags))
+        let is_keys = value.as_array().is_some_and(|tags| !tags.iter().all(|tag| tag.is_object()));
+        let tags = (!is_keys).then(|| Transform::TagMap.apply(value, arena))??;
+        Some(("tags", tags))
     });
-    Some(Value::Object(mended.collect()))
+    Some(Json::object(mended, arena))
 }
 
 fn is_steering(key: &str) -> bool {
@@ -66,9 +63,14 @@ fn is_steering(key: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+
+    fn configuration(value: &Value) -> Option<Value> {
+        let arena = Arena::new();
+        super::configuration(Json::copied(value, &arena), &arena).map(Json::to_value)
+    }
 
     #[test]
     fn what_steers_the_call_is_left_out_and_tags_become_an_object() {

@@ -1,6 +1,5 @@
 //! Running the rules of one event on one record.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -38,8 +37,13 @@ pub(super) enum Evaluated {
 }
 
 /// Applies every rule whose conditions hold.
-pub(super) fn evaluate(plan: &Plan, rules: &[EventPlan], record: &dyn Facts, place: &Place<'_>) -> Evaluated {
-    let scope = Scope { record, element: None };
+pub(super) fn evaluate<'a>(
+    plan: &'a Plan,
+    rules: &'a [EventPlan],
+    record: Facts<'a>,
+    place: &'a Place<'a>,
+) -> Evaluated {
+    let scope = record.scope();
     let mut drafts = Vec::new();
     let mut otherwise = Evaluated::NoRuleApplies;
     for rule in rules.iter().filter(|rule| rule.holds(scope)) {
@@ -61,8 +65,8 @@ pub(super) fn evaluate(plan: &Plan, rules: &[EventPlan], record: &dyn Facts, pla
 /// Which asset an id is the id of.
 struct Identified<'i> {
     asset: Arc<AssetPlan>,
-    id: String,
-    vars: Vars,
+    id: &'i str,
+    vars: Vars<'i>,
     /// The id's, where it is an ARN that the asset's template fits.
     arn: Option<Arn<'i>>,
 }
@@ -71,53 +75,53 @@ struct Evaluation<'e> {
     plan: &'e Plan,
     rule: &'e EventPlan,
     change: &'e ChangePlan,
-    record: &'e dyn Facts,
+    record: Facts<'e>,
     place: &'e Place<'e>,
 }
 
-impl Evaluation<'_> {
+impl<'e> Evaluation<'e> {
     /// False: no asset could be named.
     fn drafts(&self, drafts: &mut Vec<Draft>) -> bool {
-        let scope = Scope { record: self.record, element: None };
-        let failed: Vec<String> = self.change.except.as_ref().map_or_else(Vec::new, |except| {
-            let values = except.elements(scope);
-            values.iter().filter_map(|value| value.as_str().map(str::to_owned)).collect()
-        });
+        let scope = self.record.scope();
+        let failed: Vec<&str> =
+            self.change.except.as_ref().map_or_else(Vec::new, |except| {
+                except.elements(scope).iter().filter_map(|value| value.as_str()).collect()
+            });
         let Some(each) = &self.change.each else {
             return self.draft(scope, &failed, drafts);
         };
         let mut named = false;
-        for element in &each.elements(scope) {
-            let scope = Scope { record: self.record, element: Some(element) };
+        for element in each.elements(scope) {
+            let scope = scope.with(*element);
             named |= !self.rule.holds_for_element(scope) || self.draft(scope, &failed, drafts);
         }
         named
     }
 
-    fn draft(&self, scope: Scope<'_>, failed: &[String], drafts: &mut Vec<Draft>) -> bool {
+    fn draft(&self, scope: Scope<'e>, failed: &[&str], drafts: &mut Vec<Draft>) -> bool {
         let Some(id) = self.change.id.text(scope) else { return false };
         if failed.contains(&id) {
             return true;
         }
-        let Some(Identified { asset, id, mut vars, arn: id_arn }) = self.identified(&id) else { return false };
-        let told = self.change.vars.iter().filter_map(|(name, sources)| Some((name.clone(), sources.text(scope)?)));
+        let Some(Identified { asset, id, mut vars, arn: id_arn }) = self.identified(id) else { return false };
+        let told = self.change.vars.iter().filter_map(|(name, sources)| Some((&**name, sources.text(scope)?)));
         // Those that the asset's own ARN has told come first, and the first is taken.
         vars.extend(told);
         let arn_account = id_arn.map(|arn| arn.account).filter(|account| !account.is_empty());
-        let told = |sources: &Option<Sources>, otherwise: &str| {
-            sources.as_ref().and_then(|sources| sources.text(scope)).unwrap_or_else(|| otherwise.to_owned())
+        let told = |sources: &'e Option<Sources>, otherwise: &'e str| {
+            sources.as_ref().and_then(|sources| sources.text(scope)).unwrap_or(otherwise)
         };
         let account = told(&self.change.account, arn_account.unwrap_or(self.place.account));
         let region = told(&self.change.region, id_arn.map_or(self.place.region, |arn| arn.region));
-        let parts = Parts { partition: partition(&region), region: &region, account: &account, id: &id, vars: &vars };
+        let parts = Parts { partition: partition(region), region, account, id, vars: &vars };
         let Some(name) = asset.asset_name(&parts) else { return false };
         let told_arn = self.change.arn.as_ref().and_then(|arn| arn.text(scope)).filter(|arn| arn.starts_with("arn:"));
-        let told_arn = told_arn.or_else(|| id_arn.map(|arn| arn.text.to_owned()));
+        let told_arn = told_arn.or(id_arn.map(|arn| arn.text));
         let arn_is_told = told_arn.is_some();
-        let arn = told_arn.or_else(|| asset.arn.as_ref()?.render(&parts, false));
+        let arn = told_arn.map(str::to_owned).or_else(|| asset.arn.as_ref()?.render(&parts, false));
 
         let (steps, mut partial) = self.steps(&asset, &parts, scope);
-        partial |= self.change.partial || self.record.is_cut();
+        partial |= self.change.partial || self.record.is_cut;
         if steps.is_empty() && !matches!(self.change.action, Some(Action::Delete)) {
             partial = true;
         }
@@ -129,9 +133,9 @@ impl Evaluation<'_> {
                 name,
                 arn,
                 arn_is_told,
-                region: if asset.global { "-".to_owned() } else { region.clone() },
-                account: account.clone(),
-                id,
+                region: if asset.global { "-" } else { region }.to_owned(),
+                account: account.to_owned(),
+                id: id.to_owned(),
             },
             steps,
             partial,
@@ -143,16 +147,16 @@ impl Evaluation<'_> {
     }
 
     /// The asset that an id is the id of. An ARN that fits the type's template is taken apart.
-    fn identified<'i>(&'i self, id: &'i str) -> Option<Identified<'i>> {
+    fn identified(&self, id: &'e str) -> Option<Identified<'e>> {
         let arn = Arn::parse(id);
-        let plain = |asset| Identified { asset, id: id.to_owned(), vars: Vec::new(), arn: None };
+        let plain = |asset| Identified { asset, id, vars: Vec::new(), arn: None };
         Some(match &self.change.asset {
             AssetPick::Kind(asset) => {
                 let template = asset.arn.as_ref();
-                let fits = |arn: Arn<'i>| {
+                let fits = |arn: Arn<'e>| {
                     let captures = |loose| template.and_then(|template| template.captures(arn.text, loose));
                     let (id, vars) = captures(false).or_else(|| captures(true))?;
-                    Some(Identified { asset: Arc::clone(asset), id: id.to_owned(), vars, arn: Some(arn) })
+                    Some(Identified { asset: Arc::clone(asset), id, vars, arn: Some(arn) })
                 };
                 arn.and_then(fits).unwrap_or_else(|| plain(Arc::clone(asset)))
             }
@@ -164,13 +168,13 @@ impl Evaluation<'_> {
             AssetPick::ByArn => {
                 let arn = arn?;
                 let named = self.plan.arns.named(arn, "resource");
-                Identified { asset: named.asset, id: named.id.to_owned(), vars: named.vars, arn: Some(arn) }
+                Identified { asset: named.asset, id: named.id, vars: named.vars, arn: Some(arn) }
             }
         })
     }
 
     /// The steps that have something to apply, and whether a required one has nothing.
-    fn steps(&self, asset: &AssetPlan, parts: &Parts<'_>, scope: Scope<'_>) -> (Vec<Step>, bool) {
+    fn steps(&self, asset: &AssetPlan, parts: &Parts<'_>, scope: Scope<'e>) -> (Vec<Step>, bool) {
         let mut steps = Vec::new();
         let mut partial = false;
         for plan in &self.change.apply {
@@ -185,26 +189,23 @@ impl Evaluation<'_> {
         (steps, partial)
     }
 
-    fn associations(&self, plan: &AssociationPlan, scope: Scope<'_>) -> Vec<Association> {
+    fn associations(&self, plan: &'e AssociationPlan, scope: Scope<'e>) -> Vec<Association> {
         let Some(each) = &plan.each else { return self.associated(plan, scope) };
-        let elements = each.elements(scope);
-        let scopes = elements.iter().map(|element| Scope { record: self.record, element: Some(element) });
-        scopes.flat_map(|scope| self.associated(plan, scope)).collect()
+        each.elements(scope).iter().flat_map(|element| self.associated(plan, scope.with(*element))).collect()
     }
 
-    fn associated(&self, plan: &AssociationPlan, scope: Scope<'_>) -> Vec<Association> {
+    fn associated(&self, plan: &'e AssociationPlan, scope: Scope<'e>) -> Vec<Association> {
         if !plan.when.iter().all(|condition| condition.holds(scope)) {
             return Vec::new();
         }
         let Some(vars) = vars(&plan.vars, scope) else { return Vec::new() };
-        let told = |sources: &Option<Sources>| sources.as_ref().and_then(|sources| sources.text(scope));
-        let (account, region) = (told(&plan.account), told(&plan.region));
+        let told = |sources: &'e Option<Sources>| sources.as_ref().and_then(|sources| sources.text(scope));
         let place = Place {
             service: self.place.service,
-            account: account.as_deref().unwrap_or(self.place.account),
-            region: region.as_deref().unwrap_or(self.place.region),
+            account: told(&plan.account).unwrap_or(self.place.account),
+            region: told(&plan.region).unwrap_or(self.place.region),
         };
-        let one = |id: &String| {
+        let one = |id: &str| {
             let found = match &plan.asset {
                 AssetPick::ByArn | AssetPick::ByArmId => None,
                 AssetPick::ByIdPrefix => self.plan.references.find(id, &place),
@@ -212,7 +213,7 @@ impl Evaluation<'_> {
             }?;
             Some(found.association(Arc::clone(&plan.relation), plan.change))
         };
-        plan.id.texts(scope).iter().filter_map(one).collect()
+        plan.id.texts(scope).into_iter().filter_map(one).collect()
     }
 }
 
@@ -230,8 +231,7 @@ pub(super) fn step(plan: &StepPlan, asset: &AssetPlan, parts: &Parts<'_>, scope:
             Step::Remove { set: set.clone(), elements: some(elements.elements(scope))? }
         }
         OpPlan::RemoveMembers { at, keys } => {
-            let keys =
-                keys.elements(scope).iter().filter_map(|key| key.as_str().map(str::to_owned)).collect::<Vec<_>>();
+            let keys: Vec<_> = keys.elements(scope).iter().filter_map(|key| key.as_str().map(str::to_owned)).collect();
             (!keys.is_empty()).then_some(())?;
             Step::RemoveMembers { at: at.clone(), keys }
         }
@@ -239,15 +239,15 @@ pub(super) fn step(plan: &StepPlan, asset: &AssetPlan, parts: &Parts<'_>, scope:
             Step::MergeElements { set: set.clone(), elements: some(elements.elements(scope))? }
         }
         OpPlan::Rename { id } => {
-            let id = id.text(scope).filter(|id| id != parts.id)?;
-            let parts = Parts { id: &id, ..*parts };
+            let id = id.text(scope).filter(|id| *id != parts.id)?;
+            let parts = Parts { id, ..*parts };
             let alias = asset.asset_name(&parts)?;
             let arn = asset.arn.as_ref().and_then(|arn| arn.render(&parts, false));
-            Step::Rename { alias, arn, id }
+            Step::Rename { alias, arn, id: id.to_owned() }
         }
         OpPlan::Copy { asset: other, id, from_at, at } => {
             let id = id.text(scope)?;
-            let parts = Parts { id: &id, vars: &[], ..*parts };
+            let parts = Parts { id, vars: &[], ..*parts };
             Step::Copy { from: other.asset_name(&parts)?, from_at: from_at.clone(), at: at.clone() }
         }
         OpPlan::Recall(value) => Step::Recall(value.value(scope).filter(Value::is_object)?),
@@ -256,8 +256,8 @@ pub(super) fn step(plan: &StepPlan, asset: &AssetPlan, parts: &Parts<'_>, scope:
 }
 
 /// `None`: one of them can't be found.
-fn vars(plans: &[(Box<str>, Sources)], scope: Scope<'_>) -> Option<Vars> {
-    plans.iter().map(|(name, sources)| Some((name.clone(), sources.text(scope)?))).collect()
+fn vars<'a>(plans: &'a [(Box<str>, Sources)], scope: Scope<'a>) -> Option<Vars<'a>> {
+    plans.iter().map(|(name, sources)| Some((&**name, sources.text(scope)?))).collect()
 }
 
 /// An id of a kind that no rule file knows: `tgw-attach-0123` of `ec2.amazonaws.com`.
@@ -277,6 +277,7 @@ pub(super) fn unclassified(service: &str, kind: &str, display: Vec<jsonptr::Poin
             neutral_type: format!("unclassified.{service}"),
             display,
             tags: jsonptr::PointerBuf::from_tokens(["tags"]),
+            uid: Vec::new(),
             sets: Vec::new(),
         }),
         name: super::plan::Template::parse(&format!("{literal}{{id}}")).unwrap_or_default(),
@@ -298,7 +299,7 @@ pub(super) fn partition(region: &str) -> &'static str {
 }
 
 /// The API name behind a versioned event name: `CreateFunction20150331v2`, `CreateDistribution2020_05_31`.
-pub(super) fn without_version(name: &str) -> Cow<'_, str> {
+pub(super) fn without_version(name: &str) -> &str {
     let without_v =
         name.rsplit_once('v').filter(|(_, digits)| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()));
     for candidate in [Some(name), without_v.map(|(before, _)| before)].into_iter().flatten() {
@@ -306,10 +307,10 @@ pub(super) fn without_version(name: &str) -> Cow<'_, str> {
         let date = candidate.get(letters.len()..).unwrap_or_default();
         let digits = date.bytes().filter(u8::is_ascii_digit).count();
         if digits == 8 && date.starts_with("20") && !letters.is_empty() {
-            return Cow::Borrowed(letters);
+            return letters;
         }
     }
-    Cow::Borrowed(name)
+    name
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::eval::{Evaluated, Place, evaluate, step};
 use super::expression::{Facts, Scope, Sources};
+use super::json::Json;
 use super::plan::{
     AssetPick, AssociationPlan, Body, ChangePlan, Condition, ElementsPlan, EventPlan, OpPlan, Parts, Plan, StepPlan,
     ValuePlan,
@@ -13,12 +14,12 @@ use super::plan::{
 use crate::model::{Draft, DraftAction};
 
 /// Each rule of the call, in the order in which they are tried.
-pub(super) fn rules(plan: &Plan, rules: &[EventPlan], record: &dyn Facts, place: &Place<'_>) -> Vec<Value> {
+pub(super) fn rules(plan: &Plan, rules: &[EventPlan], record: Facts<'_>, place: &Place<'_>) -> Vec<Value> {
     rules.iter().map(|rule| explain(plan, rule, record, place)).collect()
 }
 
-fn explain(plan: &Plan, rule: &EventPlan, record: &dyn Facts, place: &Place<'_>) -> Value {
-    let scope = Scope { record, element: None };
+fn explain(plan: &Plan, rule: &EventPlan, record: Facts<'_>, place: &Place<'_>) -> Value {
+    let scope = record.scope();
     let mut told = Map::new();
     told.insert("rule".to_owned(), json!(rule.rule));
     if !rule.when.is_empty() {
@@ -43,16 +44,16 @@ fn explain(plan: &Plan, rule: &EventPlan, record: &dyn Facts, place: &Place<'_>)
 }
 
 /// What a rule's keys find; of a rule with `each`, for its first element.
-fn looked_for(rule: &EventPlan, change: &ChangePlan, record: &dyn Facts, place: &Place<'_>) -> Map<String, Value> {
+fn looked_for(rule: &EventPlan, change: &ChangePlan, record: Facts<'_>, place: &Place<'_>) -> Map<String, Value> {
     let mut told = Map::new();
-    let scope = Scope { record, element: None };
+    let scope = record.scope();
     let elements = change.each.as_ref().map(|each| each.elements(scope));
-    if let (Some(each), Some(elements)) = (&change.each, &elements) {
+    if let (Some(each), Some(elements)) = (&change.each, elements) {
         told.insert("each".to_owned(), sources(each, scope));
         told.insert("elements".to_owned(), json!(format!("{}; what follows is of the first", elements.len())));
     }
-    let element = elements.as_ref().and_then(|elements| elements.first()).map(AsRef::as_ref);
-    let scope = Scope { record, element };
+    let element = elements.and_then(|elements| elements.first()).copied();
+    let scope = Scope { element, ..scope };
     let of_element: Vec<_> = rule.when.iter().filter(|condition| condition.what.is_of_element()).collect();
     if !of_element.is_empty() {
         told.insert("when_of_element".to_owned(), of_element.iter().map(|test| condition(test, scope)).collect());
@@ -85,7 +86,7 @@ fn looked_for(rule: &EventPlan, change: &ChangePlan, record: &dyn Facts, place: 
 /// Each alternative with what it resolves to, null for nothing; the first that gives something wins.
 fn sources(sources: &Sources, scope: Scope<'_>) -> Value {
     let found = sources.alternatives(scope).into_iter();
-    found.map(|(source, found)| json!({ "source": source, "found": found })).collect()
+    found.map(|(source, found)| json!({ "source": source, "found": found.map(Json::to_value) })).collect()
 }
 
 fn condition(condition: &Condition, scope: Scope<'_>) -> Value {
@@ -138,7 +139,7 @@ fn explain_step(plan: &StepPlan, change: &ChangePlan, scope: Scope<'_>, place: &
 
 fn has_effect(plan: &StepPlan, change: &ChangePlan, scope: Scope<'_>, place: &Place<'_>) -> bool {
     let id = change.id.text(scope).unwrap_or_default();
-    let parts = Parts { partition: "aws", region: place.region, account: place.account, id: &id, vars: &[] };
+    let parts = Parts { partition: "aws", region: place.region, account: place.account, id, vars: &[] };
     match (&plan.op, &change.asset) {
         (OpPlan::Rename { id }, _) | (OpPlan::Copy { id, .. }, _) => id.text(scope).is_some(),
         (_, AssetPick::Kind(asset)) => step(plan, asset, &parts, scope).is_some(),
@@ -166,8 +167,8 @@ fn elements(plan: &ElementsPlan, scope: Scope<'_>) -> Value {
 
 fn association(plan: &AssociationPlan, scope: Scope<'_>) -> Value {
     let first = plan.each.as_ref().map(|each| each.elements(scope));
-    let element = first.as_ref().and_then(|elements| elements.first()).map(AsRef::as_ref).or(scope.element);
-    let inner = Scope { record: scope.record, element };
+    let element = first.and_then(|elements| elements.first()).copied().or(scope.element);
+    let inner = Scope { element, ..scope };
     let mut told = Map::new();
     told.insert("relation".to_owned(), json!(plan.relation));
     told.insert("type".to_owned(), asset(&plan.asset));

@@ -1,32 +1,44 @@
 //! Sources: where in a record, or in the element at hand, a rule finds a value.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize as _;
 use serde::de::IntoDeserializer as _;
-use serde_json::Value;
 
+use super::json::{Arena, Json};
 use super::pointer::Path;
-use super::transform::{Transform, scalar_text};
+use super::transform::Transform;
 
 /// A record, as rules see it: a provider's own members, or a view composed of them.
-pub(super) trait Facts {
-    /// What a pointer leads to.
-    fn resolve(&self, path: &Path) -> Option<Cow<'_, Value>>;
-
+#[derive(Clone, Copy)]
+pub(super) struct Facts<'a> {
+    pub(super) root: Json<'a>,
     /// The provider left out a part for its size.
-    fn is_cut(&self) -> bool {
-        false
+    pub(super) is_cut: bool,
+    /// Where what rules make of it lives.
+    pub(super) arena: &'a Arena,
+}
+
+impl<'a> Facts<'a> {
+    /// What sources are looked up in, where no element is at hand.
+    pub(super) fn scope(self) -> Scope<'a> {
+        Scope { record: self, element: None }
     }
 }
 
 /// What sources are looked up in.
 #[derive(Clone, Copy)]
-pub(super) struct Scope<'r> {
-    pub(super) record: &'r dyn Facts,
+pub(super) struct Scope<'a> {
+    pub(super) record: Facts<'a>,
     /// `@`.
-    pub(super) element: Option<&'r Value>,
+    pub(super) element: Option<Json<'a>>,
+}
+
+impl<'a> Scope<'a> {
+    /// The same record with another element at hand.
+    pub(super) fn with(self, element: Json<'a>) -> Self {
+        Self { element: Some(element), ..self }
+    }
 }
 
 /// Alternatives; the first that gives something wins.
@@ -43,7 +55,7 @@ struct Source {
 enum From {
     Record(Path),
     Element(Path),
-    Text(Value),
+    Text(Box<str>),
 }
 
 /// Why a source can't be used.
@@ -68,7 +80,7 @@ impl Sources {
     }
 
     /// Each alternative as it is written, with what it resolves to.
-    pub(super) fn alternatives<'r>(&self, scope: Scope<'r>) -> Vec<(String, Option<Cow<'r, Value>>)> {
+    pub(super) fn alternatives<'a>(&'a self, scope: Scope<'a>) -> Vec<(String, Option<Json<'a>>)> {
         self.0.iter().map(|source| (source.to_string(), source.resolved(scope))).collect()
     }
 
@@ -78,47 +90,45 @@ impl Sources {
     }
 
     /// The value of the first alternative that resolves to something other than null, an empty text included.
-    pub(super) fn stated<'r>(&self, scope: Scope<'r>) -> Option<Cow<'r, Value>> {
+    pub(super) fn stated<'a>(&'a self, scope: Scope<'a>) -> Option<Json<'a>> {
         self.0.iter().find_map(|source| source.resolved(scope))
     }
 
     /// The value of the first alternative that resolves to something other than null or an empty text.
-    pub(super) fn value<'r>(&self, scope: Scope<'r>) -> Option<Cow<'r, Value>> {
+    pub(super) fn value<'a>(&'a self, scope: Scope<'a>) -> Option<Json<'a>> {
         self.0.iter().find_map(|source| source.value(scope))
     }
 
     /// The same, as text; of an array, the first element.
-    pub(super) fn text(&self, scope: Scope<'_>) -> Option<String> {
-        let text = |source: &Source| {
-            let value = source.value(scope)?;
-            let scalar = match value.as_ref() {
-                Value::Array(elements) => elements.first()?,
+    pub(super) fn text<'a>(&'a self, scope: Scope<'a>) -> Option<&'a str> {
+        let text = |source: &'a Source| {
+            let scalar = match source.value(scope)? {
+                Json::Array(elements) => *elements.first()?,
                 value => value,
             };
-            scalar_text(scalar).filter(|text| !text.is_empty()).map(Cow::into_owned)
+            scalar.scalar_text(scope.record.arena).filter(|text| !text.is_empty())
         };
         self.0.iter().find_map(text)
     }
 
     /// The same, as texts: of an array, each element's.
-    pub(super) fn texts(&self, scope: Scope<'_>) -> Vec<String> {
-        let texts = |source: &Source| {
+    pub(super) fn texts<'a>(&'a self, scope: Scope<'a>) -> Vec<&'a str> {
+        let texts = |source: &'a Source| {
             let value = source.value(scope)?;
-            let values = value.as_array().map_or(std::slice::from_ref(value.as_ref()), Vec::as_slice);
-            let texts = values.iter().filter_map(scalar_text).filter(|text| !text.is_empty());
-            let texts: Vec<_> = texts.map(Cow::into_owned).collect();
+            let values = value.as_array().unwrap_or(std::slice::from_ref(&value));
+            let texts = values.iter().filter_map(|value| value.scalar_text(scope.record.arena));
+            let texts: Vec<_> = texts.filter(|text| !text.is_empty()).collect();
             (!texts.is_empty()).then_some(texts)
         };
         self.0.iter().find_map(texts).unwrap_or_default()
     }
 
     /// The same, as elements: an array's own, anything else alone.
-    pub(super) fn elements<'r>(&self, scope: Scope<'r>) -> Vec<Cow<'r, Value>> {
+    pub(super) fn elements<'a>(&'a self, scope: Scope<'a>) -> &'a [Json<'a>] {
         match self.value(scope) {
-            Some(Cow::Borrowed(Value::Array(elements))) => elements.iter().map(Cow::Borrowed).collect(),
-            Some(Cow::Owned(Value::Array(elements))) => elements.into_iter().map(Cow::Owned).collect(),
-            Some(value) => vec![value],
-            None => Vec::new(),
+            Some(Json::Array(elements)) => elements,
+            Some(value) => std::slice::from_ref(scope.record.arena.alloc(value)),
+            None => &[],
         }
     }
 }
@@ -129,7 +139,7 @@ impl fmt::Display for Source {
         match &self.from {
             From::Record(path) => write!(f, "{path}")?,
             From::Element(path) => write!(f, "@{path}")?,
-            From::Text(text) => write!(f, "={}", text.as_str().unwrap_or_default())?,
+            From::Text(text) => write!(f, "={text}")?,
         }
         self.transforms.iter().try_for_each(|transform| {
             let name = serde_json::to_value(transform).unwrap_or_default();
@@ -147,7 +157,7 @@ impl Source {
                 .map_err(|error| ExpressionError::Pointer { text: text.to_owned(), cause: error.to_string() })
         };
         let from = if let Some(literal) = pointer.strip_prefix('=') {
-            From::Text(Value::String(literal.to_owned()))
+            From::Text(literal.into())
         } else if let Some(pointer) = pointer.strip_prefix('@') {
             From::Element(path(pointer)?)
         } else {
@@ -161,21 +171,22 @@ impl Source {
         Ok(Self { from, transforms: transforms.collect::<Result<_, _>>()? })
     }
 
-    fn value<'r>(&self, scope: Scope<'r>) -> Option<Cow<'r, Value>> {
+    fn value<'a>(&'a self, scope: Scope<'a>) -> Option<Json<'a>> {
         self.resolved(scope).filter(|value| value.as_str() != Some(""))
     }
 
-    fn resolved<'r>(&self, scope: Scope<'r>) -> Option<Cow<'r, Value>> {
+    fn resolved<'a>(&'a self, scope: Scope<'a>) -> Option<Json<'a>> {
+        let arena = scope.record.arena;
         let mut value = match &self.from {
-            From::Record(path) => scope.record.resolve(path)?,
-            From::Element(path) => path.as_slice().resolve(scope.element?)?,
-            From::Text(text) => Cow::Owned(text.clone()),
+            From::Record(path) => path.resolve(scope.record.root, arena)?,
+            From::Element(path) => path.resolve(scope.element?, arena)?,
+            From::Text(text) => Json::Text(text),
         };
         for transform in &self.transforms {
             if value.is_null() {
                 return None;
             }
-            value = Cow::Owned(transform.apply(value)?);
+            value = transform.apply(value, arena)?;
         }
         (!value.is_null()).then_some(value)
     }

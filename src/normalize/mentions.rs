@@ -1,7 +1,7 @@
 //! Other assets that stand in an asset's configuration: as ARNs, as ids with a known prefix, or under a key that says
 //! what its value is.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use jsonptr::PointerBuf;
@@ -9,10 +9,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::eval::Place;
+use super::keys::Keys;
 use super::plan::{AssetPlan, Glob};
 use super::references::{References, Referred};
 use super::rule::Relation;
-use crate::model::{AssetRef, Association, RelationChange};
+use crate::model::{AssetName, AssetRef, Association, RelationChange};
 
 /// Texts looked at more closely in one configuration. Beyond that, which of them came or went is not told.
 const MOST: usize = 256;
@@ -51,21 +52,20 @@ pub(super) struct Mentions {
     keys: Vec<KeyRule>,
     types: HashMap<String, Relation>,
     /// In camel and in Pascal case.
-    ids: HashMap<String, Arc<AssetPlan>>,
+    ids: Keys<Arc<AssetPlan>>,
 }
 
 impl Mentions {
     /// Fails with the key under `ids` whose type no rule file defines.
     pub(super) fn new(rules: MentionRules, assets: &HashMap<Box<str>, Arc<AssetPlan>>) -> Result<Self, String> {
-        let mut ids = HashMap::new();
+        let mut ids = Vec::with_capacity(2 * rules.ids.len());
         for (key, provider_type) in rules.ids {
             let Some(asset) = assets.get(provider_type.as_str()) else { return Err(key) };
             let mut letters = key.chars();
-            let pascal = letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect();
-            ids.insert(pascal, Arc::clone(asset));
-            ids.insert(key, Arc::clone(asset));
+            let pascal: String = letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect();
+            ids.extend([(pascal, Arc::clone(asset)), (key, Arc::clone(asset))]);
         }
-        Ok(Self { ignored: rules.ignored, keys: rules.keys, types: rules.types, ids })
+        Ok(Self { ignored: rules.ignored, keys: rules.keys, types: rules.types, ids: ids.into_iter().collect() })
     }
 
     /// The assets that a configuration mentions, besides those that a rule has told; with those that came and went where
@@ -83,15 +83,15 @@ impl Mentions {
         let comparable = then.as_ref().filter(|then| then.len() < MOST && now.len() < MOST);
         // A rule knows better where an asset lives.
         let by_rule = |referred: &Referred| told.iter().any(|association| association.id == referred.id);
-        let mut known = HashSet::from([asset.name.clone()]);
-        let (mut found, mut held) = (Vec::new(), HashSet::new());
-        let texts_then: HashSet<&str> = comparable.into_iter().flatten().map(|mention| mention.text).collect();
+        let mut known = Known(vec![asset.name.clone()]);
+        let (mut found, mut held) = (Vec::new(), Vec::new());
+        let texts_then = sorted(comparable.into_iter().flatten());
         for mention in &now {
             let Some((referred, relation)) = self.referred(references, asset, mention) else { continue };
-            if texts_then.contains(mention.text) {
-                held.insert(referred.name.clone());
+            if texts_then.binary_search(&mention.text).is_ok() {
+                held.push(referred.name.clone());
             }
-            if !by_rule(&referred) && known.insert(referred.name.clone()) {
+            if !by_rule(&referred) && known.is_new(&referred) {
                 found.push(Association {
                     at: Some(mention.at()),
                     ..referred.association(relation.as_str().into(), None)
@@ -99,14 +99,14 @@ impl Mentions {
             }
         }
         let Some(then) = comparable else { return found };
-        let texts_now: HashSet<&str> = now.iter().map(|mention| mention.text).collect();
-        let gone = then.iter().filter(|mention| !texts_now.contains(mention.text));
+        let texts_now = sorted(&now);
+        let gone = then.iter().filter(|mention| texts_now.binary_search(&mention.text).is_err());
         let mut removed = Vec::new();
         for mention in gone {
             let Some((referred, relation)) = self.referred(references, asset, mention) else { continue };
             // Another spelling of the same, an id in place of an ARN, is no change.
-            held.insert(referred.name.clone());
-            if !by_rule(&referred) && known.insert(referred.name.clone()) {
+            held.push(referred.name.clone());
+            if !by_rule(&referred) && known.is_new(&referred) {
                 let change = Some(RelationChange::Removed);
                 removed.push(Association {
                     at: Some(mention.at()),
@@ -127,8 +127,7 @@ impl Mentions {
         asset: &AssetRef,
         mention: &Mention<'_>,
     ) -> Option<(Referred, Relation)> {
-        let key = mention.key.to_ascii_lowercase();
-        if asset.arn.as_deref() == Some(mention.text) || self.ignored.iter().any(|glob| glob.matches_lower(&key)) {
+        if asset.arn.as_deref() == Some(mention.text) || self.ignored.iter().any(|glob| glob.matches(mention.key)) {
             return None;
         }
         let sibling = |key: &str| mention.members?.get(key)?.as_str();
@@ -147,7 +146,7 @@ impl Mentions {
         if referred.region == "-" && !referred.asset.global {
             return None;
         }
-        let by_key = self.keys.iter().find(|rule| rule.key.matches_lower(&key)).map(|rule| rule.relation);
+        let by_key = self.keys.iter().find(|rule| rule.key.matches(mention.key)).map(|rule| rule.relation);
         let by_type = || self.types.get(&referred.asset.kind.provider_type).copied();
         let relation = by_key.or_else(by_type).unwrap_or(Relation::Uses);
         Some((referred, relation))
@@ -156,7 +155,7 @@ impl Mentions {
     /// The texts of a configuration that may refer to something, each once.
     fn texts<'v>(&self, asset: &AssetRef, document: &'v Value) -> Vec<Mention<'v>> {
         let tags = asset.kind.tags.resolve(document).ok().map(std::ptr::from_ref);
-        let mut walk = Walk { rules: self, tags, path: Vec::new(), seen: HashSet::new(), found: Vec::new() };
+        let mut walk = Walk { rules: self, tags, path: Vec::new(), found: Vec::new() };
         walk.value(document, "", None);
         walk.found
     }
@@ -165,8 +164,27 @@ impl Mentions {
         if text.starts_with("arn:") {
             return text.len() <= LONGEST;
         }
-        has_id_form(text) || (is_plain_id(text) && self.ids.contains_key(key))
+        has_id_form(text) || (self.ids.get(key).is_some() && is_plain_id(text))
     }
+}
+
+/// The assets that were told: few enough to go through.
+struct Known(Vec<AssetName>);
+
+impl Known {
+    fn is_new(&mut self, referred: &Referred) -> bool {
+        let is_new = !self.0.contains(&referred.name);
+        if is_new {
+            self.0.push(referred.name.clone());
+        }
+        is_new
+    }
+}
+
+fn sorted<'m, 'v: 'm>(mentions: impl IntoIterator<Item = &'m Mention<'v>>) -> Vec<&'v str> {
+    let mut texts: Vec<_> = mentions.into_iter().map(|mention| mention.text).collect();
+    texts.sort_unstable();
+    texts
 }
 
 /// A text that may refer to another asset.
@@ -201,15 +219,18 @@ struct Walk<'w, 'v> {
     rules: &'w Mentions,
     tags: Option<*const Value>,
     path: Vec<Token<'v>>,
-    seen: HashSet<&'v str>,
     found: Vec<Mention<'v>>,
 }
 
 impl<'v> Walk<'_, 'v> {
+    fn is_found(&self, text: &str) -> bool {
+        self.found.iter().any(|mention| mention.text == text)
+    }
+
     fn value(&mut self, value: &'v Value, key: &'v str, members: Option<&'v Map<String, Value>>) {
         match value {
             Value::String(text)
-                if self.found.len() < MOST && self.rules.may_refer(key, text) && self.seen.insert(text) =>
+                if self.found.len() < MOST && self.rules.may_refer(key, text) && !self.is_found(text) =>
             {
                 self.found.push(Mention { text, key, members, path: self.path.clone() });
             }
@@ -240,11 +261,10 @@ fn has_id_form(text: &str) -> bool {
     if !(10..=LONGEST_ID).contains(&text.len()) {
         return false;
     }
-    text.rsplit_once('-').is_some_and(|(prefix, digits)| {
-        prefix.starts_with(|letter: char| letter.is_ascii_lowercase())
-            && digits.len() >= 8
-            && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
-    })
+    let digits = text.bytes().rev().take_while(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')).count();
+    digits >= 8
+        && text.as_bytes().first().is_some_and(u8::is_ascii_lowercase)
+        && text.as_bytes().get(text.len().wrapping_sub(digits + 1)) == Some(&b'-')
 }
 
 fn is_plain_id(text: &str) -> bool {

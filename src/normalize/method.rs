@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use memchr::memmem::Finder;
 use serde::Deserialize;
 
 use crate::model::{Confidence, Tool};
@@ -50,7 +51,21 @@ struct Condition {
     #[serde(default)]
     ends: Vec<String>,
     #[serde(default)]
-    contains: Vec<String>,
+    contains: Vec<Within>,
+}
+
+/// A text that may stand anywhere in a value.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "String")]
+struct Within {
+    text: String,
+    finder: Finder<'static>,
+}
+
+impl From<String> for Within {
+    fn from(text: String) -> Self {
+        Self { finder: Finder::new(text.as_bytes()).into_owned(), text }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -85,25 +100,19 @@ impl Field {
     }
 }
 
-/// A value against a text of a condition.
-type Test = fn(&str, &str) -> bool;
-
 impl Condition {
     /// The evidence, in words.
     fn evidence(&self, seen: &dyn Seen) -> Option<String> {
         let value = seen.field(self.field)?;
-        let tests: [(&str, &[String], Test); 4] = [
-            ("is", &self.is, |value, text| value == text),
-            ("begins with", &self.begins, |value, text| value.starts_with(text)),
-            ("ends with", &self.ends, |value, text| value.ends_with(text)),
-            ("contains", &self.contains, |value, text| {
-                memchr::memmem::find(value.as_bytes(), text.as_bytes()).is_some()
-            }),
-        ];
-        tests.into_iter().find_map(|(word, texts, test)| {
-            let text = texts.iter().find(|text| test(value, text))?;
-            Some(format!("{} {word} {text}", self.field.label()))
-        })
+        let is = self.is.iter().find(|text| value == **text).map(|text| ("is", text));
+        let begins = || self.begins.iter().find(|text| value.starts_with(&***text)).map(|text| ("begins with", text));
+        let ends = || self.ends.iter().find(|text| value.ends_with(&***text)).map(|text| ("ends with", text));
+        let contains = || {
+            let found = self.contains.iter().find(|within| within.finder.find(value.as_bytes()).is_some());
+            found.map(|within| ("contains", &within.text))
+        };
+        let (word, text) = is.or_else(begins).or_else(ends).or_else(contains)?;
+        Some(format!("{} {word} {text}", self.field.label()))
     }
 }
 

@@ -9,6 +9,8 @@ mod configuration;
 mod eval;
 mod explain;
 mod expression;
+mod json;
+mod keys;
 mod mentions;
 mod method;
 mod plan;
@@ -26,9 +28,10 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use self::catalog::Catalog;
+use self::json::Arena;
 use self::plan::EventPlan;
 use self::redact::SecretNames;
-use crate::model::{Association, Draft, OperationRecord, RecordInfo, Session};
+use crate::model::{Association, Draft, OperationRecord, RecordInfo, Session, Time};
 
 pub use self::catalog::CatalogError;
 pub use self::compile::RuleError;
@@ -66,6 +69,17 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The time of the event that the record tells of, where it is one that tells of a change or of credentials handed out.
+    #[must_use]
+    pub fn time(&self) -> Option<Time> {
+        match self {
+            Self::Changes { record, .. } => Some(record.time),
+            Self::Operation(record) => Some(record.time),
+            Self::Skipped { session, .. } => session.as_ref().map(|session| session.started),
+            Self::Rejected { .. } => None,
+        }
+    }
+
     fn skipped(reason: &str) -> Self {
         Self::Skipped { reason: reason.into(), rule: None, session: None }
     }
@@ -137,11 +151,13 @@ impl Engine {
     /// left out. Empty where no rule is asked: the record is a read, a failed call, or unmapped.
     #[must_use]
     pub fn explain(&self, bytes: &[u8]) -> Vec<Value> {
-        let explained =
-            std::str::from_utf8(bytes).ok().and_then(|text| match Provider::of(&aws::Record::parse(text).ok()?) {
+        let explained = std::str::from_utf8(bytes).ok().and_then(|text| {
+            let arena = Arena::new();
+            match Provider::of(&aws::Record::head(text, &arena).ok()?) {
                 Provider::Aws => aws::explain(&self.catalog, text),
                 Provider::Azure => azure::explain(&self.catalog, text),
-            });
+            }
+        });
         explained.unwrap_or_default()
     }
 
@@ -174,9 +190,10 @@ impl Engine {
                 format!("not UTF-8 text: {error}; send the record as it came from the provider"),
             )
         })?;
-        let record = aws::Record::parse(text).map_err(not_json)?;
-        match Provider::of(&record) {
-            Provider::Aws => aws::normalize(&self.catalog, text, record),
+        let arena = Arena::new();
+        let head = aws::Record::head(text, &arena).map_err(not_json)?;
+        match Provider::of(&head) {
+            Provider::Aws => aws::normalize(&self.catalog, text, head, &arena),
             Provider::Azure => azure::normalize(&self.catalog, text),
         }
     }

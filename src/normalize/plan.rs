@@ -1,7 +1,7 @@
 //! Rules as they are run: pointers parsed, names resolved, everything checked.
 
 use std::collections::HashMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::Arc;
 
 use jsonptr::PointerBuf;
@@ -11,9 +11,9 @@ use super::arn::ArnIndex;
 use super::azure::ArmId;
 use super::compile::{LazyEvents, RuleError};
 use super::expression::{Scope, Sources};
+use super::json::Json;
 use super::pointer::Path;
 use super::references::References;
-use super::transform::scalar_text;
 use crate::model::{Action, AssetKind, AssetName, Confidence, KeyedSet, RelationChange};
 
 /// The compiled rules of one provider.
@@ -170,7 +170,7 @@ pub(super) enum ValuePlan {
 impl ValuePlan {
     pub(super) fn value(&self, scope: Scope<'_>) -> Option<Value> {
         match self {
-            Self::From(sources) => sources.value(scope).map(std::borrow::Cow::into_owned),
+            Self::From(sources) => sources.value(scope).map(Json::to_value),
             Self::Literal(value) => Some(value.clone()),
             Self::Object(fields) => {
                 let members: serde_json::Map<_, _> =
@@ -202,12 +202,10 @@ impl ElementsPlan {
         match (&self.each, &self.value) {
             (None, None) => Vec::new(),
             (None, Some(value)) => value.value(scope).into_iter().collect(),
-            (Some(each), None) => each.elements(scope).into_iter().map(std::borrow::Cow::into_owned).collect(),
-            (Some(each), Some(value)) => each
-                .elements(scope)
-                .iter()
-                .filter_map(|element| value.value(Scope { record: scope.record, element: Some(element) }))
-                .collect(),
+            (Some(each), None) => each.elements(scope).iter().map(|element| element.to_value()).collect(),
+            (Some(each), Some(value)) => {
+                each.elements(scope).iter().filter_map(|element| value.value(scope.with(*element))).collect()
+            }
         }
     }
 }
@@ -250,7 +248,8 @@ impl Condition {
             Test::Absent => self.what.value(scope).is_none(),
             Test::OneOf { globs, or_absent } => match self.what.stated(scope) {
                 Some(value) if value.as_str() != Some("") || !or_absent => {
-                    scalar_text(&value).is_some_and(|text| globs.iter().any(|glob| glob.matches(&text)))
+                    let text = value.scalar_text(scope.record.arena);
+                    text.is_some_and(|text| globs.iter().any(|glob| glob.matches(text)))
                 }
                 _ => *or_absent,
             },
@@ -299,16 +298,14 @@ impl Glob {
     }
 
     pub(super) fn matches(&self, text: &str) -> bool {
-        self.matches_lower(&text.to_ascii_lowercase())
-    }
-
-    /// The same of a text that is in lower case already.
-    pub(super) fn matches_lower(&self, text: &str) -> bool {
+        let (text, sought) = (text.as_bytes(), self.text.as_bytes());
+        let Some(rest) = text.len().checked_sub(sought.len()) else { return false };
+        let fits = |at: usize| text.get(at..at + sought.len()).is_some_and(|part| part.eq_ignore_ascii_case(sought));
         match (self.open_start, self.open_end) {
-            (false, false) => *text == *self.text,
-            (true, false) => text.ends_with(&*self.text),
-            (false, true) => text.starts_with(&*self.text),
-            (true, true) => text.contains(&*self.text),
+            (false, false) => rest == 0 && fits(0),
+            (true, false) => fits(rest),
+            (false, true) => fits(0),
+            (true, true) => (0..=rest).any(fits),
         }
     }
 }
@@ -330,7 +327,7 @@ enum Part {
 }
 
 /// Parts of a name beside the id, by what the templates call them.
-pub(super) type Vars = Vec<(Box<str>, String)>;
+pub(super) type Vars<'a> = Vec<(&'a str, &'a str)>;
 
 /// What a template is filled with.
 pub(super) struct Parts<'a> {
@@ -338,7 +335,7 @@ pub(super) struct Parts<'a> {
     pub(super) region: &'a str,
     pub(super) account: &'a str,
     pub(super) id: &'a str,
-    pub(super) vars: &'a [(Box<str>, String)],
+    pub(super) vars: &'a [(&'a str, &'a str)],
 }
 
 impl Template {
@@ -377,7 +374,7 @@ impl Template {
 
     /// What the variable parts are where a text is made like this: `service/{cluster}/{id}` of `service/blue/web`. Each but
     /// the last ends where the text between goes on; the last takes all that is left.
-    pub(super) fn capture<'t>(&self, text: &'t str) -> Option<Vec<(&str, &'t str)>> {
+    pub(super) fn capture<'t>(&'t self, text: &'t str) -> Option<Vars<'t>> {
         let mut captured = Vec::new();
         let mut rest = text;
         for (at, part) in self.0.iter().enumerate() {
@@ -432,7 +429,7 @@ impl Template {
 
     /// The id and the vars with which the template would give this text. A part is one word, without `/` and `:`; where
     /// `loose`, the last may hold them.
-    pub(super) fn captures<'t>(&self, text: &'t str, loose: bool) -> Option<(&'t str, Vars)> {
+    pub(super) fn captures<'t>(&'t self, text: &'t str, loose: bool) -> Option<(&'t str, Vars<'t>)> {
         let mut found = Vec::new();
         if !captured(&self.0, text, loose, &mut found) {
             return None;
@@ -442,7 +439,7 @@ impl Template {
         for (part, value) in found {
             match part {
                 Part::Id => id = Some(value),
-                Part::Var(name) => vars.push((name.clone(), value.to_owned())),
+                Part::Var(name) => vars.push((&**name, value)),
                 _ => {}
             }
         }
@@ -451,7 +448,7 @@ impl Template {
 
     /// `None`: a var was not found.
     pub(super) fn render(&self, parts: &Parts<'_>, encode: bool) -> Option<String> {
-        let mut text = String::new();
+        let mut text = String::with_capacity(96);
         for part in &self.0 {
             let value = match part {
                 Part::Text(literal) => {
@@ -462,10 +459,10 @@ impl Template {
                 Part::Region => parts.region,
                 Part::Account => parts.account,
                 Part::Id | Part::ArmId => parts.id,
-                Part::Var(name) => parts.vars.iter().find(|(var, _)| var == name).map(|(_, value)| value)?,
+                Part::Var(name) => parts.vars.iter().find(|(var, _)| **var == **name).map(|(_, value)| *value)?,
             };
             if encode {
-                let _ = write!(text, "{}", AssetName::encode(value));
+                text.extend(AssetName::encode(value));
             } else {
                 text.push_str(value);
             }

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 use jsonptr::Pointer;
-use serde_json::{Map, Value};
+
+use super::json::{Arena, Json};
 
 /// A pointer, parsed and split once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,16 +29,9 @@ impl Path {
         Ok(Self { tokens: tokens.collect() })
     }
 
-    /// The first token and what follows it. `None` for the root.
-    pub(super) fn split_first(&self) -> Option<(&str, PathSlice<'_>)> {
-        match self.tokens.split_first()? {
-            (Token::Key(key), rest) => Some((key, PathSlice(rest))),
-            (Token::Every, rest) => Some(("*", PathSlice(rest))),
-        }
-    }
-
-    pub(super) fn as_slice(&self) -> PathSlice<'_> {
-        PathSlice(&self.tokens)
+    /// What the path leads to. `*` gives an array of what each element leads to.
+    pub(super) fn resolve<'a>(&self, value: Json<'a>, arena: &'a Arena) -> Option<Json<'a>> {
+        resolve(&self.tokens, value, arena)
     }
 
     /// The tokens as text, `*` for every element.
@@ -55,62 +49,43 @@ impl fmt::Display for Path {
     }
 }
 
-/// A path, or the rest of one.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PathSlice<'p>(&'p [Token]);
-
-impl PathSlice<'_> {
-    /// What the path leads to. `*` gives an array of what each element leads to.
-    pub(super) fn resolve<'v>(self, mut value: &'v Value) -> Option<Cow<'v, Value>> {
-        for (at, token) in self.0.iter().enumerate() {
-            value = match (token, value) {
-                (Token::Key(key), Value::Object(members)) => member(members, key)?,
-                (Token::Key(key), Value::Array(elements)) => elements.get(key.parse::<usize>().ok()?)?,
-                (Token::Every, Value::Array(elements)) => {
-                    let rest = PathSlice(self.0.get(at + 1..)?);
-                    return Some(Cow::Owned(Value::Array(rest.resolve_every(elements))));
-                }
-                _ => return None,
-            };
-        }
-        Some(Cow::Borrowed(value))
-    }
-
-    fn resolve_every(self, elements: &[Value]) -> Vec<Value> {
-        let mut found = Vec::new();
-        for element in elements {
-            match self.resolve(element).map(Cow::into_owned) {
-                // A `*` further down has given an array already.
-                Some(Value::Array(inner)) if self.0.contains(&Token::Every) => found.extend(inner),
-                Some(value) => found.push(value),
-                None => {}
+fn resolve<'a>(tokens: &[Token], mut value: Json<'a>, arena: &'a Arena) -> Option<Json<'a>> {
+    for (at, token) in tokens.iter().enumerate() {
+        value = match (token, value) {
+            (Token::Key(key), Json::Object(members)) => members.get_in_any_case(key)?,
+            (Token::Key(key), Json::Array(elements)) => *elements.get(key.parse::<usize>().ok()?)?,
+            (Token::Every, Json::Array(elements)) => {
+                let rest = tokens.get(at + 1..)?;
+                return Some(Json::array(resolve_every(rest, elements, arena), arena));
             }
-        }
-        found
+            _ => return None,
+        };
     }
+    Some(value)
 }
 
-/// A member by its key: exactly, else ignoring the case of the first letter, else ignoring case.
-pub(super) fn member<'v>(members: &'v Map<String, Value>, key: &str) -> Option<&'v Value> {
-    if let Some(value) = members.get(key) {
-        return Some(value);
+fn resolve_every<'a>(tokens: &[Token], elements: &[Json<'a>], arena: &'a Arena) -> Vec<Json<'a>> {
+    let mut found = Vec::new();
+    for element in elements {
+        match resolve(tokens, *element, arena) {
+            // A `*` further down has given an array already.
+            Some(Json::Array(inner)) if tokens.contains(&Token::Every) => found.extend(inner),
+            Some(value) => found.push(value),
+            None => {}
+        }
     }
-    let ignoring_case = || members.iter().filter(|(name, _)| name.eq_ignore_ascii_case(key));
-    let same_but_first_letter = |name: &str| name.get(1..).is_some() && name.get(1..) == key.get(1..);
-    ignoring_case()
-        .find(|(name, _)| same_but_first_letter(name))
-        .or_else(|| ignoring_case().next())
-        .map(|(_, value)| value)
+    found
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn resolved(value: &Value, path: &str) -> Option<Value> {
-        Path::parse(path).unwrap().as_slice().resolve(value).map(Cow::into_owned)
+        let arena = Arena::new();
+        Path::parse(path).unwrap().resolve(Json::copied(value, &arena), &arena).map(Json::to_value)
     }
 
     #[test]
@@ -148,7 +123,8 @@ mod tests {
         #[test]
         fn never_panics(path in "(/[a-z*~0-9]{0,3}){0,5}", text in "[\\[\\]{}\":,a-z0-9]{0,40}") {
             if let (Ok(path), Ok(value)) = (Path::parse(&path), serde_json::from_str::<Value>(&text)) {
-                let _ = path.as_slice().resolve(&value);
+                let arena = Arena::new();
+                let _ = path.resolve(Json::copied(&value, &arena), &arena);
             }
         }
     }

@@ -6,22 +6,21 @@
 //! refuses what would break those who read it.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 
+use aho_corasick::AhoCorasick;
 use memchr::memchr2;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::json::MAX_DEPTH;
+use super::keys::Keys;
 use super::pointer::Path;
 
 /// What stands in the place of a secret.
 pub(super) const REDACTED: &str = "\"[redacted]\"";
-
-/// Readers differ in how deep they can go; real records stay below 20.
-const MAX_DEPTH: usize = 100;
 
 /// JSON in a string in JSON in a string: followed so far.
 const MAX_NESTED_TEXTS: usize = 3;
@@ -35,23 +34,50 @@ pub(super) enum UnfitText {
     LoneSurrogate { at: usize },
 }
 
-/// The names of members whose values are secrets, in lower case.
+/// The names of members whose values are secrets.
 #[derive(Clone, Debug, Default)]
-pub(super) struct SecretNames(HashSet<Box<str>>);
+pub(super) struct SecretNames {
+    /// In lower case.
+    names: Keys<()>,
+    /// Finds the names within a text. `None` where there are none.
+    anywhere: Option<AhoCorasick>,
+}
 
 impl SecretNames {
     pub(super) fn new<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
-        Self(names.into_iter().map(|name| name.to_ascii_lowercase().into()).collect())
+        let names: Keys<()> = names.into_iter().map(|name| (name.to_ascii_lowercase(), ())).collect();
+        let anywhere = AhoCorasick::builder().ascii_case_insensitive(true).build(names.names());
+        Self { anywhere: anywhere.ok().filter(|names| names.patterns_len() > 0), names }
     }
 
-    fn contains(&self, name: &str) -> bool {
+    /// A member of this name is a secret.
+    pub(super) fn contains(&self, name: &str) -> bool {
+        if !self.names.may_have(name) {
+            return false;
+        }
         // Lower-casing on the stack: nearly all names are short and none of these is long.
         let mut buffer = [0_u8; 48];
         let Some(lower) = buffer.get_mut(..name.len()) else { return false };
         lower.copy_from_slice(name.as_bytes());
         lower.make_ascii_lowercase();
-        std::str::from_utf8(lower).is_ok_and(|lower| self.0.contains(lower))
+        std::str::from_utf8(lower).is_ok_and(|lower| self.names.get(lower).is_some())
     }
+
+    /// Whether a text is JSON, as far as a glance tells, in which [`sanitize`] may find something.
+    pub(super) fn may_be_in_json(&self, text: &str) -> bool {
+        if !text.trim_start().starts_with(['{', '[']) {
+            return false;
+        }
+        let named = self.anywhere.as_ref().is_some_and(|names| names.is_match(text));
+        // Names may be written in escapes, and what is too deep is not passed on.
+        let deep = || text.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count() > MAX_DEPTH;
+        named || memchr::memmem::find(text.as_bytes(), b"\\u").is_some() || deep()
+    }
+}
+
+/// No line breaks, but for those at the ends.
+pub(super) fn is_on_one_line(text: &str) -> bool {
+    memchr2(b'\n', b'\r', text.trim().as_bytes()).is_none()
 }
 
 /// The text on one line, without secrets. Borrowed when nothing had to change.

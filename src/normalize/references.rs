@@ -26,11 +26,16 @@ pub(super) struct ArnRules {
     none: HashMap<String, Vec<String>>,
 }
 
+/// The resources of ARNs, by kind.
+type Patterns = HashMap<Box<str>, Vec<(Template, Arc<AssetPlan>)>>;
+
 /// The assets by their ARNs and id prefixes.
 #[derive(Debug, Default)]
 pub(super) struct References {
-    /// By `service:kind`, or `service:` where the resource begins with a variable part; the most literal first.
-    by_arn: HashMap<Box<str>, Vec<(Template, Arc<AssetPlan>)>>,
+    /// By service, then by kind, which is empty where the resource begins with a variable part; the most literal first.
+    by_arn: HashMap<Box<str>, Patterns>,
+    /// Service and resource of an asset's own ARN, by its provider type.
+    own: HashMap<String, (String, Template)>,
     by_id_prefix: HashMap<Box<str>, Arc<AssetPlan>>,
     rules: ArnRules,
 }
@@ -55,26 +60,28 @@ impl References {
     pub(super) fn new(assets: &HashMap<Box<str>, Arc<AssetPlan>>, rules: ArnRules) -> Self {
         let mut prefixes: HashMap<_, Vec<_>> = HashMap::new();
         let mut patterns: HashMap<_, Vec<_>> = HashMap::new();
+        let mut own = HashMap::new();
         for asset in assets.values() {
             if let Some(prefix) = &asset.id_prefix {
                 prefixes.entry(prefix.clone()).or_default().push(Arc::clone(asset));
             }
             if let Some((service, resource)) = arn_pattern(asset) {
                 let text = without_names(&resource.to_string());
+                own.insert(asset.kind.provider_type.clone(), (service.clone(), resource.clone()));
                 patterns.entry((service, text)).or_default().push((resource, Arc::clone(asset)));
             }
         }
-        let mut by_arn: HashMap<Box<str>, Vec<_>> = HashMap::new();
+        let mut by_arn: HashMap<Box<str>, Patterns> = HashMap::new();
         // What several kinds have in common tells none of them.
         for ((service, text), found) in patterns.into_iter().filter_map(|(key, found)| Some((key, only(found)?))) {
-            let kind = kind_of(&text).filter(|kind| !kind.contains('{'));
-            by_arn.entry(arn_key(&service, kind).into()).or_default().push(found);
+            let kind = kind_of(&text).filter(|kind| !kind.contains('{')).unwrap_or_default();
+            by_arn.entry(service.into()).or_default().entry(kind.into()).or_default().push(found);
         }
-        for patterns in by_arn.values_mut() {
+        for patterns in by_arn.values_mut().flat_map(HashMap::values_mut) {
             patterns.sort_by_cached_key(|(pattern, _)| (std::cmp::Reverse(pattern.literal_len()), pattern.to_string()));
         }
         let by_id_prefix = prefixes.into_iter().filter_map(|(prefix, found)| Some((prefix, only(found)?))).collect();
-        Self { by_arn, by_id_prefix, rules }
+        Self { by_arn, own, by_id_prefix, rules }
     }
 
     /// The kind of asset whose ids begin as this one does: up to and with the last hyphen.
@@ -97,13 +104,13 @@ impl References {
         &self,
         asset: &Arc<AssetPlan>,
         id: &str,
-        vars: &[(Box<str>, String)],
+        vars: &[(&str, &str)],
         place: &Place<'_>,
     ) -> Option<Referred> {
         let Some(arn) = Arn::parse(id, place) else { return referred(asset, id, vars, place) };
         // Some kinds have ARNs alike; then the rule's word decides.
-        let own = arn_pattern(asset).filter(|(service, _)| service == arn.service);
-        let as_said = own.and_then(|(_, pattern)| self.captured(&pattern, asset, &arn));
+        let own = self.own.get(&asset.kind.provider_type).filter(|(service, _)| service == arn.service);
+        let as_said = own.and_then(|(_, pattern)| self.captured(pattern, asset, &arn));
         as_said.or_else(|| self.known(&arn)).or_else(|| {
             let short = arn.resource.rsplit(['/', ':']).next().unwrap_or(arn.resource);
             referred(asset, short, vars, &arn.place())
@@ -124,9 +131,9 @@ impl References {
 
     /// What an ARN refers to, if a rule file defines it.
     pub(super) fn known(&self, arn: &Arn<'_>) -> Option<Referred> {
-        let kinds = [kind_of(arn.resource), None];
-        let keys = kinds.iter().skip(usize::from(kinds[0].is_none())).map(|kind| arn_key(arn.service, *kind));
-        let mut patterns = keys.filter_map(|key| self.by_arn.get(key.as_str())).flatten();
+        let of_service = self.by_arn.get(arn.service)?;
+        let kinds = kind_of(arn.resource).into_iter().chain([""]);
+        let mut patterns = kinds.filter_map(|kind| of_service.get(kind)).flatten();
         patterns.find_map(|(pattern, asset)| self.captured(pattern, asset, arn))
     }
 
@@ -134,8 +141,7 @@ impl References {
         let captured = pattern.capture(arn.resource)?;
         let id = captured.iter().find_map(|(name, value)| (*name == "id").then_some(*value))?;
         let id = self.without_path(arn.service, self.cut(arn.service, id));
-        let vars: Vec<_> = captured.iter().map(|(name, value)| (Box::from(*name), (*value).to_owned())).collect();
-        is_definite(id).then(|| referred(asset, id, &vars, &arn.place()))?
+        is_definite(id).then(|| referred(asset, id, &captured, &arn.place()))?
     }
 
     fn cut<'i>(&self, service: &str, id: &'i str) -> &'i str {
@@ -149,7 +155,7 @@ impl References {
     }
 }
 
-fn referred(asset: &Arc<AssetPlan>, id: &str, vars: &[(Box<str>, String)], place: &Place<'_>) -> Option<Referred> {
+fn referred(asset: &Arc<AssetPlan>, id: &str, vars: &[(&str, &str)], place: &Place<'_>) -> Option<Referred> {
     let Place { account, region, .. } = *place;
     let parts = Parts { partition: partition(region), region, account, id, vars };
     Some(Referred {
@@ -207,10 +213,6 @@ fn without_names(pattern: &str) -> String {
 fn only<T>(found: Vec<T>) -> Option<T> {
     let [only] = <[T; 1]>::try_from(found).ok()?;
     Some(only)
-}
-
-fn arn_key(service: &str, kind: Option<&str>) -> String {
-    format!("{service}:{}", kind.unwrap_or_default())
 }
 
 /// Service and resource of an asset's ARN: by its template, else by its name, which follows the ARN.

@@ -37,6 +37,8 @@ pub(super) struct AssetRule {
     pub(super) id_prefix: Option<String>,
     #[serde(default)]
     pub(super) display: Texts,
+    #[serde(default)]
+    pub(super) uid: Texts,
     pub(super) tags: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) sets: BTreeMap<Spanned<String>, OneOrMany<String>>,

@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
-use serde_json::{Map, Value, json};
 
 use super::configuration::configuration;
-use super::pointer::member;
+use super::json::{Arena, Json, Members, Number};
 use crate::model::Time;
 
 /// A transform, as rules name it. `docs/RULES.md` says what each does.
@@ -43,126 +42,127 @@ pub(super) enum Transform {
 
 impl Transform {
     /// Applies it. `None`: there is no such value.
-    pub(super) fn apply(self, value: Cow<'_, Value>) -> Option<Value> {
-        match self {
-            Self::Json => Some(parse_json(value)),
-            Self::UrlDecode => Some(map_text(value, |text| json!(percent_decode_str(text).decode_utf8_lossy()))),
-            Self::TagMap => Some(tag_map(&value)),
-            Self::Ec2Items => Some(unwrap_items(value.into_owned())),
-            Self::Ec2IpPermissions => Some(ip_permissions(&value, false)),
-            Self::Ec2IpPermissionsEgress => Some(ip_permissions(&value, true)),
-            Self::Epoch => epoch(&value),
-            Self::ArnResource => Some(map_text(value, |text| json!(arn_resource(text)))),
-            Self::ArnPath => Some(map_text(value, |text| json!(arn_path(text)))),
-            Self::ArnParent => value.as_str().and_then(arn_parent).map(|text| json!(text)),
-            Self::ArnOwner => value.as_str().and_then(arn_owner).map(|text| json!(text)),
-            Self::ArnAccount => arn_part(&value, 4),
-            Self::ArnRegion => arn_part(&value, 3),
-            Self::ArmId => Some(map_text(value, |text| json!(text.trim_end_matches('/').to_lowercase()))),
-            Self::EntraTargets => Some(entra_targets(&value)),
-            Self::LambdaFunction => lambda_name(&value).map(|(function, _)| json!(function)),
-            Self::LambdaQualifier => lambda_name(&value).and_then(|(_, qualifier)| qualifier).map(|text| json!(text)),
-            Self::UrlLast => Some(map_text(value, |text| json!(url_path(text).map_or(text, |(_, last)| last)))),
-            Self::UrlParent => value.as_str().and_then(url_path).and_then(|(parent, _)| parent).map(|text| json!(text)),
-            Self::Camel => Some(camel(value.into_owned())),
-            Self::Configuration => configuration(&value),
-            Self::Keys => value.as_object().map(|members| members.keys().cloned().collect()),
-            Self::String => scalar_text(&value).map(|text| json!(text)),
-            Self::Lower => Some(map_text(value, |text| json!(text.to_lowercase()))),
-            Self::Split => {
-                Some(map_text(value, |text| text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect()))
+    pub(super) fn apply<'a>(self, value: Json<'a>, arena: &'a Arena) -> Option<Json<'a>> {
+        let text = |change: fn(&'a str) -> &'a str| value.as_str().map_or(value, |text| Json::Text(change(text)));
+        let part = |of: fn(&'a str) -> Option<&'a str>| value.as_str().and_then(of).map(Json::Text);
+        Some(match self {
+            Self::Json => parse_json(value, arena),
+            Self::UrlDecode => {
+                map_text(value, |text| Json::Text(owned(percent_decode_str(text).decode_utf8_lossy(), arena)))
             }
-            Self::Wrap => Some(if value.is_array() { value.into_owned() } else { json!([value]) }),
-        }
+            Self::TagMap => tag_map(value, arena),
+            Self::Ec2Items => unwrap_items(value, arena),
+            Self::Ec2IpPermissions => ip_permissions(value, false, arena),
+            Self::Ec2IpPermissionsEgress => ip_permissions(value, true, arena),
+            Self::Epoch => return epoch(value, arena),
+            Self::ArnResource => text(arn_resource),
+            Self::ArnPath => text(arn_path),
+            Self::ArnParent => return part(arn_parent),
+            Self::ArnOwner => return part(arn_owner),
+            Self::ArnAccount => return part(|text| arn_part(text, 4)),
+            Self::ArnRegion => return part(|text| arn_part(text, 3)),
+            Self::ArmId => {
+                map_text(value, |text| Json::Text(arena.alloc_str(&text.trim_end_matches('/').to_lowercase())))
+            }
+            Self::EntraTargets => entra_targets(value, arena),
+            Self::LambdaFunction => return part(|text| lambda_name(text).map(|(function, _)| function)),
+            Self::LambdaQualifier => return part(|text| lambda_name(text)?.1),
+            Self::UrlLast => text(|text| url_path(text).map_or(text, |(_, last)| last)),
+            Self::UrlParent => return part(|text| url_path(text)?.0),
+            Self::Camel => camel(value, arena),
+            Self::Configuration => return configuration(value, arena),
+            Self::Keys => Json::array(value.as_object()?.keys().map(Json::Text), arena),
+            Self::String => Json::Text(value.scalar_text(arena)?),
+            Self::Lower => map_text(value, |text| Json::Text(arena.alloc_str(&text.to_lowercase()))),
+            Self::Split => map_text(value, |text| {
+                let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+                Json::array(parts.map(Json::Text), arena)
+            }),
+            Self::Wrap if value.as_array().is_some() => value,
+            Self::Wrap => Json::array([value], arena),
+        })
     }
 }
 
-/// A scalar as text; `None` for null, arrays and objects.
-pub(super) fn scalar_text(value: &Value) -> Option<Cow<'_, str>> {
-    match value {
-        Value::String(text) => Some(Cow::Borrowed(text)),
-        Value::Number(number) => Some(Cow::Owned(number.to_string())),
-        Value::Bool(flag) => Some(Cow::Borrowed(if *flag { "true" } else { "false" })),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
+fn owned<'a>(text: Cow<'a, str>, arena: &'a Arena) -> &'a str {
+    match text {
+        Cow::Borrowed(text) => text,
+        Cow::Owned(text) => arena.alloc_str(&text),
     }
 }
 
-fn map_text(value: Cow<'_, Value>, change: impl FnOnce(&str) -> Value) -> Value {
-    match value.as_str() {
-        Some(text) => change(text),
-        None => value.into_owned(),
-    }
+fn map_text<'a>(value: Json<'a>, change: impl FnOnce(&'a str) -> Json<'a>) -> Json<'a> {
+    value.as_str().map_or(value, change)
 }
 
 /// Policies come as objects, as JSON in a string, and as URL-encoded JSON in a string.
-fn parse_json(value: Cow<'_, Value>) -> Value {
+fn parse_json<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
     map_text(value, |text| {
-        serde_json::from_str(text)
-            .or_else(|error| {
-                let decoded = percent_decode_str(text).decode_utf8().map_err(|_| error)?;
-                serde_json::from_str(&decoded)
-            })
-            .unwrap_or_else(|_| json!(text))
+        let decoded = || {
+            let decoded = percent_decode_str(text).decode_utf8().ok()?;
+            Json::parse(owned(decoded, arena), arena).ok()
+        };
+        Json::parse(text, arena).ok().or_else(decoded).unwrap_or(value)
     })
 }
 
-fn tag_map(value: &Value) -> Value {
-    let mut tags = Map::new();
+fn tag_map<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
     match value {
-        Value::Array(items) => items.iter().for_each(|item| collect_tag(&mut tags, item)),
-        Value::Object(members) => {
-            let wrapped = ["items", "tagSet", "tags", "tag", "tagging"].iter().find_map(|key| member(members, key));
+        Json::Array(items) => Json::object(items.iter().filter_map(|item| tag(item.as_object()?, arena)), arena),
+        Json::Object(members) => {
+            let wrapped =
+                ["items", "tagSet", "tags", "tag", "tagging"].iter().find_map(|key| members.get_in_any_case(key));
             match wrapped {
-                Some(inner @ (Value::Array(_) | Value::Object(_))) => return tag_map(inner),
-                _ if member(members, "key").is_some() && members.len() <= 2 => collect_tag(&mut tags, value),
+                Some(inner @ (Json::Array(_) | Json::Object(_))) => tag_map(inner, arena),
+                _ if members.get_in_any_case("key").is_some() && members.len() <= 2 => {
+                    Json::object(tag(members, arena), arena)
+                }
                 // A plain map; what is no scalar is no tag value.
-                _ => tags
-                    .extend(members.iter().filter_map(|(key, value)| Some((key.clone(), json!(scalar_text(value)?))))),
+                _ => {
+                    let scalars =
+                        members.iter().filter_map(|(key, value)| Some((key, Json::Text(value.scalar_text(arena)?))));
+                    Json::object(scalars, arena)
+                }
             }
         }
-        _ => {}
+        _ => Json::EMPTY,
     }
-    Value::Object(tags)
 }
 
-fn collect_tag(tags: &mut Map<String, Value>, item: &Value) {
-    let Some(members) = item.as_object() else { return };
-    let either = |names: [&str; 2]| names.iter().find_map(|name| member(members, name)).and_then(scalar_text);
-    if let Some(key) = either(["key", "tagKey"]) {
-        tags.insert(key.into_owned(), json!(either(["value", "tagValue"]).unwrap_or_default()));
-    }
+fn tag<'a>(members: Members<'a>, arena: &'a Arena) -> Option<(&'a str, Json<'a>)> {
+    let either = |names: [&str; 2]| {
+        names.iter().find_map(|name| members.get_in_any_case(name)).and_then(|value| value.scalar_text(arena))
+    };
+    Some((either(["key", "tagKey"])?, Json::Text(either(["value", "tagValue"]).unwrap_or_default())))
 }
 
 /// EC2's XML as JSON: `{"items": […]}` and `{"item": one or many}` become the list, an empty set (`{}` or an empty text under
 /// a `…Set` key) an empty list, and `{"tag": 1, "content": x}`, which numbers the elements of a request, becomes `x`.
-fn unwrap_items(value: Value) -> Value {
+fn unwrap_items<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
     match value {
-        Value::Object(mut members) => {
+        Json::Object(members) => {
             if members.len() == 1 {
-                if members.get("items").is_some_and(Value::is_array) {
-                    return members.remove("items").map_or(Value::Null, unwrap_items);
+                if let Some(items @ Json::Array(_)) = members.get("items") {
+                    return unwrap_items(items, arena);
                 }
-                if let Some(item) = members.remove("item") {
-                    let list = if item.is_array() { item } else { json!([item]) };
-                    return unwrap_items(list);
-                }
-            }
-            if members.get("tag").is_some_and(Value::is_number) {
-                members.remove("tag");
-                if members.len() == 1
-                    && let Some(content) = members.remove("content")
-                {
-                    return unwrap_items(content);
+                if let Some(item) = members.get("item") {
+                    let list = if item.as_array().is_some() { item } else { Json::array([item], arena) };
+                    return unwrap_items(list, arena);
                 }
             }
-            let unwrapped = members.into_iter().map(|(key, value)| match value {
-                Value::Object(inner) if inner.is_empty() && key.ends_with("Set") => (key, json!([])),
-                Value::String(text) if text.is_empty() && key.ends_with("Set") => (key, json!([])),
-                value => (key, unwrap_items(value)),
+            let is_numbered = matches!(members.get("tag"), Some(Json::Number(_)));
+            if let Some(content) = members.get("content").filter(|_| is_numbered && members.len() == 2) {
+                return unwrap_items(content, arena);
+            }
+            let own = members.iter().filter(|(key, _)| !is_numbered || *key != "tag");
+            let unwrapped = own.map(|(key, value)| match value {
+                Json::Object(inner) if inner.is_empty() && key.ends_with("Set") => (key, Json::Array(&[])),
+                Json::Text("") if key.ends_with("Set") => (key, Json::Array(&[])),
+                value => (key, unwrap_items(value, arena)),
             });
-            Value::Object(unwrapped.collect())
+            Json::object(unwrapped, arena)
         }
-        Value::Array(elements) => elements.into_iter().map(unwrap_items).collect(),
+        Json::Array(elements) => Json::array(elements.iter().map(|element| unwrap_items(*element, arena)), arena),
         scalar => scalar,
     }
 }
@@ -170,39 +170,42 @@ fn unwrap_items(value: Value) -> Value {
 /// One element per rule, in the field names of `securityGroupRuleSet`
 /// (<https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_SecurityGroupRule.html>). Takes the whole
 /// `requestParameters`: either `ipPermissions` or the flat form of EC2-Classic's time.
-fn ip_permissions(request: &Value, egress: bool) -> Value {
-    let Some(members) = request.as_object() else { return json!([]) };
-    let permissions = match member(members, "ipPermissions").map(items) {
+fn ip_permissions<'a>(request: Json<'a>, egress: bool, arena: &'a Arena) -> Json<'a> {
+    let Some(members) = request.as_object() else { return Json::Array(&[]) };
+    let permissions = match members.get_in_any_case("ipPermissions").map(|permissions| items(permissions, arena)) {
         Some(permissions) if !permissions.is_empty() => permissions,
-        _ => std::slice::from_ref(request),
+        _ => &[request],
     };
-    permissions.iter().filter_map(Value::as_object).flat_map(|permission| rules_of(permission, egress)).collect()
+    let rules = permissions.iter().filter_map(|permission| permission.as_object());
+    Json::array(rules.flat_map(|permission| rules_of(permission, egress, arena)), arena)
 }
 
-fn rules_of(permission: &Map<String, Value>, egress: bool) -> Vec<Value> {
-    let Some(protocol) = member(permission, "ipProtocol").and_then(scalar_text) else { return Vec::new() };
+fn rules_of<'a>(permission: Members<'a>, egress: bool, arena: &'a Arena) -> Vec<Json<'a>> {
+    let protocol = permission.get_in_any_case("ipProtocol").and_then(|protocol| protocol.scalar_text(arena));
     // EC2 answers with names where a request may give numbers, and knows no ports of "all protocols".
-    let protocol = match &*protocol {
-        "1" => "icmp",
-        "6" => "tcp",
-        "17" => "udp",
-        "58" => "icmpv6",
-        other => other,
+    let protocol = match protocol {
+        None => return Vec::new(),
+        Some("1") => "icmp",
+        Some("6") => "tcp",
+        Some("17") => "udp",
+        Some("58") => "icmpv6",
+        Some(other) => other,
     };
     let port = |key: &str| match protocol {
-        "-1" => -1,
-        _ => member(permission, key).and_then(Value::as_i64).unwrap_or(-1),
+        "-1" => integer(-1),
+        _ => integer(permission.get_in_any_case(key).and_then(Json::as_i64).unwrap_or(-1)),
     };
-    let base =
-        json!({ "isEgress": egress, "ipProtocol": protocol, "fromPort": port("fromPort"), "toPort": port("toPort") });
+    let base = [
+        ("isEgress", Json::Bool(egress)),
+        ("ipProtocol", Json::Text(protocol)),
+        ("fromPort", port("fromPort")),
+        ("toPort", port("toPort")),
+    ];
     let mut rules = Vec::new();
-    let mut push = |key: &str, peer: Value, description: Option<&Value>| {
-        let mut rule = base.clone();
-        rule[key] = peer;
-        if let Some(description) = description.filter(|text| text.as_str().is_some_and(|text| !text.is_empty())) {
-            rule["description"] = description.clone();
-        }
-        rules.push(rule);
+    let mut push = |key: &'static str, peer: Json<'a>, description: Option<Json<'a>>| {
+        let description = description.filter(|text| text.as_str().is_some_and(|text| !text.is_empty()));
+        let more = description.map(|description| ("description", description));
+        rules.push(Json::object(base.into_iter().chain([(key, peer)]).chain(more), arena));
     };
     for (list, from, to) in [
         ("ipRanges", "cidrIp", "cidrIpv4"),
@@ -210,44 +213,50 @@ fn rules_of(permission: &Map<String, Value>, egress: bool) -> Vec<Value> {
         ("prefixListIds", "prefixListId", "prefixListId"),
         ("groups", "groupId", "referencedGroupInfo"),
     ] {
-        for range in member(permission, list).map(items).unwrap_or_default().iter().filter_map(Value::as_object) {
-            let Some(peer) = member(range, from) else { continue };
-            let peer = if list == "groups" { json!({ "groupId": peer }) } else { peer.clone() };
-            push(to, peer, member(range, "description"));
+        let ranges = permission.get_in_any_case(list).map(|list| items(list, arena)).unwrap_or_default();
+        for range in ranges.iter().filter_map(|range| range.as_object()) {
+            let Some(peer) = range.get_in_any_case(from) else { continue };
+            let peer = if list == "groups" { Json::object([("groupId", peer)], arena) } else { peer };
+            push(to, peer, range.get_in_any_case("description"));
         }
     }
     for (from, to) in [("cidrIp", "cidrIpv4"), ("cidrIpv6", "cidrIpv6")] {
-        if let Some(peer) = member(permission, from).filter(|peer| peer.is_string()) {
-            push(to, peer.clone(), None);
+        if let Some(peer) = permission.get_in_any_case(from).filter(|peer| peer.as_str().is_some()) {
+            push(to, peer, None);
         }
     }
     rules
 }
 
+fn integer(number: i64) -> Json<'static> {
+    Json::Number(u64::try_from(number).map_or(Number::Signed(number), Number::Unsigned))
+}
+
 /// The elements of an array, of `{"items": […]}`, or an object alone: XML does not tell a list of one from its element.
-fn items(value: &Value) -> &[Value] {
+fn items<'a>(value: Json<'a>, arena: &'a Arena) -> &'a [Json<'a>] {
     match value {
-        Value::Array(elements) => elements,
-        Value::Object(members) => match members.get("items") {
-            Some(items) => items.as_array().map_or(&[], Vec::as_slice),
+        Json::Array(elements) => elements,
+        Json::Object(members) => match members.get("items") {
+            Some(items) => items.as_array().unwrap_or_default(),
             None if members.is_empty() => &[],
-            None => std::slice::from_ref(value),
+            None => std::slice::from_ref(arena.alloc(value)),
         },
         _ => &[],
     }
 }
 
 /// Seconds or milliseconds since 1970; a text is taken as it is.
-fn epoch(value: &Value) -> Option<Value> {
+fn epoch<'a>(value: Json<'a>, arena: &'a Arena) -> Option<Json<'a>> {
+    let told = |time: Time| Json::Text(arena.alloc_str(&time.to_string()));
     match value {
-        Value::String(text) => Some(text.parse::<Time>().map_or_else(|_| value.clone(), |time| json!(time))),
-        Value::Number(number) => {
-            let number = number.as_f64()?;
+        Json::Text(text) => Some(text.parse().map_or(value, told)),
+        Json::Number(number) => {
+            let number = serde_json::Number::from(number).as_f64()?;
             // 10^11 seconds is the year 5138, 10^11 milliseconds 1973.
             let millis = if number.abs() < 1e11 { number * 1_000.0 } else { number };
             #[expect(clippy::cast_possible_truncation, reason = "a float to integer cast saturates, and Time clamps")]
             let time = Time::from_millis(millis.round() as i64);
-            Some(json!(time))
+            Some(told(time))
         }
         _ => None,
     }
@@ -297,15 +306,14 @@ fn url_path(text: &str) -> Option<(Option<&str>, &str)> {
     Some((parts.next().filter(|parent| !parent.is_empty()), last))
 }
 
-fn arn_part(value: &Value, part: usize) -> Option<Value> {
-    let text = value.as_str().filter(|text| text.starts_with("arn:"))?;
-    text.split(':').nth(part).filter(|part| !part.is_empty()).map(|part| json!(part))
+fn arn_part(text: &str, part: usize) -> Option<&str> {
+    let parts = text.starts_with("arn:").then(|| text.split(':'));
+    parts?.nth(part).filter(|part| !part.is_empty())
 }
 
 /// `name`, `name:qualifier`, `account:function:name[:qualifier]` or a whole ARN
 /// (<https://docs.aws.amazon.com/lambda/latest/api/API_GetFunction.html>).
-fn lambda_name(value: &Value) -> Option<(&str, Option<&str>)> {
-    let text = value.as_str()?;
+fn lambda_name(text: &str) -> Option<(&str, Option<&str>)> {
     let tail = match text.find("function:") {
         Some(at) => text.get(at + "function:".len()..)?,
         None => text,
@@ -314,47 +322,56 @@ fn lambda_name(value: &Value) -> Option<(&str, Option<&str>)> {
     Some((parts.next().filter(|name| !name.is_empty())?, parts.next().filter(|qualifier| !qualifier.is_empty())))
 }
 
-fn camel(value: Value) -> Value {
+pub(super) fn camel<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
     match value {
-        Value::Object(members) => {
-            let renamed = members.into_iter().map(|(key, value)| {
-                let mut letters = key.chars();
-                let key = letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default();
-                (key, camel(value))
+        Json::Object(members) => {
+            let renamed = members.iter().map(|(key, value)| {
+                let lowered = key.starts_with(|first: char| !first.is_lowercase()).then(|| {
+                    let mut letters = key.chars();
+                    let lowered: String =
+                        letters.next().into_iter().flat_map(char::to_lowercase).chain(letters).collect();
+                    &*arena.alloc_str(&lowered)
+                });
+                (lowered.unwrap_or(key), camel(value, arena))
             });
-            Value::Object(renamed.collect())
+            Json::object(renamed, arena)
         }
-        Value::Array(elements) => elements.into_iter().map(camel).collect(),
+        Json::Array(elements) => Json::array(elements.iter().map(|element| camel(*element, arena)), arena),
         scalar => scalar,
     }
 }
 
 /// Entra's `targetResources`, by type, with the JSON inside the strings of `modifiedProperties` parsed
 /// (<https://learn.microsoft.com/en-us/graph/api/resources/modifiedproperty>).
-fn entra_targets(value: &Value) -> Value {
-    let mut by_type = Map::new();
-    for target in value.as_array().into_iter().flatten().filter_map(Value::as_object) {
-        let mut kept = target.clone();
-        let mut modified = Map::new();
-        for property in kept.remove("modifiedProperties").as_ref().and_then(Value::as_array).into_iter().flatten() {
-            let Some(name) = property.get("displayName").and_then(Value::as_str) else { continue };
-            let side = |key: &str| parse_json(Cow::Owned(property.get(key).cloned().unwrap_or(Value::Null)));
-            modified.insert(name.trim().to_owned(), json!({ "old": side("oldValue"), "new": side("newValue") }));
-        }
-        kept.insert("modified".to_owned(), Value::Object(modified));
-        let kind = target.get("type").and_then(Value::as_str).unwrap_or("Other").to_owned();
-        by_type.entry(kind).or_insert(Value::Object(kept));
-    }
-    Value::Object(by_type)
+fn entra_targets<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
+    let targets = value.as_array().into_iter().flatten().filter_map(|target| target.as_object());
+    let by_type = targets.map(|target| {
+        let properties = target.get("modifiedProperties").and_then(Json::as_array).into_iter().flatten();
+        let modified = properties.filter_map(|property| {
+            let side = |key: &str| parse_json(property.get(key).unwrap_or(Json::Null), arena);
+            let sides = Json::object([("old", side("oldValue")), ("new", side("newValue"))], arena);
+            Some((property.get("displayName")?.as_str()?.trim(), sides))
+        });
+        let kept = target.iter().filter(|(key, _)| *key != "modifiedProperties");
+        let kept = kept.chain([("modified", Json::object(modified, arena))]);
+        (target.get("type").and_then(Json::as_str).unwrap_or("Other"), Json::object(kept, arena))
+    });
+    // Of several of one type the first.
+    let mut by_type: Vec<_> = by_type.collect();
+    by_type.reverse();
+    Json::object(by_type, arena)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde_json::{Value, json};
 
     fn apply(name: &str, value: Value) -> Option<Value> {
-        serde_json::from_value::<Transform>(json!(name)).unwrap().apply(Cow::Owned(value))
+        let arena = Arena::new();
+        let transform: Transform = serde_json::from_value(json!(name)).unwrap();
+        transform.apply(Json::copied(&value, &arena), &arena).map(Json::to_value)
     }
 
     #[test]

@@ -8,7 +8,10 @@ const LEAVES: [&str; 4] = ["metrics", "model", "retry", "secret"];
 
 /// Module → what it may use besides the leaves.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("app", &["auth", "config", "http", "hub", "ingest", "inventory", "log", "normalize", "reload", "source"]),
+    (
+        "app",
+        &["auth", "config", "history", "http", "hub", "ingest", "inventory", "log", "normalize", "reload", "source"],
+    ),
     (
         "cli",
         &[
@@ -32,9 +35,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("correlate", &[]),
     ("decode", &[]),
     ("fixture", &["ingest", "inventory", "normalize"]),
-    ("http", &["auth", "hub", "inventory", "log", "source"]),
+    ("history", &["inventory", "log", "normalize"]),
+    ("http", &["auth", "history", "hub", "inventory", "log", "source"]),
     ("hub", &["log"]),
-    ("ingest", &["correlate", "inventory", "log", "normalize", "source"]),
+    ("ingest", &["correlate", "history", "inventory", "log", "normalize", "source"]),
     ("inventory", &[]),
     ("log", &[]),
     ("metrics", &[]),

@@ -240,7 +240,8 @@ impl Writer {
             for event in run {
                 state.tail = state.tail.next();
                 batch.insert(&self.store.ids, text_key(&event.head.id), seq_key(state.tail));
-                batch.insert(&self.store.history, history_key(&event.head.asset, state.tail), []);
+                let time = event.head.time.millis().to_be_bytes();
+                batch.insert(&self.store.history, history_key(&event.head.asset, state.tail), time);
             }
         }
         Ok(())

@@ -3,22 +3,21 @@
 //! The method is data (`normalizers/aws/attribution.toml`); who it was follows the userIdentity element
 //! (<https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-reference-user-identity.html>).
 
-use serde_json::Value;
-use std::borrow::Cow;
 use std::net::IpAddr;
 
+use super::super::json::Json;
 use super::super::method::{Field, MethodRules, Seen};
-use super::record::{Member, Record};
+use super::record::Record;
 use super::workload;
 use crate::model::{Assumed, Attribution, Human, OnBehalfOf, Principal};
 
 /// The fields that the rules look at.
 struct Facts<'r> {
     identity_type: Option<&'r str>,
-    event_type: Option<Cow<'r, str>>,
+    event_type: Option<&'r str>,
     invoked_by: Option<&'r str>,
-    user_agent: Option<Cow<'r, str>>,
-    source_address: Option<Cow<'r, str>>,
+    user_agent: Option<&'r str>,
+    source_address: Option<&'r str>,
     console_session: Option<&'static str>,
 }
 
@@ -26,10 +25,10 @@ impl Seen for Facts<'_> {
     fn field(&self, field: Field) -> Option<&str> {
         match field {
             Field::IdentityType => self.identity_type,
-            Field::EventType => self.event_type.as_deref(),
+            Field::EventType => self.event_type,
             Field::InvokedBy => self.invoked_by,
-            Field::UserAgent => self.user_agent.as_deref(),
-            Field::SourceAddress => self.source_address.as_deref(),
+            Field::UserAgent => self.user_agent,
+            Field::SourceAddress => self.source_address,
             Field::ConsoleSession => self.console_session,
             Field::AppId | Field::TokenType | Field::ManagedIdentity | Field::Caller => None,
         }
@@ -39,65 +38,50 @@ impl Seen for Facts<'_> {
 impl MethodRules {
     /// Attribution of a record.
     pub(super) fn attribute(&self, record: &Record<'_>) -> Attribution {
-        let identity = record.value(Member::UserIdentity).filter(|identity| identity.is_object());
-        let session = identity.and_then(|identity| identity.get("sessionContext"));
-        let from_console = record.is_true(Member::SessionCredentialFromConsole)
-            || session.and_then(|session| text(session, "/attributes/sessionCredentialFromConsole")) == Some("true");
+        let identity = record.value("userIdentity").filter(|identity| identity.is_object());
+        let of_identity = |path: &[&str]| identity.and_then(|identity| identity.text_at(path));
+        let from_console = record.is_true("sessionCredentialFromConsole")
+            || of_identity(&["sessionContext", "attributes", "sessionCredentialFromConsole"]) == Some("true");
         let seen = Facts {
-            identity_type: identity.and_then(|identity| text(identity, "/type")),
-            event_type: record.text(Member::EventType),
-            invoked_by: identity.and_then(|identity| text(identity, "/invokedBy")),
+            identity_type: of_identity(&["type"]),
+            event_type: record.text("eventType"),
+            invoked_by: of_identity(&["invokedBy"]),
             // S3 writes the user agent in brackets.
-            user_agent: record.text(Member::UserAgent).map(|agent| {
-                match agent.strip_prefix('[').and_then(|a| a.strip_suffix(']')) {
-                    Some(inner) => Cow::Owned(inner.to_owned()),
-                    None => agent,
-                }
-            }),
-            source_address: record.text(Member::SourceIpAddress),
+            user_agent: record
+                .text("userAgent")
+                .map(|agent| agent.strip_prefix('[').and_then(|agent| agent.strip_suffix(']')).unwrap_or(agent)),
+            source_address: record.text("sourceIPAddress"),
             console_session: from_console.then_some("true"),
         };
         let (method, method_reason, confidence, tool) = self.method(&seen);
         let principal = identity.map(principal);
         let assumed = identity.and_then(|identity| assumed(identity, principal.as_ref()));
         let workload = identity.zip(principal.as_ref()).and_then(|(identity, principal)| {
-            workload::workload(identity, principal, assumed.as_ref(), seen.user_agent.as_deref())
+            workload::workload(identity, principal, assumed.as_ref(), seen.user_agent)
         });
         let deployment = (&*method == "cloudformation")
-            .then(|| workload::stack_of_tags(record.value(Member::RequestParameters)?))
+            .then(|| workload::stack_of_tags(record.value("requestParameters")?))
             .flatten();
         Attribution {
             method,
             method_reason,
             confidence,
             tool,
-            ip: seen
-                .source_address
-                .as_ref()
-                .filter(|address| address.parse::<IpAddr>().is_ok())
-                .map(|ip| ip.to_string()),
+            ip: seen.source_address.filter(|address| address.parse::<IpAddr>().is_ok()).map(str::to_owned),
             human: identity.and_then(|identity| human(identity, principal.as_ref(), assumed.as_ref())),
-            mfa: session.and_then(|session| text(session, "/attributes/mfaAuthenticated")).map(|flag| flag == "true"),
+            mfa: of_identity(&["sessionContext", "attributes", "mfaAuthenticated"]).map(|flag| flag == "true"),
             workload,
             deployment,
             on_behalf_of: identity.and_then(on_behalf_of),
-            user_agent: seen.user_agent.map(Cow::into_owned),
+            user_agent: seen.user_agent.map(str::to_owned),
             principal,
             assumed,
         }
     }
 }
 
-pub(super) fn text<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
-    value.pointer(pointer)?.as_str().filter(|text| !text.is_empty())
-}
-
-pub(super) fn owned(value: &Value, pointer: &str) -> Option<String> {
-    text(value, pointer).map(str::to_owned)
-}
-
-fn principal(identity: &Value) -> Principal {
-    let kind: &'static str = match text(identity, "/type") {
+fn principal(identity: Json<'_>) -> Principal {
+    let kind: &'static str = match identity.text_at(&["type"]) {
         Some("Root") => "root",
         Some("IAMUser") => "user",
         Some("AssumedRole" | "Role") => "role",
@@ -110,36 +94,36 @@ fn principal(identity: &Value) -> Principal {
         Some("AWSService") => "service",
         _ => "unknown",
     };
-    let arn = owned(identity, "/arn");
-    let issuer = "/sessionContext/sessionIssuer";
-    let name =
-        owned(identity, "/userName").or_else(|| owned(identity, &format!("{issuer}/userName"))).or_else(
-            || match kind {
-                "root" => Some("root".to_owned()),
-                "service" => owned(identity, "/invokedBy"),
-                // arn:aws:sts::123837392027:assumed-role/deployer/session
-                "role" => arn.as_deref()?.split('/').nth(1).map(str::to_owned),
-                _ => arn.as_deref()?.rsplit('/').next().map(str::to_owned),
-            },
-        );
+    let own = |key| identity.text_at(&[key]);
+    let of_issuer = |key| identity.text_at(&["sessionContext", "sessionIssuer", key]);
+    let arn = own("arn");
+    let name = own("userName").or_else(|| of_issuer("userName")).or_else(|| match kind {
+        "root" => Some("root"),
+        "service" => own("invokedBy"),
+        // arn:aws:sts::123837392027:assumed-role/deployer/session
+        "role" => arn?.split('/').nth(1),
+        _ => arn?.rsplit('/').next(),
+    });
+    let account = own("accountId")
+        .or_else(|| of_issuer("accountId"))
+        .or_else(|| arn?.split(':').nth(4).filter(|account| !account.is_empty()));
     Principal {
         kind: kind.into(),
-        id: owned(identity, "/principalId"),
-        account: owned(identity, "/accountId")
-            .or_else(|| owned(identity, &format!("{issuer}/accountId")))
-            .or_else(|| arn.as_deref()?.split(':').nth(4).filter(|account| !account.is_empty()).map(str::to_owned)),
-        arn,
-        name,
+        id: own("principalId").map(str::to_owned),
+        account: account.map(str::to_owned),
+        arn: arn.map(str::to_owned),
+        name: name.map(str::to_owned),
     }
 }
 
-fn assumed(identity: &Value, principal: Option<&Principal>) -> Option<Assumed> {
-    if text(identity, "/type") != Some("AssumedRole") {
+fn assumed(identity: Json<'_>, principal: Option<&Principal>) -> Option<Assumed> {
+    if identity.text_at(&["type"]) != Some("AssumedRole") {
         return None;
     }
     let arn = principal.and_then(|principal| principal.arn.as_deref());
     let id = principal.and_then(|principal| principal.id.as_deref());
-    let role_arn = owned(identity, "/sessionContext/sessionIssuer/arn").or_else(|| {
+    let told = identity.text_at(&["sessionContext", "sessionIssuer", "arn"]);
+    let role_arn = told.map(str::to_owned).or_else(|| {
         // arn:aws:sts::123837392027:assumed-role/deployer/session tells the role but for its path.
         let (head, tail) = arn?.split_once(":assumed-role/")?;
         Some(format!("{}:role/{}", head.replacen(":sts:", ":iam:", 1), tail.split('/').next()?))
@@ -151,12 +135,12 @@ fn assumed(identity: &Value, principal: Option<&Principal>) -> Option<Assumed> {
 }
 
 /// The person, by the strongest evidence that one record holds.
-fn human(identity: &Value, principal: Option<&Principal>, assumed: Option<&Assumed>) -> Option<Human> {
+fn human(identity: Json<'_>, principal: Option<&Principal>, assumed: Option<&Assumed>) -> Option<Human> {
     let found = |id: &str, how: &'static str| Some(Human { id: id.to_owned(), how: how.into() });
-    if let Some(source) = text(identity, "/sessionContext/sourceIdentity") {
+    if let Some(source) = identity.text_at(&["sessionContext", "sourceIdentity"]) {
         return found(source, "sourceIdentity");
     }
-    if let Some(user) = text(identity, "/onBehalfOf/userId") {
+    if let Some(user) = identity.text_at(&["onBehalfOf", "userId"]) {
         return found(user, "identityCenter");
     }
     let session = assumed.and_then(|assumed| assumed.session_name.as_deref());
@@ -178,20 +162,23 @@ fn is_mail_address(text: &str) -> bool {
     text.split_once('@').is_some_and(|(user, host)| !user.is_empty() && host.contains('.') && !host.contains('@'))
 }
 
-fn on_behalf_of(identity: &Value) -> Option<OnBehalfOf> {
+fn on_behalf_of(identity: Json<'_>) -> Option<OnBehalfOf> {
     let user = identity.get("onBehalfOf").filter(|user| user.is_object())?;
-    Some(OnBehalfOf { user_id: owned(user, "/userId"), identity_store_arn: owned(user, "/identityStoreArn") })
+    let text = |key| user.text_at(&[key]).map(str::to_owned);
+    Some(OnBehalfOf { user_id: text("userId"), identity_store_arn: text("identityStoreArn") })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::normalize::json::Arena;
+    use crate::normalize::redact::SecretNames;
+    use serde_json::{Value, json};
 
     fn attributed(record: &Value) -> Attribution {
         let rules: MethodRules = toml::from_str(include_str!("../../../normalizers/aws/attribution.toml")).unwrap();
         let text = record.to_string();
-        rules.attribute(&Record::parse(&text).unwrap())
+        rules.attribute(&Record::whole(&text, &Arena::new(), &SecretNames::default()).unwrap())
     }
 
     #[test]

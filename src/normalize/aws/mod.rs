@@ -12,21 +12,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use self::generic::Known;
-use self::record::Member;
 use super::catalog::Catalog;
 use super::eval::{Evaluated, Place, evaluate, partition, without_version};
-use super::expression::Scope;
+use super::json::Arena;
 use super::plan::{EventPlan, Parts};
+use super::redact::is_on_one_line;
 use super::{Outcome, explain, hashed_id, not_json, sanitize};
 use crate::model::{Operation, RecordInfo, Session, Time};
 
 pub(super) use self::generic::GenericRules;
 pub(super) use self::record::Record;
 
-/// Normalizes a CloudTrail record.
-pub(super) fn normalize(catalog: &Catalog, text: &str, record: Record<'_>) -> Result<Outcome, Outcome> {
-    let told = session_told(catalog, &record);
-    let outcome = understand(catalog, text, record);
+/// Normalizes a CloudTrail record, of which the head is read.
+pub(super) fn normalize<'a>(
+    catalog: &'a Catalog,
+    text: &'a str,
+    head: Record<'a>,
+    arena: &'a Arena,
+) -> Result<Outcome, Outcome> {
+    let told = session_told(catalog, text, &head, arena);
+    let outcome = understand(catalog, text, &head, arena);
     match (outcome, told) {
         (Ok(Outcome::Skipped { reason, rule, .. }) | Err(Outcome::Skipped { reason, rule, .. }), Some(session)) => {
             Ok(Outcome::Skipped { reason, rule, session: Some(Box::new(session)) })
@@ -36,52 +41,78 @@ pub(super) fn normalize(catalog: &Catalog, text: &str, record: Record<'_>) -> Re
 }
 
 /// The credentials that the call handed out.
-fn session_told(catalog: &Catalog, record: &Record<'_>) -> Option<Session> {
-    let hands_out = record.text(Member::EventSource).is_some_and(|service| session::hands_out(&service));
-    if !hands_out || record.has(Member::ErrorCode) || record.has(Member::ErrorMessage) {
+fn session_told<'a>(catalog: &'a Catalog, text: &'a str, head: &Record<'a>, arena: &'a Arena) -> Option<Session> {
+    let hands_out = head.text("eventSource").is_some_and(session::hands_out);
+    if !hands_out || head.has("errorCode") || head.has("errorMessage") {
         return None;
     }
-    session::session(record, catalog.methods.attribute(record), |provider_type, account, region, id| {
+    let record = Record::whole(text, arena, &catalog.secrets).ok()?;
+    session::session(&record, catalog.methods.attribute(&record), |provider_type, account, region, id| {
         let asset = catalog.aws.assets.get(provider_type)?;
         asset.asset_name(&Parts { partition: partition(region), region, account, id, vars: &[] })
     })
 }
 
-fn understand(catalog: &Catalog, text: &str, record: Record<'_>) -> Result<Outcome, Outcome> {
-    let call = Call::of(&record)?;
-    let name = without_version(&call.name);
-    let rules = catalog.aws.events(&call.service, &name).unwrap_or_default();
-    let sanitized = sanitize(&catalog.secrets, text, redacting(rules, &record))?;
-    let known = (&call, &*name, rules);
-    match &sanitized {
-        Cow::Borrowed(text) => changes(catalog, text, record, known),
-        Cow::Owned(text) => changes(catalog, text, Record::parse(text).map_err(not_json)?, known),
-    }
+fn understand<'a>(
+    catalog: &'a Catalog,
+    text: &'a str,
+    head: &Record<'a>,
+    arena: &'a Arena,
+) -> Result<Outcome, Outcome> {
+    let call = Call::of(head)?;
+    let name = without_version(call.name);
+    let rules = catalog.aws.events(call.service, name).unwrap_or_default();
+    let (text, record) = read(catalog, rules, text, arena)?;
+    changes(catalog, text, &record, (&call, name, rules))
 }
 
-/// The rules that hold for the record and have something to redact.
-fn redacting<'r>(rules: &'r [EventPlan], record: &Record<'_>) -> impl Iterator<Item = &'r EventPlan> {
-    let scope = Scope { record, element: None };
-    rules.iter().filter(move |rule| !rule.redact.is_empty() && rule.holds(scope))
+/// The whole record without what the rules and the names of its members say is secret, and its text.
+fn read<'a>(
+    catalog: &'a Catalog,
+    rules: &'a [EventPlan],
+    text: &'a str,
+    arena: &'a Arena,
+) -> Result<(&'a str, Record<'a>), Outcome> {
+    let record = Record::whole(text, arena, &catalog.secrets);
+    let redacting = |rule: &&EventPlan| {
+        !rule.redact.is_empty() && record.as_ref().is_ok_and(|record| rule.holds(record.facts.scope()))
+    };
+    let redacting: Vec<_> = rules.iter().filter(redacting).collect();
+    if let Ok(record) = &record
+        && redacting.is_empty()
+        && !record.may_hold_secrets
+        && is_on_one_line(text)
+    {
+        return Ok((text, *record));
+    }
+    match sanitize(&catalog.secrets, text, redacting.into_iter())? {
+        Cow::Borrowed(text) => Ok((text, record.map_err(not_json)?)),
+        Cow::Owned(sanitized) => {
+            let text = &*arena.alloc_str(&sanitized);
+            Ok((text, Record::whole(text, arena, &catalog.secrets).map_err(not_json)?))
+        }
+    }
 }
 
 /// What each rule of the record's call looks for and finds, secrets left out. Empty where it comes to no rule.
 pub(super) fn explain(catalog: &Catalog, text: &str) -> Option<Vec<serde_json::Value>> {
-    let record = Record::parse(text).ok()?;
-    let call = Call::of(&record).ok()?;
-    let rules = catalog.aws.events(&call.service, &without_version(&call.name))?;
-    let sanitized = sanitize(&catalog.secrets, text, redacting(rules, &record)).ok()?;
-    let record = Record::parse(&sanitized).ok()?;
-    let account = account(&record).unwrap_or_else(|| "-".to_owned());
-    let region = record.text(Member::AwsRegion).unwrap_or(Cow::Borrowed("-"));
-    let place = Place { service: &call.service, account: &account, region: &region };
-    Some(explain::rules(&catalog.aws, rules, &record, &place))
+    let arena = Arena::new();
+    let head = Record::head(text, &arena).ok()?;
+    let call = Call::of(&head).ok()?;
+    let rules = catalog.aws.events(call.service, without_version(call.name))?;
+    let (_, record) = read(catalog, rules, text, &arena).ok()?;
+    let place = Place {
+        service: call.service,
+        account: account(&record).unwrap_or("-"),
+        region: record.text("awsRegion").unwrap_or("-"),
+    };
+    Some(explain::rules(&catalog.aws, rules, record.facts, &place))
 }
 
 /// By the rules of the call; else by the generic ones. A generated rule that finds no asset in a record leaves it to them
 /// as well: it knows how the service describes the call, and nobody has seen the record.
 fn evaluated(catalog: &Catalog, rules: &[EventPlan], record: &Record<'_>, name: &str, place: &Place<'_>) -> Evaluated {
-    let evaluated = evaluate(&catalog.aws, rules, record, place);
+    let evaluated = evaluate(&catalog.aws, rules, record.facts, place);
     let undecided = matches!(evaluated, Evaluated::NoRuleApplies | Evaluated::Unnamed { .. });
     if !undecided || rules.iter().any(|rule| !rule.generated) {
         return evaluated;
@@ -93,37 +124,34 @@ fn evaluated(catalog: &Catalog, rules: &[EventPlan], record: &Record<'_>, name: 
 fn changes(
     catalog: &Catalog,
     text: &str,
-    record: Record<'_>,
+    record: &Record<'_>,
     (call, name, rules): (&Call<'_>, &str, &[EventPlan]),
 ) -> Result<Outcome, Outcome> {
-    for member in [Member::RequestParameters, Member::ResponseElements] {
-        record.load(member).map_err(not_json)?;
-    }
-    let told_account = account(&record);
-    let account = told_account.as_deref().unwrap_or("-");
-    let region = record.text(Member::AwsRegion).unwrap_or(Cow::Borrowed("-"));
-    let place = Place { service: &call.service, account, region: &region };
-    let evaluated = evaluated(catalog, rules, &record, name, &place);
+    let told_account = account(record);
+    let account = told_account.unwrap_or("-");
+    let region = record.text("awsRegion").unwrap_or("-");
+    let place = Place { service: call.service, account, region };
+    let evaluated = evaluated(catalog, rules, record, name, &place);
     Ok(match evaluated {
         Evaluated::Drafts(_) if told_account.is_none() => Outcome::rejected(
             "no_account",
             "neither recipientAccountId nor userIdentity.accountId tells the account; an asset can't be named without it",
         ),
         Evaluated::Drafts(drafts) => {
-            let time = event_time(&record)?;
-            let event_id = event_id(&record).unwrap_or_else(|| hashed_id(text));
+            let time = event_time(record)?;
+            let event_id = event_id(record).unwrap_or_else(|| hashed_id(text));
             let info = RecordInfo {
                 time,
                 source: format!("//aws/{account}/{region}"),
                 operation: Operation {
-                    service: call.service.clone().into_owned(),
-                    name: call.name.clone().into_owned(),
+                    service: call.service.to_owned(),
+                    name: call.name.to_owned(),
                     event_id: event_id.clone(),
-                    request_id: record.text(Member::RequestId).map(Cow::into_owned),
+                    request_id: record.text("requestID").map(str::to_owned),
                     outcome: "success",
                 },
-                attribution: catalog.methods.attribute(&record),
-                evidence: session::evidence(&record),
+                attribution: catalog.methods.attribute(record),
+                evidence: session::evidence(record),
                 raw: Bytes::copy_from_slice(text.trim().as_bytes()),
                 event_id,
             };
@@ -145,8 +173,8 @@ fn changes(
 
 /// The call that a record is about, once it is clear that it may be a change.
 struct Call<'r> {
-    service: Cow<'r, str>,
-    name: Cow<'r, str>,
+    service: &'r str,
+    name: &'r str,
 }
 
 impl<'r> Call<'r> {
@@ -158,27 +186,27 @@ impl<'r> Call<'r> {
             );
             Outcome::rejected("unknown_format", reason)
         };
-        let service = record.text(Member::EventSource).ok_or_else(|| unknown("no eventSource"))?;
-        let name = record.text(Member::EventName).ok_or_else(|| unknown("no eventName"))?;
+        let service = record.text("eventSource").ok_or_else(|| unknown("no eventSource"))?;
+        let name = record.text("eventName").ok_or_else(|| unknown("no eventName"))?;
         if !service.ends_with(".amazonaws.com") && !service.ends_with(".amazonaws.com.cn") {
             return Err(unknown(&format!(
                 "eventSource {:?} is no AWS service",
                 service.chars().take(80).collect::<String>()
             )));
         }
-        match record.text(Member::EventCategory).as_deref() {
+        match record.text("eventCategory") {
             Some("Data") => return Err(Outcome::skipped("data event")),
             Some("Insight") => return Err(Outcome::skipped("insight")),
             Some("NetworkActivity") => return Err(Outcome::skipped("network activity")),
             _ => {}
         }
-        if record.is_false(Member::ManagementEvent) {
+        if record.is_false("managementEvent") {
             return Err(Outcome::skipped("data event"));
         }
-        if record.has(Member::ErrorCode) || record.has(Member::ErrorMessage) {
+        if record.has("errorCode") || record.has("errorMessage") {
             return Err(Outcome::skipped("failed call"));
         }
-        if record.is_true(Member::ReadOnly) {
+        if record.is_true("readOnly") {
             return Err(Outcome::skipped("read-only call"));
         }
         Ok(Self { service, name })
@@ -186,25 +214,23 @@ impl<'r> Call<'r> {
 }
 
 /// The account that the event was delivered to is the one whose resources it is about.
-fn account(record: &Record<'_>) -> Option<String> {
-    let text = |value: &serde_json::Value, pointer: &str| {
-        value.pointer(pointer).and_then(|value| value.as_str()).filter(|text| !text.is_empty()).map(str::to_owned)
-    };
-    record.text(Member::RecipientAccountId).map(Cow::into_owned).or_else(|| {
-        let identity = record.value(Member::UserIdentity)?;
-        text(identity, "/accountId").or_else(|| text(identity, "/sessionContext/sessionIssuer/accountId"))
+fn account<'a>(record: &Record<'a>) -> Option<&'a str> {
+    record.text("recipientAccountId").or_else(|| {
+        let identity = record.value("userIdentity")?;
+        let of_issuer = || identity.text_at(&["sessionContext", "sessionIssuer", "accountId"]);
+        identity.text_at(&["accountId"]).or_else(of_issuer)
     })
 }
 
 fn event_time(record: &Record<'_>) -> Result<Time, Outcome> {
     let text = record
-        .text(Member::EventTime)
+        .text("eventTime")
         .ok_or_else(|| Outcome::rejected("no_event_time", "no eventTime; a change without its time can't be placed"))?;
     text.parse().map_err(|error| Outcome::rejected("no_event_time", format!("eventTime: {error}")))
 }
 
 /// CloudTrail's is a GUID; anonymised logs have `-` or `...` in its place, which names no event.
 fn event_id(record: &Record<'_>) -> Option<String> {
-    let id = record.text(Member::EventId)?;
-    (id.bytes().filter(u8::is_ascii_alphanumeric).count() >= 4).then(|| id.into_owned())
+    let id = record.text("eventID")?;
+    (id.bytes().filter(u8::is_ascii_alphanumeric).count() >= 4).then(|| id.to_owned())
 }

@@ -1,22 +1,19 @@
 //! What a CloudTrail record tells about credentials: which made the call, and which it handed out.
 
+use super::super::json::Json;
+use super::record::Record;
+use crate::model::{AssetName, Attribution, Caller, Evidence, Session, Time, Workload};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use serde_json::Value;
-
-use super::attribution::{owned, text};
-use super::record::{Member, Record};
-use crate::model::{AssetName, Attribution, Caller, Evidence, Session, Time, Workload};
 
 /// What matters to other records.
 pub(super) fn evidence(record: &Record<'_>) -> Evidence {
-    let of_request = |pointer| record.value(Member::RequestParameters).and_then(|request| owned(request, pointer));
+    let of = |member: &str, key| record.value(member).and_then(|value| value.text_at(&[key]));
+    let is_deployment = record.text("eventSource") == Some("cloudformation.amazonaws.com");
     Evidence {
-        access_key: record.value(Member::UserIdentity).and_then(|identity| owned(identity, "/accessKeyId")),
-        shared_event_id: record.text(Member::SharedEventId).map(std::borrow::Cow::into_owned),
-        acts_as: (record.text(Member::EventSource).as_deref() == Some("cloudformation.amazonaws.com"))
-            .then(|| of_request("/roleARN"))
-            .flatten(),
+        access_key: of("userIdentity", "accessKeyId").map(str::to_owned),
+        shared_event_id: record.text("sharedEventID").map(str::to_owned),
+        acts_as: of("requestParameters", "roleARN").filter(|_| is_deployment).map(str::to_owned),
     }
 }
 
@@ -32,13 +29,11 @@ pub(super) fn session(
     attribution: Attribution,
     name: impl Fn(&str, &str, &str, &str) -> Option<AssetName>,
 ) -> Option<Session> {
-    let response = record.value(Member::ResponseElements)?;
-    let credentials = response
-        .get("credentials")
-        .or_else(|| response.pointer("/credentialSet/0/credentials"))
-        .filter(|c| c.is_object())?;
-    let access_key = owned(credentials, "/accessKeyId")?;
-    let started = record.text(Member::EventTime)?.parse().ok()?;
+    let response = record.value("responseElements")?;
+    let of_set = || response.get("credentialSet")?.as_array()?.first()?.get("credentials");
+    let credentials = response.get("credentials").or_else(of_set).filter(|credentials| credentials.is_object())?;
+    let access_key = credentials.text_at(&["accessKeyId"])?.to_owned();
+    let started = record.text("eventTime")?.parse().ok()?;
     let workload = workload(record, &attribution, name).or(attribution.workload);
     let caller = Caller {
         access_key: evidence(record).access_key,
@@ -57,11 +52,11 @@ fn workload(
     name: impl Fn(&str, &str, &str, &str) -> Option<AssetName>,
 ) -> Option<Workload> {
     let principal = attribution.principal.as_ref().filter(|principal| principal.kind == "service")?;
-    let request = record.value(Member::RequestParameters)?;
-    let session = text(request, "/roleSessionName")?;
-    let account = text(request, "/roleArn").and_then(|arn| arn.split(':').nth(4));
-    let region = record.text(Member::AwsRegion);
-    let named = |provider_type| name(provider_type, account?, region.as_deref()?, session);
+    let request = record.value("requestParameters")?;
+    let session = request.text_at(&["roleSessionName"])?;
+    let account = request.text_at(&["roleArn"]).and_then(|arn| arn.split(':').nth(4));
+    let region = record.text("awsRegion");
+    let named = |provider_type| name(provider_type, account?, region?, session);
     let by_role = |kind: &'static str, name| {
         Some(Workload { kind: kind.into(), id: session.to_owned(), name, how: "assumeRole".into() })
     };
@@ -76,15 +71,15 @@ fn workload(
 
 /// EKS Pod Identity tags its sessions
 /// (<https://docs.aws.amazon.com/eks/latest/userguide/pod-id-abac.html>).
-fn pod(request: &Value) -> Option<Workload> {
+fn pod(request: Json<'_>) -> Option<Workload> {
     let tags = request.get("tags")?.as_array()?;
-    let tag = |wanted| tags.iter().find(|tag| text(tag, "/key") == Some(wanted)).and_then(|tag| text(tag, "/value"));
+    let tag = |wanted| tags.iter().find(|tag| tag.text_at(&["key"]) == Some(wanted))?.text_at(&["value"]);
     let id = format!("{}/{}", tag("kubernetes-namespace")?, tag("kubernetes-service-account")?);
     Some(Workload { kind: "kubernetes_service_account".into(), id, name: None, how: "sessionTags".into() })
 }
 
 /// `Jul 10, 2023, 12:09:47 PM` in most records; RFC 3339 or seconds since 1970 in others.
-fn expiration(value: &Value) -> Option<Time> {
+fn expiration(value: Json<'_>) -> Option<Time> {
     if let Some(seconds) = value.as_i64() {
         return Some(Time::from_millis(seconds.checked_mul(1_000)?));
     }
@@ -99,8 +94,9 @@ fn expiration(value: &Value) -> Option<Time> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::normalize::json::Arena;
     use crate::normalize::{Engine, Outcome};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     /// The session that a whole record tells, through the engine with the built-in rules.
     fn told(record: &Value) -> Option<Session> {
@@ -199,8 +195,9 @@ mod tests {
             json!("2024-05-06T20:08:09Z"),
             json!(1_715_026_089),
         ] {
-            assert_eq!(expiration(&spelled), expected, "{spelled}");
+            let arena = Arena::new();
+            assert_eq!(expiration(Json::copied(&spelled, &arena)), expected, "{spelled}");
         }
-        assert_eq!(expiration(&json!("soon")), None);
+        assert_eq!(expiration(Json::Text("soon")), None);
     }
 }

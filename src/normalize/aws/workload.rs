@@ -1,19 +1,17 @@
 //! The program behind a call, and the deployment that it is a part of, as one CloudTrail record tells them.
 
-use serde_json::Value;
-
-use super::attribution::{owned, text};
+use super::super::json::Json;
 use crate::model::{Assumed, Deployment, Principal, Workload};
 
 /// The program that holds the credentials, by the strongest evidence that the record has.
 pub(super) fn workload(
-    identity: &Value,
+    identity: Json<'_>,
     principal: &Principal,
     assumed: Option<&Assumed>,
     user_agent: Option<&str>,
 ) -> Option<Workload> {
     if principal.kind == "web_identity_user" {
-        let provider = text(identity, "/identityProvider").unwrap_or_default();
+        let provider = identity.text_at(&["identityProvider"]).unwrap_or_default();
         return web_identity(provider, principal.name.as_deref()?, "webIdentity");
     }
     let session = assumed?.session_name.as_deref()?;
@@ -26,7 +24,7 @@ pub(super) fn workload(
         return of_session("ec2_instance", if delivered { "ec2RoleDelivery" } else { "sessionName" });
     }
     if let Some(federated) = context.and_then(|context| context.get("webIdFederationData"))
-        && let Some(provider) = text(federated, "/federatedProvider")
+        && let Some(provider) = federated.text_at(&["federatedProvider"])
         && let Some(subject) = subject(federated)
     {
         return web_identity(provider, subject, "webIdFederationData");
@@ -38,7 +36,7 @@ pub(super) fn workload(
 }
 
 /// The attribute is called after the provider: `token.actions.githubusercontent.com:sub`.
-fn subject(federated: &Value) -> Option<&str> {
+fn subject(federated: Json<'_>) -> Option<&str> {
     let attributes = federated.get("attributes")?.as_object()?;
     attributes.iter().find(|(key, _)| key.ends_with(":sub"))?.1.as_str().filter(|subject| !subject.is_empty())
 }
@@ -63,24 +61,22 @@ fn web_identity(provider: &str, subject: &str, how: &'static str) -> Option<Work
 
 /// The stack whose tags CloudFormation puts on what it makes
 /// (<https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-properties-resource-tags.html>).
-pub(super) fn stack_of_tags(request: &Value) -> Option<Deployment> {
+pub(super) fn stack_of_tags(request: Json<'_>) -> Option<Deployment> {
     let id = tag(request, "aws:cloudformation:stack-id").or_else(|| tag(request, "aws:cloudformation:stack-name"))?;
-    Some(Deployment { kind: "cloudformation_stack".into(), id, how: "stackTags".into() })
+    Some(Deployment { kind: "cloudformation_stack".into(), id: id.to_owned(), how: "stackTags".into() })
 }
 
 /// A tag's value, wherever and however the call spells its tags.
-fn tag(value: &Value, wanted: &str) -> Option<String> {
+fn tag<'a>(value: Json<'a>, wanted: &str) -> Option<&'a str> {
     match value {
-        Value::Array(elements) => elements.iter().find_map(|element| tag(element, wanted)),
-        Value::Object(members) => {
-            let is_tag = ["/key", "/Key", "/tagKey", "/TagKey"].iter().any(|key| text(value, key) == Some(wanted));
-            if is_tag {
-                return ["/value", "/Value", "/tagValue", "/TagValue"].iter().find_map(|key| owned(value, key));
+        Json::Array(elements) => elements.iter().find_map(|element| tag(*element, wanted)),
+        Json::Object(members) => {
+            let text = |key: &&str| value.text_at(&[*key]);
+            if ["key", "Key", "tagKey", "TagKey"].iter().any(|key| text(key) == Some(wanted)) {
+                return ["value", "Value", "tagValue", "TagValue"].iter().find_map(text);
             }
-            if let Some(Value::String(text)) = members.get(wanted) {
-                return Some(text.clone());
-            }
-            members.values().find_map(|member| tag(member, wanted))
+            let plain = members.get(wanted).and_then(Json::as_str);
+            plain.or_else(|| members.iter().find_map(|(_, member)| tag(member, wanted)))
         }
         _ => None,
     }
@@ -89,7 +85,8 @@ fn tag(value: &Value, wanted: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::normalize::json::Arena;
+    use serde_json::{Value, json};
 
     fn role_session(session: &str) -> (Principal, Assumed) {
         let principal = Principal { kind: "role".into(), id: None, arn: None, name: None, account: None };
@@ -120,7 +117,8 @@ mod tests {
             (&json!({ "sessionContext": { "webIdFederationData": {} } }), "jane", Some("aws-cli/2"), None),
         ] {
             let (principal, assumed) = role_session(session);
-            let found = workload(identity, &principal, Some(&assumed), agent);
+            let arena = Arena::new();
+            let found = workload(Json::copied(identity, &arena), &principal, Some(&assumed), agent);
             let found = found.as_ref().map(|found| (&*found.kind, found.id.as_str(), &*found.how));
             assert_eq!(found, expected, "{identity}");
         }
@@ -129,7 +127,12 @@ mod tests {
             name: Some("project_path:acme/web:ref_type:branch:ref:main".into()),
             ..role_session("").0
         };
-        assert_eq!(workload(&json!({}), &user, None, None).unwrap().kind, "gitlab_ci");
+        assert_eq!(workload(Json::EMPTY, &user, None, None).unwrap().kind, "gitlab_ci");
+    }
+
+    fn stack(request: &Value) -> Option<String> {
+        let arena = Arena::new();
+        stack_of_tags(Json::copied(request, &arena)).map(|deployment| deployment.id)
     }
 
     #[test]
@@ -140,8 +143,8 @@ mod tests {
             json!({ "tagSpecificationSet": { "items": [{ "tags": [{ "key": "aws:cloudformation:stack-name", "value": "web" }, { "Key": "aws:cloudformation:stack-id", "Value": arn }] }] } }),
             json!({ "tags": { "aws:cloudformation:stack-id": arn } }),
         ] {
-            assert_eq!(stack_of_tags(&request).unwrap().id, arn, "{request}");
+            assert_eq!(stack(&request).as_deref(), Some(arn), "{request}");
         }
-        assert_eq!(stack_of_tags(&json!({ "tags": [{ "key": "stack", "value": "web" }] })), None);
+        assert_eq!(stack(&json!({ "tags": [{ "key": "stack", "value": "web" }] })), None);
     }
 }

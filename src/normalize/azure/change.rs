@@ -9,12 +9,13 @@ use serde_json::{Map, Value, json};
 
 use super::super::eval::{Evaluated, Place, evaluate};
 use super::super::expression::Facts;
-use super::super::pointer::{Path, member};
+use super::super::json::{Arena, Json};
 use super::super::rule::{Relation, RuleAction};
-use super::super::transform::Transform;
+use super::super::transform::camel as camel_case;
 use super::Rules;
 use super::activity::Activity;
 use super::arm::{ArmId, has_prefix, is_all_upper};
+use super::fields::member;
 use super::generic::Verdict;
 use crate::model::{Action, AssetRef, Association, Confidence, Draft, DraftAction, Phase, Step};
 
@@ -159,9 +160,9 @@ fn moves(request: &Map<String, Value>) -> Value {
 /// A record, or several, composed for the rules to look into.
 pub(super) struct View(pub(super) Value);
 
-impl Facts for View {
-    fn resolve(&self, path: &Path) -> Option<Cow<'_, Value>> {
-        path.as_slice().resolve(&self.0)
+impl View {
+    pub(super) fn facts<'a>(&self, arena: &'a Arena) -> Facts<'a> {
+        Facts { root: Json::copied(&self.0, arena), is_cut: false, arena }
     }
 }
 
@@ -170,14 +171,18 @@ fn camel(body: &Map<String, Value>) -> Cow<'_, Map<String, Value>> {
     if !body.contains_key("Properties") && !body.contains_key("Location") {
         return Cow::Borrowed(body);
     }
-    let lowered = body.iter().map(|(key, value)| {
+    let lowered_body = body.iter().map(|(key, value)| {
         let keep = key.eq_ignore_ascii_case("tags");
-        let value = if keep { Some(value.clone()) } else { Transform::Camel.apply(Cow::Borrowed(value)) };
         let mut letters = key.chars();
         let key = letters.next().into_iter().flat_map(char::to_lowercase).chain(letters).collect();
-        (key, value.unwrap_or(Value::Null))
+        (key, if keep { value.clone() } else { lowered(value) })
     });
-    Cow::Owned(lowered.collect())
+    Cow::Owned(lowered_body.collect())
+}
+
+fn lowered(value: &Value) -> Value {
+    let arena = Arena::new();
+    camel_case(Json::copied(value, &arena), &arena).to_value()
 }
 
 /// The change that an operation made.
@@ -193,7 +198,8 @@ pub(super) fn drafts(rules: &Rules, operation: &Operation<'_>) -> Evaluated {
     let account = operation.account();
     let namespace = rules.namespace(operation.name);
     let place = Place { service: &namespace, account: &account, region: "-" };
-    let mut evaluated = evaluate(&rules.plan, own, &operation.view(rules), &place);
+    let arena = Arena::new();
+    let mut evaluated = evaluate(&rules.plan, own, operation.view(rules).facts(&arena), &place);
     // Rules of the operation that none of this resource is: it still was written.
     if matches!(evaluated, Evaluated::NoRuleApplies) && !matches!(verdict, Verdict::Skip(_)) {
         return Evaluated::Drafts(vec![generic(rules, operation, &verdict)]);

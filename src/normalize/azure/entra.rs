@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::super::Outcome;
 use super::super::eval::{Evaluated, Place, evaluate};
 use super::super::explain;
+use super::super::json::Arena;
 use super::super::plan::{Glob, Parts};
 use super::super::rule::RuleAction;
 use super::Rules;
@@ -298,7 +299,8 @@ pub(super) fn drafts(rules: &Rules, audit: &Audit) -> Evaluated {
     let place = Place { service: SERVICE, account: &audit.tenant, region: "-" };
     let own = rules.activity(&audit.activity);
     if !own.is_empty() {
-        return evaluate(&rules.plan, own, &audit.view, &place);
+        let arena = Arena::new();
+        return evaluate(&rules.plan, own, audit.view.facts(&arena), &place);
     }
     if let Some(reason) = rules.entra.skipped(&audit.activity) {
         return Evaluated::Skipped { reason: Arc::clone(reason), rule: SKIP.into() };

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::catalog::Catalog;
 use super::super::eval::Place;
+use super::super::json::Arena;
 use super::super::{explain, not_json, sanitize};
 use super::activity::Activity;
 use super::change::{self, Operation};
@@ -47,7 +48,8 @@ fn explain_operation(rules: &Rules, operation: &Operation<'_>) -> Vec<Value> {
     }
     let (account, namespace) = (operation.account(), rules.namespace(operation.name));
     let place = Place { service: &namespace, account: &account, region: "-" };
-    let mut told = explain::rules(&rules.plan, own, &operation.view(rules), &place);
+    let arena = Arena::new();
+    let mut told = explain::rules(&rules.plan, own, operation.view(rules).facts(&arena), &place);
     for rule in told.iter_mut().filter_map(Value::as_object_mut) {
         if rule.contains_key("id") && !rule.contains_key("apply") {
             rule.insert("body".to_owned(), json!(operation.body_taken()));
@@ -84,5 +86,6 @@ fn explain_audit(rules: &Rules, text: &str, record: &Map<String, Value>) -> Resu
         return Ok(vec![entra::explain_generic(rules, &audit)]);
     }
     let place = Place { service: entra::SERVICE, account: &audit.tenant, region: "-" };
-    Ok(explain::rules(&rules.plan, own, &audit.view, &place))
+    let arena = Arena::new();
+    Ok(explain::rules(&rules.plan, own, audit.view.facts(&arena), &place))
 }

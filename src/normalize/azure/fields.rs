@@ -5,8 +5,6 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::super::pointer::member;
-
 /// The members of a record.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'v>(pub(super) &'v Map<String, Value>);
@@ -38,6 +36,19 @@ impl<'v> Fields<'v> {
             _ => Cow::Owned(Map::new()),
         }
     }
+}
+
+/// A member by its key: exactly, else ignoring the case of the first letter, else ignoring case.
+pub(super) fn member<'v>(members: &'v Map<String, Value>, key: &str) -> Option<&'v Value> {
+    if let Some(value) = members.get(key) {
+        return Some(value);
+    }
+    let ignoring_case = || members.iter().filter(|(name, _)| name.eq_ignore_ascii_case(key));
+    let same_but_first_letter = |name: &str| name.get(1..).is_some() && name.get(1..) == key.get(1..);
+    ignoring_case()
+        .find(|(name, _)| same_but_first_letter(name))
+        .or_else(|| ignoring_case().next())
+        .map(|(_, value)| value)
 }
 
 /// The text of a value or of the value that it holds.

@@ -26,12 +26,12 @@ use self::fields::Fields;
 use self::generic::Verdict;
 use super::catalog::Catalog;
 use super::eval::Evaluated;
-use super::expression::Scope;
+use super::json::Arena;
 use super::method::MethodRules;
 use super::plan::{AssetPlan, EventPlan, Plan, Template};
 use super::redact::SecretNames;
 use super::{Outcome, hashed_id, not_json, sanitize};
-use crate::model::{AssetKind, Evidence, Operation as Call, OperationRecord, Phase, RecordInfo};
+use crate::model::{AssetKind, Evidence, Operation as Call, OperationRecord, Phase, RecordInfo, UniqueId};
 
 pub(super) use self::arm::ArmId;
 pub(super) use self::attribution::Apps;
@@ -181,6 +181,7 @@ pub(super) fn kind(plan: &Plan, id: &ArmId<'_>) -> (Arc<AssetPlan>, bool) {
 }
 
 fn asset(provider_type: String, neutral_type: String, name: &str, display: &[&str]) -> AssetPlan {
+    let uid = provider_type.starts_with(DIRECTORY).then_some(UniqueId::Id).into_iter().collect();
     AssetPlan {
         kind: Arc::new(AssetKind {
             provider: "azure",
@@ -188,6 +189,7 @@ fn asset(provider_type: String, neutral_type: String, name: &str, display: &[&st
             neutral_type,
             display: display.iter().map(|key| PointerBuf::from_tokens([*key])).collect(),
             tags: PointerBuf::from_tokens(["tags"]),
+            uid,
             sets: Vec::new(),
         }),
         name: Template::parse(name).unwrap_or_default(),
@@ -343,8 +345,9 @@ fn redacting<'r>(rules: &'r Rules, activity: &Activity) -> Vec<&'r EventPlan> {
         return own;
     }
     let Some(operation) = Operation::of(std::slice::from_ref(activity)) else { return own };
-    let view = operation.view(rules);
-    own.into_iter().filter(|rule| rule.holds(Scope { record: &view, element: None })).collect()
+    let arena = Arena::new();
+    let scope = operation.view(rules).facts(&arena).scope();
+    own.into_iter().filter(|rule| rule.holds(scope)).collect()
 }
 
 /// What the records of one operation make together; the first is told the identity by `operation_id`.

@@ -12,6 +12,7 @@ fn function() -> AssetRef {
             neutral_type: "compute.function".to_owned(),
             display: Vec::new(),
             tags: PointerBuf::from_tokens(["tags"]),
+            uid: Vec::new(),
             sets: Vec::new(),
         }),
         name: AssetName::new("aws", "111122223333", "eu-west-1", "lambda/function/resize"),

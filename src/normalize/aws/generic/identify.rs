@@ -1,12 +1,8 @@
 //! What a record's parameters say of the asset: an id or an ARN, and the noun that it belongs to.
 
-use serde_json::{Map, Value};
-
+use super::super::super::json::{Json, Members};
 use super::super::super::plan::Glob;
-use super::super::super::pointer::member;
 use super::super::super::rule::RuleAction;
-
-type Members = Map<String, Value>;
 
 /// An id or ARN, and what it is the id of.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,8 +16,8 @@ pub(super) struct Parameters<'a> {
     /// `DBInstance` of CreateDBInstance.
     pub(super) noun: &'a str,
     pub(super) action: RuleAction,
-    pub(super) request: Option<&'a Members>,
-    pub(super) response: Option<&'a Members>,
+    pub(super) request: Option<Members<'a>>,
+    pub(super) response: Option<Members<'a>>,
     /// Keys of ids that are never the asset's.
     pub(super) strangers: &'a [Glob],
 }
@@ -45,11 +41,11 @@ impl<'a> Parameters<'a> {
         let noun = singular(self.noun);
         let (_, list) = self.request?.iter().find(|(key, value)| {
             let stem = ENDINGS.iter().find_map(|ending| key.strip_suffix(ending));
-            value.is_array() && stem.is_some_and(|stem| is_end_of(&noun, stem))
+            value.as_array().is_some() && stem.is_some_and(|stem| is_end_of(&noun, stem))
         })?;
-        let ids: Vec<String> = list.as_array()?.iter().filter_map(identifying_text).collect();
+        let ids: Vec<String> = list.as_array()?.iter().filter_map(|id| identifying_text(*id)).collect();
         (!ids.is_empty()).then_some(())?;
-        let errors = self.response.and_then(|response| member(response, "errors"));
+        let errors = self.response.and_then(|response| response.get_in_any_case("errors"));
         let kept = ids.into_iter().filter(|id| !errors.is_some_and(|errors| mentions(errors, id)));
         Some(kept.map(|id| Told { noun: noun.clone(), id }).collect())
     }
@@ -64,7 +60,7 @@ impl<'a> Parameters<'a> {
 
     /// Where to look, the likeliest places first: the noun's own members before what stands flat. Of a create the answer
     /// knows best. A delete is about what was asked for; its answer may tell of something else (a change, an operation).
-    fn tiers(&self) -> Vec<Vec<&'a Members>> {
+    fn tiers(&self) -> Vec<Vec<Members<'a>>> {
         // A response that holds one object holds the asset: {"dBCluster": {…}}.
         let inner = self.response.and_then(|members| {
             let mut objects = members.iter().filter_map(|(key, value)| Some((key, value.as_object()?)));
@@ -73,9 +69,9 @@ impl<'a> Parameters<'a> {
         });
         let answer: Vec<_> = [self.response, inner].into_iter().flatten().collect();
         let request: Vec<_> = self.request.into_iter().collect();
-        let own_of_answer = answer.iter().filter_map(|members| self.own_member(members)).collect();
-        let input = |members| member(members, &format!("{}Input", self.noun)).and_then(Value::as_object);
-        let own_of_request = request.iter().flat_map(|members| [self.own_member(members), input(members)]);
+        let own_of_answer = answer.iter().filter_map(|members| self.own_member(*members)).collect();
+        let input = |members: Members<'a>| members.get_in_any_case(&format!("{}Input", self.noun))?.as_object();
+        let own_of_request = request.iter().flat_map(|members| [self.own_member(*members), input(*members)]);
         let own_of_request = own_of_request.flatten().collect();
         match self.action {
             RuleAction::Create | RuleAction::Upsert => vec![own_of_answer, answer, own_of_request, request],
@@ -85,37 +81,39 @@ impl<'a> Parameters<'a> {
     }
 
     /// `{"loadBalancer": {…}}`, or `{"loadBalancers": [{…}]}` with a single one.
-    fn own_member(&self, members: &'a Members) -> Option<&'a Members> {
+    fn own_member(&self, members: Members<'a>) -> Option<Members<'a>> {
         if self.noun.is_empty() {
             return None;
         }
-        member(members, self.noun).and_then(Value::as_object).or_else(|| {
-            match member(members, &format!("{}s", self.noun))?.as_array()?.as_slice() {
+        members.get_in_any_case(self.noun).and_then(Json::as_object).or_else(|| {
+            match members.get_in_any_case(&format!("{}s", self.noun))?.as_array()? {
                 [element] => element.as_object(),
                 _ => None,
             }
         })
     }
 
-    fn arn(&self, tiers: &[Vec<&Members>]) -> Option<String> {
+    fn arn(&self, tiers: &[Vec<Members<'_>>]) -> Option<String> {
         let noun = self.noun;
         let keys = [format!("{noun}Arn"), format!("{noun}ARN"), "arn".into(), "resourceArn".into(), "resource".into()];
         tiers.iter().flatten().find_map(|members| {
-            let texts = keys.iter().filter_map(|key| member(members, key)).filter_map(identifying_text);
+            let texts = keys.iter().filter_map(|key| members.get_in_any_case(key)).filter_map(identifying_text);
             texts.into_iter().find(|text| text.starts_with("arn:"))
         })
     }
 
     /// `dBInstanceIdentifier` before `name`. A number is an id only where the key's ending says so: the `desiredCapacity` of
     /// SetDesiredCapacity is a quantity.
-    fn own_or_common(&self, places: &[&Members]) -> Option<String> {
+    fn own_or_common(&self, places: &[Members<'_>]) -> Option<String> {
         const ENDINGS: [&str; 8] = ["Id", "Name", "Identifier", "Arn", "ARN", "Url", "Key", ""];
         const COMMON: [&str; 6] = ["id", "name", "identifier", "resourceId", "resourceName", "resourceIdentifier"];
         let own = ENDINGS.iter().map(|ending| format!("{}{ending}", self.noun));
         let mut keys = own.chain(COMMON.into_iter().map(str::to_owned));
         keys.find_map(|key| {
-            let values = places.iter().filter_map(|members| member(members, &key));
-            values.filter(|value| key != self.noun || value.is_string()).find_map(|value| identifier(&key, value))
+            let values = places.iter().filter_map(|members| members.get_in_any_case(&key));
+            values
+                .filter(|value| key != self.noun || value.as_str().is_some())
+                .find_map(|value| identifier(&key, value))
         })
     }
 
@@ -129,7 +127,7 @@ impl<'a> Parameters<'a> {
     }
 
     /// The ids of a place: stem of the key and id.
-    fn related_ids(&self, places: &[&'a Members]) -> Vec<(&'a str, String)> {
+    fn related_ids(&self, places: &[Members<'a>]) -> Vec<(&'a str, String)> {
         let members = places.iter().flat_map(|members| members.iter());
         let known = members.filter(|(key, _)| !self.is_stranger(key));
         known.filter_map(|(key, value)| Some((stem(key)?, identifier(key, value)?))).collect()
@@ -166,7 +164,7 @@ fn stem(key: &str) -> Option<&str> {
 }
 
 /// The id in the value of a key; of a URL the last part of the path.
-fn identifier(key: &str, value: &Value) -> Option<String> {
+fn identifier(key: &str, value: Json<'_>) -> Option<String> {
     let text = identifying_text(value)?;
     if key.ends_with("Url") {
         return text.trim_end_matches('/').rsplit('/').next().filter(|part| !part.is_empty()).map(str::to_owned);
@@ -175,17 +173,17 @@ fn identifier(key: &str, value: &Value) -> Option<String> {
 }
 
 /// A text that may be an id: no mask, no document, no prose.
-fn identifying_text(value: &Value) -> Option<String> {
+fn identifying_text(value: Json<'_>) -> Option<String> {
     let text = match value {
-        Value::String(text) => text,
-        Value::Number(number) => return Some(number.to_string()),
+        Json::Text(text) => text,
+        Json::Number(number) => return Some(number.to_string()),
         _ => return None,
     };
     // ARNs may be longer than any id: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference-arns.html
     let longest = if text.starts_with("arn:") { 2_048 } else { 256 };
     let is_mask = text.starts_with("***") || text == "HIDDEN_DUE_TO_SECURITY_REASONS";
     let is_document = text.starts_with(['{', '[']) || text.contains(char::is_control);
-    (!text.is_empty() && text.len() <= longest && !is_mask && !is_document).then(|| text.clone())
+    (!text.is_empty() && text.len() <= longest && !is_mask && !is_document).then(|| text.to_owned())
 }
 
 /// `Rule` is the end of `InsightRule`, word by word.
@@ -216,11 +214,11 @@ fn capitalized(stem: &str) -> String {
 }
 
 /// The id is a key of it, or a text anywhere in it.
-fn mentions(value: &Value, id: &str) -> bool {
+fn mentions(value: Json<'_>, id: &str) -> bool {
     match value {
-        Value::String(text) => text == id,
-        Value::Array(elements) => elements.iter().any(|element| mentions(element, id)),
-        Value::Object(members) => members.iter().any(|(key, value)| key == id || mentions(value, id)),
+        Json::Text(text) => text == id,
+        Json::Array(elements) => elements.iter().any(|element| mentions(*element, id)),
+        Json::Object(members) => members.iter().any(|(key, value)| key == id || mentions(value, id)),
         _ => false,
     }
 }

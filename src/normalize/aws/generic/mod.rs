@@ -11,17 +11,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
 
 use self::identify::{Parameters, Told};
 use super::super::arn::{Arn, ArnIndex, Named};
 use super::super::compile::NeutralTypes;
 use super::super::configuration::configuration;
 use super::super::eval::{Evaluated, Place, partition, unclassified};
-use super::super::plan::{AssetPlan, Glob, Parts, Vars};
-use super::super::pointer::member;
+use super::super::json::{Json, Members};
+use super::super::plan::{AssetPlan, Glob, Parts};
 use super::super::rule::RuleAction;
-use super::record::{Member, Record};
+use super::record::Record;
 use crate::model::{Action, AssetKind, AssetName, AssetRef, Confidence, Draft, DraftAction, Step};
 
 /// `normalizers/aws/generic.toml`.
@@ -119,7 +118,7 @@ impl GenericRules {
         if let Some(skip) = skip {
             return Evaluated::Skipped { reason: Arc::clone(&skip.reason), rule };
         }
-        let request = record.value(Member::RequestParameters).and_then(Value::as_object);
+        let request = record.value("requestParameters").and_then(Json::as_object);
         if request.is_some_and(is_dry_run) {
             return Evaluated::Skipped { reason: "dry run".into(), rule };
         }
@@ -129,7 +128,8 @@ impl GenericRules {
         if assets.is_empty() {
             return Evaluated::Skipped { reason: "failed call".into(), rule };
         }
-        let configured = record.value(Member::RequestParameters).and_then(configuration).unwrap_or_else(|| json!({}));
+        let request = record.value("requestParameters");
+        let configured = request.and_then(|request| configuration(request, record.facts.arena)).unwrap_or(Json::EMPTY);
         let draft = |asset| Draft {
             action: match action {
                 RuleAction::Create => DraftAction::Known(Action::Create),
@@ -139,9 +139,9 @@ impl GenericRules {
             },
             asset,
             steps: match action {
-                RuleAction::Create | RuleAction::Upsert => vec![Step::Replace(configured.clone())],
+                RuleAction::Create | RuleAction::Upsert => vec![Step::Replace(configured.to_value())],
                 RuleAction::Update => {
-                    vec![Step::Merge { at: jsonptr::PointerBuf::root(), patch: configured.clone() }]
+                    vec![Step::Merge { at: jsonptr::PointerBuf::root(), patch: configured.to_value() }]
                 }
                 RuleAction::Delete => Vec::new(),
             },
@@ -163,13 +163,13 @@ impl GenericRules {
     ) -> Option<Vec<AssetRef>> {
         let label = place.service.split('.').next().unwrap_or(place.service);
         if let Some((arn, provider_type)) = listed_resource(record, label) {
-            return self.by_arn(known, &arn, provider_type.as_deref(), noun, place).map(|asset| vec![asset]);
+            return self.by_arn(known, arn, provider_type, noun, place).map(|asset| vec![asset]);
         }
         let parameters = Parameters {
             noun,
             action,
-            request: record.value(Member::RequestParameters).and_then(Value::as_object),
-            response: record.value(Member::ResponseElements).and_then(Value::as_object),
+            request: record.value("requestParameters").and_then(Json::as_object),
+            response: record.value("responseElements").and_then(Json::as_object),
             strangers: &self.strangers,
         };
         let asset = |Told { noun, id }: Told| {
@@ -179,7 +179,7 @@ impl GenericRules {
             let kind = kebab(&noun);
             let plan = known.arns.by_name(label, &kind);
             let plan = plan.map_or_else(|| Arc::new(unclassified(label, &kind, display(&noun))), Arc::clone);
-            Some(self.named(&plan, id, &Vec::new(), None, place))
+            Some(self.named(&plan, id, &[], None, place))
         };
         parameters.told()?.into_iter().map(asset).collect()
     }
@@ -214,7 +214,14 @@ impl GenericRules {
         Some(self.named(&asset, id.to_owned(), &vars, Some(arn), place))
     }
 
-    fn named(&self, plan: &AssetPlan, id: String, vars: &Vars, arn: Option<Arn<'_>>, place: &Place<'_>) -> AssetRef {
+    fn named(
+        &self,
+        plan: &AssetPlan,
+        id: String,
+        vars: &[(&str, &str)],
+        arn: Option<Arn<'_>>,
+        place: &Place<'_>,
+    ) -> AssetRef {
         let account = arn.map(|arn| arn.account).filter(|account| !account.is_empty()).unwrap_or(place.account);
         let is_global = plan.global || self.global_services.contains(place.service);
         let region = if is_global { "-" } else { arn.map_or(place.region, |arn| arn.region) };
@@ -233,21 +240,19 @@ impl GenericRules {
 }
 
 /// The resource of the service itself among `resources`; a key or role that was only used comes last.
-fn listed_resource(record: &Record<'_>, label: &str) -> Option<(String, Option<String>)> {
-    let resources = record.value(Member::Resources)?.as_array()?;
-    let listed = resources.iter().filter_map(|resource| {
+fn listed_resource<'a>(record: &Record<'a>, label: &str) -> Option<(&'a str, Option<&'a str>)> {
+    let resources = record.value("resources")?.as_array()?;
+    let mut listed = resources.iter().filter_map(|resource| {
         let members = resource.as_object()?;
-        let arn = member(members, "arn")?.as_str().filter(|arn| arn.starts_with("arn:"))?;
-        Some((arn, member(members, "type").and_then(Value::as_str)))
+        let arn = members.get_in_any_case("arn")?.as_str().filter(|arn| arn.starts_with("arn:"))?;
+        Some((arn, members.get_in_any_case("type").and_then(Json::as_str)))
     });
-    let own = |(arn, _): &(&str, Option<&str>)| arn.split(':').nth(2) == Some(label);
-    let (arn, kind) = listed.clone().find(own)?;
-    Some((arn.to_owned(), kind.map(str::to_owned)))
+    listed.find(|(arn, _)| arn.split(':').nth(2) == Some(label))
 }
 
 /// A call that only asks whether it might be made. When it is refused for that, the record has an error and comes to no rule.
-fn is_dry_run(request: &Map<String, Value>) -> bool {
-    member(request, "dryRun").is_some_and(|flag| *flag == Value::Bool(true) || flag.as_str() == Some("true"))
+fn is_dry_run(request: Members<'_>) -> bool {
+    matches!(request.get_in_any_case("dryRun"), Some(Json::Bool(true) | Json::Text("true")))
 }
 
 /// Where a request tells the name of what the noun says, in either case.

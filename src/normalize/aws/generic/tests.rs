@@ -1,7 +1,7 @@
 use super::super::super::arn::ArnIndex;
 use super::*;
 use crate::normalize::{Engine, Outcome};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const CREATE: DraftAction = DraftAction::Known(Action::Create);
 const UPDATE: DraftAction = DraftAction::Known(Action::Update);

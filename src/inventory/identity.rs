@@ -1,0 +1,281 @@
+//! Which asset a record is about, and which life of it.
+//!
+//! A record names an asset by the id that it goes by then. The provider may give an asset another id, and the id to another
+//! asset; an asset may be deleted and one of the same id be created.
+
+use serde_json::Value;
+
+use super::{Held, Inventory, PreviousState};
+use crate::model::{Action, AssetName, AssetRef, DraftAction, Time, UniqueId};
+
+/// What parts the name of an asset from the number of one whose id was another's before. No id that is encoded has it.
+const SUCCESSOR: char = ';';
+
+impl Inventory {
+    /// The first name of an asset, by any of its names.
+    #[must_use]
+    pub fn canonical(&self, name: &AssetName) -> AssetName {
+        match self.aliases.get(name).map(|first| first.clone()) {
+            Some(first) => first,
+            None => self.within_moved(name).unwrap_or_else(|| name.clone()),
+        }
+    }
+
+    /// The first name of the asset that a record of a time names.
+    pub(super) fn named(&self, asset: &AssetRef, action: DraftAction, time: Time) -> AssetName {
+        let (spoken, creates) = (&asset.name, action == DraftAction::Known(Action::Create));
+        let first = self.canonical(spoken);
+        if first == *spoken {
+            return if creates && self.is_taken(asset, time) { self.successor(spoken) } else { first };
+        }
+        let Some(held) = self.first_named(&first) else { return first };
+        let is_successor = first.as_str().strip_prefix(spoken.as_str()).is_some_and(|rest| rest.starts_with(SUCCESSOR));
+        let goes_by_it = if is_successor {
+            held.first_seen <= time
+        } else {
+            // What is gone has left its later ids behind.
+            held.is_alive() || held.changed > time || !(creates || self.assets.contains_key(spoken))
+        };
+        if goes_by_it { first } else { spoken.clone() }
+    }
+
+    /// Whether the name is that of another asset: one that goes by another id by now.
+    fn is_taken(&self, created: &AssetRef, time: Time) -> bool {
+        self.first_named(&created.name).is_some_and(|held| {
+            held.is_alive() && held.id != created.id && !held.aliases.is_empty() && held.first_seen < time
+        })
+    }
+
+    fn successor(&self, name: &AssetName) -> AssetName {
+        let numbered = |number: u32| AssetName::from_text(&format!("{name}{SUCCESSOR}{number}"));
+        (2..).map(numbered).find(|name| !self.assets.contains_key(name)).unwrap_or_else(|| name.clone())
+    }
+
+    /// The asset whose name begins with that of one that was moved: its parts moved with it.
+    fn within_moved(&self, name: &AssetName) -> Option<AssetName> {
+        if self.aliases.is_empty() || self.assets.contains_key(name) {
+            return None;
+        }
+        let text = name.as_str();
+        for (at, _) in text.rmatch_indices('/') {
+            let (parent, rest) = text.split_at_checked(at)?;
+            if let Some(first) = self.aliases.get(&AssetName::from_text(parent)).map(|first| first.clone()) {
+                let before = AssetName::from_text(&format!("{first}{rest}"));
+                return self.assets.contains_key(&before).then_some(before);
+            }
+        }
+        None
+    }
+
+    /// The later names of an asset. One that an asset that exists goes by is not taken from it.
+    pub(super) fn note_aliases(&self, name: &AssetName, aliases: &[AssetName], is_alive: bool) {
+        for alias in aliases {
+            let other = self.aliases.get(alias).map(|first| first.clone()).filter(|first| first != name);
+            if is_alive || other.is_none_or(|other| !self.assets.contains_key(&other)) {
+                self.aliases.insert(alias.clone(), name.clone());
+            }
+        }
+    }
+
+    /// The next life of an asset begins without the later names of the one before.
+    pub(super) fn drop_aliases(&self, before: &Held, after: &Held) {
+        for alias in before.aliases.iter().filter(|alias| !after.aliases.contains(alias)) {
+            self.aliases.remove_if(alias, |_, first| *first == before.name);
+        }
+    }
+}
+
+/// The identity of one life of an asset: the provider's, else the id of the event that created it. `None` where neither
+/// is known: the asset was there before it was first seen.
+pub(super) fn uid(
+    told: (&AssetRef, &str),
+    held: Option<&Held>,
+    (action, previous): (Action, PreviousState),
+    (before, after): (Option<&Value>, Option<&Value>),
+) -> Option<String> {
+    let (asset, event_id) = told;
+    let by_provider = |document: Option<&Value>| {
+        asset.kind.uid.iter().find_map(|unique| match unique {
+            UniqueId::Id => Some(asset.id.clone()),
+            UniqueId::At(pointer) => pointer.resolve(document?).ok()?.as_str().map(str::to_owned),
+        })
+    };
+    let is_new = action == Action::Create && matches!(previous, PreviousState::Absent | PreviousState::Deleted);
+    let (was, is) = (by_provider(before), by_provider(after));
+    // Another one by the provider's word: its deletion was not told.
+    let is_another = was.is_some() && is.is_some() && was != is;
+    let kept = held.filter(|_| !is_new && !is_another).and_then(|held| held.uid.clone());
+    kept.or(is).or_else(|| is_new.then(|| event_id.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jsonptr::PointerBuf;
+    use serde_json::json;
+
+    use super::*;
+    use crate::inventory::{Applied, ConfigurationState};
+    use crate::model::{AssetKind, Confidence, Draft, Step};
+
+    const CREATE: DraftAction = DraftAction::Known(Action::Create);
+    const UPDATE: DraftAction = DraftAction::Known(Action::Update);
+    const DELETE: DraftAction = DraftAction::Known(Action::Delete);
+
+    fn name(id: &str) -> AssetName {
+        AssetName::new("aws", "111122223333", "", &format!("iam/user/{id}"))
+    }
+
+    fn draft(id: &str, action: DraftAction, steps: Vec<Step>) -> Draft {
+        let kind = AssetKind {
+            provider: "aws",
+            provider_type: "AWS::IAM::User".to_owned(),
+            neutral_type: "identity.user".to_owned(),
+            tags: PointerBuf::from_tokens(["tags"]),
+            uid: vec![UniqueId::At(PointerBuf::from_tokens(["userId"]))],
+            ..AssetKind::default()
+        };
+        let asset = AssetRef {
+            kind: Arc::new(kind),
+            name: name(id),
+            id: id.to_owned(),
+            arn: None,
+            arn_is_told: false,
+            account: "111122223333".to_owned(),
+            region: "-".to_owned(),
+        };
+        let (rule, confidence) = ("aws/iam/Test".into(), Confidence::High);
+        Draft { action, asset, steps, partial: false, associations: Vec::new(), rule, confidence }
+    }
+
+    fn apply(inventory: &Inventory, seconds: i64, id: &str, action: DraftAction, steps: Vec<Step>) -> Applied {
+        let (time, event) = (Time::from_millis(seconds * 1_000), format!("e{seconds}:0"));
+        inventory.apply(time, &event, &mut draft(id, action, steps), &|_, _| Vec::new())
+    }
+
+    fn rename(id: &str) -> Vec<Step> {
+        vec![Step::Rename { id: id.to_owned(), alias: name(id), arn: None }]
+    }
+
+    fn note(text: &str) -> Vec<Step> {
+        vec![Step::Set { at: PointerBuf::from_tokens(["note"]), value: json!(text) }]
+    }
+
+    fn user_id(text: &str) -> Vec<Step> {
+        vec![Step::Replace(json!({ "userId": text }))]
+    }
+
+    /// The same after a restart.
+    fn restarted(inventory: &Inventory) -> Inventory {
+        let again = Inventory::new();
+        inventory.walk(None, &|_| true, &mut |held| {
+            again.restore(&held.encode()).unwrap();
+            true
+        });
+        again
+    }
+
+    #[test]
+    fn an_id_that_is_used_again_is_another_asset_also_after_a_restart() {
+        let inventory = Inventory::new();
+        apply(&inventory, 1, "old", CREATE, note("first"));
+        apply(&inventory, 2, "old", UPDATE, rename("new"));
+        let second = apply(&inventory, 3, "old", CREATE, note("second"));
+        let successor = AssetName::from_text(&format!("{};2", name("old")));
+        assert_eq!((&second.name, second.previous_state), (&successor, PreviousState::Absent));
+        for inventory in [restarted(&inventory), inventory] {
+            assert_eq!(apply(&inventory, 4, "old", UPDATE, note("of the second")).name, successor);
+            assert_eq!(apply(&inventory, 5, "new", UPDATE, note("of the first")).name, name("old"));
+            let held = |name: &AssetName| inventory.get(name).unwrap().configuration.clone().unwrap();
+            assert_eq!(
+                (&held(&successor)[..], &held(&name("old"))[..]),
+                (&br#"{"note":"of the second"}"#[..], &br#"{"note":"of the first"}"#[..])
+            );
+            // By the later name too; the earlier is the first one's.
+            assert_eq!(inventory.get(&name("new")).unwrap().name, name("old"));
+            // A record from before the second was created is of the first.
+            let late = apply(&inventory, 2, "old", UPDATE, note("late"));
+            assert_eq!((late.name, late.late), (name("old"), true));
+            // It is deleted and created again: the same name, another life.
+            assert_eq!(apply(&inventory, 6, "old", DELETE, Vec::new()).uid.as_deref(), Some("e3:0"));
+            let again = apply(&inventory, 7, "old", CREATE, Vec::new());
+            assert_eq!((again.name, again.uid.as_deref()), (successor.clone(), Some("e7:0")));
+            // Renamed away, the id is free for a third.
+            apply(&inventory, 8, "old", UPDATE, rename("elsewhere"));
+            let third = apply(&inventory, 9, "old", CREATE, Vec::new());
+            assert_eq!(third.name.as_str(), format!("{};3", name("old")));
+        }
+    }
+
+    #[test]
+    fn a_creation_that_comes_after_the_rename_is_the_first_ones() {
+        let inventory = Inventory::new();
+        apply(&inventory, 2, "old", UPDATE, rename("new"));
+        let created = apply(&inventory, 1, "old", CREATE, note("first"));
+        assert_eq!((created.name, created.late), (name("old"), true));
+        assert_eq!(inventory.get(&name("new")).unwrap().uid.as_deref(), Some("e1:0"));
+    }
+
+    #[test]
+    fn what_is_deleted_leaves_its_later_ids() {
+        let inventory = Inventory::new();
+        apply(&inventory, 1, "old", CREATE, Vec::new());
+        apply(&inventory, 2, "old", UPDATE, rename("new"));
+        assert_eq!(apply(&inventory, 3, "new", DELETE, Vec::new()).name, name("old"));
+        let other = apply(&inventory, 4, "new", CREATE, Vec::new());
+        assert_eq!((&other.name, other.previous_state), (&name("new"), PreviousState::Absent));
+        for inventory in [restarted(&inventory), inventory] {
+            assert_eq!(apply(&inventory, 5, "new", UPDATE, note("x")).name, name("new"));
+            // The first one's id is used again: the same name, and nothing of the later ones.
+            let again = apply(&inventory, 6, "old", CREATE, Vec::new());
+            assert_eq!((&again.name, again.previous_state), (&name("old"), PreviousState::Deleted));
+            assert!(inventory.get(&name("old")).unwrap().aliases.is_empty());
+            assert_eq!(apply(&inventory, 7, "new", UPDATE, note("y")).name, name("new"));
+        }
+    }
+
+    #[test]
+    fn each_life_has_a_uid_of_its_own() {
+        let inventory = Inventory::new();
+        let uid = |applied: Applied| applied.uid;
+        assert_eq!(uid(apply(&inventory, 1, "a", UPDATE, note("x"))), None, "it was there before");
+        assert_eq!(uid(apply(&inventory, 2, "a", UPDATE, user_id("AIDA1"))).as_deref(), Some("AIDA1"));
+        assert_eq!(uid(apply(&inventory, 3, "a", UPDATE, note("x"))).as_deref(), Some("AIDA1"));
+        assert_eq!(
+            uid(apply(&inventory, 4, "a", UPDATE, user_id("AIDA2"))).as_deref(),
+            Some("AIDA2"),
+            "by its provider"
+        );
+        assert_eq!(uid(apply(&inventory, 5, "a", DELETE, Vec::new())).as_deref(), Some("AIDA2"));
+        assert_eq!(uid(apply(&inventory, 6, "a", CREATE, Vec::new())).as_deref(), Some("e6:0"));
+        // The provider's is told later: the asset is still the same.
+        assert_eq!(uid(apply(&inventory, 7, "a", UPDATE, user_id("AIDA3"))).as_deref(), Some("e6:0"));
+        assert_eq!(restarted(&inventory).get(&name("a")).unwrap().uid.as_deref(), Some("e6:0"));
+    }
+
+    #[test]
+    fn the_parts_of_what_was_moved_moved_with_it() {
+        let inventory = Inventory::new();
+        for id in ["group/net", "group/net/subnets/a"] {
+            let mut draft = draft(id, CREATE, Vec::new());
+            draft.asset.name = AssetName::from_text(&format!("asset://azure/s/-/{id}"));
+            inventory.apply(Time::from_millis(1_000), "e:0", &mut draft, &|_, _| Vec::new());
+        }
+        let of = |id: &str| AssetName::from_text(&format!("asset://azure/s/-/{id}"));
+        let mut moved = draft("group/net", UPDATE, Vec::new());
+        moved.asset.name = of("group/net");
+        moved.steps = vec![Step::Rename { id: "other/net".to_owned(), alias: of("other/net"), arn: None }];
+        inventory.apply(Time::from_millis(2_000), "e2:0", &mut moved, &|_, _| Vec::new());
+        for (id, first) in
+            [("other/net/subnets/a", "group/net/subnets/a"), ("other/net/subnets/b", "other/net/subnets/b")]
+        {
+            let mut part = draft(id, UPDATE, note("x"));
+            part.asset.name = of(id);
+            let applied = inventory.apply(Time::from_millis(3_000), "e3:0", &mut part, &|_, _| Vec::new());
+            assert_eq!(applied.name, of(first), "{id}");
+            let held = inventory.get(&of(id)).unwrap();
+            assert_eq!((&held.name, held.state != ConfigurationState::Deleted), (&of(first), true));
+        }
+    }
+}
