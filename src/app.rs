@@ -16,8 +16,8 @@ use tracing::{error, info, warn};
 use crate::auth::{Access, AuthError, TokenFile};
 use crate::config::{Config, SourceConfig};
 use crate::history::History;
-use crate::http::{self, AppState, HttpConfig, HttpConfigError, Readiness};
-use crate::hub::{Hub, HubConfig};
+use crate::http::{self, AppState, HttpConfig, HttpConfigError, Readiness, ServeConfig};
+use crate::hub::{FanOut, FanOutConfig, Hub, HubConfig};
 use crate::ingest::{Ingest, IngestConfig};
 use crate::inventory::{Inventory, RestoreError};
 use crate::log::{EmbeddedLog, EventLog, LogError, MemoryLog, Retention};
@@ -214,7 +214,7 @@ impl Gateway {
         let hub = Hub::start(Arc::clone(&log), &hub_config, &serving, stop_serving.clone());
         let (statuses, readiness) = (StatusBoard::default(), Readiness::default());
         let router = http::router(AppState {
-            hub,
+            hub: Arc::clone(&hub),
             log: Arc::clone(&log),
             inventory,
             history,
@@ -232,7 +232,10 @@ impl Gateway {
             },
         })?;
         serving.spawn(access.watch(stop_serving.clone()));
-        serving.spawn(http::serve(listener, router, stop_serving.clone()));
+        let stalled_after = Duration::from_secs(config.http.stalled_after_secs);
+        let fan_out = FanOut::start(&hub, &FanOutConfig::new(stalled_after), &metrics, &serving, &stop_serving);
+        let serve_config = ServeConfig { stalled_after };
+        serving.spawn(http::serve(listener, router, fan_out, serve_config, stop_serving.clone()));
         serving.spawn(retain(Arc::clone(&log), clock, stop_serving.clone()));
         let hangup = async move || hangups.next().await;
         let rules = config.normalizers.dir.clone();

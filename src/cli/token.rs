@@ -22,8 +22,9 @@ Examples:
   curl -H \"Authorization: Bearer $TOKEN\" http://127.0.0.1:8780/v1/events
 
 A token is printed once; only its SHA-256 is kept, in tokens.json of the data directory. A running
-server takes up what changes within a second, and ends the streams of a token that is revoked or
-expires. As soon as there is one token, every request needs one.";
+server takes up what changes within a second. Streams of a token that is revoked or expires get no
+event after that, and end with their next event or heartbeat. As soon as there is one token, every
+request needs one.";
 
 /// Make, list and revoke the tokens by which clients are let in
 #[derive(Debug, clap::Args)]
@@ -98,7 +99,10 @@ pub(super) fn run(arguments: Arguments, environment: &Environment, output: &mut 
         Action::List { json } => list(&file, json, output),
         Action::Revoke { name } => {
             file.revoke(&name).map_err(failed)?;
-            Ok(writeln!(output, "{name} is revoked; a running server ends its streams within a second")?)
+            Ok(writeln!(
+                output,
+                "{name} is revoked; a running server refuses it within a second, and ends its streams"
+            )?)
         }
     }
 }

@@ -84,6 +84,9 @@ fn check_http(http: &HttpConfig, report: &mut Report<'_>) {
         }
         _ => {}
     }
+    if http.stalled_after_secs == 0 {
+        report.error("http.stalled_after_secs", "must be at least 1");
+    }
     if http.max_streams == 0 {
         report.error("http.max_streams", "must be at least 1");
     }

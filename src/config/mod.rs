@@ -71,6 +71,8 @@ pub struct HttpConfig {
     pub heartbeat_secs: u64,
     /// Streams that may be open at once; more are answered with 503.
     pub max_streams: usize,
+    /// Seconds that a client may take nothing of what waits for it, before its connection is closed.
+    pub stalled_after_secs: u64,
     /// Bytes of encoded events kept in memory for streams that are nearly live; behind it they read the log.
     pub ring_bytes: usize,
 }
@@ -147,6 +149,7 @@ impl Default for HttpConfig {
             cors_origins: Vec::new(),
             heartbeat_secs: 15,
             max_streams: 20_000,
+            stalled_after_secs: 300,
             ring_bytes: 64 * 1024 * 1024,
         }
     }

@@ -289,6 +289,7 @@ fn values_that_make_no_sense_are_errors() {
     for (text, expected) in [
         ("[http]\nheartbeat_secs = 0", "line 2: http.heartbeat_secs: must be from 1 to 3600"),
         ("[http]\nmax_streams = 0", "line 2: http.max_streams: must be at least 1"),
+        ("[http]\nstalled_after_secs = 0", "line 2: http.stalled_after_secs: must be at least 1"),
         ("[http]\nring_bytes = 1000", "line 2: http.ring_bytes: must be at least 1048576"),
         (
             "[http]\ncors_origins = [\"https://a.example/\"]",

@@ -8,11 +8,13 @@ mod asset;
 mod assets;
 mod error;
 mod events;
+mod handover;
 mod health;
 mod params;
 mod reports;
 mod schema;
 mod serve;
+mod socket;
 mod stream;
 #[cfg(test)]
 mod testing;
@@ -42,7 +44,7 @@ use crate::source::StatusBoard;
 
 pub use health::{Latch, Readiness};
 pub use schema::ASSET_EVENT_SCHEMA;
-pub use serve::serve;
+pub use serve::{ServeConfig, serve};
 
 use error::ApiError;
 

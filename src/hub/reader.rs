@@ -14,6 +14,8 @@ use crate::model::{Cursor, Seq};
 
 /// Bytes handed out at once, unless a single event is longer.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// The same of compressed bytes: about as much text, and what its compression takes does not hold up others for long.
+const COMPRESSED_BYTES: usize = 32 * 1024;
 /// Segments looked at in a row before others get their turn.
 const SEGMENTS_AT_ONCE: usize = 64;
 
@@ -107,6 +109,8 @@ pub struct SubscriptionOptions {
     pub projection: Option<Arc<Projection>>,
     /// In which form.
     pub format: Format,
+    /// Whether the stream is compressed with gzip.
+    pub gzip: bool,
     /// Ends after so many events.
     pub limit: Option<u64>,
     /// Ends when the tail, as of this moment, is reached.
@@ -187,7 +191,7 @@ impl Reader {
     pub(super) fn new(hub: &Hub, options: SubscriptionOptions) -> Self {
         Self {
             filter: hub.filters.intern(options.filter),
-            encoding: Encoding { format: options.format, projection: options.projection },
+            encoding: Encoding { format: options.format, projection: options.projection, gzip: options.gzip },
             gap: options.start.gap,
             cursor: options.start.after,
             announced: options.start.after,
@@ -204,7 +208,6 @@ impl Reader {
         }
     }
 
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     pub(super) fn filter(&self) -> FilterId {
         self.filter.id()
     }
@@ -213,13 +216,11 @@ impl Reader {
         self.cursor
     }
 
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     /// Passes over events up to a position, which are known not to pass the filter.
     pub(super) fn skip_to(&mut self, position: Seq) {
         self.cursor = self.cursor.max(position);
     }
 
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     /// Holds no segment.
     pub(super) fn shed(&mut self) {
         self.current = None;
@@ -286,7 +287,8 @@ impl Reader {
 
     /// Collects matching events, from as many segments as are in memory and needed.
     fn search(&mut self, hub: &Hub) -> (Selected, Halt) {
-        let room = Room { events: self.remaining, bytes: CHUNK_BYTES };
+        let bytes = if self.encoding.gzip { COMPRESSED_BYTES } else { CHUNK_BYTES };
+        let room = Room { events: self.remaining, bytes };
         let mut selected = Selected::after(self.cursor);
         for _ in 0..SEGMENTS_AT_ONCE {
             let after = selected.scanned;
@@ -323,8 +325,10 @@ impl Reader {
         let progress = selected.progress(bytes);
         if bytes >= selected.bytes {
             self.cursor = selected.scanned;
-        } else if let Some(last) = progress.last {
-            self.cursor = last;
+        } else {
+            self.cursor = progress.last.unwrap_or(self.cursor);
+            let rest = selected.segment_after(self.cursor);
+            self.current = rest.map(|(segment, passing)| Held { segment, passing });
         }
         self.announced = progress.last.unwrap_or(self.announced);
         self.remaining = self.remaining.saturating_sub(progress.events);
