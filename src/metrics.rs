@@ -65,6 +65,8 @@ pub struct Metrics {
     pub stream_bytes: IntCounter,
     /// `catchment_stream_gaps_total`: gap frames sent.
     pub stream_gaps: IntCounter,
+    /// Streams let go because their client took nothing.
+    pub stream_stalled: IntCounter,
     /// `catchment_http_requests_total{route,status}`: route is the template, not the path.
     pub http_requests: IntCounterVec,
     /// `catchment_start_time_seconds`: Unix time of the start.
@@ -168,6 +170,13 @@ impl Metrics {
             stream_gaps: registered(
                 r,
                 IntCounter::new("catchment_stream_gaps_total", "Gap frames sent to subscribers")?,
+            )?,
+            stream_stalled: registered(
+                r,
+                IntCounter::new(
+                    "catchment_stream_stalled_total",
+                    "Streams let go because their client took nothing for http.stalled_after_secs",
+                )?,
             )?,
             http_requests: counter("catchment_http_requests_total", "HTTP requests answered", &["route", "status"])?,
             start_time: registered(r, Gauge::new("catchment_start_time_seconds", "Unix time of the start")?)?,

@@ -26,6 +26,7 @@ use serde::{Deserialize, Deserializer, de};
 pub use layers::{Environment, Flags, LoadError, Loaded, load};
 pub use source::{EventHubsConfig, FileConfig, LookupEventsConfig, SourceConfig, SqsConfig};
 
+use crate::auth::AuthConfig;
 use crate::model::{NoveltyLimits, SourceId};
 
 /// The default configuration as a file with comments: what `catchment check --print-default` prints.
@@ -41,6 +42,8 @@ pub struct Config {
     pub ephemeral: bool,
     /// `[http]`.
     pub http: HttpConfig,
+    /// `[auth]`.
+    pub auth: AuthConfig,
     /// `[log]`.
     pub log: LogConfig,
     /// `[events]`.
@@ -68,6 +71,8 @@ pub struct HttpConfig {
     pub heartbeat_secs: u64,
     /// Streams that may be open at once; more are answered with 503.
     pub max_streams: usize,
+    /// Seconds that a client may take nothing of what waits for it, before its connection is closed.
+    pub stalled_after_secs: u64,
     /// Bytes of encoded events kept in memory for streams that are nearly live; behind it they read the log.
     pub ring_bytes: usize,
 }
@@ -126,6 +131,7 @@ impl Default for Config {
             data_dir: PathBuf::from("./catchment-data"),
             ephemeral: false,
             http: HttpConfig::default(),
+            auth: AuthConfig::default(),
             log: LogConfig::default(),
             events: EventsConfig::default(),
             novelty: NoveltyLimits::default(),
@@ -143,6 +149,7 @@ impl Default for HttpConfig {
             cors_origins: Vec::new(),
             heartbeat_secs: 15,
             max_streams: 20_000,
+            stalled_after_secs: 300,
             ring_bytes: 64 * 1024 * 1024,
         }
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
@@ -11,11 +12,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::access::Caller;
 use super::error::ApiError;
+use super::handover::{Door, HandoverBody};
 use super::params::{Moment, Params, parse_cursor};
 use super::{App, AppState, Shared};
 use crate::hub::{
-    ClosingReason, Filter, Format, GapReason, Notice, OpenStream, Output, Projection, Start, Subscription,
+    ClosingReason, Filter, Format, GapReason, Notice, OpenStream, Output, PlainStream, Projection, Start, Subscription,
     SubscriptionOptions, Wire, blocking,
 };
 use crate::model::{Cursor, Seq, Time};
@@ -43,6 +46,8 @@ enum Position {
 #[derive(Debug)]
 struct StreamRequest {
     format: Format,
+    /// Whether the client takes gzip.
+    gzip: bool,
     position: Position,
     filter: Filter,
     projection: Option<Arc<Projection>>,
@@ -91,6 +96,7 @@ impl StreamRequest {
         let default_heartbeat = (format == Format::Sse).then_some(state.config.heartbeat_secs);
         Ok(Self {
             format,
+            gzip: accepts_gzip(headers),
             position,
             filter,
             projection,
@@ -135,6 +141,26 @@ fn accepted_format(headers: &HeaderMap) -> Format {
             _ => None,
         })
         .unwrap_or(Format::Sse)
+}
+
+/// Whether a client wants gzip at least as much as none (<https://www.rfc-editor.org/rfc/rfc9110#field.accept-encoding>).
+pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let (mut gzip, mut identity, mut any) = (None, None, None);
+    let fields = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    for coding in fields.flat_map(|value| value.split(',')) {
+        let (name, weight) = coding.split_once(';').unwrap_or((coding, "q=1"));
+        let weight = weight.trim().strip_prefix(['q', 'Q']).and_then(|rest| rest.trim_start().strip_prefix('='));
+        // A weight that is none asks for nothing.
+        let weight = weight.and_then(|weight| weight.trim().parse::<f32>().ok()).unwrap_or(0.0);
+        match name.trim().to_ascii_lowercase().as_str() {
+            "gzip" | "x-gzip" => gzip = Some(weight),
+            "identity" => identity = Some(weight),
+            "*" => any = Some(weight),
+            _ => {}
+        }
+    }
+    let gzip = gzip.or(any).unwrap_or(0.0);
+    gzip > 0.0 && gzip >= identity.unwrap_or(0.0)
 }
 
 fn parse_filter(params: &mut Params, type_prefix: &str) -> Result<Filter, ApiError> {
@@ -195,7 +221,13 @@ fn start_since(log: &dyn crate::log::EventLog, since: Time) -> Result<(Seq, bool
 }
 
 /// `GET /v1/events`.
-pub(super) async fn stream(State(app): State<Shared>, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
+pub(super) async fn stream(
+    State(app): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    door: Door,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     if app.state.stop.is_cancelled() {
         return Err(ApiError::Stopping);
     }
@@ -203,30 +235,40 @@ pub(super) async fn stream(State(app): State<Shared>, uri: Uri, headers: HeaderM
     let permit = Arc::clone(&app.streams)
         .try_acquire_owned()
         .map_err(|_| ApiError::TooManyStreams { limit: app.state.config.max_streams })?;
+    let of_caller = caller.open_stream()?;
     let start = resolve(&app, &request).await?;
-    let (format, bounded) = (request.format, request.is_bounded());
+    let (format, bounded, gzip) = (request.format, request.is_bounded(), request.gzip);
     let ends = request.reconnects && request.until_passed;
     let options = SubscriptionOptions {
         start,
-        filter: request.filter,
-        projection: request.projection,
+        filter: caller.confine(request.filter)?,
+        projection: caller.project(request.projection),
         format,
+        gzip,
         limit: request.limit,
         until: request.until,
         heartbeat: request.heartbeat,
+        credential: caller.until_ended(),
     };
     let mut subscription = Subscription::new(Arc::clone(&app.state.hub), options, app.state.stop.clone());
-    let first = if ends {
-        match first_output(&mut subscription).await {
-            None => return Ok(StatusCode::NO_CONTENT.into_response()),
-            first => first,
+    let (wire, metrics) = (Wire::new(format, bounded, gzip), Arc::clone(&app.state.metrics));
+    if ends {
+        let Some(first) = first_output(&mut subscription).await else {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        };
+        let body = body(subscription, Some(first), wire, OpenStream::new(metrics, [permit, of_caller]));
+        return Ok((stream_headers(format, gzip), Body::from_stream(body)).into_response());
+    }
+    let open = OpenStream::new(metrics, [permit, of_caller]);
+    Ok(match door {
+        Door::Hyper => {
+            (stream_headers(format, gzip), Body::from_stream(body(subscription, None, wire, open))).into_response()
         }
-    } else {
-        None
-    };
-    let open = OpenStream::new(Arc::clone(&app.state.metrics), permit);
-    let body = body(subscription, first, Wire { format, bounded }, open);
-    Ok((stream_headers(format), Body::from_stream(body)).into_response())
+        Door::FanOut(handover) => {
+            let body = HandoverBody::new(handover, PlainStream::new(subscription, wire, open));
+            (stream_headers(format, gzip), [(header::CONNECTION, "close")], Body::new(body)).into_response()
+        }
+    })
 }
 
 /// What a client gets that comes back to a read whose end lies in the past; `None` when there is nothing left. The
@@ -243,24 +285,27 @@ async fn first_output(subscription: &mut Subscription) -> Option<Output> {
     }
 }
 
-fn stream_headers(format: Format) -> [(HeaderName, HeaderValue); 4] {
+fn stream_headers(format: Format, gzip: bool) -> HeaderMap {
     let content_type = match format {
         Format::Sse => "text/event-stream",
         Format::Ndjson => "application/x-ndjson",
     };
-    [
-        (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
-        // No proxy may hold the stream back, store it or compress it.
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
-        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-        (header::VARY, HeaderValue::from_static("accept")),
-    ]
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    // No proxy may hold the stream back, store it or compress it.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
+    if gzip {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    headers
 }
 
 fn body(
     mut subscription: Subscription,
     mut first: Option<Output>,
-    wire: Wire,
+    mut wire: Wire,
     open: OpenStream,
 ) -> impl tokio_stream::Stream<Item = io::Result<Bytes>> + Send {
     async_stream::stream! {
@@ -274,8 +319,9 @@ fn body(
             };
             let told = match output {
                 None => break,
-                Some(Output::Events { bytes, events }) => {
+                Some(Output::Events { bytes, events, sum }) => {
                     open.count(events, bytes.len());
+                    wire.sent(sum);
                     Ok(Some(bytes))
                 }
                 Some(Output::Notice(notice)) => {

@@ -1,21 +1,27 @@
 //! A whole interface over a small log, for tests.
 
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, BodyDataStream, to_bytes};
-use axum::http::{HeaderMap, Request, StatusCode};
+use axum::http::{HeaderMap, HeaderName, Request, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use super::{AppState, HttpConfig, Readiness, router};
+use super::{AppState, HttpConfig, Readiness, ServeConfig, router, serve};
+use crate::auth::{Access, AuthConfig};
 use crate::history::History;
 use crate::hub::testing::{TestLog, moment};
-use crate::hub::{Hub, HubConfig};
+use crate::hub::{FanOut, FanOutConfig, Hub, HubConfig};
 use crate::inventory::Inventory;
 use crate::log::EventLog;
 use crate::metrics::Metrics;
@@ -29,6 +35,9 @@ pub(super) struct World {
     pub(super) state: AppState,
     pub(super) stop: CancellationToken,
     pub(super) router: Router,
+    /// Where it is served, if requests go over sockets.
+    address: Option<SocketAddr>,
+    pub(super) tracker: TaskTracker,
 }
 
 /// An answer whose body has ended.
@@ -64,9 +73,13 @@ impl World {
         let log = TestLog::new(8);
         let stop = CancellationToken::new();
         let events_log = Arc::clone(&log) as Arc<dyn EventLog>;
-        let hub = Hub::start(events_log.clone(), &HubConfig::default(), &TaskTracker::new(), stop.clone());
+        let tracker = TaskTracker::new();
+        let hub = Hub::start(events_log.clone(), &HubConfig::default(), &tracker, stop.clone());
         let mut config = HttpConfig::default();
         change(&mut config);
+        let access =
+            Access::new(AuthConfig { anonymous: true, ..AuthConfig::default() }, None, config.type_prefix.clone(), now)
+                .unwrap();
         let inventory = Arc::new(inventory());
         let rules = watch::channel(Arc::clone(&RULES)).1;
         let state = AppState {
@@ -76,14 +89,38 @@ impl World {
             inventory,
             sources: StatusBoard::default(),
             metrics: Arc::new(Metrics::new().unwrap()),
+            access,
             readiness: Readiness::default(),
             stop: stop.clone(),
             clock: now,
             config,
         };
-        let world = Self { log, hub, router: router(state.clone()).unwrap(), state, stop };
+        let router = router(state.clone()).unwrap();
+        let world = Self { log, hub, router, state, stop, address: None, tracker };
         world.push(events).await;
         world
+    }
+
+    /// The same twice: requests go straight to the router, whose answers are what hyper would write; or over sockets,
+    /// where streams leave hyper.
+    pub(super) async fn by_both_doors(events: u64) -> [Self; 2] {
+        [Self::new(events).await, Self::new(events).await.served().await]
+    }
+
+    /// Requests go over sockets.
+    pub(super) async fn served(mut self) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.address = Some(listener.local_addr().unwrap());
+        let stalled_after = Duration::from_secs(60);
+        let config = FanOutConfig { shards: NonZeroUsize::new(2).unwrap(), stalled_after };
+        let fan_out = FanOut::start(&self.hub, &config, &self.state.metrics, &self.tracker, &self.stop);
+        let config = ServeConfig { stalled_after };
+        self.tracker.spawn(serve(listener, self.router.clone(), fan_out, config, self.stop.clone()));
+        self
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address.expect("a world that is served")
     }
 
     pub(super) async fn push(&self, count: u64) {
@@ -107,6 +144,11 @@ impl World {
     }
 
     pub(super) async fn send(&self, method: &str, uri: &str, headers: &[(&str, &str)]) -> Answer {
+        if let Some(address) = self.address {
+            let mut client = Client::request(address, method, uri, headers).await;
+            let body = client.rest().await;
+            return Answer { status: client.status, headers: client.headers, body };
+        }
         let response = self.request(build(method, uri, headers)).await;
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap();
@@ -115,13 +157,19 @@ impl World {
 
     /// An answer that goes on.
     pub(super) async fn open(&self, uri: &str, headers: &[(&str, &str)]) -> Reading {
+        if let Some(address) = self.address {
+            let client = Client::request(address, "GET", uri, headers).await;
+            assert_eq!(client.status, StatusCode::OK);
+            assert_eq!(client.headers.get("connection").unwrap(), "close", "it has left hyper");
+            return Reading { source: Source::Socket(client), text: String::new() };
+        }
         let response = self.request(build("GET", uri, headers)).await;
         assert_eq!(response.status(), StatusCode::OK);
-        Reading(response.into_body().into_data_stream())
+        Reading { source: Source::Body(response.into_body().into_data_stream()), text: String::new() }
     }
 }
 
-fn build(method: &str, uri: &str, headers: &[(&str, &str)]) -> Request<Body> {
+pub(super) fn build(method: &str, uri: &str, headers: &[(&str, &str)]) -> Request<Body> {
     let mut request = Request::builder().method(method).uri(uri);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -130,18 +178,127 @@ fn build(method: &str, uri: &str, headers: &[(&str, &str)]) -> Request<Body> {
 }
 
 /// An open stream.
-pub(super) struct Reading(BodyDataStream);
+pub(super) struct Reading {
+    source: Source,
+    /// What has come and was not expected yet.
+    text: String,
+}
+
+enum Source {
+    Body(BodyDataStream),
+    Socket(Client),
+}
 
 impl Reading {
     /// The next piece; `None` at the end, an error when the answer is cut off.
     pub(super) async fn next(&mut self) -> Option<Result<String, String>> {
-        let piece = self.0.next().await?;
-        Some(piece.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap()).map_err(|error| error.to_string()))
+        match &mut self.source {
+            Source::Body(body) => {
+                let piece = body.next().await?;
+                Some(piece.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap()).map_err(|error| error.to_string()))
+            }
+            Source::Socket(client) => client.piece().await,
+        }
     }
 
-    /// The next piece, which must come.
-    pub(super) async fn text(&mut self) -> String {
-        self.next().await.expect("the stream goes on").expect("the stream is whole")
+    /// What must come next, in however many pieces.
+    pub(super) async fn expect(&mut self, text: impl AsRef<str>) {
+        let text = text.as_ref();
+        while self.text.len() < text.len() {
+            let piece = self.next().await.expect("the stream goes on").expect("the stream is whole");
+            self.text += &piece;
+        }
+        assert!(self.text.starts_with(text), "expected {text:?}, got {:?}", self.text);
+        self.text.drain(..text.len());
+    }
+
+    /// The stream must end now, or be cut off.
+    pub(super) async fn expect_end(&mut self, complete: bool) {
+        assert_eq!(self.text, "");
+        match self.next().await {
+            None => assert!(complete, "the answer looks complete"),
+            Some(Ok(text)) => panic!("the stream goes on: {text:?}"),
+            Some(Err(error)) => assert!(!complete, "the answer is cut off: {error}"),
+        }
+    }
+}
+
+/// A client of HTTP/1.1 as simple as can be.
+struct Client {
+    socket: TcpStream,
+    got: Vec<u8>,
+    status: StatusCode,
+    headers: HeaderMap,
+}
+
+impl Client {
+    async fn request(address: SocketAddr, method: &str, uri: &str, headers: &[(&str, &str)]) -> Self {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let head = format!("{method} {uri} HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let mut client = Self { socket, got: Vec::new(), status: StatusCode::OK, headers: HeaderMap::new() };
+        let head = client.until("\r\n\r\n").await.expect("an answer");
+        let mut lines = head.split("\r\n");
+        client.status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        for line in lines.filter(|line| !line.is_empty()) {
+            let (name, value) = line.split_once(": ").unwrap();
+            client.headers.append(HeaderName::try_from(name).unwrap(), value.parse().unwrap());
+        }
+        client
+    }
+
+    /// What comes up to and including a text; `None` when the connection ends before.
+    async fn until(&mut self, end: &str) -> Option<String> {
+        loop {
+            let found = self.got.windows(end.len()).position(|window| window == end.as_bytes());
+            if let Some(at) = found {
+                return Some(String::from_utf8(self.got.drain(..at + end.len()).collect()).unwrap());
+            }
+            if self.socket.read_buf(&mut self.got).await.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+    }
+
+    async fn exactly(&mut self, length: usize) -> Option<String> {
+        while self.got.len() < length {
+            if self.socket.read_buf(&mut self.got).await.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+        Some(String::from_utf8(self.got.drain(..length).collect()).unwrap())
+    }
+
+    /// The next chunk; `None` at the proper end.
+    async fn piece(&mut self) -> Option<Result<String, String>> {
+        let cut_off = || Some(Err("cut off".to_owned()));
+        let Some(head) = self.until("\r\n").await else { return cut_off() };
+        let length = usize::from_str_radix(head.trim_end(), 16).unwrap();
+        let Some(text) = self.exactly(length + 2).await else { return cut_off() };
+        if length == 0 {
+            let closes = self.headers.get("connection").is_some_and(|value| value == "close");
+            assert!(!closes || self.ends().await, "the connection ends");
+            return None;
+        }
+        Some(Ok(text.strip_suffix("\r\n").unwrap().to_owned()))
+    }
+
+    async fn ends(&mut self) -> bool {
+        self.socket.read_buf(&mut self.got).await.unwrap_or(0) == 0
+    }
+
+    /// All of the body.
+    async fn rest(&mut self) -> String {
+        if self.headers.contains_key("transfer-encoding") {
+            let mut text = String::new();
+            while let Some(piece) = self.piece().await {
+                text += &piece.unwrap();
+            }
+            return text;
+        }
+        let length = self.headers.get("content-length").map_or(0, |value| value.to_str().unwrap().parse().unwrap());
+        self.exactly(length).await.unwrap()
     }
 }
 

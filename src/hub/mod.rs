@@ -6,7 +6,10 @@
 //! found once (`matching`).
 
 mod cel;
+mod compressed;
+mod fanout;
 mod filter;
+mod gzip;
 mod matching;
 mod projection;
 mod reader;
@@ -34,14 +37,15 @@ use crate::model::{Epoch, Seq};
 use crate::retry::Backoff;
 
 pub use cel::{Expression, ExpressionError, View};
-pub use filter::{AssetTypes, Filter, FilterError, OneOf};
+pub use fanout::{FanOut, FanOutConfig, PlainStream};
+pub use filter::{AssetTypes, AssetView, Filter, FilterError, OneOf};
+pub use matching::{Filters, InternedFilter, Matches};
 pub use projection::{Projection, ProjectionError};
 pub use reader::{ClosingReason, Gap, GapReason, Notice, Start, SubscriptionOptions};
 pub use segment::Format;
 pub use subscription::{Output, Subscription};
 pub use wire::{CutOff, OpenStream, Wire};
 
-use matching::Filters;
 use ring::Ring;
 use segment::{Encoding, SEGMENT_BYTES, Segment};
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::matching::{FilterId, InternedFilter};
 use super::segment::{Encoding, Format, Passing, Progress, Room, Segment, Selected};
@@ -13,6 +14,8 @@ use crate::model::{Cursor, Seq};
 
 /// Bytes handed out at once, unless a single event is longer.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// The same of compressed bytes: about as much text, and what its compression takes does not hold up others for long.
+const COMPRESSED_BYTES: usize = 32 * 1024;
 /// Segments looked at in a row before others get their turn.
 const SEGMENTS_AT_ONCE: usize = 64;
 
@@ -75,6 +78,8 @@ pub enum ClosingReason {
     Complete,
     /// The server stops.
     Shutdown,
+    /// The credential was revoked, or has expired.
+    Unauthorized,
     /// The log can't be read.
     Failed(LogError),
 }
@@ -104,12 +109,16 @@ pub struct SubscriptionOptions {
     pub projection: Option<Arc<Projection>>,
     /// In which form.
     pub format: Format,
+    /// Whether the stream is compressed with gzip.
+    pub gzip: bool,
     /// Ends after so many events.
     pub limit: Option<u64>,
     /// Ends when the tail, as of this moment, is reached.
     pub until: Option<Instant>,
     /// Silence after which a heartbeat is due.
     pub heartbeat: Option<Duration>,
+    /// Cancelled when the credential ends: nothing is sent after that.
+    pub credential: Option<CancellationToken>,
 }
 
 /// What is to be done next for a subscriber.
@@ -153,6 +162,7 @@ pub(super) struct Reader {
     /// The tail when `until` passed.
     end: Option<Seq>,
     heartbeat: Option<Duration>,
+    credential: Option<CancellationToken>,
     last_output: Instant,
     failure: Option<Box<LogError>>,
     caught_up: bool,
@@ -181,7 +191,7 @@ impl Reader {
     pub(super) fn new(hub: &Hub, options: SubscriptionOptions) -> Self {
         Self {
             filter: hub.filters.intern(options.filter),
-            encoding: Encoding { format: options.format, projection: options.projection },
+            encoding: Encoding { format: options.format, projection: options.projection, gzip: options.gzip },
             gap: options.start.gap,
             cursor: options.start.after,
             announced: options.start.after,
@@ -190,6 +200,7 @@ impl Reader {
             until: options.until,
             end: None,
             heartbeat: options.heartbeat,
+            credential: options.credential,
             last_output: Instant::now(),
             failure: None,
             caught_up: false,
@@ -197,7 +208,6 @@ impl Reader {
         }
     }
 
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     pub(super) fn filter(&self) -> FilterId {
         self.filter.id()
     }
@@ -206,13 +216,11 @@ impl Reader {
         self.cursor
     }
 
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     /// Passes over events up to a position, which are known not to pass the filter.
     pub(super) fn skip_to(&mut self, position: Seq) {
         self.cursor = self.cursor.max(position);
     }
 
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     /// Holds no segment.
     pub(super) fn shed(&mut self) {
         self.current = None;
@@ -240,6 +248,9 @@ impl Reader {
         }
         if let Some(failure) = self.failure.take() {
             return self.close(hub, ClosingReason::Failed(*failure));
+        }
+        if self.credential.as_ref().is_some_and(CancellationToken::is_cancelled) {
+            return self.close(hub, ClosingReason::Unauthorized);
         }
         if stopping {
             return self.close(hub, ClosingReason::Shutdown);
@@ -276,7 +287,8 @@ impl Reader {
 
     /// Collects matching events, from as many segments as are in memory and needed.
     fn search(&mut self, hub: &Hub) -> (Selected, Halt) {
-        let room = Room { events: self.remaining, bytes: CHUNK_BYTES };
+        let bytes = if self.encoding.gzip { COMPRESSED_BYTES } else { CHUNK_BYTES };
+        let room = Room { events: self.remaining, bytes };
         let mut selected = Selected::after(self.cursor);
         for _ in 0..SEGMENTS_AT_ONCE {
             let after = selected.scanned;
@@ -313,8 +325,10 @@ impl Reader {
         let progress = selected.progress(bytes);
         if bytes >= selected.bytes {
             self.cursor = selected.scanned;
-        } else if let Some(last) = progress.last {
-            self.cursor = last;
+        } else {
+            self.cursor = progress.last.unwrap_or(self.cursor);
+            let rest = selected.segment_after(self.cursor);
+            self.current = rest.map(|(segment, passing)| Held { segment, passing });
         }
         self.announced = progress.last.unwrap_or(self.announced);
         self.remaining = self.remaining.saturating_sub(progress.events);

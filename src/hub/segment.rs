@@ -7,6 +7,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::{Bytes, BytesMut};
 
 use super::cel::View;
+use super::compressed::Compressed;
+use super::gzip::Checksum;
 use super::matching::{Filters, InternedFilter, Matches};
 use super::projection::Projection;
 use crate::log::{Block, LogError};
@@ -33,11 +35,13 @@ pub enum Format {
 pub(super) struct Encoding {
     pub(super) format: Format,
     pub(super) projection: Option<Arc<Projection>>,
+    /// Compressed with gzip.
+    pub(super) gzip: bool,
 }
 
 impl Encoding {
     /// What the hub makes of each new event. Other encodings are made of it when somebody asks.
-    pub(super) const BASE: Self = Self { format: Format::Sse, projection: None };
+    pub(super) const BASE: Self = Self { format: Format::Sse, projection: None, gzip: false };
 
     fn is_base(&self) -> bool {
         *self == Self::BASE
@@ -53,6 +57,8 @@ pub(super) struct Segment {
     base: bool,
     chunks: Bytes,
     spans: Vec<Span>,
+    /// What is sent in the place of the chunks, where the encoding is compressed.
+    compressed: Option<Compressed>,
 }
 
 /// What filters look at, shared by the encodings of a segment.
@@ -92,18 +98,32 @@ pub(crate) struct Selected {
 struct Run {
     segment: Arc<Segment>,
     events: Range<usize>,
+    /// What of the segment is wanted.
+    passing: Passing,
+    /// Where the encoding is compressed: a piece with just these events.
+    piece: Option<Chunk>,
+}
+
+/// A piece of a compressed stream, as a chunk of an HTTP/1.1 answer.
+#[derive(Clone, Debug)]
+pub(super) struct Chunk {
+    pub(super) bytes: Bytes,
+    /// Where the piece lies within.
+    pub(super) piece: Range<usize>,
+    pub(super) sum: Checksum,
 }
 
 /// How much of what was selected has been sent.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Progress {
     /// Events of which something was sent.
     pub(super) events: u64,
     /// The last of them; `None` when nothing was sent.
     pub(super) last: Option<Seq>,
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     /// What is still to be sent of it.
     pub(super) rest: Bytes,
+    /// That of the texts that were sent, where the encoding is compressed.
+    pub(super) sum: Checksum,
 }
 
 /// Which events of a segment, in whatever encoding, a filter passes.
@@ -133,21 +153,29 @@ impl Selected {
         self.runs.last().map(|run| run.segment.seq(run.events.end.saturating_sub(1)))
     }
 
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     /// The chunks, as slices of the shared buffers.
     pub(super) fn chunks(&self) -> impl Iterator<Item = &[u8]> {
-        self.runs.iter().map(|run| run.segment.chunks.get(run.bytes()).unwrap_or_default())
+        self.runs.iter().map(|run| match &run.piece {
+            Some(chunk) => &chunk.bytes[..],
+            None => run.segment.chunks.get(run.bytes()).unwrap_or_default(),
+        })
     }
 
     /// The text without the chunks around it. A single event is not copied.
     pub(crate) fn text(&self) -> Bytes {
-        if let [run] = &self.runs[..]
-            && run.events.len() == 1
-        {
-            return run.segment.chunks.slice(run.segment.text(run.events.start));
+        if let [run] = &self.runs[..] {
+            match &run.piece {
+                Some(chunk) => return chunk.bytes.slice(chunk.piece.clone()),
+                None if run.events.len() == 1 => return run.segment.chunks.slice(run.segment.text(run.events.start)),
+                None => {}
+            }
         }
         let mut text = BytesMut::with_capacity(self.bytes);
         for run in &self.runs {
+            if let Some(chunk) = &run.piece {
+                text.extend_from_slice(chunk.bytes.get(chunk.piece.clone()).unwrap_or_default());
+                continue;
+            }
             for index in run.events.clone() {
                 text.extend_from_slice(run.segment.chunks.get(run.segment.text(index)).unwrap_or_default());
             }
@@ -155,14 +183,28 @@ impl Selected {
         text.freeze()
     }
 
+    /// The segment of the first event after a position, and what of it was wanted.
+    pub(super) fn segment_after(&self, position: Seq) -> Option<(Arc<Segment>, Passing)> {
+        let run = self.runs.iter().find(|run| run.segment.last() > position)?;
+        Some((Arc::clone(&run.segment), run.passing.clone()))
+    }
+
     /// How far `sent` bytes of the chunks go.
     pub(super) fn progress(&self, mut sent: usize) -> Progress {
-        let mut progress = Progress { events: 0, last: None, rest: Bytes::new() };
+        let mut progress = Progress { events: 0, last: None, rest: Bytes::new(), sum: Checksum::EMPTY };
         for run in &self.runs {
             if sent == 0 {
                 break;
             }
             let (segment, bytes) = (&run.segment, run.bytes());
+            if let Some(chunk) = &run.piece {
+                progress.events += run.events.len() as u64;
+                progress.last = Some(segment.seq(run.events.end.saturating_sub(1)));
+                progress.sum = progress.sum.then(chunk.sum);
+                progress.rest = chunk.bytes.slice(sent.min(chunk.bytes.len())..);
+                sent = sent.saturating_sub(chunk.bytes.len());
+                continue;
+            }
             if sent >= bytes.len() {
                 sent -= bytes.len();
                 progress.events += run.events.len() as u64;
@@ -180,19 +222,33 @@ impl Selected {
         progress
     }
 
-    fn push(&mut self, segment: &Arc<Segment>, events: Range<usize>, bytes: usize) {
+    fn push(&mut self, segment: &Arc<Segment>, events: Range<usize>, passing: &Passing, bytes: usize) {
         self.events += events.len() as u64;
         self.bytes += bytes;
         match self.runs.last_mut() {
-            Some(run) if Arc::ptr_eq(&run.segment, segment) && run.events.end == events.start => {
+            Some(run)
+                if run.piece.is_none() && Arc::ptr_eq(&run.segment, segment) && run.events.end == events.start =>
+            {
                 run.events.end = events.end;
             }
-            _ => self.runs.push(Run { segment: Arc::clone(segment), events }),
+            _ => {
+                let (segment, passing) = (Arc::clone(segment), passing.clone());
+                self.runs.push(Run { segment, events, passing, piece: None });
+            }
         }
     }
 }
 
 impl Passing {
+    /// Whether each event of a range passes.
+    fn covers(&self, events: &Range<usize>) -> bool {
+        let Self::Some(indexes) = self else { return true };
+        let at = indexes.partition_point(|index| (*index as usize) < events.start);
+        // They are ascending: as many as the range is long, and the last where it ends.
+        let last = events.len().checked_sub(1).and_then(|offset| indexes.get(at + offset));
+        last.is_some_and(|last| *last as usize + 1 == events.end)
+    }
+
     /// The first index from `start` on, of `count`.
     fn next(&self, start: usize, count: usize) -> Option<usize> {
         match self {
@@ -270,6 +326,21 @@ impl Segment {
 
     /// The same events in another encoding. Only of the [base](Encoding::BASE).
     pub(super) fn encode_as(&self, epoch: Epoch, encoding: &Encoding) -> Self {
+        let plain = Encoding { gzip: false, ..encoding.clone() };
+        let mut segment = if self.serves(&plain) { self.shared() } else { self.write_as(epoch, &plain) };
+        if encoding.gzip {
+            segment.compressed = Some(Compressed::of((0..segment.spans.len()).map(|index| segment.text(index).len())));
+        }
+        segment
+    }
+
+    /// Another one over the same text.
+    fn shared(&self) -> Self {
+        let (heads, chunks, spans) = (Arc::clone(&self.heads), self.chunks.clone(), self.spans.clone());
+        Self { heads, base: false, chunks, spans, compressed: None }
+    }
+
+    fn write_as(&self, epoch: Epoch, encoding: &Encoding) -> Self {
         let mut chunks = Chunks::with_capacity(epoch, encoding.format, self.chunks.len() / 2);
         let mut projected = Vec::new();
         for (index, span) in self.spans.iter().enumerate() {
@@ -324,7 +395,6 @@ impl Segment {
         passing.next(self.heads.index_after(after), self.spans.len()).is_some()
     }
 
-    #[allow(dead_code, reason = "the next commit has streams that write the shared chunks to their own sockets")]
     pub(super) fn heads(&self) -> &Heads {
         &self.heads
     }
@@ -347,7 +417,8 @@ impl Segment {
     /// Bytes of memory, about.
     pub(super) fn weight(&self) -> usize {
         let heads: usize = self.heads.events.iter().map(head_weight).sum();
-        self.chunks.len() + heads + self.spans.len() * size_of::<Span>()
+        let matches = self.heads.matches().map_or(0, Matches::weight);
+        self.chunks.len() + heads + self.spans.len() * size_of::<Span>() + matches
     }
 
     /// Bytes of text, about.
@@ -359,6 +430,9 @@ impl Segment {
     /// taken, however long.
     pub(super) fn select(self: &Arc<Self>, passing: &Passing, room: Room, selected: &mut Selected) {
         let mut start = self.heads.index_after(selected.scanned);
+        if let Some(compressed) = &self.compressed {
+            return self.select_pieces(compressed, passing, room, selected);
+        }
         if matches!(passing, Passing::All) && self.select_rest(start, room, selected) {
             return;
         }
@@ -370,8 +444,37 @@ impl Segment {
                 selected.scanned = Seq(self.seq(index).0 - 1);
                 return;
             }
-            selected.push(self, index..index + 1, bytes);
+            selected.push(self, index..index + 1, passing, bytes);
             start = index + 1;
+        }
+        selected.scanned = self.last();
+    }
+
+    /// The same, of compressed events: in pieces of several where the subscriber wants all of one.
+    fn select_pieces(
+        self: &Arc<Self>,
+        compressed: &Compressed,
+        passing: &Passing,
+        room: Room,
+        selected: &mut Selected,
+    ) {
+        let mut start = self.heads.index_after(selected.scanned);
+        while let Some(index) = passing.next(start, self.spans.len()) {
+            let left = room.events - selected.events.min(room.events);
+            let block = compressed.block_at(index).filter(|block| block.len() as u64 <= left && passing.covers(block));
+            let events = block.unwrap_or(index..index + 1);
+            let text = |index| self.chunks.get(self.text(index)).unwrap_or_default();
+            let chunk = compressed.chunk(&events, text);
+            let fits = selected.events == 0 || selected.bytes + chunk.bytes.len() <= room.bytes;
+            if left == 0 || !fits {
+                selected.scanned = Seq(self.seq(index).0 - 1);
+                return;
+            }
+            selected.events += events.len() as u64;
+            selected.bytes += chunk.bytes.len();
+            start = events.end;
+            let (segment, passing) = (Arc::clone(self), passing.clone());
+            selected.runs.push(Run { segment, events, passing, piece: Some(chunk) });
         }
         selected.scanned = self.last();
     }
@@ -382,7 +485,7 @@ impl Segment {
         let bytes = self.chunks.len().saturating_sub(self.chunk(start).start);
         let fits = selected.bytes + bytes <= room.bytes && rest.len() as u64 <= room.events - selected.events;
         if fits && !rest.is_empty() {
-            selected.push(self, rest, bytes);
+            selected.push(self, rest, &Passing::All, bytes);
             selected.scanned = self.last();
         }
         fits
@@ -464,7 +567,7 @@ impl Chunks {
     }
 
     fn into_segment(self, heads: Arc<Heads>, base: bool) -> Segment {
-        Segment { heads, base, chunks: self.bytes.freeze(), spans: self.spans }
+        Segment { heads, base, chunks: self.bytes.freeze(), spans: self.spans, compressed: None }
     }
 }
 
@@ -495,7 +598,7 @@ mod tests {
 
     const EPOCH: Epoch = Epoch(0xabc);
     const ALL: Room = Room { events: u64::MAX, bytes: usize::MAX };
-    const NDJSON: Encoding = Encoding { format: Format::Ndjson, projection: None };
+    const NDJSON: Encoding = Encoding { format: Format::Ndjson, projection: None, gzip: false };
 
     fn segment(first: u64, count: u64) -> Arc<Segment> {
         Arc::new(Segment::encode(EPOCH, Seq(first - 1), vec![block(first, count)]).unwrap().unwrap())

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Hub;
+use super::gzip::Checksum;
 use super::reader::{Notice, Reader, Step, SubscriptionOptions};
 use crate::model::Seq;
 
@@ -20,6 +21,8 @@ pub enum Output {
         bytes: Bytes,
         /// How many there are.
         events: u64,
+        /// That of their text, where the stream is compressed.
+        sum: Checksum,
     },
     /// Something else.
     Notice(Notice),
@@ -40,6 +43,10 @@ impl Subscription {
         Self { tail: hub.tail.subscribe(), reader: Reader::new(&hub, options), hub, stop }
     }
 
+    pub(super) fn into_reader(self) -> Reader {
+        self.reader
+    }
+
     /// Waits for what comes next; `None` after [`Notice::Closing`].
     ///
     /// Cancel safe: nothing is lost when the future is dropped.
@@ -49,8 +56,8 @@ impl Subscription {
             tokio::task::coop::consume_budget().await;
             match self.reader.step(&self.hub, Instant::now(), self.stop.is_cancelled()) {
                 Step::Events(selected) => {
-                    self.reader.sent(&selected, selected.bytes);
-                    return Some(Output::Events { bytes: selected.text(), events: selected.events });
+                    let sum = self.reader.sent(&selected, selected.bytes).sum;
+                    return Some(Output::Events { bytes: selected.text(), events: selected.events, sum });
                 }
                 Step::Notice(notice) => return Some(Output::Notice(notice)),
                 Step::Again => {}

@@ -49,9 +49,11 @@ impl World {
             filter: Filter::default(),
             projection: None,
             format: Format::Sse,
+            gzip: false,
             limit: None,
             until: None,
             heartbeat: Some(HEARTBEAT),
+            credential: None,
         };
         change(&mut options);
         Subscription::new(Arc::clone(&self.hub), options, self.stop.clone())
@@ -71,7 +73,7 @@ fn ids(bytes: &[u8]) -> Vec<u64> {
 
 fn describe(output: &Output) -> String {
     match output {
-        Output::Events { bytes, events } => {
+        Output::Events { bytes, events, .. } => {
             let ids = ids(bytes);
             assert_eq!(ids.len() as u64, *events);
             format!("{}..={}", ids.first().unwrap(), ids.last().unwrap())
@@ -295,7 +297,7 @@ async fn projections_are_made_once_for_all() {
             // Several are copied together; one goes out as it lies in the shared segment.
             options.limit = Some(1);
         });
-        let Some(Output::Events { bytes, events: 1 }) = subscription.next().await else { panic!("no events") };
+        let Some(Output::Events { bytes, events: 1, .. }) = subscription.next().await else { panic!("no events") };
         assert!(!String::from_utf8_lossy(&bytes).contains("\"raw\""));
         texts.push(bytes);
     }

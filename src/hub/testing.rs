@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+pub(crate) use super::gzip::testing::decode as gunzip;
 use crate::log::{Batch, Block, EventLog, LogError, NewEvent, Pending, Quarantined};
 use crate::model::{Action, AssetName, Epoch, EventHead, Seq, SourceId, Time};
 

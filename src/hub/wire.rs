@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::gzip::{self, Checksum, Piece};
 use super::reader::{ClosingReason, Gap, GapReason, Notice};
 use super::segment::Format;
 use crate::metrics::Metrics;
@@ -23,26 +24,61 @@ const NDJSON_HEARTBEAT: Bytes = Bytes::from_static(b"\n");
 pub struct CutOff(String);
 
 /// How notices look on the wire.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Wire {
-    /// The form of the stream.
-    pub format: Format,
-    /// Whether the client asked for something that has an end.
-    pub bounded: bool,
+    format: Format,
+    bounded: bool,
+    /// That of all that was sent, where the stream is compressed.
+    gzip: Option<Checksum>,
 }
 
 impl Wire {
-    /// What a stream begins with.
+    /// The wire of a stream in a form. `bounded` says whether the client asked for something that has an end, `gzip`
+    /// whether the stream is compressed.
     #[must_use]
-    pub fn opening(self) -> Option<Bytes> {
-        (self.format == Format::Sse).then_some(OPENING)
+    pub fn new(format: Format, bounded: bool, gzip: bool) -> Self {
+        Self { format, bounded, gzip: gzip.then_some(Checksum::EMPTY) }
     }
 
-    /// The text of a notice; `None` when nothing is sent.
+    /// What a stream begins with.
+    #[must_use]
+    pub fn opening(&mut self) -> Option<Bytes> {
+        let opening = (self.format == Format::Sse).then_some(OPENING);
+        if self.gzip.is_none() {
+            return opening;
+        }
+        let opening = self.compress(opening).unwrap_or_default();
+        Some([&gzip::HEADER[..], &opening].concat().into())
+    }
+
+    /// Notes that events were sent whose texts have this checksum.
+    pub fn sent(&mut self, sum: Checksum) {
+        self.gzip = self.gzip.map(|before| before.then(sum));
+    }
+
+    fn compress(&mut self, text: Option<Bytes>) -> Option<Bytes> {
+        let (Some(before), Some(plain)) = (self.gzip, &text) else { return text };
+        let piece = Piece::of(plain);
+        self.gzip = Some(before.then(piece.sum));
+        Some(piece.bytes)
+    }
+
+    /// What is sent of a notice; `None` when nothing is.
     ///
     /// # Errors
     /// When the notice can't be told and the stream must not look complete.
-    pub fn notice(self, notice: &Notice) -> Result<Option<Bytes>, CutOff> {
+    pub fn notice(&mut self, notice: &Notice) -> Result<Option<Bytes>, CutOff> {
+        let text = self.text(notice)?;
+        let sent = self.compress(text);
+        match (notice, self.gzip) {
+            (Notice::Closing(..), Some(sum)) => {
+                Ok(Some([&sent.unwrap_or_default()[..], &gzip::trailer(sum)].concat().into()))
+            }
+            _ => Ok(sent),
+        }
+    }
+
+    fn text(&self, notice: &Notice) -> Result<Option<Bytes>, CutOff> {
         match (self.format, notice) {
             (Format::Sse, Notice::Heartbeat) => Ok(Some(SSE_HEARTBEAT)),
             (Format::Sse, Notice::CaughtUp(cursor)) => {
@@ -53,6 +89,7 @@ impl Wire {
                 let reason = match reason {
                     ClosingReason::Complete => "complete",
                     ClosingReason::Shutdown => "shutdown",
+                    ClosingReason::Unauthorized => "unauthorized",
                     ClosingReason::Failed(_) => "error",
                 };
                 let data = format!(r#"{{"cursor":"{cursor}","reason":"{reason}"}}"#);
@@ -63,6 +100,9 @@ impl Wire {
             (Format::Ndjson, Notice::Closing(_, ClosingReason::Shutdown)) if !self.bounded => Ok(None),
             (Format::Ndjson, Notice::Closing(_, ClosingReason::Shutdown)) => {
                 Err(CutOff("the server stops before the read is complete".to_owned()))
+            }
+            (Format::Ndjson, Notice::Closing(_, ClosingReason::Unauthorized)) => {
+                Err(CutOff("the credential was revoked or has expired".to_owned()))
             }
             (Format::Ndjson, Notice::Closing(_, ClosingReason::Failed(error))) => Err(CutOff(error.to_string())),
             (Format::Ndjson, Notice::Gap(_)) => {
@@ -83,19 +123,20 @@ fn gap_frame(Gap { from, to, reason }: &Gap) -> Bytes {
     format!("id: {to}\nevent: gap\ndata: {data}\n\n").into()
 }
 
-/// Counts a stream while it is open, and holds its place among those that may be open at once.
+/// Counts a stream while it is open, and holds its place among those that may be open at once: of
+/// all, and of its credential.
 #[derive(Debug)]
 pub struct OpenStream {
     metrics: Arc<Metrics>,
-    _permit: OwnedSemaphorePermit,
+    _permits: [OwnedSemaphorePermit; 2],
 }
 
 impl OpenStream {
     /// From here on the stream is counted.
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>, permit: OwnedSemaphorePermit) -> Self {
+    pub fn new(metrics: Arc<Metrics>, permits: [OwnedSemaphorePermit; 2]) -> Self {
         metrics.stream_clients.inc();
-        Self { metrics, _permit: permit }
+        Self { metrics, _permits: permits }
     }
 
     /// Counts events that were sent.

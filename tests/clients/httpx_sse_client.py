@@ -1,4 +1,4 @@
-"""Receives a stream with httpx-sse, which leaves reconnecting to its user. Prints each message as one line of JSON."""
+"""Receives a stream with httpx-sse, which leaves reconnecting to its user, without compression. Prints each message as one line of JSON."""
 
 import json
 import sys
@@ -10,7 +10,9 @@ from httpx_sse import connect_sse
 position = None
 with httpx.Client(timeout=60) as client:
     while True:
-        headers = {"Last-Event-ID": position} if position else {}
+        headers = {"Accept-Encoding": "identity"}
+        if position:
+            headers["Last-Event-ID"] = position
         try:
             with connect_sse(client, "GET", sys.argv[1], headers=headers) as source:
                 source.response.raise_for_status()

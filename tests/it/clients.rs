@@ -27,13 +27,18 @@ const AT_FIRST: usize = 40;
 enum Kind {
     /// curl and jq.
     Shell,
+    /// The same with `--compressed`.
+    CompressedShell,
+    /// Python's requests, lines of NDJSON.
+    Requests,
     /// npm's `eventsource`.
     EventSource,
     HttpxSse,
     SseclientPy,
 }
 
-const KINDS: [Kind; 4] = [Kind::Shell, Kind::EventSource, Kind::HttpxSse, Kind::SseclientPy];
+const KINDS: [Kind; 6] =
+    [Kind::Shell, Kind::CompressedShell, Kind::Requests, Kind::EventSource, Kind::HttpxSse, Kind::SseclientPy];
 
 impl Kind {
     /// What the client is to run.
@@ -46,9 +51,10 @@ impl Kind {
             command
         };
         match self {
-            Self::Shell => {
+            Self::Shell | Self::CompressedShell => {
+                let options = if self.is_compressed() { "-sN --compressed" } else { "-sN" };
                 let mut command = Command::new("bash");
-                command.args(["-c", "curl -sN \"$0\" | jq -c --unbuffered .", url]);
+                command.args(["-c", &format!("curl {options} \"$0\" | jq -c --unbuffered ."), url]);
                 command.stdin(Stdio::null());
                 command
             }
@@ -59,13 +65,34 @@ impl Kind {
                 command.stdin(std::fs::File::open(script("eventsource.mjs")).unwrap());
                 command
             }
+            Self::Requests => python("requests_client.py"),
             Self::HttpxSse => python("httpx_sse_client.py"),
             Self::SseclientPy => python("sseclient_py_client.py"),
         }
     }
 
+    /// Whether the client receives lines of NDJSON, and prints each as it is.
+    fn has_lines(self) -> bool {
+        matches!(self, Self::Shell | Self::CompressedShell | Self::Requests)
+    }
+
+    /// Whether the client asks for gzip: most do without being told to.
+    fn is_compressed(self) -> bool {
+        !matches!(self, Self::Shell | Self::HttpxSse)
+    }
+
     fn format(self) -> &'static str {
-        if self == Self::Shell { "ndjson" } else { "sse" }
+        if self.has_lines() { "ndjson" } else { "sse" }
+    }
+
+    /// How a heartbeat looks on the wire: as a chunk, and as a stored block in it where the stream is compressed.
+    fn heartbeat(self) -> &'static [u8] {
+        match (self.has_lines(), self.is_compressed()) {
+            (true, false) => b"\r\n\n\r\n",
+            (true, true) => b"\r\n\0\x01\0\xfe\xff\n\r\n",
+            (false, false) => b"\r\n: hb\n\r\n",
+            (false, true) => b"\r\n\0\x05\0\xfa\xff: hb\n\r\n",
+        }
     }
 }
 
@@ -91,7 +118,7 @@ impl Client {
         let parse = |text: &str| -> Value {
             serde_json::from_str(text).unwrap_or_else(|error| panic!("{:?}: {error}: {line}", self.kind))
         };
-        if self.kind == Kind::Shell {
+        if self.kind.has_lines() {
             return json!({ "type": "message", "data": parse(&line) });
         }
         let mut message = parse(&line);
@@ -131,14 +158,16 @@ impl Drop for Client {
 }
 
 /// The client that docs/API.md shows for a shell, run again whenever it ends. `handle` prints the event.
-fn documented_shell_client(folder: &Path, proxy: &Proxy, position: &str) -> Command {
+fn documented_shell_client(folder: &Path, proxy: &Proxy, position: &str, compressed: bool) -> Command {
     let text = std::fs::read_to_string("docs/API.md").unwrap();
     let (_, code) =
         text.split_once("# A shell client that never misses an event\n").expect("a shell client in the docs");
     let (code, _) = code.split_once("```").unwrap();
     assert!(code.contains("localhost:8780"), "{code}");
     let code = code.replace("localhost:8780", &proxy.address().to_string());
+    let code = if compressed { code.replace("curl -sN", "curl -sN --compressed") } else { code };
     let print = "handle() { printf '%s\\n' \"$1\"; }";
+    std::fs::create_dir_all(folder).unwrap();
     std::fs::write(folder.join("position"), position).unwrap();
     let mut command = Command::new("bash");
     command.arg("-c").arg(format!("{print}\nwhile :; do\n{code}\nsleep 0.05\ndone")).current_dir(folder);
@@ -171,8 +200,16 @@ fn every_client_receives_every_event_once_and_in_order_over_ten_broken_connectio
             let cut = |_| Cut { events: random.usize(0..=20), bytes: random.usize(0..900) };
             let proxy = Proxy::start(server.address(), (0..CUTS).map(cut).collect());
             let command = match kind {
-                Kind::Shell => documented_shell_client(folder.path(), &proxy, &first),
-                _ => kind.command(&format!("http://{}/v1/events?since=2020-01-01T00:00:00Z", proxy.address())),
+                Kind::Shell | Kind::CompressedShell => documented_shell_client(
+                    &folder.path().join(format!("{kind:?}")),
+                    &proxy,
+                    &first,
+                    kind.is_compressed(),
+                ),
+                _ => {
+                    let parameters = format!("since=2020-01-01T00:00:00Z&format={}", kind.format());
+                    kind.command(&format!("http://{}/v1/events?{parameters}", proxy.address()))
+                }
             };
             (Client::start(kind, command), proxy)
         })
@@ -185,13 +222,15 @@ fn every_client_receives_every_event_once_and_in_order_over_ten_broken_connectio
 
     let expected = ids(&events_of(&explain(&[&trail])));
     assert!(expected.len() > RECORDS / 2, "the records are changes: {}", expected.len());
-    for (client, _) in &running {
-        // The shell client begins after the first event.
-        let skipped = usize::from(client.kind == Kind::Shell);
+    for (client, proxy) in &running {
+        // The shell clients begin after the first event.
+        let skipped = usize::from(matches!(client.kind, Kind::Shell | Kind::CompressedShell));
         let received = client.events(&expected[skipped..]);
         let logged = server.all_events();
         assert!(received == logged[skipped..], "{:?}: an event was changed on its way", client.kind);
         assert_eq!(client.rest(), [""; 0], "{:?}: nothing after the last event", client.kind);
+        let compressed = proxy.passed(b"content-encoding: gzip") > 0;
+        assert_eq!(compressed, client.kind.is_compressed(), "{:?}", client.kind);
     }
 }
 
@@ -210,8 +249,8 @@ fn heartbeats_are_no_events_to_any_client() {
     });
     let wait_for_heartbeats = |count: usize| {
         for (client, proxy) in &running {
-            let heartbeat: &[u8] = if client.kind == Kind::Shell { b"\r\n\n\r\n" } else { b"\n: hb\n" };
-            server.wait_until(&format!("{count} heartbeats to {:?}", client.kind), || proxy.passed(heartbeat) >= count);
+            let heartbeats = || proxy.passed(client.kind.heartbeat());
+            server.wait_until(&format!("{count} heartbeats to {:?}", client.kind), || heartbeats() >= count);
         }
     };
     wait_for_heartbeats(3);
@@ -226,7 +265,7 @@ fn heartbeats_are_no_events_to_any_client() {
         let told: Vec<_> = messages.iter().map(|message| json!([message["type"], message["data"]["id"]])).collect();
         let mut expected = vec![json!(["message", "first:0"]), json!(["caught-up", null])];
         expected.extend(["second:0", "third:0"].map(|id| json!(["message", id])));
-        if client.kind == Kind::Shell {
+        if client.kind.has_lines() {
             expected.remove(1);
         }
         assert_eq!(told, expected, "{:?}", client.kind);

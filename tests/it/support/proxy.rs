@@ -12,6 +12,11 @@ use socket2::SockRef;
 /// How every event begins, whatever the format.
 const EVENT: &[u8] = br#"{"specversion":"1.0","id":""#;
 
+/// What the head of a compressed answer has.
+const COMPRESSED: &[u8] = b"content-encoding: gzip";
+/// About as long as an event is then.
+const COMPRESSED_EVENT: usize = 400;
+
 /// Where a connection is cut off.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cut {
@@ -128,7 +133,13 @@ impl Shared {
     fn cut(&self, answer: &[u8]) -> Option<usize> {
         let mut cuts = self.cuts.lock().unwrap();
         let Cut { events, bytes } = *self.plan.get(*cuts)?;
-        let begun = memmem::find_iter(answer, EVENT).nth(events)? + EVENT.len();
+        let begun = match memmem::find(answer, COMPRESSED) {
+            // Where an event begins can't be seen; it is cut off somewhere.
+            Some(head) => {
+                Some(head + COMPRESSED.len() + events * COMPRESSED_EVENT).filter(|begun| answer.len() > *begun)
+            }
+            None => memmem::find_iter(answer, EVENT).nth(events).map(|at| at + EVENT.len()),
+        }?;
         *cuts += 1;
         Some(answer.len().min(begun + bytes))
     }

@@ -1,0 +1,59 @@
+//! Which sockets have become ready, without a task for each.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Wake;
+
+use tokio::sync::Notify;
+
+/// The slots of a shard whose socket has become readable or writable, each once.
+#[derive(Debug, Default)]
+pub(super) struct ReadyList {
+    slots: Mutex<Vec<u32>>,
+    notify: Notify,
+}
+
+/// Puts its slot on the list when it is woken.
+#[derive(Debug)]
+pub(super) struct SlotWaker {
+    slot: u32,
+    listed: AtomicBool,
+    list: Arc<ReadyList>,
+}
+
+impl ReadyList {
+    /// Waits until there is something on the list.
+    pub(super) async fn notified(&self) {
+        self.notify.notified().await;
+    }
+
+    /// Exchanges the list for an empty one.
+    pub(super) fn take(&self, into: &mut Vec<u32>) {
+        into.clear();
+        std::mem::swap(into, &mut self.slots.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl SlotWaker {
+    pub(super) fn new(slot: u32, list: Arc<ReadyList>) -> Arc<Self> {
+        Arc::new(Self { slot, listed: AtomicBool::new(false), list })
+    }
+
+    /// Before the slot is looked at: what happens from now on is a new wake-up.
+    pub(super) fn unlist(&self) {
+        self.listed.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Wake for SlotWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.listed.swap(true, Ordering::SeqCst) {
+            self.list.slots.lock().unwrap_or_else(PoisonError::into_inner).push(self.slot);
+            self.list.notify.notify_one();
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! One of the tasks that serve streams.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::PlainStream;
+use super::ready::{ReadyList, SlotWaker};
+use super::slot::{Slot, State, Turn};
+use crate::hub::matching::{EVERYTHING, FilterId};
+use crate::hub::segment::Heads;
+use crate::hub::{Hub, Loaded};
+use crate::log::LogError;
+use crate::metrics::Metrics;
+use crate::model::{Cursor, Seq};
+
+/// Heartbeats, ends and stalled clients are looked after so often.
+const TICK: Duration = Duration::from_millis(100);
+/// Slots that get a turn before other tasks do.
+const TURNS_AT_ONCE: usize = 32;
+/// How long a socket may take nothing before its slot lets go of what it holds.
+const SHED_AFTER: Duration = Duration::from_secs(1);
+/// Bytes read at once of what clients send, to be thrown away.
+const SCRATCH_BYTES: usize = 1024;
+/// No tick.
+const NEVER: u32 = u32::MAX;
+
+/// What was read for a slot.
+type Answer = (u32, u64, Result<Option<Loaded>, LogError>);
+
+pub(super) struct Shard {
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+    stalled_after: Duration,
+    slots: Vec<Option<Slot>>,
+    free: Vec<u32>,
+    /// The tick at which each slot is to be looked at, whatever else happens.
+    due: Vec<u32>,
+    /// Slots at the tail, by filter.
+    groups: BTreeMap<FilterId, Vec<u32>>,
+    /// Slots that get a turn.
+    queue: VecDeque<u32>,
+    /// All members of the groups have got what they want up to here.
+    tail: Seq,
+    ready: Arc<ReadyList>,
+    loads: JoinSet<Answer>,
+    started: Instant,
+    next_id: u64,
+}
+
+impl Shard {
+    pub(super) fn new(hub: Arc<Hub>, stalled_after: Duration, metrics: Arc<Metrics>, stop: CancellationToken) -> Self {
+        Self {
+            tail: hub.tail(),
+            hub,
+            metrics,
+            stop,
+            stalled_after,
+            slots: Vec::new(),
+            free: Vec::new(),
+            due: Vec::new(),
+            groups: BTreeMap::new(),
+            queue: VecDeque::new(),
+            ready: Arc::default(),
+            loads: JoinSet::new(),
+            started: Instant::now(),
+            next_id: 0,
+        }
+    }
+
+    /// Serves what arrives, until nothing can arrive any more and all is closed.
+    pub(super) async fn run(mut self, mut arrivals: mpsc::Receiver<(TcpStream, PlainStream)>) {
+        let (stop, ready, mut tail) = (self.stop.clone(), Arc::clone(&self.ready), self.hub.tail.subscribe());
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut open, mut stopping) = (true, false);
+        let mut woken = Vec::new();
+        while open || self.is_serving() {
+            if self.queue.is_empty() {
+                tokio::select! {
+                    () = stop.cancelled(), if !stopping => {}
+                    () = ready.notified() => {}
+                    // The hub lives as long as the shard.
+                    _ = tail.changed() => {}
+                    Some(loaded) = self.loads.join_next() => self.loaded(loaded.ok()),
+                    arrived = arrivals.recv(), if open => match arrived {
+                        Some((socket, stream)) => self.add(socket, stream),
+                        None => open = false,
+                    },
+                    _ = ticks.tick(), if self.is_serving() => self.tick(),
+                }
+            } else {
+                tokio::task::yield_now().await;
+                if ticks_elapsed(&mut ticks) {
+                    self.tick();
+                }
+            }
+            if stop.is_cancelled() && !stopping {
+                stopping = true;
+                self.queue_all();
+            }
+            for _ in 0..TURNS_AT_ONCE {
+                let Ok((socket, stream)) = arrivals.try_recv() else { break };
+                self.add(socket, stream);
+            }
+            while let Some(loaded) = self.loads.try_join_next() {
+                self.loaded(loaded.ok());
+            }
+            ready.take(&mut woken);
+            woken.iter().for_each(|index| self.woken(*index));
+            self.find_new();
+            for _ in 0..TURNS_AT_ONCE {
+                let Some(index) = self.queue.pop_front() else { break };
+                self.turn(index, stopping);
+            }
+        }
+    }
+
+    fn is_serving(&self) -> bool {
+        self.free.len() < self.slots.len()
+    }
+
+    fn slot(&mut self, index: u32) -> Option<&mut Slot> {
+        self.slots.get_mut(index as usize)?.as_mut()
+    }
+
+    fn add(&mut self, socket: TcpStream, stream: PlainStream) {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.due.push(NEVER);
+            u32::try_from(self.slots.len() - 1).unwrap_or(NEVER)
+        });
+        let waker = SlotWaker::new(index, Arc::clone(&self.ready));
+        self.next_id += 1;
+        let slot = Slot::new(self.next_id, socket, stream, waker);
+        let connected = slot.is_connected(&mut [0; SCRATCH_BYTES]);
+        if let Some(place) = self.slots.get_mut(index as usize) {
+            *place = Some(slot);
+        }
+        if connected {
+            self.queue.push_back(index);
+        } else {
+            self.remove(index, false);
+        }
+    }
+
+    fn remove(&mut self, index: u32, reset: bool) {
+        let Some(slot) = self.slots.get_mut(index as usize).and_then(Option::take) else { return };
+        if let State::AtTail(place) = slot.state {
+            self.leave_group(slot.filter(), place);
+        }
+        self.set_due(index, None);
+        self.free.push(index);
+        slot.close(reset);
+    }
+
+    /// Queues the slots whose filter passes some of what is new.
+    fn find_new(&mut self) {
+        let (before, target) = (self.tail, self.hub.tail());
+        while self.tail < target {
+            match self.hub.in_ring(self.tail) {
+                Some(segment) => {
+                    self.queue_interested(segment.heads(), before);
+                    self.tail = segment.last();
+                }
+                None => {
+                    // It fell so far behind, or retention dropped what follows: each slot finds out for itself.
+                    self.groups
+                        .keys()
+                        .copied()
+                        .collect::<Vec<_>>()
+                        .into_iter()
+                        .for_each(|id| self.queue_group(id, before));
+                    self.tail = target;
+                }
+            }
+        }
+    }
+
+    fn queue_interested(&mut self, heads: &Heads, seen: Seq) {
+        self.queue_group(EVERYTHING, seen);
+        let Some(matches) = heads.matches() else { return };
+        let late: Vec<FilterId> = self.groups.range(matches.asked_before()..).map(|(id, _)| *id).collect();
+        late.into_iter().for_each(|id| self.queue_group(id, seen));
+        if matches.filters().len() < self.groups.len() {
+            matches.filters().for_each(|id| self.queue_group(id, seen));
+        } else {
+            let hit: Vec<FilterId> = self.groups.keys().copied().filter(|id| matches.hit(*id)).collect();
+            hit.into_iter().for_each(|id| self.queue_group(id, seen));
+        }
+    }
+
+    /// Queues the slots at the tail that have a filter. They have got what they want up to `seen`.
+    fn queue_group(&mut self, filter: FilterId, seen: Seq) {
+        let Some(group) = self.groups.get_mut(&filter) else { return };
+        for index in group.drain(..) {
+            if let Some(slot) = self.slots.get_mut(index as usize).and_then(Option::as_mut) {
+                slot.reader().skip_to(seen);
+                slot.state = State::Queued;
+                self.queue.push_back(index);
+            }
+        }
+    }
+
+    /// Queues every slot at the tail.
+    fn queue_all(&mut self) {
+        let (filters, seen) = (self.groups.keys().copied().collect::<Vec<_>>(), self.tail);
+        filters.into_iter().for_each(|id| self.queue_group(id, seen));
+    }
+
+    fn join_group(&mut self, index: u32) {
+        let Some(slot) = self.slots.get_mut(index as usize).and_then(Option::as_mut) else { return };
+        let group = self.groups.entry(slot.filter()).or_default();
+        slot.state = State::AtTail(u32::try_from(group.len()).unwrap_or(NEVER));
+        group.push(index);
+    }
+
+    fn leave_group(&mut self, filter: FilterId, place: u32) {
+        let Some(group) = self.groups.get_mut(&filter) else { return };
+        group.swap_remove(place as usize);
+        match group.get(place as usize).copied() {
+            Some(moved) => {
+                if let Some(slot) = self.slot(moved) {
+                    slot.state = State::AtTail(place);
+                }
+            }
+            None if group.is_empty() => {
+                self.groups.remove(&filter);
+            }
+            None => {}
+        }
+    }
+
+    fn turn(&mut self, index: u32, stopping: bool) {
+        let now = Instant::now();
+        let Some(slot) = self.slots.get_mut(index as usize).and_then(Option::as_mut) else { return };
+        if slot.state != State::Queued {
+            return;
+        }
+        match slot.turn(&self.hub, now, stopping) {
+            Turn::Again => self.queue.push_back(index),
+            Turn::AtTail(until) => {
+                self.join_group(index);
+                self.set_due(index, until);
+            }
+            Turn::Blocked if slot.is_writable() => self.queue.push_back(index),
+            Turn::Blocked => {
+                slot.state = State::Blocked;
+                self.set_due(index, now.checked_add(SHED_AFTER.min(self.stalled_after)));
+            }
+            Turn::Load => {
+                slot.state = State::Loading;
+                let (id, hub, (after, encoding)) = (slot.id, Arc::clone(&self.hub), slot.wanted());
+                self.loads.spawn(async move { (index, id, hub.load(after, &encoding).await) });
+            }
+            Turn::Over => self.remove(index, false),
+        }
+    }
+
+    fn loaded(&mut self, loaded: Option<Answer>) {
+        // `None`: the runtime ends.
+        let Some((index, id, loaded)) = loaded else { return };
+        let hub = Arc::clone(&self.hub);
+        let Some(slot) = self.slot(index).filter(|slot| slot.id == id) else { return };
+        slot.reader().loaded(&hub, loaded);
+        slot.state = State::Queued;
+        self.queue.push_back(index);
+    }
+
+    /// The socket has become readable, which tells that the client goes, or writable.
+    fn woken(&mut self, index: u32) {
+        let Some(slot) = self.slot(index) else { return };
+        slot.woken();
+        if !slot.is_connected(&mut [0; SCRATCH_BYTES]) {
+            self.remove(index, false);
+        } else if slot.state == State::Blocked && slot.is_writable() {
+            slot.state = State::Queued;
+            self.queue.push_back(index);
+        }
+    }
+
+    fn set_due(&mut self, index: u32, moment: Option<Instant>) {
+        let tick = moment.map_or(NEVER, |moment| ticks_until(moment.saturating_duration_since(self.started)));
+        if let Some(due) = self.due.get_mut(index as usize) {
+            *due = tick;
+        }
+    }
+
+    /// Looks after the slots that are due.
+    fn tick(&mut self) {
+        let now = Instant::now();
+        // Rounded down: what is due within this tick comes with the next.
+        let tick = u32::try_from(now.saturating_duration_since(self.started).as_millis() / TICK.as_millis());
+        let tick = tick.unwrap_or(NEVER - 1);
+        let due: Vec<u32> = (0..).zip(&self.due).filter(|(_, due)| **due <= tick).map(|(index, _)| index).collect();
+        for index in due {
+            self.set_due(index, None);
+            let (seen, stalled_after) = (self.tail, self.stalled_after);
+            let Some(slot) = self.slot(index) else { continue };
+            match slot.state {
+                State::AtTail(place) => {
+                    slot.reader().skip_to(seen);
+                    slot.state = State::Queued;
+                    let filter = slot.filter();
+                    self.leave_group(filter, place);
+                    self.queue.push_back(index);
+                }
+                State::Blocked => match slot.stalled_at(stalled_after) {
+                    Some(moment) if moment <= now => self.let_go(index),
+                    moment => {
+                        slot.shed();
+                        self.set_due(index, moment);
+                    }
+                },
+                State::Queued | State::Loading => {}
+            }
+        }
+    }
+
+    /// Ends a stream whose client takes nothing.
+    fn let_go(&mut self, index: u32) {
+        let epoch = self.hub.epoch();
+        let Some(slot) = self.slot(index) else { return };
+        let position = Cursor { epoch, seq: slot.reader().cursor() };
+        tracing::info!(%position, after = ?self.stalled_after, "stream let go: its client took nothing; it can resume");
+        self.metrics.stream_stalled.inc();
+        self.remove(index, true);
+    }
+}
+
+/// The first tick that is not before a moment.
+fn ticks_until(moment: Duration) -> u32 {
+    u32::try_from(moment.as_millis().div_ceil(TICK.as_millis())).unwrap_or(NEVER - 1)
+}
+
+/// Whether a tick has passed, without waiting for one.
+fn ticks_elapsed(ticks: &mut tokio::time::Interval) -> bool {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    ticks.poll_tick(&mut context).is_ready()
+}
