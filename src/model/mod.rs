@@ -25,4 +25,4 @@ pub use operation::{DeploymentBegun, OperationRecord, Phase};
 pub use raw::{Origin, RawRecord, Rejected};
 pub use seed::{Seed, SeedDocument, Tally, TallyCounts};
 pub use session::{Caller, Evidence, Session};
-pub use time::{ParseTimeError, Time};
+pub use time::{ParseTimeError, Time, parse_duration};

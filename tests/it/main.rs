@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod access;
 mod architecture;
 mod asset_types;
 mod author;
@@ -25,6 +26,7 @@ mod hostile;
 mod late;
 mod live_seeding;
 mod lookup_events;
+mod monitoring;
 mod operations;
 mod schema;
 mod seeding;
