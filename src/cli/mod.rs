@@ -16,6 +16,7 @@ mod normalize;
 mod records;
 mod serve;
 mod test;
+mod token;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -43,6 +44,7 @@ Examples:
   catchment serve --config catchment.toml    run the gateway
   catchment explain record.json              which rules look for what in a record, and find it
   catchment test --normalizers rules         run a folder of rules over its fixtures
+  catchment token create dashboard           a token, so that others than this machine may ask
   catchment asset NAME --diff 2d 0s          what changed about an asset, asked of a running server
   catchment doctor azure                     find what is missing between Azure and here
 
@@ -80,6 +82,7 @@ enum Command {
     Test(test::Arguments),
     Explain(explain::Arguments),
     Coverage(coverage::Arguments),
+    Token(token::Arguments),
     Asset(asset::Arguments),
     Azure(azure::Arguments),
     Doctor(doctor::Arguments),
@@ -97,6 +100,7 @@ impl Command {
             | Self::Test(_)
             | Self::Explain(_)
             | Self::Coverage(_)
+            | Self::Token(_)
             | Self::Asset(_)
             | Self::Azure(_) => "warn",
             // What the SDK has to say of a step, the report says.
@@ -157,7 +161,7 @@ impl Failure {
         match self {
             // A reader that has enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::App(AppError::Rules(_) | AppError::Http(_)) => 64,
+            Self::App(AppError::Rules(_) | AppError::Http(_) | AppError::Auth(_)) => 64,
             Self::App(AppError::DrainDeadline(_)) => 2,
             Self::Run { .. } | Self::App(_) | Self::Output(_) => 1,
             Self::Forced(_) => 2,
@@ -211,6 +215,7 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Normalize(arguments) => normalize::run(&arguments, output),
         Command::Check(arguments) => check::run(&arguments, environment, output),
         Command::Backfill(arguments) => backfill::run(arguments, environment, output),
+        Command::Token(arguments) => token::run(arguments, environment, output),
         Command::Asset(arguments) => asset::run(&arguments, environment, output),
         Command::Azure(arguments) => azure::run(&arguments, output),
         Command::Doctor(arguments) => doctor::run(&arguments, environment, output),

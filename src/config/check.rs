@@ -26,6 +26,7 @@ const MIN_RING_BYTES: usize = 1024 * 1024;
 pub(super) fn check(config: &Config, origins: &BTreeMap<String, Origin>) -> Vec<Finding> {
     let mut report = Report { origins, findings: Vec::new() };
     check_http(&config.http, &mut report);
+    check_auth(config, &mut report);
     check_log(config, &mut report);
     if !is_type_prefix(&config.events.type_prefix) {
         report.error("events.type_prefix", "must be words with dots between them, such as io.catchment or com.example");
@@ -69,11 +70,6 @@ impl Report<'_> {
 }
 
 fn check_http(http: &HttpConfig, report: &mut Report<'_>) {
-    if !http.listen.ip().is_loopback() {
-        let message = "whoever reaches this address can read every event: there is no authentication; let a proxy \
-                       that asks for it stand before it, or listen on 127.0.0.1";
-        report.warn("http.listen", message);
-    }
     for origin in &http.cors_origins {
         if !is_web_origin(origin) {
             let message =
@@ -96,6 +92,30 @@ fn check_http(http: &HttpConfig, report: &mut Report<'_>) {
     }
     if http.ring_bytes < MIN_RING_BYTES {
         report.error("http.ring_bytes", "must be at least 1048576 (1 MiB), the size of the largest event");
+    }
+}
+
+fn check_auth(config: &Config, report: &mut Report<'_>) {
+    let auth = &config.auth;
+    if auth.anonymous && !config.http.listen.ip().is_loopback() {
+        report.warn("auth.anonymous", "whoever reaches the address can read every event");
+    }
+    if auth.anonymous && auth.oidc.is_some() {
+        report.warn("auth.anonymous", "makes auth.oidc needless: a request without a credential sees everything");
+    }
+    if auth.query_tokens {
+        report.warn("auth.query_tokens", "tokens in addresses end up in the logs of proxies and browsers");
+    }
+    if auth.streams_per_token == 0 {
+        report.error("auth.streams_per_token", "must be at least 1");
+    }
+    if let Some(oidc) = &auth.oidc {
+        for mistake in oidc.mistakes(&config.events.type_prefix) {
+            report.error(mistake.key, &mistake.message);
+        }
+        if oidc.grants.is_empty() {
+            report.error("auth.oidc.grants", "names no value of the claim, so that no JWT gives access; \"*\" is any");
+        }
     }
 }
 

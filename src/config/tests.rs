@@ -117,6 +117,10 @@ fn the_examples_of_the_default_file_are_read() {
     "#;
     assert_eq!(config.sources, toml::from_str(expected).unwrap(), "the values of the comments are the defaults");
     assert_eq!(config.normalizers.dir, Some(PathBuf::from("/etc/catchment/normalizers")));
+    assert_eq!(config.auth.tokens_file, Some(PathBuf::from("/etc/catchment/tokens.json")));
+    let oidc = config.auth.oidc.unwrap();
+    assert_eq!(oidc.mistakes("io.catchment"), []);
+    assert_eq!((oidc.claim.as_str(), oidc.clock_skew_secs, oidc.grants.len()), ("/groups", 60, 2));
 }
 
 #[test]
@@ -329,7 +333,8 @@ fn values_that_make_no_sense_are_errors() {
 
 #[test]
 fn all_errors_come_at_once() {
-    let case = Case::with("[http]\nheartbeat_secs = 0\nmax_streams = 0\nlisten = \"0.0.0.0:1\"");
+    let case =
+        Case::with("[http]\nheartbeat_secs = 0\nmax_streams = 0\nlisten = \"0.0.0.0:1\"\n[auth]\nanonymous = true");
     let LoadError::Invalid(findings) = case.load().unwrap_err() else { panic!("the file can be read") };
     let severities: Vec<Severity> = findings.iter().map(|finding| finding.severity).collect();
     assert_eq!(severities[..3], [Severity::Error, Severity::Error, Severity::Warning], "{findings:?}");
@@ -339,7 +344,11 @@ fn all_errors_come_at_once() {
 fn what_is_hardly_meant_is_a_warning() {
     for (text, expected) in [
         ("", "sources: none is configured"),
-        ("[http]\nlisten = \"0.0.0.0:8780\"", "line 2: http.listen: whoever reaches this address can read"),
+        (
+            "[http]\nlisten = \"0.0.0.0:8780\"\n[auth]\nanonymous = true",
+            "line 4: auth.anonymous: whoever reaches the address can read",
+        ),
+        ("[auth]\nquery_tokens = true", "line 2: auth.query_tokens: tokens in addresses"),
         ("[http]\nheartbeat_secs = 60", "line 2: http.heartbeat_secs: many proxies"),
         ("[log]\nretention_days = 0\nretention_bytes = 0", "line 3: log.retention_bytes: without a limit"),
         ("[shutdown]\ndrain_millis = 60000", "line 2: shutdown.drain_millis: is longer"),

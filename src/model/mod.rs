@@ -23,4 +23,4 @@ pub use novelty::{Novelty, NoveltyLimits};
 pub use operation::{DeploymentBegun, OperationRecord, Phase};
 pub use raw::{Origin, RawRecord, Rejected};
 pub use session::{Caller, Evidence, Session};
-pub use time::{ParseTimeError, Time};
+pub use time::{ParseTimeError, Time, parse_duration};

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod access;
 mod architecture;
 mod asset_types;
 mod author;
@@ -24,6 +25,7 @@ mod generated;
 mod hostile;
 mod late;
 mod lookup_events;
+mod monitoring;
 mod operations;
 mod schema;
 mod stop;
