@@ -56,6 +56,7 @@ pub(super) const DATA: Members = &[
             ("provider", Free),
             ("provider_type", Free),
             ("id", Free),
+            ("uid", Free),
             ("arn", Free),
             ("display_name", Free),
             ("account", Free),
@@ -83,6 +84,7 @@ pub(super) const DATA: Members = &[
             ("deployment", Object(&[("kind", Free), ("id", Free), ("how", Free)])),
             ("mfa", Free),
             ("on_behalf_of", Free),
+            ("detected_by", Free),
         ]),
     ),
     (
