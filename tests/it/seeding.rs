@@ -1,4 +1,4 @@
-//! `catchment import`: what was there before the first record, and how records go on from it. The documents in `seeds/`
+//! `catchment import`: what was there before the first record, and how records go on from it. The documents in `fixtures/seeds/`
 //! have the form in which the tools named by their files write them.
 
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ const SUBSCRIPTION: &str = "0f1e2d3c-0000-4000-8000-000000000001";
 const TENANT: &str = "0f1e2d3c-0000-4000-8000-0000000000aa";
 
 fn seeds() -> Vec<PathBuf> {
-    let files = std::fs::read_dir("tests/it/seeds").unwrap().map(|file| file.unwrap().path());
+    let files = std::fs::read_dir("fixtures/seeds").unwrap().map(|file| file.unwrap().path());
     let mut files: Vec<_> = files.filter(|path| !path.ends_with("msgraph-users.json")).collect();
     files.retain(|path| !path.ends_with("msgraph-groups.json"));
     files.sort();
@@ -560,7 +560,7 @@ fn what_cannot_be_taken_is_told() {
 #[test]
 fn objects_of_the_directory_and_the_servers_own_assets_come_back() {
     let folder = folder();
-    let files = ["users", "groups"].map(|name| PathBuf::from(format!("tests/it/seeds/msgraph-{name}.json")));
+    let files = ["users", "groups"].map(|name| PathBuf::from(format!("fixtures/seeds/msgraph-{name}.json")));
     let imported = import(folder.path(), &["--as-of", "2026-02-03T04:00:00Z", "--account", TENANT], &files);
     assert_eq!(imported.code, Some(0), "{} {}", imported.stdout, imported.stderr);
     let server = Server::serve(folder.path(), &configuration(folder.path()));
