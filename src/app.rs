@@ -1,6 +1,8 @@
 //! Wiring: open, bind, spawn, wait, and the phases of stopping. Nothing is decided here but the order.
 
-use std::net::SocketAddr;
+mod import;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use crate::auth::{Access, AuthError, TokenFile};
 use crate::config::{Config, SourceConfig};
 use crate::history::History;
 use crate::http::{self, AppState, HttpConfig, HttpConfigError, Readiness, ServeConfig};
@@ -29,8 +32,11 @@ use crate::source::aws_lookup_events::LookupEventsSource;
 use crate::source::aws_sqs::{EVENTBRIDGE_KIND, S3_KIND, SqsConfig, SqsSource};
 use crate::source::azure_event_hubs::EventHubsSource;
 use crate::source::file::FileSource;
+use crate::source::seed::{aws_config, resource_graph};
 use crate::source::supervise::supervise;
-use crate::source::{Clock, Intake, Source, StatusBoard};
+use crate::source::{Clock, Intake, Source, SourceError, StatusBoard};
+
+pub use self::import::{Imported, import};
 
 /// Deliveries that may wait for the ingest loop.
 const INTAKE_DELIVERIES: usize = 64;
@@ -51,6 +57,9 @@ pub enum AppError {
     /// The `[http]` section can't be used.
     #[error(transparent)]
     Http(#[from] HttpConfigError),
+    /// `[auth]` or the tokens can't be used.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     /// The address can't be listened on.
     #[error("listen on {address}: {cause}")]
     Bind {
@@ -74,6 +83,9 @@ pub enum AppError {
     /// The ingest thread can't be started.
     #[error("start the ingest thread: {0}")]
     Thread(std::io::Error),
+    /// What was to be imported can't be read.
+    #[error(transparent)]
+    Import(SourceError),
     /// Stopping took longer than allowed.
     #[error("stopping took longer than {0:?}; what was under way is left")]
     DrainDeadline(Duration),
@@ -102,17 +114,40 @@ pub async fn run(
     let metrics = Arc::new(Metrics::new()?);
     let hangups = Hangups::listen().map_err(AppError::Signals)?;
     let engine = reload::load(config.normalizers.dir.as_deref())?;
-    let address = config.http.listen;
+    let access = access(&config)?;
+    let address = reachable(config.http.listen, &access);
     let bind = |cause| AppError::Bind { address, cause };
     let listener = TcpListener::bind(address).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
     let (log, inventory) = open(&config, &metrics).await?;
-    let gateway = Gateway::start(&config, engine, hangups, log, inventory, metrics, listener)?;
+    let gateway = Gateway::start(&config, engine, hangups, log, inventory, metrics, Entrance { access, listener })?;
     gateway.start_sources(&config, extra).await?;
     gateway.start_backfills(&config);
+    gateway.start_imports(&config);
     info!(%address, "listening");
     listening(address);
     gateway.until_stopped(stop, Duration::from_millis(config.shutdown.drain_millis)).await
+}
+
+/// Who may see what, by the tokens of the data directory.
+fn access(config: &Config) -> Result<Arc<Access>, AuthError> {
+    let file = (!config.ephemeral).then(|| TokenFile::of(&config.data_dir));
+    Access::new(config.auth.clone(), file, config.events.type_prefix.clone(), now_utc)
+}
+
+/// The address to listen on. What asks nobody for a credential must not be reached from elsewhere by mistake.
+fn reachable(address: SocketAddr, access: &Access) -> SocketAddr {
+    if address.ip().is_loopback() || !access.is_local_only() {
+        return address;
+    }
+    let local = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    let local = SocketAddr::new(local, address.port());
+    warn!(
+        configured = %address, listening = %local,
+        "no credential is configured: listening on the loopback address only; make a token with catchment token create \
+         and start again, or set auth.anonymous = true to serve everybody"
+    );
+    local
 }
 
 /// The log, and the inventory as the log has it.
@@ -135,6 +170,12 @@ async fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<(Arc<dyn EventL
         Ok((Arc::new(log) as Arc<dyn EventLog>, Arc::new(inventory)))
     })
     .await?
+}
+
+/// Where clients come in.
+struct Entrance {
+    access: Arc<Access>,
+    listener: TcpListener,
 }
 
 /// The running parts.
@@ -160,7 +201,7 @@ impl Gateway {
         log: Arc<dyn EventLog>,
         inventory: Arc<Inventory>,
         metrics: Arc<Metrics>,
-        listener: TcpListener,
+        Entrance { access, listener }: Entrance,
     ) -> Result<Self, AppError> {
         let (intake, submissions) = Intake::new(INTAKE_DELIVERIES, INTAKE_BYTES);
         let clock = Clock::system();
@@ -188,6 +229,7 @@ impl Gateway {
             history,
             sources: statuses.clone(),
             metrics: Arc::clone(&metrics),
+            access: Arc::clone(&access),
             readiness: readiness.clone(),
             stop: stop_serving.clone(),
             clock: now_utc,
@@ -198,6 +240,7 @@ impl Gateway {
                 type_prefix: config.events.type_prefix.clone(),
             },
         })?;
+        serving.spawn(access.watch(stop_serving.clone()));
         let stalled_after = Duration::from_secs(config.http.stalled_after_secs);
         let fan_out = FanOut::start(&hub, &FanOutConfig::new(stalled_after), &metrics, &serving, &stop_serving);
         let serve_config = ServeConfig { stalled_after };
@@ -228,6 +271,12 @@ impl Gateway {
                 SourceConfig::AwsEventbridgeSqs(config) => (EVENTBRIDGE_KIND, self.sqs_source(&id, config, cursor)),
                 SourceConfig::AzureEventHubs(config) => {
                     ("azure_event_hubs", Box::new(EventHubsSource::new(id.clone(), config, cursor, clock)))
+                }
+                SourceConfig::AwsConfig(config) => {
+                    (aws_config::KIND, Box::new(config.source(id.clone(), cursor, clock)))
+                }
+                SourceConfig::AzureResourceGraph(config) => {
+                    (resource_graph::KIND, Box::new(config.source(id.clone(), cursor, clock)))
                 }
             };
             self.starter().start(ExtraSource { id, kind, source }, self.stop_sources.clone());

@@ -6,6 +6,7 @@
 //! `docs/ARCHITECTURE.md` tells the same with more words.
 
 pub mod app;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod correlate;

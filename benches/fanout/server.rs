@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use catchment::auth::{Access, AuthConfig};
 use catchment::history::History;
 use catchment::http::{AppState, HttpConfig, Readiness, ServeConfig, router, serve};
 use catchment::hub::{FanOut, FanOutConfig, Hub, HubConfig};
@@ -55,6 +56,13 @@ async fn start(log: Arc<dyn EventLog>, metrics: Arc<Metrics>) -> SocketAddr {
         inventory,
         sources: StatusBoard::default(),
         metrics,
+        access: Access::new(
+            AuthConfig { anonymous: true, ..AuthConfig::default() },
+            None,
+            String::new(),
+            Time::default,
+        )
+        .unwrap(),
         readiness: Readiness::default(),
         stop: stop.clone(),
         clock: Time::default,

@@ -12,10 +12,12 @@ mod coverage;
 mod demo;
 mod doctor;
 mod explain;
+mod import;
 mod normalize;
 mod records;
 mod serve;
 mod test;
+mod token;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -41,8 +43,10 @@ Examples:
   catchment normalize trail.json.gz | jq     what the records of a file say, without a server
   catchment check --print-default            a configuration file with every key explained
   catchment serve --config catchment.toml    run the gateway
+  catchment import config-snapshot.json.gz   fill the inventory with what there was before
   catchment explain record.json              which rules look for what in a record, and find it
   catchment test --normalizers rules         run a folder of rules over its fixtures
+  catchment token create dashboard           a token, so that others than this machine may ask
   catchment asset NAME --diff 2d 0s          what changed about an asset, asked of a running server
   catchment doctor azure                     find what is missing between Azure and here
 
@@ -77,9 +81,11 @@ enum Command {
     Normalize(normalize::Arguments),
     Check(check::Arguments),
     Backfill(backfill::Arguments),
+    Import(import::Arguments),
     Test(test::Arguments),
     Explain(explain::Arguments),
     Coverage(coverage::Arguments),
+    Token(token::Arguments),
     Asset(asset::Arguments),
     Azure(azure::Arguments),
     Doctor(doctor::Arguments),
@@ -94,9 +100,11 @@ impl Command {
             Self::Normalize(_)
             | Self::Check(_)
             | Self::Backfill(_)
+            | Self::Import(_)
             | Self::Test(_)
             | Self::Explain(_)
             | Self::Coverage(_)
+            | Self::Token(_)
             | Self::Asset(_)
             | Self::Azure(_) => "warn",
             // What the SDK has to say of a step, the report says.
@@ -157,7 +165,7 @@ impl Failure {
         match self {
             // A reader that has enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::App(AppError::Rules(_) | AppError::Http(_)) => 64,
+            Self::App(AppError::Rules(_) | AppError::Http(_) | AppError::Auth(_)) => 64,
             Self::App(AppError::DrainDeadline(_)) => 2,
             Self::Run { .. } | Self::App(_) | Self::Output(_) => 1,
             Self::Forced(_) => 2,
@@ -211,6 +219,8 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Normalize(arguments) => normalize::run(&arguments, output),
         Command::Check(arguments) => check::run(&arguments, environment, output),
         Command::Backfill(arguments) => backfill::run(arguments, environment, output),
+        Command::Import(arguments) => import::run(arguments, environment, output),
+        Command::Token(arguments) => token::run(arguments, environment, output),
         Command::Asset(arguments) => asset::run(&arguments, environment, output),
         Command::Azure(arguments) => azure::run(&arguments, output),
         Command::Doctor(arguments) => doctor::run(&arguments, environment, output),

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{Config, FileConfig, Finding, HttpConfig, LookupEventsConfig, Origin, Severity, SourceConfig, SqsConfig};
+use super::{
+    AwsConfigConfig, Config, FileConfig, Finding, HttpConfig, LookupEventsConfig, Origin, Severity, SourceConfig,
+    SqsConfig,
+};
 use crate::model::SourceId;
 use crate::secret::Secret;
 
@@ -26,6 +29,7 @@ const MIN_RING_BYTES: usize = 1024 * 1024;
 pub(super) fn check(config: &Config, origins: &BTreeMap<String, Origin>) -> Vec<Finding> {
     let mut report = Report { origins, findings: Vec::new() };
     check_http(&config.http, &mut report);
+    check_auth(config, &mut report);
     check_log(config, &mut report);
     if !is_type_prefix(&config.events.type_prefix) {
         report.error("events.type_prefix", "must be words with dots between them, such as io.catchment or com.example");
@@ -69,11 +73,6 @@ impl Report<'_> {
 }
 
 fn check_http(http: &HttpConfig, report: &mut Report<'_>) {
-    if !http.listen.ip().is_loopback() {
-        let message = "whoever reaches this address can read every event: there is no authentication; let a proxy \
-                       that asks for it stand before it, or listen on 127.0.0.1";
-        report.warn("http.listen", message);
-    }
     for origin in &http.cors_origins {
         if !is_web_origin(origin) {
             let message =
@@ -96,6 +95,30 @@ fn check_http(http: &HttpConfig, report: &mut Report<'_>) {
     }
     if http.ring_bytes < MIN_RING_BYTES {
         report.error("http.ring_bytes", "must be at least 1048576 (1 MiB), the size of the largest event");
+    }
+}
+
+fn check_auth(config: &Config, report: &mut Report<'_>) {
+    let auth = &config.auth;
+    if auth.anonymous && !config.http.listen.ip().is_loopback() {
+        report.warn("auth.anonymous", "whoever reaches the address can read every event");
+    }
+    if auth.anonymous && auth.oidc.is_some() {
+        report.warn("auth.anonymous", "makes auth.oidc needless: a request without a credential sees everything");
+    }
+    if auth.query_tokens {
+        report.warn("auth.query_tokens", "tokens in addresses end up in the logs of proxies and browsers");
+    }
+    if auth.streams_per_token == 0 {
+        report.error("auth.streams_per_token", "must be at least 1");
+    }
+    if let Some(oidc) = &auth.oidc {
+        for mistake in oidc.mistakes(&config.events.type_prefix) {
+            report.error(mistake.key, &mistake.message);
+        }
+        if oidc.grants.is_empty() {
+            report.error("auth.oidc.grants", "names no value of the claim, so that no JWT gives access; \"*\" is any");
+        }
     }
 }
 
@@ -145,7 +168,33 @@ fn check_sources(sources: &BTreeMap<SourceId, SourceConfig>, report: &mut Report
                     report.error(&key(field), &message);
                 }
             }
+            SourceConfig::AwsConfig(config) => check_aws_config(config, &key, report),
+            SourceConfig::AzureResourceGraph(graph) => {
+                graph.mistakes().into_iter().for_each(|(field, message)| report.error(&key(field), &message));
+                check_sweeps(graph.every_secs, graph.requests_per_second, &key, report);
+                check_url("endpoint_url", graph.endpoint_url.as_deref(), &key, report);
+            }
         }
+    }
+}
+
+fn check_aws_config(config: &AwsConfigConfig, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+    config.mistakes().into_iter().for_each(|(field, message)| report.error(&key(field), &message));
+    if !is_region(&config.region) {
+        report.error(&key("region"), &format!("{:?} is not a region such as eu-west-1", config.region));
+    }
+    check_sweeps(config.every_secs, config.requests_per_second, key, report);
+    check_url("endpoint_url", config.endpoint_url.as_deref(), key, report);
+    check_url("sts_endpoint_url", config.sts_endpoint_url.as_deref(), key, report);
+    check_credentials([&config.access_key_id, &config.secret_access_key, &config.session_token], key, report);
+}
+
+fn check_sweeps(every_secs: u64, requests_per_second: f64, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+    if !(60..=31_536_000).contains(&every_secs) {
+        report.error(&key("every_secs"), "must be from 60 to 31536000");
+    }
+    if !(0.01..=100.0).contains(&requests_per_second) {
+        report.error(&key("requests_per_second"), "must be from 0.01 to 100");
     }
 }
 

@@ -24,8 +24,11 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 pub use layers::{Environment, Flags, LoadError, Loaded, load};
-pub use source::{EventHubsConfig, FileConfig, LookupEventsConfig, SourceConfig, SqsConfig};
+pub use source::{
+    AwsConfigConfig, EventHubsConfig, FileConfig, LookupEventsConfig, ResourceGraphConfig, SourceConfig, SqsConfig,
+};
 
+use crate::auth::AuthConfig;
 use crate::model::{NoveltyLimits, SourceId};
 
 /// The default configuration as a file with comments: what `catchment check --print-default` prints.
@@ -41,6 +44,8 @@ pub struct Config {
     pub ephemeral: bool,
     /// `[http]`.
     pub http: HttpConfig,
+    /// `[auth]`.
+    pub auth: AuthConfig,
     /// `[log]`.
     pub log: LogConfig,
     /// `[events]`.
@@ -128,6 +133,7 @@ impl Default for Config {
             data_dir: PathBuf::from("./catchment-data"),
             ephemeral: false,
             http: HttpConfig::default(),
+            auth: AuthConfig::default(),
             log: LogConfig::default(),
             events: EventsConfig::default(),
             novelty: NoveltyLimits::default(),

@@ -114,9 +114,18 @@ fn the_examples_of_the_default_file_are_read() {
         namespace = "acme"
         hub = "insights-activity-logs"
         endpoint = "amqps://10.0.0.4"
+        [inventory.aws_config]
+        aggregator = "organization"
+        region = "eu-west-1"
+        role_arn = "arn:aws:iam::111122223333:role/catchment"
+        [azure_inventory.azure_resource_graph]
     "#;
     assert_eq!(config.sources, toml::from_str(expected).unwrap(), "the values of the comments are the defaults");
     assert_eq!(config.normalizers.dir, Some(PathBuf::from("/etc/catchment/normalizers")));
+    assert_eq!(config.auth.tokens_file, Some(PathBuf::from("/etc/catchment/tokens.json")));
+    let oidc = config.auth.oidc.unwrap();
+    assert_eq!(oidc.mistakes("io.catchment"), []);
+    assert_eq!((oidc.claim.as_str(), oidc.clock_skew_secs, oidc.grants.len()), ("/groups", 60, 2));
 }
 
 #[test]
@@ -208,13 +217,13 @@ fn every_mistake_is_told_with_key_and_line() {
         (
             "[sources.trail.fil]\npath = \"x\"",
             "catchment.toml, line 1: sources.trail.fil: unknown kind fil (did you mean file?); known kinds are file, \
-             aws_lookup_events, aws_s3_sqs, aws_eventbridge_sqs, azure_event_hubs"
+             aws_lookup_events, aws_s3_sqs, aws_eventbridge_sqs, azure_event_hubs, aws_config, azure_resource_graph"
                 .into(),
         ),
         (
             "[sources.trail]",
             "catchment.toml, line 1: sources.trail: has no kind; give it one of file, aws_lookup_events, aws_s3_sqs, \
-             aws_eventbridge_sqs, azure_event_hubs"
+             aws_eventbridge_sqs, azure_event_hubs, aws_config, azure_resource_graph"
                 .into(),
         ),
         (
@@ -230,7 +239,7 @@ fn every_mistake_is_told_with_key_and_line() {
         (
             "[sources]\ntrail = \"file\"",
             "catchment.toml, line 2: sources.trail: is a section with a kind, such as \
-             [sources.trail.file|aws_lookup_events|aws_s3_sqs|aws_eventbridge_sqs|azure_event_hubs]"
+             [sources.trail.file|aws_lookup_events|aws_s3_sqs|aws_eventbridge_sqs|azure_event_hubs|aws_config|azure_resource_graph]"
                 .into(),
         ),
         ("http = 3", "catchment.toml, line 1: http: is a section, [http], not a value".into()),
@@ -302,6 +311,18 @@ fn values_that_make_no_sense_are_errors() {
             "[sources.a.aws_lookup_events]\nregions = [\"eu-west-1\", \"eu-west-1\"]",
             "regions: eu-west-1 stands there twice",
         ),
+        ("[sources.a.aws_config]\naggregator = \"\"\nregion = \"eu-west-1\"", "aggregator: must name an aggregator"),
+        ("[sources.a.aws_config]\naggregator = \"a\"\nregion = \"eu\"", "region: \"eu\" is not a region"),
+        (
+            "[sources.a.aws_config]\naggregator = \"a\"\nregion = \"eu-west-1\"\nresource_types = [\"x' OR 'a\"]",
+            "resource_types: \"x' OR 'a\" is not a type such as AWS::EC2::SecurityGroup",
+        ),
+        ("[sources.a.azure_resource_graph]\nevery_secs = 1", "every_secs: must be from 60 to 31536000"),
+        ("[sources.a.azure_resource_graph]\nendpoint_url = \"x\"", "endpoint_url: must begin with"),
+        (
+            "[sources.a.azure_resource_graph]\nsubscriptions = [\"s\"]\nmanagement_groups = [\"m\"]",
+            "management_groups: give subscriptions or management_groups, not both",
+        ),
         ("L\npoll_secs = 0", "poll_secs: must be from 1 to 86400"),
         ("L\nlookback_secs = 7776001", "lookback_secs: must be at most 7776000"),
         ("L\nrequests_per_second = 0", "requests_per_second: must be from 0.01 to 100"),
@@ -329,7 +350,8 @@ fn values_that_make_no_sense_are_errors() {
 
 #[test]
 fn all_errors_come_at_once() {
-    let case = Case::with("[http]\nheartbeat_secs = 0\nmax_streams = 0\nlisten = \"0.0.0.0:1\"");
+    let case =
+        Case::with("[http]\nheartbeat_secs = 0\nmax_streams = 0\nlisten = \"0.0.0.0:1\"\n[auth]\nanonymous = true");
     let LoadError::Invalid(findings) = case.load().unwrap_err() else { panic!("the file can be read") };
     let severities: Vec<Severity> = findings.iter().map(|finding| finding.severity).collect();
     assert_eq!(severities[..3], [Severity::Error, Severity::Error, Severity::Warning], "{findings:?}");
@@ -339,7 +361,11 @@ fn all_errors_come_at_once() {
 fn what_is_hardly_meant_is_a_warning() {
     for (text, expected) in [
         ("", "sources: none is configured"),
-        ("[http]\nlisten = \"0.0.0.0:8780\"", "line 2: http.listen: whoever reaches this address can read"),
+        (
+            "[http]\nlisten = \"0.0.0.0:8780\"\n[auth]\nanonymous = true",
+            "line 4: auth.anonymous: whoever reaches the address can read",
+        ),
+        ("[auth]\nquery_tokens = true", "line 2: auth.query_tokens: tokens in addresses"),
         ("[http]\nheartbeat_secs = 60", "line 2: http.heartbeat_secs: many proxies"),
         ("[log]\nretention_days = 0\nretention_bytes = 0", "line 3: log.retention_bytes: without a limit"),
         ("[shutdown]\ndrain_millis = 60000", "line 2: shutdown.drain_millis: is longer"),

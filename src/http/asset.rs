@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::access::Caller;
 use super::assets::{AssetBody, internal, page_size};
 use super::error::ApiError;
 use super::events::project;
@@ -18,6 +19,7 @@ use super::stream::parse_projection;
 use super::{App, Shared};
 use crate::history::{AsOf, Blame, Field};
 use crate::hub::blocking;
+use crate::inventory::Held;
 use crate::model::{AssetName, Cursor, Seq, Time};
 
 const EVENTS_PER_PAGE: u64 = 50;
@@ -40,14 +42,18 @@ struct BlameBody<'a> {
 }
 
 /// `GET /v1/assets/{name}`, `/v1/assets/{name}/history` and `/v1/assets/{name}/blame`.
-pub(super) async fn one(State(app): State<Shared>, uri: Uri) -> Result<Response, ApiError> {
+pub(super) async fn one(
+    State(app): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
     let path = uri.path().strip_prefix("/v1/assets/").unwrap_or_default();
     if let Some(name) = path.strip_suffix("/history") {
-        history(&app, &parse_name(name)?, &uri).await
+        history(&app, &caller, &parse_name(name)?, &uri).await
     } else if let Some(name) = path.strip_suffix("/blame") {
-        blame(&app, parse_name(name)?, &uri).await
+        blame(&app, &caller, parse_name(name)?, &uri).await
     } else {
-        asset(&app, parse_name(path)?, &uri).await
+        asset(&app, &caller, parse_name(path)?, &uri).await
     }
 }
 
@@ -62,24 +68,35 @@ fn parse_name(path: &str) -> Result<AssetName, ApiError> {
     name.map(|name| AssetName::from_text(&name)).map_err(|_| ApiError::AssetNotFound { name: path.to_owned() })
 }
 
-async fn asset(app: &App, name: AssetName, uri: &Uri) -> Result<Response, ApiError> {
+async fn asset(app: &App, caller: &Caller, name: AssetName, uri: &Uri) -> Result<Response, ApiError> {
     let mut params = Params::parse(uri)?;
     let as_of = as_of(app, &mut params)?;
     params.finish()?;
     let Some(time) = as_of else {
-        let found = app.state.inventory.get(&name).ok_or_else(|| ApiError::AssetNotFound { name: name.to_string() })?;
-        return Ok(Json(AssetBody::new(&found, true)?).into_response());
+        let found = app.state.inventory.get(&name);
+        let found = seen(caller, &name, found.ok_or_else(|| not_found(&name))?)?;
+        return Ok(Json(caller.asset(AssetBody::new(&found, true)?)?).into_response());
     };
     let (past, asked) = (app.state.history.clone(), name.clone());
     let held = known_then(blocking(move || past.as_of(&asked, time)).await?, &name, time)?;
-    Ok(Json(AssetBody::new(&held, true)?.at(time)).into_response())
+    let held = seen(caller, &name, held)?;
+    Ok(Json(caller.asset(AssetBody::new(&held, true)?.at(time))?).into_response())
+}
+
+/// What lies outside of the scope is told as what is not there.
+fn seen(caller: &Caller, name: &AssetName, held: Arc<Held>) -> Result<Arc<Held>, ApiError> {
+    if caller.sees_asset(&held)? { Ok(held) } else { Err(not_found(name)) }
+}
+
+fn not_found(name: &AssetName) -> ApiError {
+    ApiError::AssetNotFound { name: name.to_string() }
 }
 
 fn known_then<T>(found: AsOf<T>, name: &AssetName, time: Time) -> Result<T, ApiError> {
     match found {
         AsOf::Known(found) => Ok(found),
         AsOf::NotYet(since) => Err(ApiError::AssetNotKnownThen { name: name.to_string(), time, since }),
-        AsOf::Never => Err(ApiError::AssetNotFound { name: name.to_string() }),
+        AsOf::Never => Err(not_found(name)),
     }
 }
 
@@ -88,20 +105,24 @@ fn as_of(app: &App, params: &mut Params) -> Result<Option<Time>, ApiError> {
     Ok(params.moment("as_of")?.map(|moment| moment.resolve((app.state.clock)())))
 }
 
-async fn blame(app: &App, name: AssetName, uri: &Uri) -> Result<Response, ApiError> {
+async fn blame(app: &App, caller: &Caller, name: AssetName, uri: &Uri) -> Result<Response, ApiError> {
     let mut params = Params::parse(uri)?;
     let as_of = as_of(app, &mut params)?;
     params.finish()?;
+    if !caller.sees_every_member() {
+        return Err(ApiError::OutOfScope);
+    }
     let (past, asked) = (app.state.history.clone(), name.clone());
     let time = as_of.unwrap_or_else(|| (app.state.clock)());
     let blame = known_then(blocking(move || past.blame(&asked, as_of)).await?, &name, time)?;
     let Blame { held, fields, since } = blame;
+    let held = seen(caller, &name, held)?;
     Ok(Json(BlameBody { asset: &held.name, as_of, since, fields }).into_response())
 }
 
-async fn history(app: &App, name: &AssetName, uri: &Uri) -> Result<Response, ApiError> {
+async fn history(app: &App, caller: &Caller, name: &AssetName, uri: &Uri) -> Result<Response, ApiError> {
     let mut params = Params::parse(uri)?;
-    let projection = parse_projection(&mut params)?;
+    let projection = caller.project(parse_projection(&mut params)?);
     let before = params.cursor("page_token")?;
     let limit = page_size(&mut params, EVENTS_PER_PAGE, MAX_EVENTS_PER_PAGE)?;
     params.finish()?;
@@ -111,19 +132,27 @@ async fn history(app: &App, name: &AssetName, uri: &Uri) -> Result<Response, Api
     }
     let known = app.state.inventory.get(name);
     let name = known.as_ref().map_or(name, |asset| &asset.name).clone();
+    let before_first = before.is_none();
     let (log, asset, before) = (Arc::clone(&app.state.log), name.clone(), before.map(|before| before.seq));
     let mut positions = blocking(move || log.history(&asset, before, limit + 1)).await?;
     if positions.is_empty() && known.is_none() {
-        return Err(ApiError::AssetNotFound { name: name.to_string() });
+        return Err(not_found(&name));
     }
     let more = positions.len() > limit;
     positions.truncate(limit);
     let next = positions.last().filter(|_| more).map(|seq: &Seq| Cursor { epoch, seq: *seq }.to_string());
     let mut events = Vec::with_capacity(positions.len());
     for (_, json) in app.state.hub.events(positions).await? {
+        // Also those of an asset that is gone: each event says of itself where it belongs.
+        if !caller.sees_event(&json)? {
+            continue;
+        }
         let json = project(json, projection.as_deref())?;
         let event: Box<RawValue> = serde_json::from_slice(&json).map_err(internal)?;
         events.push(event);
+    }
+    if events.is_empty() && before_first && !caller.0.scope().is_everything() {
+        return Err(not_found(&name));
     }
     Ok(Json(HistoryPage { asset: name, events, next }).into_response())
 }

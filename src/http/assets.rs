@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::Shared;
+use super::access::{Caller, Shown};
 use super::error::ApiError;
 use super::params::Params;
-use crate::hub::{AssetTypes, OneOf, blocking};
+use crate::hub::{AssetTypes, AssetView, Filter, OneOf, blocking};
 use crate::inventory::{ConfigurationState, Held, Outline};
 use crate::model::{AssetName, Time};
 
@@ -49,7 +50,7 @@ pub(super) struct AssetBody<'a> {
 
 #[derive(Serialize)]
 struct AssetPage<'a> {
-    assets: Vec<AssetBody<'a>>,
+    assets: Vec<Shown<AssetBody<'a>>>,
     next: Option<&'a AssetName>,
 }
 
@@ -130,8 +131,24 @@ fn has_tag(tags: &Value, wanted: &OneOf) -> bool {
     })
 }
 
+fn in_scope(asset: &Outline<'_>, scope: Option<&Filter>) -> bool {
+    scope.is_none_or(|scope| {
+        scope.matches_asset(&AssetView {
+            name: asset.name.as_str(),
+            asset_type: asset.neutral_type,
+            provider: asset.provider,
+            account: asset.account,
+            region: asset.region,
+        })
+    })
+}
+
 /// `GET /v1/assets`.
-pub(super) async fn list(State(app): State<Shared>, uri: Uri) -> Result<Response, ApiError> {
+pub(super) async fn list(
+    State(app): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
     let mut params = Params::parse(&uri)?;
     let filter = AssetFilter::parse(&mut params, (app.state.clock)())?;
     let after = params.text("page_token")?.map(|token| AssetName::from_text(&token));
@@ -142,23 +159,28 @@ pub(super) async fn list(State(app): State<Shared>, uri: Uri) -> Result<Response
         Some(other) => return Err(ApiError::bad_parameter("include", format!("{other:?} is not configuration"))),
     };
     params.finish()?;
-    let inventory = Arc::clone(&app.state.inventory);
+    let (inventory, scope) = (Arc::clone(&app.state.inventory), caller.assets()?.cloned());
     let page = move || {
         let mut found = Vec::new();
-        inventory.walk(after.as_ref(), &|asset| filter.matches(asset), &mut |asset| {
-            if filter.tag.as_ref().is_none_or(|wanted| has_tag(&asset.tags, wanted)) {
-                found.push(asset);
-            }
-            // One more than asked for, to know whether there is a next page.
-            found.len() <= limit
-        });
+        inventory.walk(
+            after.as_ref(),
+            &|asset| filter.matches(asset) && in_scope(asset, scope.as_deref()),
+            &mut |asset| {
+                if filter.tag.as_ref().is_none_or(|wanted| has_tag(&asset.tags, wanted)) {
+                    found.push(asset);
+                }
+                // One more than asked for, to know whether there is a next page.
+                found.len() <= limit
+            },
+        );
         Ok(found)
     };
     let mut found = blocking(page).await?;
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|asset| &asset.name);
-    let assets = found.iter().map(|asset| AssetBody::new(asset, with_configuration)).collect::<Result<_, _>>()?;
+    let shown = |asset| caller.asset(AssetBody::new(asset, with_configuration)?);
+    let assets = found.iter().map(|asset| shown(asset)).collect::<Result<_, _>>()?;
     Ok(Json(AssetPage { assets, next }).into_response())
 }
 

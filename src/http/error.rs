@@ -4,6 +4,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::auth::{JwtRefusal, Refusal};
 use crate::hub::{FilterError, ProjectionError};
 use crate::log::LogError;
 use crate::model::{Cursor, ParseCursorError, Time};
@@ -39,6 +40,24 @@ pub(super) enum ApiError {
     MethodNotAllowed,
     #[error("all {limit} event streams are taken; try again later")]
     TooManyStreams { limit: usize },
+    #[error("this credential has all the event streams open that it may (auth.streams_per_token); close one first")]
+    TooManyStreamsOfOne,
+    #[error(transparent)]
+    Refused(Refusal),
+    #[error("the Authorization header is not of the form Bearer <token>")]
+    BadAuthorization,
+    #[error(
+        "access_token in the address is not taken: addresses end up in logs; send Authorization: Bearer, or a ticket of \
+         POST /v1/tickets"
+    )]
+    QueryToken,
+    #[error("the credential is limited to a scope, and what is here can't be cut to it")]
+    OutOfScope,
+    #[error(
+        "without a credential this server answers only under the name of its own machine, localhost; make one with \
+         catchment token create, or let auth.anonymous = true say that everybody may ask"
+    )]
+    ForeignHost,
     #[error("the server is stopping")]
     Stopping,
     #[error("the server failed to answer; its log says why")]
@@ -78,8 +97,45 @@ impl ApiError {
             Self::RouteNotFound { .. } => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::TooManyStreams { .. } => (StatusCode::SERVICE_UNAVAILABLE, "too_many_streams"),
+            Self::TooManyStreamsOfOne => (StatusCode::TOO_MANY_REQUESTS, "too_many_streams_of_one"),
+            Self::Refused(Refusal::Missing) => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::Refused(Refusal::Unknown(_)) => (StatusCode::UNAUTHORIZED, "bad_credential"),
+            Self::Refused(Refusal::Jwt(JwtRefusal::Invalid(_))) => (StatusCode::UNAUTHORIZED, "bad_credential"),
+            Self::Refused(Refusal::Jwt(JwtRefusal::NoGrant { .. })) => (StatusCode::FORBIDDEN, "no_grant"),
+            Self::Refused(Refusal::Jwt(JwtRefusal::Unavailable(_))) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "identity_provider_unavailable")
+            }
+            Self::Refused(Refusal::TooManyRequests { .. }) => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
+            Self::Refused(Refusal::TooManyFailures { .. }) => (StatusCode::TOO_MANY_REQUESTS, "too_many_failures"),
+            Self::BadAuthorization => (StatusCode::UNAUTHORIZED, "bad_authorization"),
+            Self::QueryToken => (StatusCode::UNAUTHORIZED, "query_token"),
+            Self::OutOfScope => (StatusCode::FORBIDDEN, "out_of_scope"),
+            Self::ForeignHost => (StatusCode::MISDIRECTED_REQUEST, "foreign_host"),
             Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             Self::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        }
+    }
+
+    /// Seconds after which the same request may be taken.
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Refused(Refusal::TooManyRequests { retry_after } | Refusal::TooManyFailures { retry_after }) => {
+                Some(retry_after.as_secs() + 1)
+            }
+            error if error.status_and_code().0 == StatusCode::SERVICE_UNAVAILABLE => Some(5),
+            _ => None,
+        }
+    }
+
+    /// What a 401 must say (RFC 6750, section 3).
+    fn challenge(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused(Refusal::Missing) => Some(r#"Bearer realm="catchment""#),
+            Self::BadAuthorization | Self::QueryToken => Some(r#"Bearer realm="catchment", error="invalid_request""#),
+            error if error.status_and_code().0 == StatusCode::UNAUTHORIZED => {
+                Some(r#"Bearer realm="catchment", error="invalid_token""#)
+            }
+            _ => None,
         }
     }
 
@@ -136,8 +192,11 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(challenge) = self.challenge() {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         response
     }

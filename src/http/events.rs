@@ -1,10 +1,12 @@
 //! `GET /v1/events/{id}`: one event.
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
+use super::access::Caller;
 use super::error::ApiError;
 use super::params::Params;
 use super::stream::parse_projection;
@@ -13,13 +15,21 @@ use crate::hub::{Projection, blocking};
 use crate::model::{Cursor, Seq};
 
 /// `GET /v1/events/{id}`, by CloudEvents id or by position.
-pub(super) async fn event(State(app): State<Shared>, Path(id): Path<String>, uri: Uri) -> Result<Response, ApiError> {
+pub(super) async fn event(
+    State(app): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
     let mut params = Params::parse(&uri)?;
-    let projection = parse_projection(&mut params)?;
+    let projection = caller.project(parse_projection(&mut params)?);
     params.finish()?;
     let not_found = || ApiError::EventNotFound { id: id.clone() };
     let seq = find(&app, &id).await?.ok_or_else(not_found)?;
     let (_, json) = app.state.hub.events(vec![seq]).await?.into_iter().next().ok_or_else(not_found)?;
+    if !caller.sees_event(&json)? {
+        return Err(not_found());
+    }
     let json = project(json, projection.as_deref())?;
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response())
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde_json::json;
 
+use super::access::Caller;
 use super::error::ApiError;
 use super::{App, Shared};
 use crate::hub::blocking;
@@ -65,7 +66,11 @@ pub(super) async fn ready(State(app): State<Shared>) -> Response {
 }
 
 /// `GET /metrics`: the Prometheus text format. The gauges of the log are read now.
-pub(super) async fn metrics(State(app): State<Shared>) -> Result<Response, ApiError> {
+pub(super) async fn metrics(
+    State(app): State<Shared>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, ApiError> {
+    caller.sees_everything()?;
     let text =
         blocking(move || Ok(render(&app))).await?.map_err(|error| ApiError::Internal { cause: error.to_string() })?;
     const FORMAT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

@@ -3,6 +3,7 @@
 //! One function per resource; this module only gathers them. Parameters are read strictly (`params`), failures are
 //! problem details (`error`).
 
+mod access;
 mod asset;
 mod assets;
 mod error;
@@ -24,7 +25,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
@@ -32,6 +33,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use crate::auth::Access;
 use crate::history::History;
 use crate::hub::Hub;
 use crate::inventory::Inventory;
@@ -103,6 +105,8 @@ pub struct AppState {
     pub sources: StatusBoard,
     /// What `/metrics` shows, and where requests and streams are counted.
     pub metrics: Arc<Metrics>,
+    /// Who may see what.
+    pub access: Arc<Access>,
     /// What `/readyz` waits for.
     pub readiness: Readiness,
     /// Ends streams and [`serve`].
@@ -134,19 +138,25 @@ pub fn router(state: AppState) -> Result<Router, HttpConfigError> {
     let cors = cors(&config.cors_origins)?;
     let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
     let app = Arc::new(App { state, streams });
-    let router = Router::new()
-        .route("/", get(index))
+    let protected = Router::new()
         .route("/v1/events", get(stream::stream))
         .route("/v1/events/{id}", get(events::event))
         .route("/v1/assets", get(assets::list))
         .route("/v1/assets/{*name}", get(asset::one))
         .route("/v1/sources", get(reports::sources))
         .route("/v1/quarantine", get(reports::quarantine))
+        .route("/v1/tickets", post(access::ticket))
+        .route("/v1/login", post(access::login))
+        .route("/metrics", get(health::metrics))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&app), access::admit));
+    let router = Router::new()
+        .merge(protected)
+        .route("/", get(index))
+        .route("/v1/logout", post(access::logout))
         .route("/v1/schema", get(schema::list))
         .route("/v1/schema/{name}", get(schema::schema))
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
-        .route("/metrics", get(health::metrics))
         .fallback(async |request: Request| ApiError::RouteNotFound { path: request.uri().path().to_owned() })
         .method_not_allowed_fallback(other_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), count))
@@ -169,7 +179,7 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>, HttpConfigError> {
     };
     let layer = CorsLayer::new()
         .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::HEAD])
+        .allow_methods([Method::GET, Method::HEAD, Method::POST])
         .allow_headers([header::ACCEPT, header::AUTHORIZATION, header::CACHE_CONTROL, stream::LAST_EVENT_ID])
         .max_age(std::time::Duration::from_secs(600));
     Ok(Some(layer))
@@ -215,6 +225,8 @@ async fn index() -> Json<serde_json::Value> {
             "/v1/assets/{name}/blame": "which event set each value of its configuration",
             "/v1/sources": "the sources, and how they fare",
             "/v1/quarantine": "records that could not be understood",
+            "/v1/tickets": "POST: a ticket that opens one stream where no header can be sent",
+            "/v1/login": "POST: a cookie for browsers; /v1/logout ends it",
             "/v1/schema": "JSON Schemas of what is sent",
             "/healthz": "alive?",
             "/readyz": "ready to serve?",

@@ -3,13 +3,14 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Serialize;
 
 use super::Shared;
+use super::access::Caller;
 use super::error::ApiError;
 use super::params::Params;
 use crate::hub::blocking;
@@ -35,7 +36,12 @@ struct SourceList {
 }
 
 /// `GET /v1/sources`: each source, by name.
-pub(super) async fn sources(State(app): State<Shared>, uri: Uri) -> Result<Response, ApiError> {
+pub(super) async fn sources(
+    State(app): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    caller.sees_everything()?;
     Params::parse(&uri)?.finish()?;
     let sources = app.state.sources.snapshot().into_iter().map(|(name, status)| Source { name, status });
     Ok(Json(SourceList { sources: sources.collect() }).into_response())
@@ -98,7 +104,12 @@ fn escape(bytes: &[u8]) -> String {
 }
 
 /// `GET /v1/quarantine`: records that could not be understood, oldest first.
-pub(super) async fn quarantine(State(app): State<Shared>, uri: Uri) -> Result<Response, ApiError> {
+pub(super) async fn quarantine(
+    State(app): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    caller.sees_everything()?;
     let mut params = Params::parse(&uri)?;
     let after = params.number("page_token", 0, u64::MAX)?.unwrap_or(0);
     let limit = params.number("limit", 1, MAX_RECORDS_PER_PAGE)?.unwrap_or(RECORDS_PER_PAGE);

@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::access::Peer;
 use super::handover::Handover;
 use super::socket::{Socket, Watch};
 use crate::hub::{FanOut, PlainStream};
@@ -61,11 +62,11 @@ pub async fn serve(
     let server = Arc::new(Server { http, service: TowerToHyperService::new(router), fan_out, config, stop });
     while let Some(accepted) = server.stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((socket, _)) => {
+            Ok((socket, peer)) => {
                 if let Err(error) = tune(&socket) {
                     tracing::debug!(%error, "socket options not set");
                 }
-                connections.spawn(connection(Arc::clone(&server), socket));
+                connections.spawn(connection(Arc::clone(&server), socket, Peer(peer)));
             }
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
@@ -92,6 +93,7 @@ struct Server {
 struct Routed {
     router: TowerToHyperService<Router>,
     handover: Handover,
+    peer: Peer,
 }
 
 impl Service<Request<Incoming>> for Routed {
@@ -101,15 +103,16 @@ impl Service<Request<Incoming>> for Routed {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(self.handover.clone());
+        request.extensions_mut().insert(self.peer);
         self.router.call(request)
     }
 }
 
 type Http = http1::Connection<Socket, Routed>;
 
-async fn connection(server: Arc<Server>, socket: TcpStream) {
+async fn connection(server: Arc<Server>, socket: TcpStream, peer: Peer) {
     let (handover, watch) = (Handover::default(), Watch::default());
-    let service = Routed { router: server.service.clone(), handover: handover.clone() };
+    let service = Routed { router: server.service.clone(), handover: handover.clone(), peer };
     let mut http = Box::new(server.http.serve_connection(Socket::new(socket, watch.clone()), service));
     let outcome = tokio::select! {
         biased;

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
@@ -11,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::access::Caller;
 use super::error::ApiError;
 use super::handover::{Door, HandoverBody};
 use super::params::{Moment, Params, parse_cursor};
@@ -221,6 +223,7 @@ fn start_since(log: &dyn crate::log::EventLog, since: Time) -> Result<(Seq, bool
 /// `GET /v1/events`.
 pub(super) async fn stream(
     State(app): State<Shared>,
+    Extension(caller): Extension<Caller>,
     door: Door,
     uri: Uri,
     headers: HeaderMap,
@@ -232,18 +235,20 @@ pub(super) async fn stream(
     let permit = Arc::clone(&app.streams)
         .try_acquire_owned()
         .map_err(|_| ApiError::TooManyStreams { limit: app.state.config.max_streams })?;
+    let of_caller = caller.open_stream()?;
     let start = resolve(&app, &request).await?;
     let (format, bounded, gzip) = (request.format, request.is_bounded(), request.gzip);
     let ends = request.reconnects && request.until_passed;
     let options = SubscriptionOptions {
         start,
-        filter: request.filter,
-        projection: request.projection,
+        filter: caller.confine(request.filter)?,
+        projection: caller.project(request.projection),
         format,
         gzip,
         limit: request.limit,
         until: request.until,
         heartbeat: request.heartbeat,
+        credential: caller.until_ended(),
     };
     let mut subscription = Subscription::new(Arc::clone(&app.state.hub), options, app.state.stop.clone());
     let (wire, metrics) = (Wire::new(format, bounded, gzip), Arc::clone(&app.state.metrics));
@@ -251,10 +256,10 @@ pub(super) async fn stream(
         let Some(first) = first_output(&mut subscription).await else {
             return Ok(StatusCode::NO_CONTENT.into_response());
         };
-        let body = body(subscription, Some(first), wire, OpenStream::new(metrics, permit));
+        let body = body(subscription, Some(first), wire, OpenStream::new(metrics, [permit, of_caller]));
         return Ok((stream_headers(format, gzip), Body::from_stream(body)).into_response());
     }
-    let open = OpenStream::new(metrics, permit);
+    let open = OpenStream::new(metrics, [permit, of_caller]);
     Ok(match door {
         Door::Hyper => {
             (stream_headers(format, gzip), Body::from_stream(body(subscription, None, wire, open))).into_response()

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::{AppState, HttpConfig, Readiness, ServeConfig, router, serve};
+use crate::auth::{Access, AuthConfig};
 use crate::history::History;
 use crate::hub::testing::{TestLog, moment};
 use crate::hub::{FanOut, FanOutConfig, Hub, HubConfig};
@@ -76,6 +77,9 @@ impl World {
         let hub = Hub::start(events_log.clone(), &HubConfig::default(), &tracker, stop.clone());
         let mut config = HttpConfig::default();
         change(&mut config);
+        let access =
+            Access::new(AuthConfig { anonymous: true, ..AuthConfig::default() }, None, config.type_prefix.clone(), now)
+                .unwrap();
         let inventory = Arc::new(inventory());
         let rules = watch::channel(Arc::clone(&RULES)).1;
         let state = AppState {
@@ -85,6 +89,7 @@ impl World {
             inventory,
             sources: StatusBoard::default(),
             metrics: Arc::new(Metrics::new().unwrap()),
+            access,
             readiness: Readiness::default(),
             stop: stop.clone(),
             clock: now,

@@ -104,6 +104,21 @@ pub struct FilterError {
     pub reason: String,
 }
 
+/// What a filter can ask of an asset itself.
+#[derive(Clone, Copy, Debug)]
+pub struct AssetView<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its neutral type.
+    pub asset_type: &'a str,
+    /// `aws` or `azure`.
+    pub provider: &'a str,
+    /// Its account or subscription.
+    pub account: &'a str,
+    /// Its region.
+    pub region: &'a str,
+}
+
 /// All of its parts must be met; a part that is not given is met by everything. [`Filter::default`] passes all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
@@ -117,6 +132,8 @@ pub struct Filter {
     method: Option<OneOf>,
     novelty: Option<Novelty>,
     condition: Option<Arc<Expression>>,
+    /// A filter that must be met besides: that of a credential.
+    within: Option<Arc<Filter>>,
     /// Events of this time and later.
     pub since: Option<Time>,
     /// Events before this time.
@@ -159,20 +176,67 @@ impl Filter {
             method: one_of("method")?,
             novelty,
             condition,
+            within: None,
             since: None,
             until: None,
         })
     }
 
+    /// The same, for events only that pass another filter too.
+    #[must_use]
+    pub fn within(self, other: Option<&Arc<Self>>) -> Self {
+        Self { within: other.cloned(), ..self }
+    }
+
     /// Whether the event passes.
     #[must_use]
     pub fn matches(&self, event: &View<'_>) -> bool {
-        self.matches_head(event.head()) && self.condition.as_ref().is_none_or(|condition| condition.matches(event))
+        self.within.as_ref().is_none_or(|within| within.matches(event))
+            && self.matches_head(event.head())
+            && self.condition.as_ref().is_none_or(|condition| condition.matches(event))
+    }
+
+    /// Whether it has an expression, which could tell of any member of an event.
+    #[must_use]
+    pub fn has_condition(&self) -> bool {
+        self.condition.is_some()
+    }
+
+    /// Whether it asks of assets only, and of nothing that was done to them: by whom, how, when.
+    #[must_use]
+    pub fn is_about_assets(&self) -> bool {
+        let Self { actions, principal, method, novelty, condition, within, since, until, .. } = self;
+        let asks_more = actions.is_some() || principal.is_some() || method.is_some() || novelty.is_some();
+        !asks_more
+            && condition.is_none()
+            && since.is_none()
+            && until.is_none()
+            && within.as_ref().is_none_or(|within| within.is_about_assets())
+    }
+
+    /// Whether an asset passes, as far as the filter [asks of assets](Self::is_about_assets).
+    #[must_use]
+    pub fn matches_asset(&self, asset: &AssetView<'_>) -> bool {
+        let one_of = |list: &Option<OneOf>, text: &str| list.as_ref().is_none_or(|list| list.contains(text));
+        self.within.as_ref().is_none_or(|within| within.matches_asset(asset))
+            && self.asset_type.as_ref().is_none_or(|types| types.contains(asset.asset_type))
+            && one_of(&self.provider, asset.provider)
+            && one_of(&self.account, asset.account)
+            && one_of(&self.region, asset.region)
+            && self.asset.as_ref().is_none_or(|assets| assets.contains(asset.name))
     }
 
     /// Texts of which every event that passes has at least one, under the condition that the fewest events meet. None
     /// when there is no such condition.
     pub(super) fn keys(&self) -> Vec<Key<'_>> {
+        let keys = self.own_keys();
+        match &self.within {
+            Some(within) if keys.is_empty() => within.keys(),
+            _ => keys,
+        }
+    }
+
+    fn own_keys(&self) -> Vec<Key<'_>> {
         let required = self.condition.as_ref().map(|condition| condition.requirements()).unwrap_or_default();
         let given = [
             (Field::Principal, &self.principal),

@@ -38,7 +38,7 @@ use crate::retry::Backoff;
 
 pub use cel::{Expression, ExpressionError, View};
 pub use fanout::{FanOut, FanOutConfig, PlainStream};
-pub use filter::{AssetTypes, Filter, FilterError, OneOf};
+pub use filter::{AssetTypes, AssetView, Filter, FilterError, OneOf};
 pub use matching::{Filters, InternedFilter, Matches};
 pub use projection::{Projection, ProjectionError};
 pub use reader::{ClosingReason, Gap, GapReason, Notice, Start, SubscriptionOptions};

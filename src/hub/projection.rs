@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -34,6 +35,8 @@ pub struct Projection {
     /// Whether the named members are the ones that stay, or the ones that go.
     keep: bool,
     members: Members,
+    /// Done with what stays.
+    then: Option<Arc<Projection>>,
     /// The parameter in one spelling: the same for projections that do the same.
     key: Box<str>,
 }
@@ -88,7 +91,14 @@ impl Projection {
         }
         let paths: Vec<String> = paths.iter().map(|path| path.join(".")).collect();
         let key = format!("{parameter}={}", paths.join(",")).into();
-        Ok(Some(Self { keep, members, key }))
+        Ok(Some(Self { keep, members, then: None, key }))
+    }
+
+    /// This projection, and another one of what stays.
+    #[must_use]
+    pub fn then(self, next: &Arc<Self>) -> Self {
+        let key = format!("{} {}", self.key, next.key).into();
+        Self { then: Some(Arc::clone(next)), key, ..self }
     }
 
     /// Appends what stays of an event to `out`.
@@ -96,7 +106,10 @@ impl Projection {
     /// # Errors
     /// When the event is not JSON.
     pub fn apply(&self, json: &[u8], out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
-        self.write(&self.members, json, out)
+        let Some(next) = &self.then else { return self.write(&self.members, json, out) };
+        let mut kept = Vec::with_capacity(json.len());
+        self.write(&self.members, json, &mut kept)?;
+        next.apply(&kept, out)
     }
 
     fn write(&self, members: &Members, json: &[u8], out: &mut Vec<u8>) -> Result<(), serde_json::Error> {

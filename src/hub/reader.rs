@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::matching::{FilterId, InternedFilter};
 use super::segment::{Encoding, Format, Passing, Progress, Room, Segment, Selected};
@@ -77,6 +78,8 @@ pub enum ClosingReason {
     Complete,
     /// The server stops.
     Shutdown,
+    /// The credential was revoked, or has expired.
+    Unauthorized,
     /// The log can't be read.
     Failed(LogError),
 }
@@ -114,6 +117,8 @@ pub struct SubscriptionOptions {
     pub until: Option<Instant>,
     /// Silence after which a heartbeat is due.
     pub heartbeat: Option<Duration>,
+    /// Cancelled when the credential ends: nothing is sent after that.
+    pub credential: Option<CancellationToken>,
 }
 
 /// What is to be done next for a subscriber.
@@ -157,6 +162,7 @@ pub(super) struct Reader {
     /// The tail when `until` passed.
     end: Option<Seq>,
     heartbeat: Option<Duration>,
+    credential: Option<CancellationToken>,
     last_output: Instant,
     failure: Option<Box<LogError>>,
     caught_up: bool,
@@ -194,6 +200,7 @@ impl Reader {
             until: options.until,
             end: None,
             heartbeat: options.heartbeat,
+            credential: options.credential,
             last_output: Instant::now(),
             failure: None,
             caught_up: false,
@@ -241,6 +248,9 @@ impl Reader {
         }
         if let Some(failure) = self.failure.take() {
             return self.close(hub, ClosingReason::Failed(*failure));
+        }
+        if self.credential.as_ref().is_some_and(CancellationToken::is_cancelled) {
+            return self.close(hub, ClosingReason::Unauthorized);
         }
         if stopping {
             return self.close(hub, ClosingReason::Shutdown);

@@ -53,6 +53,7 @@ impl World {
             limit: None,
             until: None,
             heartbeat: Some(HEARTBEAT),
+            credential: None,
         };
         change(&mut options);
         Subscription::new(Arc::clone(&self.hub), options, self.stop.clone())

@@ -89,6 +89,7 @@ impl Wire {
                 let reason = match reason {
                     ClosingReason::Complete => "complete",
                     ClosingReason::Shutdown => "shutdown",
+                    ClosingReason::Unauthorized => "unauthorized",
                     ClosingReason::Failed(_) => "error",
                 };
                 let data = format!(r#"{{"cursor":"{cursor}","reason":"{reason}"}}"#);
@@ -99,6 +100,9 @@ impl Wire {
             (Format::Ndjson, Notice::Closing(_, ClosingReason::Shutdown)) if !self.bounded => Ok(None),
             (Format::Ndjson, Notice::Closing(_, ClosingReason::Shutdown)) => {
                 Err(CutOff("the server stops before the read is complete".to_owned()))
+            }
+            (Format::Ndjson, Notice::Closing(_, ClosingReason::Unauthorized)) => {
+                Err(CutOff("the credential was revoked or has expired".to_owned()))
             }
             (Format::Ndjson, Notice::Closing(_, ClosingReason::Failed(error))) => Err(CutOff(error.to_string())),
             (Format::Ndjson, Notice::Gap(_)) => {
@@ -119,19 +123,20 @@ fn gap_frame(Gap { from, to, reason }: &Gap) -> Bytes {
     format!("id: {to}\nevent: gap\ndata: {data}\n\n").into()
 }
 
-/// Counts a stream while it is open, and holds its place among those that may be open at once.
+/// Counts a stream while it is open, and holds its place among those that may be open at once: of
+/// all, and of its credential.
 #[derive(Debug)]
 pub struct OpenStream {
     metrics: Arc<Metrics>,
-    _permit: OwnedSemaphorePermit,
+    _permits: [OwnedSemaphorePermit; 2],
 }
 
 impl OpenStream {
     /// From here on the stream is counted.
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>, permit: OwnedSemaphorePermit) -> Self {
+    pub fn new(metrics: Arc<Metrics>, permits: [OwnedSemaphorePermit; 2]) -> Self {
         metrics.stream_clients.inc();
-        Self { metrics, _permit: permit }
+        Self { metrics, _permits: permits }
     }
 
     /// Counts events that were sent.

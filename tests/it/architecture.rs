@@ -8,11 +8,15 @@ const LEAVES: [&str; 4] = ["metrics", "model", "retry", "secret"];
 
 /// Module → what it may use besides the leaves.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("app", &["config", "history", "http", "hub", "ingest", "inventory", "log", "normalize", "reload", "source"]),
+    (
+        "app",
+        &["auth", "config", "history", "http", "hub", "ingest", "inventory", "log", "normalize", "reload", "source"],
+    ),
     (
         "cli",
         &[
             "app",
+            "auth",
             "config",
             "correlate",
             "decode",
@@ -26,12 +30,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("config", &["source"]),
+    ("auth", &["hub"]),
+    ("config", &["auth", "source"]),
     ("correlate", &[]),
     ("decode", &[]),
     ("fixture", &["ingest", "inventory", "normalize"]),
     ("history", &["inventory", "log", "normalize"]),
-    ("http", &["history", "hub", "inventory", "log", "source"]),
+    ("http", &["auth", "history", "hub", "inventory", "log", "source"]),
     ("hub", &["log"]),
     ("ingest", &["correlate", "history", "inventory", "log", "normalize", "source"]),
     ("inventory", &[]),

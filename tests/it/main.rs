@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod access;
 mod architecture;
 mod asset_types;
 mod author;
@@ -23,9 +24,12 @@ mod fixtures;
 mod generated;
 mod hostile;
 mod late;
+mod live_seeding;
 mod lookup_events;
+mod monitoring;
 mod operations;
 mod schema;
+mod seeding;
 mod stop;
 mod story;
 mod support;

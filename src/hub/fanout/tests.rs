@@ -74,6 +74,7 @@ impl World {
             limit: None,
             until: None,
             heartbeat: None,
+            credential: None,
         };
         change(&mut options);
         let wire = Wire::new(options.format, options.limit.is_some(), options.gzip);
@@ -89,8 +90,8 @@ impl World {
         if small {
             SockRef::from(&served).set_send_buffer_size(4_096).unwrap();
         }
-        let permit = Arc::clone(&self.streams).try_acquire_owned().unwrap();
-        let open = OpenStream::new(Arc::clone(&self.metrics), permit);
+        let permit = || Arc::clone(&self.streams).try_acquire_owned().unwrap();
+        let open = OpenStream::new(Arc::clone(&self.metrics), [permit(), permit()]);
         let subscription = Subscription::new(Arc::clone(&self.hub), options, self.stop.clone());
         self.fan_out.serve(served, PlainStream::new(subscription, wire, open)).await.unwrap();
         Client { socket, got: Vec::new(), last: after, gap: None, ended: false }

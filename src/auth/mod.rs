@@ -1,0 +1,372 @@
+//! Who may see what: bearer tokens of our own, JWTs of an OpenID Connect provider, and what stands in for them in a
+//! browser.
+//!
+//! A credential is found good once per request and becomes a [`Grant`]: its [`Scope`] is ANDed to whatever is asked
+//! for, its limits bound how much that is, and what it began ends with it. Where no credential is configured, nobody is
+//! asked for one; the gateway then listens on a loopback address only.
+
+mod grant;
+mod oidc;
+mod scope;
+mod session;
+mod token;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use governor::clock::{Clock as _, DefaultClock};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+pub use grant::{Grant, Limits};
+pub use oidc::{ClaimGrant, JwtRefusal, OidcConfig, OidcError, OidcMistake};
+pub use scope::{Scope, ScopeError, ScopeText};
+pub use token::{PREFIX, TokenError, TokenFile, TokenHash, TokenRecord};
+
+use crate::model::Time;
+use oidc::Oidc;
+use session::Passes;
+
+/// How soon a token that was made or revoked counts.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a browser stays logged in.
+pub const SESSION: Duration = Duration::from_secs(12 * 3600);
+/// How long a ticket opens a stream.
+const TICKET: Duration = Duration::from_secs(60);
+/// JWTs whose outcome is remembered, so that a signature is checked once.
+const MAX_JWTS: usize = 10_000;
+/// Wrong credentials that an address may try, a minute.
+const FAILURES_PER_MINUTE: NonZeroU32 = NonZeroU32::new(30).unwrap();
+
+/// `[auth]`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthConfig {
+    /// The file with the tokens; `tokens.json` in the data directory where left out.
+    pub tokens_file: Option<PathBuf>,
+    /// Serve everything to everybody who reaches the address, though no credential is configured.
+    pub anonymous: bool,
+    /// Take tokens as `access_token` in the query too (RFC 6750, section 2.3), where they end up in logs of proxies.
+    pub query_tokens: bool,
+    /// Requests a minute with one credential.
+    pub requests_per_minute: NonZeroU32,
+    /// Event streams open at once with one credential.
+    pub streams_per_token: usize,
+    /// `[auth.oidc]`.
+    pub oidc: Option<OidcConfig>,
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self {
+            tokens_file: None,
+            anonymous: false,
+            query_tokens: false,
+            requests_per_minute: NonZeroU32::new(1_200).unwrap_or(NonZeroU32::MIN),
+            streams_per_token: 10_000,
+            oidc: None,
+        }
+    }
+}
+
+/// Why access can't be decided.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// The tokens.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The scope of a token.
+    #[error("token {name}: {cause}; revoke it and make another")]
+    Scope {
+        /// The token's name.
+        name: String,
+        /// What is wrong.
+        cause: ScopeError,
+    },
+    /// `[auth.oidc]`.
+    #[error(transparent)]
+    Oidc(#[from] OidcError),
+}
+
+/// What a client shows.
+#[derive(Clone, Copy)]
+pub enum Credential<'a> {
+    /// `Authorization: Bearer`.
+    Bearer(&'a str),
+    /// A ticket, in the query.
+    Ticket(&'a str),
+    /// A browser's session, in a cookie.
+    Session(&'a str),
+}
+
+/// Why a request gets nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No credential came.
+    #[error("a credential is needed: Authorization: Bearer with a token of catchment token create")]
+    Missing,
+    /// It is not known, or no longer.
+    #[error("the {0} is not known here: it may have expired or been revoked")]
+    Unknown(&'static str),
+    /// A JWT.
+    #[error(transparent)]
+    Jwt(#[from] JwtRefusal),
+    /// The credential asks for more than it may.
+    #[error("more requests than this credential may make")]
+    TooManyRequests {
+        /// When the next one is taken.
+        retry_after: Duration,
+    },
+    /// The address tried too many wrong ones.
+    #[error("too many wrong credentials came from this address")]
+    TooManyFailures {
+        /// When the next one is looked at.
+        retry_after: Duration,
+    },
+}
+
+/// Decides about every request.
+#[derive(Debug)]
+pub struct Access {
+    config: AuthConfig,
+    type_prefix: String,
+    file: Option<TokenFile>,
+    tokens: RwLock<Vec<Known>>,
+    oidc: Option<Oidc>,
+    jwts: Mutex<HashMap<TokenHash, Arc<Grant>>>,
+    sessions: Passes,
+    tickets: Passes,
+    failures: DefaultKeyedRateLimiter<IpAddr>,
+    anonymous: Arc<Grant>,
+    clock: fn() -> Time,
+}
+
+#[derive(Debug)]
+struct Known {
+    record: TokenRecord,
+    grant: Arc<Grant>,
+}
+
+impl Access {
+    /// Reads the tokens and sets everything up. `file` is where tokens are kept, unless the configuration names another;
+    /// `None`: nowhere, for a gateway without a data directory.
+    ///
+    /// # Errors
+    /// When the tokens can't be read, or a scope or the provider's section can't be used.
+    pub fn new(
+        config: AuthConfig,
+        file: Option<TokenFile>,
+        type_prefix: String,
+        clock: fn() -> Time,
+    ) -> Result<Arc<Self>, AuthError> {
+        let file = config.tokens_file.clone().map(TokenFile::new).or(file);
+        let oidc = config.oidc.clone().map(|oidc| Oidc::new(oidc, &type_prefix)).transpose()?;
+        let access = Self {
+            config,
+            type_prefix,
+            file,
+            tokens: RwLock::default(),
+            oidc,
+            jwts: Mutex::default(),
+            sessions: Passes::new("session_", SESSION, false),
+            tickets: Passes::new("ticket_", TICKET, true),
+            failures: RateLimiter::keyed(Quota::per_minute(FAILURES_PER_MINUTE)),
+            anonymous: Arc::new(Grant::anonymous()),
+            clock,
+        };
+        if let Some(file) = &access.file {
+            access.take(file.read()?)?;
+        }
+        Ok(Arc::new(access))
+    }
+
+    /// Whether no credential is configured, so that none can be asked for.
+    #[must_use]
+    pub fn is_unconfigured(&self) -> bool {
+        self.oidc.is_none() && self.tokens.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Whether everybody is let in for want of a credential to ask for, and not because the configuration says so.
+    #[must_use]
+    pub fn is_local_only(&self) -> bool {
+        !self.config.anonymous && self.is_unconfigured()
+    }
+
+    /// Whether `access_token` in the query is taken.
+    #[must_use]
+    pub fn takes_query_tokens(&self) -> bool {
+        self.config.query_tokens
+    }
+
+    /// Decides about a request that came from `peer`.
+    ///
+    /// # Errors
+    /// With the reason, for the client and for the log.
+    pub async fn admit(&self, credential: Option<Credential<'_>>, peer: IpAddr) -> Result<Arc<Grant>, Refusal> {
+        let Some(credential) = credential else {
+            let open = self.config.anonymous || self.is_unconfigured();
+            return if open { Ok(Arc::clone(&self.anonymous)) } else { Err(Refusal::Missing) };
+        };
+        let now = (self.clock)();
+        let grant = match self.find(credential, now).await {
+            Ok(grant) => grant,
+            Err(refusal) => return Err(self.failed(refusal, peer)),
+        };
+        grant.count_request().map_err(|retry_after| Refusal::TooManyRequests { retry_after })?;
+        Ok(grant)
+    }
+
+    async fn find(&self, credential: Credential<'_>, now: Time) -> Result<Arc<Grant>, Refusal> {
+        match credential {
+            Credential::Ticket(ticket) => self.tickets.redeem(ticket, now).ok_or(Refusal::Unknown("ticket")),
+            Credential::Session(session) => self.sessions.redeem(session, now).ok_or(Refusal::Unknown("session")),
+            Credential::Bearer(token) => match &self.oidc {
+                Some(oidc) if !token.starts_with(PREFIX) => self.jwt(oidc, token, now).await,
+                _ => self.token(token, now).ok_or(Refusal::Unknown("token")),
+            },
+        }
+    }
+
+    /// Every token is compared, so that the time tells nothing.
+    fn token(&self, token: &str, now: Time) -> Option<Arc<Grant>> {
+        let hash = TokenHash::of(token);
+        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        let mut found = None;
+        for known in &*tokens {
+            if known.record.sha256.is(&hash) {
+                found = Some(&known.grant);
+            }
+        }
+        found.filter(|grant| !grant.is_over(now)).cloned()
+    }
+
+    async fn jwt(&self, oidc: &Oidc, token: &str, now: Time) -> Result<Arc<Grant>, Refusal> {
+        let hash = TokenHash::of(token);
+        let known = self.jwts.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
+        if let Some(grant) = known.filter(|grant| !grant.is_over(now)) {
+            return Ok(grant);
+        }
+        let bearer = oidc.check(token).await?;
+        let grant = Arc::new(Grant::new(&bearer.name, bearer.scope, Some(bearer.expires), self.limits()));
+        let mut jwts = self.jwts.lock().unwrap_or_else(PoisonError::into_inner);
+        if jwts.len() >= MAX_JWTS {
+            jwts.retain(|_, grant| !grant.is_over(now));
+        }
+        if jwts.len() < MAX_JWTS {
+            // Two requests at once: the first one's limits count for both.
+            return Ok(Arc::clone(jwts.entry(hash).or_insert(grant)));
+        }
+        Ok(grant)
+    }
+
+    /// A guess costs the address one of its tries; a provider that can't be reached does not.
+    fn failed(&self, refusal: Refusal, peer: IpAddr) -> Refusal {
+        if matches!(refusal, Refusal::Jwt(JwtRefusal::Unavailable(_) | JwtRefusal::NoGrant { .. })) {
+            return refusal;
+        }
+        match self.failures.check_key(&peer) {
+            Ok(()) => refusal,
+            Err(refused) => {
+                Refusal::TooManyFailures { retry_after: refused.wait_time_from(DefaultClock::default().now()) }
+            }
+        }
+    }
+
+    /// A text that opens one stream within a minute, for an EventSource that can't send headers; and when it ends.
+    ///
+    /// # Errors
+    /// When the system has no random bytes.
+    pub fn issue_ticket(&self, grant: &Arc<Grant>) -> Result<(String, Time), TokenError> {
+        self.tickets.issue(grant, (self.clock)())
+    }
+
+    /// A text that stands for the credential until it expires, for a cookie; and when it ends.
+    ///
+    /// # Errors
+    /// When the system has no random bytes.
+    pub fn issue_session(&self, grant: &Arc<Grant>) -> Result<(String, Time), TokenError> {
+        self.sessions.issue(grant, (self.clock)())
+    }
+
+    /// Ends a session.
+    pub fn end_session(&self, session: &str) {
+        self.sessions.withdraw(session);
+    }
+
+    /// Takes up tokens that are made or revoked, and ends what expired, until `stop`.
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        let mut failure = None;
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let access = Arc::clone(&self);
+            // Reading the file may block.
+            let Ok(outcome) = tokio::task::spawn_blocking(move || access.look()).await else { continue };
+            let told = outcome.err().map(|error| error.to_string());
+            if let Some(error) = told.as_ref().filter(|_| told != failure) {
+                tracing::error!(error, "the tokens can't be read; those known before go on");
+            }
+            failure = told;
+        }
+    }
+
+    fn look(&self) -> Result<(), AuthError> {
+        let now = (self.clock)();
+        let outcome = self.file.as_ref().map_or(Ok(()), |file| self.take(file.read()?));
+        for known in &*self.tokens.read().unwrap_or_else(PoisonError::into_inner) {
+            if known.grant.is_over(now) {
+                known.grant.ended().cancel();
+            }
+        }
+        self.jwts.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, grant| {
+            let over = grant.is_over(now);
+            if over {
+                grant.ended().cancel();
+            }
+            !over
+        });
+        self.sessions.sweep(now);
+        self.tickets.sweep(now);
+        self.failures.retain_recent();
+        outcome
+    }
+
+    /// Puts these tokens in force: those that are there no longer end at once.
+    fn take(&self, records: Vec<TokenRecord>) -> Result<(), AuthError> {
+        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        if tokens.iter().map(|known| &known.record).eq(&records) {
+            return Ok(());
+        }
+        let mut next = Vec::with_capacity(records.len());
+        for record in records {
+            let kept = tokens.iter().find(|known| known.record == record).map(|known| Arc::clone(&known.grant));
+            let grant = match kept {
+                Some(grant) => grant,
+                None => {
+                    let failed = |cause| AuthError::Scope { name: record.name.clone(), cause };
+                    let scope = record.scope.compile(&self.type_prefix).map_err(failed)?;
+                    Arc::new(Grant::new(&record.name, scope, record.expires, self.limits()))
+                }
+            };
+            next.push(Known { record, grant });
+        }
+        for known in std::mem::replace(&mut *tokens, next) {
+            if !tokens.iter().any(|token| Arc::ptr_eq(&token.grant, &known.grant)) {
+                tracing::info!(target: "audit", token = %known.record.name, "token ended");
+                known.grant.ended().cancel();
+            }
+        }
+        Ok(())
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { requests_per_minute: self.config.requests_per_minute, streams: self.config.streams_per_token }
+    }
+}
+
+#[cfg(test)]
+mod tests;

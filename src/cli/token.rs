@@ -1,0 +1,176 @@
+//! `catchment token`: makes, lists and revokes the tokens that clients show.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+
+use super::Failure;
+use crate::auth::{ScopeText, TokenError, TokenFile};
+use crate::config::{self, Environment, Flags};
+use crate::model::{Time, parse_duration};
+
+const EXAMPLES: &str = "\
+Examples:
+  catchment token create siem
+  catchment token create payments --scope account=111122223333,444455556666 --hide raw --expires 90d
+  catchment token list
+  catchment token revoke siem
+
+  curl -H \"Authorization: Bearer $TOKEN\" http://127.0.0.1:8780/v1/events
+
+A token is printed once; only its SHA-256 is kept, in tokens.json of the data directory. A running
+server takes up what changes within a second. Streams of a token that is revoked or expires get no
+event after that, and end with their next event or heartbeat. As soon as there is one token, every
+request needs one.";
+
+/// Make, list and revoke the tokens by which clients are let in
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+    /// The configuration file of the server
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The data directory of the server, where it is not that of the configuration
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Make a token and print it
+    Create {
+        /// What to call it: a-z, 0-9, ., _ and -
+        name: String,
+        /// What it may see, as in a request for events: account=111122223333 or asset_type=network.*; several must all be met
+        #[arg(long = "scope", value_name = "PARAMETER=LIST", value_parser = parameter)]
+        scope: Vec<(String, String)>,
+        /// Members of events and assets that it does not see: raw,configuration
+        #[arg(long, value_name = "LIST")]
+        hide: Option<String>,
+        /// When it ends: 90d, 12h, or a time such as 2027-01-01T00:00:00Z [default: when it is revoked]
+        #[arg(long, value_name = "WHEN")]
+        expires: Option<String>,
+    },
+    /// Show all tokens, one per line
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a token and the streams that it opened
+    Revoke {
+        /// The token's name
+        name: String,
+    },
+}
+
+fn parameter(text: &str) -> Result<(String, String), String> {
+    let (name, value) =
+        text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form account=111122223333"))?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+pub(super) fn run(arguments: Arguments, environment: &Environment, output: &mut dyn Write) -> Result<(), Failure> {
+    let flags = Flags { config: arguments.config, data_dir: arguments.data_dir, ..Flags::default() };
+    let config = config::load(&flags, environment)?.config;
+    let file = match &config.auth.tokens_file {
+        Some(path) => TokenFile::new(path.clone()),
+        None if config.ephemeral => {
+            let message = "the configuration says ephemeral = true: name a file for the tokens, auth.tokens_file";
+            return Err(Failure::Usage(message.to_owned()));
+        }
+        None => TokenFile::of(&config.data_dir),
+    };
+    match arguments.action {
+        Action::Create { name, scope, hide, expires } => {
+            let scope = scope_of(scope, hide)?;
+            scope.compile(&config.events.type_prefix).map_err(|error| Failure::Usage(error.to_string()))?;
+            let now = now();
+            let expires = expires.map(|text| end(&text, now)).transpose()?;
+            let token = file.create(&name, scope, now, expires).map_err(failed)?;
+            tracing::info!(target: "audit", token = name, "token made");
+            Ok(writeln!(output, "{token}")?)
+        }
+        Action::List { json } => list(&file, json, output),
+        Action::Revoke { name } => {
+            file.revoke(&name).map_err(failed)?;
+            Ok(writeln!(
+                output,
+                "{name} is revoked; a running server refuses it within a second, and ends its streams"
+            )?)
+        }
+    }
+}
+
+fn scope_of(parameters: Vec<(String, String)>, hide: Option<String>) -> Result<ScopeText, Failure> {
+    let mut scope = BTreeMap::new();
+    for (name, value) in parameters.into_iter().chain(hide.map(|hide| ("hide".to_owned(), hide))) {
+        if scope.insert(name.clone(), value).is_some() {
+            return Err(Failure::Usage(format!(
+                "--scope {name} stands there twice; separate several values by commas"
+            )));
+        }
+    }
+    Ok(ScopeText(scope))
+}
+
+fn end(text: &str, now: Time) -> Result<Time, Failure> {
+    let after = parse_duration(text).and_then(|duration| i64::try_from(duration.as_millis()).ok());
+    let end = match after {
+        Some(millis) => Time::from_millis(now.millis().saturating_add(millis)),
+        None => {
+            text.parse().map_err(|error| Failure::Usage(format!("--expires {error}, nor a duration such as 90d")))?
+        }
+    };
+    if end <= now {
+        return Err(Failure::Usage(format!("--expires {text} lies in the past")));
+    }
+    Ok(end)
+}
+
+fn list(file: &TokenFile, as_json: bool, output: &mut dyn Write) -> Result<(), Failure> {
+    let tokens = file.read().map_err(failed)?;
+    let now = now();
+    for token in &tokens {
+        let expired = token.expires.is_some_and(|expires| expires <= now);
+        if as_json {
+            let line = json!({
+                "name": token.name, "created": token.created, "expires": token.expires, "expired": expired,
+                "scope": token.scope,
+            });
+            writeln!(output, "{line}")?;
+            continue;
+        }
+        let end = match token.expires {
+            Some(expires) if expired => format!("expired {expires}"),
+            Some(expires) => format!("until {expires}"),
+            None => "until it is revoked".to_owned(),
+        };
+        let scope: Vec<String> = token.scope.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let scope = if scope.is_empty() { "everything".to_owned() } else { scope.join(" ") };
+        writeln!(output, "{}  since {}  {end}  {scope}", token.name, token.created)?;
+    }
+    if tokens.is_empty() && !as_json {
+        writeln!(output, "no token: {} has none", file.path().display())?;
+    }
+    Ok(())
+}
+
+fn failed(error: TokenError) -> Failure {
+    match error {
+        TokenError::Name { .. } | TokenError::Taken { .. } | TokenError::Unknown { .. } => {
+            Failure::Usage(error.to_string())
+        }
+        error => Failure::run("keep the tokens", error),
+    }
+}
+
+fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,346 @@
+//! Who asks: the credential of a request, and what the answer to it may show.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::assets::AssetBody;
+use super::error::ApiError;
+use crate::auth::{Access, Credential, Grant, Refusal, SESSION};
+use crate::hub::{AssetView, Filter, Projection, View};
+use crate::inventory::Held;
+use crate::model::{EventHead, Time};
+
+/// The cookie that stands for a credential in a browser.
+const COOKIE: &str = "catchment_session";
+
+/// Where a connection comes from; each request has it as an extension.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) SocketAddr);
+
+/// What the request may see, as handlers get it.
+#[derive(Clone, Debug)]
+pub(super) struct Caller(pub(super) Arc<Grant>);
+
+impl Caller {
+    /// A place among the streams of this credential.
+    pub(super) fn open_stream(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.0.open_stream().ok_or(ApiError::TooManyStreamsOfOne)
+    }
+
+    /// Cancelled when the credential ends; `None` for one that does not.
+    pub(super) fn until_ended(&self) -> Option<CancellationToken> {
+        self.0.can_end().then(|| self.0.ended().clone())
+    }
+
+    /// What was asked for, within the scope.
+    pub(super) fn confine(&self, filter: Filter) -> Result<Filter, ApiError> {
+        let scope = self.0.scope();
+        if scope.hidden().is_some() && filter.has_condition() {
+            let reason = "this credential does not see every member, and an expression could ask for any";
+            return Err(ApiError::bad_parameter("where", reason));
+        }
+        Ok(filter.within(scope.filter()))
+    }
+
+    /// The members that were asked for, without those that are hidden.
+    pub(super) fn project(&self, asked: Option<Arc<Projection>>) -> Option<Arc<Projection>> {
+        match (asked, self.0.scope().hidden()) {
+            (Some(asked), Some(hidden)) => Some(Arc::new(Arc::unwrap_or_clone(asked).then(hidden))),
+            (asked, hidden) => asked.or_else(|| hidden.cloned()),
+        }
+    }
+
+    /// Whether an event, as JSON, may be seen.
+    pub(super) fn sees_event(&self, json: &[u8]) -> Result<bool, ApiError> {
+        let Some(filter) = self.0.scope().filter() else { return Ok(true) };
+        let head = EventHead::parse(json).map_err(internal)?;
+        Ok(filter.matches(&View::new(&head, json)))
+    }
+
+    /// The assets that may be seen; `None`: all.
+    ///
+    /// # Errors
+    /// When the scope asks for what was done to them: what they hold now can't be cut to that.
+    pub(super) fn assets(&self) -> Result<Option<&Arc<Filter>>, ApiError> {
+        let filter = self.0.scope().filter();
+        if filter.is_none_or(|filter| filter.is_about_assets()) { Ok(filter) } else { Err(ApiError::OutOfScope) }
+    }
+
+    /// Whether an asset may be seen.
+    ///
+    /// # Errors
+    /// As [`assets`](Self::assets).
+    pub(super) fn sees_asset(&self, asset: &Held) -> Result<bool, ApiError> {
+        let view = AssetView {
+            name: asset.name.as_str(),
+            asset_type: &asset.neutral_type,
+            provider: &asset.provider,
+            account: &asset.account,
+            region: &asset.region,
+        };
+        Ok(self.assets()?.is_none_or(|filter| filter.matches_asset(&view)))
+    }
+
+    /// Whether every member of events and assets may be seen.
+    pub(super) fn sees_every_member(&self) -> bool {
+        self.0.scope().hidden().is_none()
+    }
+
+    /// What is told of an asset, without the members that are hidden: they are named as in an event.
+    pub(super) fn asset<'a>(&self, body: AssetBody<'a>) -> Result<Shown<AssetBody<'a>>, ApiError> {
+        let Some(hidden) = self.0.scope().hidden() else { return Ok(Shown::Whole(body)) };
+        let mut body = serde_json::to_value(body).map_err(internal)?;
+        let mut data = Map::new();
+        if let Value::Object(members) = &mut body {
+            for name in ["configuration", "configuration_state"] {
+                data.extend(members.remove_entry(name));
+            }
+        }
+        data.insert("asset".to_owned(), body);
+        let mut shown = Vec::new();
+        let event = serde_json::to_vec(&json!({ "data": data })).map_err(internal)?;
+        hidden.apply(&event, &mut shown).map_err(internal)?;
+        let mut event: Value = serde_json::from_slice(&shown).map_err(internal)?;
+        let mut data = event.get_mut("data").map(Value::take).unwrap_or_default();
+        let mut asset = data.get_mut("asset").map(Value::take).unwrap_or_default();
+        if let (Value::Object(asset), Value::Object(mut data)) = (&mut asset, data) {
+            data.remove("asset");
+            asset.extend(data);
+        }
+        Ok(Shown::Cut(asset))
+    }
+
+    /// Refuses a credential that does not see everything: what belongs to no asset can't be cut to a scope.
+    pub(super) fn sees_everything(&self) -> Result<(), ApiError> {
+        if self.0.scope().is_everything() { Ok(()) } else { Err(ApiError::OutOfScope) }
+    }
+}
+
+/// What a credential sees of something.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum Shown<T> {
+    /// All of it.
+    Whole(T),
+    /// Without what is hidden.
+    Cut(Value),
+}
+
+/// Lets a request through whose credential is good, and hands its [`Caller`] to the handler.
+pub(super) async fn admit(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+    let shown = match Given::take(&mut request, &app.state.access) {
+        Ok(shown) => shown,
+        Err(error) => return refuse(error, &request, peer),
+    };
+    let grant = match app.state.access.admit(shown.as_ref().map(Given::credential), peer).await {
+        Ok(grant) => grant,
+        Err(refusal) => return refuse(refusal.into(), &request, peer),
+    };
+    if shown.is_none() && app.state.access.is_local_only() && !names_this_machine(&request) {
+        return refuse(ApiError::ForeignHost, &request, peer);
+    }
+    request.extensions_mut().insert(Caller(grant));
+    next.run(request).await
+}
+
+/// Answers and tells the log. Nothing of the credential itself is in it.
+fn refuse(error: ApiError, request: &Request, peer: IpAddr) -> Response {
+    // Debug escapes what a client might hide in a path.
+    let path = request.uri().path();
+    tracing::warn!(target: "audit", %peer, method = %request.method(), ?path, reason = %error, "request refused");
+    error.into_response()
+}
+
+/// A credential out of a request.
+enum Given {
+    Bearer(String),
+    Ticket(String),
+    Session(String),
+}
+
+impl Given {
+    /// Takes the credential out of the request. One in the query is removed from the address, so that no log has it.
+    fn take(request: &mut Request, access: &Access) -> Result<Option<Self>, ApiError> {
+        let query = take_query(request.uri_mut(), &["ticket", "access_token"]);
+        if let Some(value) = request.headers().get(header::AUTHORIZATION) {
+            let token = value.to_str().ok().and_then(bearer).ok_or(ApiError::BadAuthorization)?;
+            return Ok(Some(Self::Bearer(token.to_owned())));
+        }
+        match query {
+            Some(("ticket", ticket)) => return Ok(Some(Self::Ticket(ticket))),
+            Some((_, token)) if access.takes_query_tokens() => return Ok(Some(Self::Bearer(token))),
+            Some(_) => return Err(ApiError::QueryToken),
+            None => {}
+        }
+        Ok(cookie(request.headers()).map(|session| Self::Session(session.to_owned())))
+    }
+
+    fn credential(&self) -> Credential<'_> {
+        match self {
+            Self::Bearer(token) => Credential::Bearer(token),
+            Self::Ticket(ticket) => Credential::Ticket(ticket),
+            Self::Session(session) => Credential::Session(session),
+        }
+    }
+}
+
+/// The token of `Bearer <token>`; the scheme's case does not count (RFC 9110, section 11.1).
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find_map(|(name, value)| (name == COOKIE).then_some(value))
+}
+
+/// Removes these parameters from an address, and gives the first of them.
+fn take_query(uri: &mut Uri, names: &[&'static str]) -> Option<(&'static str, String)> {
+    let query = uri.query()?;
+    let name_of = |pair: &str| {
+        let name = pair.split('=').next().unwrap_or(pair);
+        names.iter().find(|wanted| **wanted == name).copied()
+    };
+    let found = query.split('&').find_map(|pair| {
+        let value = pair.split_once('=').map_or("", |(_, value)| value);
+        // Tokens are made of letters that need no escape.
+        name_of(pair).map(|name| (name, value.to_owned()))
+    })?;
+    let kept: Vec<&str> = query.split('&').filter(|pair| name_of(pair).is_none()).collect();
+    let path = if kept.is_empty() { uri.path().to_owned() } else { format!("{}?{}", uri.path(), kept.join("&")) };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = PathAndQuery::try_from(path).ok();
+    if let Ok(shorter) = Uri::from_parts(parts) {
+        *uri = shorter;
+    }
+    Some(found)
+}
+
+/// Whether `Host` is a name of the loopback interface. A page from elsewhere can make a browser ask a local server under
+/// a name of its own (DNS rebinding), but not hide that name.
+fn names_this_machine(request: &Request) -> bool {
+    let Some(host) = request.headers().get(header::HOST) else { return true };
+    let Ok(host) = host.to_str() else { return false };
+    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+#[derive(Serialize)]
+struct TicketBody {
+    ticket: String,
+    expires: Time,
+}
+
+/// `POST /v1/tickets`: a ticket that opens one stream as `GET /v1/events?ticket=…`.
+pub(super) async fn ticket(
+    State(app): State<Shared>,
+    axum::Extension(caller): axum::Extension<Caller>,
+) -> Result<Response, ApiError> {
+    let (ticket, expires) = app.state.access.issue_ticket(&caller.0).map_err(internal)?;
+    Ok((NO_STORE, Json(TicketBody { ticket, expires })).into_response())
+}
+
+/// `POST /v1/login`: a cookie that stands for the credential of this request.
+pub(super) async fn login(
+    State(app): State<Shared>,
+    axum::Extension(caller): axum::Extension<Caller>,
+) -> Result<Response, ApiError> {
+    let (session, _) = app.state.access.issue_session(&caller.0).map_err(internal)?;
+    Ok((StatusCode::NO_CONTENT, NO_STORE, set_cookie(&session, SESSION.as_secs())?).into_response())
+}
+
+/// `POST /v1/logout`: ends the session of the cookie.
+pub(super) async fn logout(State(app): State<Shared>, headers: HeaderMap) -> Result<Response, ApiError> {
+    if let Some(session) = cookie(&headers) {
+        app.state.access.end_session(session);
+    }
+    Ok((StatusCode::NO_CONTENT, NO_STORE, set_cookie("", 0)?).into_response())
+}
+
+const NO_STORE: [(HeaderName, HeaderValue); 1] = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+
+/// Out of reach of scripts, of other sites, and of plain HTTP other than to this machine.
+fn set_cookie(value: &str, max_age: u64) -> Result<[(HeaderName, HeaderValue); 1], ApiError> {
+    let cookie = format!("{COOKIE}={value}; Path=/; Max-Age={max_age}; HttpOnly; Secure; SameSite=Strict");
+    HeaderValue::from_str(&cookie).map(|value| [(header::SET_COOKIE, value)]).map_err(internal)
+}
+
+fn internal(error: impl std::fmt::Display) -> ApiError {
+    ApiError::Internal { cause: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_out_of_the_address_is_no_longer_in_it() {
+        for (before, found, after) in [
+            ("/v1/events?ticket=t", Some(("ticket", "t")), "/v1/events"),
+            ("/v1/events?type=create&ticket=t&limit=1", Some(("ticket", "t")), "/v1/events?type=create&limit=1"),
+            ("/v1/events?access_token=a&ticket=t", Some(("access_token", "a")), "/v1/events"),
+            ("/v1/events?ticketed=t", None, "/v1/events?ticketed=t"),
+            ("/v1/events", None, "/v1/events"),
+        ] {
+            let mut uri: Uri = before.parse().unwrap();
+            let taken = take_query(&mut uri, &["ticket", "access_token"]);
+            assert_eq!(taken.as_ref().map(|(name, value)| (*name, value.as_str())), found, "{before}");
+            assert_eq!(uri.to_string(), after, "{before}");
+        }
+    }
+
+    #[test]
+    fn only_bearer_is_taken() {
+        assert_eq!(bearer("Bearer abc"), Some("abc"));
+        assert_eq!(bearer("bearer  abc "), Some("abc"));
+        for value in ["Basic abc", "Bearer", "Bearer ", "abc"] {
+            assert_eq!(bearer(value), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_cookie_is_found_among_others() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::COOKIE, HeaderValue::from_static("a=b; catchment_session=s; c=d"));
+        assert_eq!(cookie(&headers), Some("s"));
+        headers.remove(header::COOKIE);
+        assert_eq!(cookie(&headers), None);
+    }
+
+    #[test]
+    fn only_names_of_the_loopback_interface_are_this_machine() {
+        let request = |host: &str| Request::builder().header("host", host).body(axum::body::Body::empty()).unwrap();
+        for host in ["localhost", "LOCALHOST:8780", "127.0.0.1:1", "127.9.9.9", "[::1]:8780"] {
+            assert!(names_this_machine(&request(host)), "{host}");
+        }
+        for host in ["example.com", "127.0.0.1.example.com", "localhost.example.com:80", "192.0.2.1", "[2001:db8::1]:1"]
+        {
+            assert!(!names_this_machine(&request(host)), "{host}");
+        }
+    }
+}
