@@ -61,7 +61,7 @@ fn what_becomes_of_each_hostile_record() {
     let with = |member: &str| good.replacen('{', &format!("{{{member},"), 1);
     for (what, text, expected) in [
         ("a good record", good.clone(), "changes"),
-        ("deep in a member that no rule reads", with(&format!("\"tlsDetails\":{deep}")), "quarantined: unfit_text"),
+        ("deep in a member that no rule reads", with(&format!("\"unread\":{deep}")), "quarantined: unfit_text"),
         ("deep objects", with(&format!("\"additionalEventData\":{deep_objects}")), "quarantined: unfit_text"),
         (
             "deep parameters",
