@@ -80,7 +80,7 @@ fn an_operation_that_began_before_a_kill_is_told_once_after_it() {
     for late in [start("held"), accepted("held"), succeeded("held")] {
         add(&trail, &late);
     }
-    add(&trail, &record("held", "Failure", "Failed.Conflict", 8));
+    add(&trail, &record("held", "Failure", "Failed.Conflict", 10));
     let server = Server::serve(folder.path(), &configuration);
     server.wait_until("read", || server.records() == 5);
     let events = server.all_events();
