@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread;
 
 use serde_json::json;
@@ -80,7 +80,7 @@ fn normalize(arguments: &Arguments, output: &mut dyn Write) -> Result<(), Failur
         let (sender, chunks) = sync_channel(CHUNKS);
         let reader = scope.spawn(|| Ahead::new(engine, sender).read(&arguments.files));
         // Dropped on the way out, so that the reader ends where writing has failed.
-        chunks.into_iter().flatten().try_for_each(|normalized| run.take(normalized))?;
+        run.take_all(chunks)?;
         reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     run.rest()?;
@@ -135,7 +135,18 @@ impl Ahead {
         };
         self.bytes += size_of::<Normalized>();
         self.chunk.push(Normalized { file, index, outcome });
-        if self.bytes < CHUNK_BYTES { Ok(()) } else { self.hand_on() }
+        if self.bytes < CHUNK_BYTES { self.offer() } else { self.hand_on() }
+    }
+
+    /// Hands on what there is while who completes keeps up, so that nothing waits for more input, which may be long in
+    /// coming.
+    fn offer(&mut self) -> Result<(), Failure> {
+        match self.chunks.try_send(std::mem::take(&mut self.chunk)) {
+            Ok(()) => self.bytes = 0,
+            Err(TrySendError::Full(chunk)) => self.chunk = chunk,
+            Err(TrySendError::Disconnected(_)) => return Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
+        }
+        Ok(())
     }
 
     fn hand_on(&mut self) -> Result<(), Failure> {
@@ -157,6 +168,21 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Until there are no more. What was written is seen before the next is waited for.
+    fn take_all(&mut self, chunks: Receiver<Vec<Normalized>>) -> Result<(), Failure> {
+        loop {
+            let chunk = match chunks.try_recv() {
+                Err(TryRecvError::Empty) => {
+                    self.output.flush()?;
+                    chunks.recv().map_err(|_| TryRecvError::Disconnected)
+                }
+                received => received,
+            };
+            let Ok(chunk) = chunk else { return Ok(()) };
+            chunk.into_iter().try_for_each(|normalized| self.take(normalized))?;
+        }
+    }
+
     fn take(&mut self, normalized: Normalized) -> Result<(), Failure> {
         let Normalized { file, index, outcome } = normalized;
         // Nothing is stored: what was seen is what this run remembers.

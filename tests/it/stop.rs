@@ -130,7 +130,7 @@ fn with_an_unread_stream(folder: &Path, drain: Duration) -> (Server, Socket) {
     let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     client.set_recv_buffer_size(4_096).unwrap();
     client.connect(&server.address().into()).unwrap();
-    client.send(b"GET /v1/events?since=2020-01-01T00:00:00Z HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    client.send(b"GET /v1/events?since=2020-01-01T00:00:00Z HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     server.wait_until("the stream open", || server.metric("catchment_stream_clients", "") > 0.5);
     (server, client)
 }
