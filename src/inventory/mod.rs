@@ -160,7 +160,8 @@ impl Inventory {
     pub fn bounded(max_bytes: usize) -> Self {
         // A part of it for what was told lately, so that late records find their place.
         let journal = Mutex::new(Journal::with_limit(max_bytes / 32));
-        Self { evictor: Some(Mutex::new(Evictor::new(max_bytes))), journal, ..Self::default() }
+        let documents = Mutex::new(Documents::with_limit(max_bytes / 64));
+        Self { evictor: Some(Mutex::new(Evictor::new(max_bytes))), journal, documents, ..Self::default() }
     }
 
     /// Number of assets held, deleted ones included.

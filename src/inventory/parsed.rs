@@ -47,22 +47,32 @@ impl Held {
 
 /// Keeps the latest documents: what was just created is often changed again at once. Bounded by bytes; the oldest goes
 /// first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Documents {
     latest: VecDeque<(Arc<Value>, usize)>,
     bytes: usize,
+    max_bytes: usize,
+}
+
+impl Default for Documents {
+    fn default() -> Self {
+        Self::with_limit(16 << 20)
+    }
 }
 
 impl Documents {
-    const MAX_BYTES: usize = 16 << 20;
     /// A document takes about so many times the memory of its JSON.
     const EXPANSION: usize = 5;
+
+    pub(super) fn with_limit(max_bytes: usize) -> Self {
+        Self { latest: VecDeque::new(), bytes: 0, max_bytes }
+    }
 
     pub(super) fn keep(&mut self, document: &Arc<Value>, json_bytes: usize) {
         let bytes = Self::EXPANSION * json_bytes;
         self.latest.push_back((Arc::clone(document), bytes));
         self.bytes += bytes;
-        while self.bytes > Self::MAX_BYTES {
+        while self.bytes > self.max_bytes {
             let Some((_, bytes)) = self.latest.pop_front() else { return };
             self.bytes -= bytes;
         }
