@@ -30,7 +30,7 @@ Examples:
 Prints the asset as a running server holds it, each value of its configuration with the event
 that set it: when, who, by which call and with what. Times are RFC 3339, or durations before now
 (90m, 2h, 7d). --diff prints what was taken away (-) and what came (+) from the first time to the
-second. Asks the server at the configured address, or at --url.";
+second. Asks the server at the configured address, or at --url, with the token of CATCHMENT_TOKEN.";
 
 /// Print an asset: what it is, what it was, who set which value, what changed
 #[derive(Debug, clap::Args)]
@@ -68,7 +68,8 @@ pub(super) fn run(arguments: &Arguments, environment: &Environment, output: &mut
             local_url(config::load(&flags, environment)?.config.http.listen)
         }
     };
-    let server = Server { base, name: arguments.name.clone() };
+    let bearer = environment.token().map(|token| format!("Bearer {token}"));
+    let server = Server { base, name: arguments.name.clone(), bearer };
     until_signalled(async |stop| {
         let work = Box::pin(print(arguments, &server, output));
         stop.run_until_cancelled(work).await.unwrap_or(Ok(()))
@@ -97,6 +98,7 @@ async fn print(arguments: &Arguments, server: &Server, output: &mut dyn Write) -
 struct Server {
     base: String,
     name: String,
+    bearer: Option<String>,
 }
 
 impl Server {
@@ -107,8 +109,12 @@ impl Server {
         let address = format!("{}/v1/assets/{}{of}{query}", self.base, encode(&self.name));
         let failed = |cause: &dyn std::fmt::Display| Failure::run(format!("ask {}", self.base), cause);
         let url = Url::parse(&address).map_err(|error| failed(&error))?;
+        let mut request = Request::new(url, Method::Get);
+        if let Some(bearer) = &self.bearer {
+            request.insert_header("authorization", bearer.clone());
+        }
         let answer = async {
-            let answer = new_http_client(None).execute_request(&Request::new(url, Method::Get)).await?;
+            let answer = new_http_client(None).execute_request(&request).await?;
             let status = u16::from(answer.status());
             Ok::<_, azure_core::Error>((status, answer.into_body().collect().await?))
         };

@@ -54,6 +54,7 @@ Environment:
   CATCHMENT_CONFIG   the configuration file, as --config
   CATCHMENT_LOG      what is logged: error, warn, info, debug or trace, or by part of the
                      program: warn,catchment::source=debug
+  CATCHMENT_TOKEN    the token by which catchment asset asks a server that wants one
   CATCHMENT_...      any key of the configuration: CATCHMENT_HTTP__LISTEN=0.0.0.0:8780
 
 Exit codes:

@@ -18,7 +18,7 @@ const DEFAULT_PLACES: [&str; 2] = ["./catchment.toml", "/etc/catchment/catchment
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 const PREFIX: &str = "CATCHMENT_";
 /// Variables that are no keys of the configuration.
-const OTHER_VARIABLES: [&str; 2] = ["CATCHMENT_CONFIG", "CATCHMENT_LOG"];
+const OTHER_VARIABLES: [&str; 3] = ["CATCHMENT_CONFIG", "CATCHMENT_LOG", "CATCHMENT_TOKEN"];
 
 /// The environment, read once.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +35,12 @@ impl Environment {
     #[must_use]
     pub fn log_filter(&self) -> Option<Cow<'_, str>> {
         self.get("CATCHMENT_LOG").map(|filter| filter.to_string_lossy())
+    }
+
+    /// The token of `CATCHMENT_TOKEN`, by which commands ask a running server.
+    #[must_use]
+    pub fn token(&self) -> Option<&str> {
+        self.get("CATCHMENT_TOKEN")?.to_str()
     }
 
     fn get(&self, name: &str) -> Option<&OsString> {

@@ -134,6 +134,13 @@ fn a_scope_cuts_everything_that_its_token_sees() {
     let (status, _, body) = ask(&format!("{}/history", asset(theirs)));
     assert_eq!(status, 200);
     assert!(body.contains(OTHER_ACCOUNT) && !body.contains("\"raw\""), "{body}");
+    let by_token = |token: &str| {
+        let mut command = catchment();
+        command.args(["asset", theirs["subject"].as_str().unwrap(), "--json", "--url", &server.url("")]);
+        finish(command.env("CATCHMENT_TOKEN", token), b"")
+    };
+    assert_eq!(by_token(&all).json_lines()[0]["account"], OTHER_ACCOUNT);
+    assert!(by_token("").stderr.contains("a credential is needed"));
     let (_, _, body) = ask("/v1/assets");
     assert!(
         body.contains(OTHER_ACCOUNT) && !body.contains(ours["data"]["asset"]["account"].as_str().unwrap()),
