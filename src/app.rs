@@ -1,5 +1,7 @@
 //! Wiring: open, bind, spawn, wait, and the phases of stopping. Nothing is decided here but the order.
 
+mod import;
+
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +32,11 @@ use crate::source::aws_lookup_events::LookupEventsSource;
 use crate::source::aws_sqs::{EVENTBRIDGE_KIND, S3_KIND, SqsConfig, SqsSource};
 use crate::source::azure_event_hubs::EventHubsSource;
 use crate::source::file::FileSource;
+use crate::source::seed::{aws_config, resource_graph};
 use crate::source::supervise::supervise;
-use crate::source::{Clock, Intake, Source, StatusBoard};
+use crate::source::{Clock, Intake, Source, SourceError, StatusBoard};
+
+pub use self::import::{Imported, import};
 
 /// Deliveries that may wait for the ingest loop.
 const INTAKE_DELIVERIES: usize = 64;
@@ -78,6 +83,9 @@ pub enum AppError {
     /// The ingest thread can't be started.
     #[error("start the ingest thread: {0}")]
     Thread(std::io::Error),
+    /// What was to be imported can't be read.
+    #[error(transparent)]
+    Import(SourceError),
     /// Stopping took longer than allowed.
     #[error("stopping took longer than {0:?}; what was under way is left")]
     DrainDeadline(Duration),
@@ -115,6 +123,7 @@ pub async fn run(
     let gateway = Gateway::start(&config, engine, hangups, log, inventory, metrics, Entrance { access, listener })?;
     gateway.start_sources(&config, extra).await?;
     gateway.start_backfills(&config);
+    gateway.start_imports(&config);
     info!(%address, "listening");
     listening(address);
     gateway.until_stopped(stop, Duration::from_millis(config.shutdown.drain_millis)).await
@@ -262,6 +271,12 @@ impl Gateway {
                 SourceConfig::AwsEventbridgeSqs(config) => (EVENTBRIDGE_KIND, self.sqs_source(&id, config, cursor)),
                 SourceConfig::AzureEventHubs(config) => {
                     ("azure_event_hubs", Box::new(EventHubsSource::new(id.clone(), config, cursor, clock)))
+                }
+                SourceConfig::AwsConfig(config) => {
+                    (aws_config::KIND, Box::new(config.source(id.clone(), cursor, clock)))
+                }
+                SourceConfig::AzureResourceGraph(config) => {
+                    (resource_graph::KIND, Box::new(config.source(id.clone(), cursor, clock)))
                 }
             };
             self.starter().start(ExtraSource { id, kind, source }, self.stop_sources.clone());

@@ -19,7 +19,7 @@ pub struct Metrics {
     registry: Registry,
     /// `catchment_records_received_total{source}`.
     pub records_received: IntCounterVec,
-    /// `catchment_records_total{source,outcome}`: outcome is `changes`, `folded`, `skipped`, `duplicate` or `quarantined`; they
+    /// `catchment_records_total{source,outcome}`: outcome is `changes`, `folded`, `seeded`, `skipped`, `duplicate` or `quarantined`; they
     /// add up to what was received.
     pub records: IntCounterVec,
     /// `catchment_skipped_records_total{reason}`.

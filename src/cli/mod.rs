@@ -12,6 +12,7 @@ mod coverage;
 mod demo;
 mod doctor;
 mod explain;
+mod import;
 mod normalize;
 mod records;
 mod serve;
@@ -42,6 +43,7 @@ Examples:
   catchment normalize trail.json.gz | jq     what the records of a file say, without a server
   catchment check --print-default            a configuration file with every key explained
   catchment serve --config catchment.toml    run the gateway
+  catchment import config-snapshot.json.gz   fill the inventory with what there was before
   catchment explain record.json              which rules look for what in a record, and find it
   catchment test --normalizers rules         run a folder of rules over its fixtures
   catchment token create dashboard           a token, so that others than this machine may ask
@@ -79,6 +81,7 @@ enum Command {
     Normalize(normalize::Arguments),
     Check(check::Arguments),
     Backfill(backfill::Arguments),
+    Import(import::Arguments),
     Test(test::Arguments),
     Explain(explain::Arguments),
     Coverage(coverage::Arguments),
@@ -97,6 +100,7 @@ impl Command {
             Self::Normalize(_)
             | Self::Check(_)
             | Self::Backfill(_)
+            | Self::Import(_)
             | Self::Test(_)
             | Self::Explain(_)
             | Self::Coverage(_)
@@ -215,6 +219,7 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Normalize(arguments) => normalize::run(&arguments, output),
         Command::Check(arguments) => check::run(&arguments, environment, output),
         Command::Backfill(arguments) => backfill::run(arguments, environment, output),
+        Command::Import(arguments) => import::run(arguments, environment, output),
         Command::Token(arguments) => token::run(arguments, environment, output),
         Command::Asset(arguments) => asset::run(&arguments, environment, output),
         Command::Azure(arguments) => azure::run(&arguments, output),

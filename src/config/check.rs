@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{Config, FileConfig, Finding, HttpConfig, LookupEventsConfig, Origin, Severity, SourceConfig, SqsConfig};
+use super::{
+    AwsConfigConfig, Config, FileConfig, Finding, HttpConfig, LookupEventsConfig, Origin, Severity, SourceConfig,
+    SqsConfig,
+};
 use crate::model::SourceId;
 use crate::secret::Secret;
 
@@ -165,7 +168,33 @@ fn check_sources(sources: &BTreeMap<SourceId, SourceConfig>, report: &mut Report
                     report.error(&key(field), &message);
                 }
             }
+            SourceConfig::AwsConfig(config) => check_aws_config(config, &key, report),
+            SourceConfig::AzureResourceGraph(graph) => {
+                graph.mistakes().into_iter().for_each(|(field, message)| report.error(&key(field), &message));
+                check_sweeps(graph.every_secs, graph.requests_per_second, &key, report);
+                check_url("endpoint_url", graph.endpoint_url.as_deref(), &key, report);
+            }
         }
+    }
+}
+
+fn check_aws_config(config: &AwsConfigConfig, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+    config.mistakes().into_iter().for_each(|(field, message)| report.error(&key(field), &message));
+    if !is_region(&config.region) {
+        report.error(&key("region"), &format!("{:?} is not a region such as eu-west-1", config.region));
+    }
+    check_sweeps(config.every_secs, config.requests_per_second, key, report);
+    check_url("endpoint_url", config.endpoint_url.as_deref(), key, report);
+    check_url("sts_endpoint_url", config.sts_endpoint_url.as_deref(), key, report);
+    check_credentials([&config.access_key_id, &config.secret_access_key, &config.session_token], key, report);
+}
+
+fn check_sweeps(every_secs: u64, requests_per_second: f64, key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
+    if !(60..=31_536_000).contains(&every_secs) {
+        report.error(&key("every_secs"), "must be from 60 to 31536000");
+    }
+    if !(0.01..=100.0).contains(&requests_per_second) {
+        report.error(&key("requests_per_second"), "must be from 0.01 to 100");
     }
 }
 

@@ -24,7 +24,9 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 pub use layers::{Environment, Flags, LoadError, Loaded, load};
-pub use source::{EventHubsConfig, FileConfig, LookupEventsConfig, SourceConfig, SqsConfig};
+pub use source::{
+    AwsConfigConfig, EventHubsConfig, FileConfig, LookupEventsConfig, ResourceGraphConfig, SourceConfig, SqsConfig,
+};
 
 use crate::auth::AuthConfig;
 use crate::model::{NoveltyLimits, SourceId};

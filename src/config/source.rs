@@ -6,6 +6,9 @@ pub use crate::source::aws_lookup_events::LookupEventsConfig;
 pub use crate::source::aws_sqs::SqsConfig;
 pub use crate::source::azure_event_hubs::EventHubsConfig;
 pub use crate::source::file::FileConfig;
+pub use crate::source::seed::aws_config::AwsConfigConfig;
+pub use crate::source::seed::resource_graph::ResourceGraphConfig;
+use crate::source::seed::{aws_config, resource_graph};
 
 /// One `[sources.<name>.<kind>]`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -21,6 +24,10 @@ pub enum SourceConfig {
     AwsEventbridgeSqs(SqsConfig),
     /// `[sources.<name>.azure_event_hubs]`.
     AzureEventHubs(EventHubsConfig),
+    /// `[sources.<name>.aws_config]`.
+    AwsConfig(AwsConfigConfig),
+    /// `[sources.<name>.azure_resource_graph]`.
+    AzureResourceGraph(ResourceGraphConfig),
 }
 
 impl SourceConfig {
@@ -33,6 +40,8 @@ impl SourceConfig {
             Self::AwsS3Sqs(_) => "aws_s3_sqs",
             Self::AwsEventbridgeSqs(_) => "aws_eventbridge_sqs",
             Self::AzureEventHubs(_) => "azure_event_hubs",
+            Self::AwsConfig(_) => aws_config::KIND,
+            Self::AzureResourceGraph(_) => resource_graph::KIND,
         }
     }
 }

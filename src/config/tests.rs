@@ -114,6 +114,11 @@ fn the_examples_of_the_default_file_are_read() {
         namespace = "acme"
         hub = "insights-activity-logs"
         endpoint = "amqps://10.0.0.4"
+        [inventory.aws_config]
+        aggregator = "organization"
+        region = "eu-west-1"
+        role_arn = "arn:aws:iam::111122223333:role/catchment"
+        [azure_inventory.azure_resource_graph]
     "#;
     assert_eq!(config.sources, toml::from_str(expected).unwrap(), "the values of the comments are the defaults");
     assert_eq!(config.normalizers.dir, Some(PathBuf::from("/etc/catchment/normalizers")));
@@ -212,13 +217,13 @@ fn every_mistake_is_told_with_key_and_line() {
         (
             "[sources.trail.fil]\npath = \"x\"",
             "catchment.toml, line 1: sources.trail.fil: unknown kind fil (did you mean file?); known kinds are file, \
-             aws_lookup_events, aws_s3_sqs, aws_eventbridge_sqs, azure_event_hubs"
+             aws_lookup_events, aws_s3_sqs, aws_eventbridge_sqs, azure_event_hubs, aws_config, azure_resource_graph"
                 .into(),
         ),
         (
             "[sources.trail]",
             "catchment.toml, line 1: sources.trail: has no kind; give it one of file, aws_lookup_events, aws_s3_sqs, \
-             aws_eventbridge_sqs, azure_event_hubs"
+             aws_eventbridge_sqs, azure_event_hubs, aws_config, azure_resource_graph"
                 .into(),
         ),
         (
@@ -234,7 +239,7 @@ fn every_mistake_is_told_with_key_and_line() {
         (
             "[sources]\ntrail = \"file\"",
             "catchment.toml, line 2: sources.trail: is a section with a kind, such as \
-             [sources.trail.file|aws_lookup_events|aws_s3_sqs|aws_eventbridge_sqs|azure_event_hubs]"
+             [sources.trail.file|aws_lookup_events|aws_s3_sqs|aws_eventbridge_sqs|azure_event_hubs|aws_config|azure_resource_graph]"
                 .into(),
         ),
         ("http = 3", "catchment.toml, line 1: http: is a section, [http], not a value".into()),
@@ -305,6 +310,18 @@ fn values_that_make_no_sense_are_errors() {
         (
             "[sources.a.aws_lookup_events]\nregions = [\"eu-west-1\", \"eu-west-1\"]",
             "regions: eu-west-1 stands there twice",
+        ),
+        ("[sources.a.aws_config]\naggregator = \"\"\nregion = \"eu-west-1\"", "aggregator: must name an aggregator"),
+        ("[sources.a.aws_config]\naggregator = \"a\"\nregion = \"eu\"", "region: \"eu\" is not a region"),
+        (
+            "[sources.a.aws_config]\naggregator = \"a\"\nregion = \"eu-west-1\"\nresource_types = [\"x' OR 'a\"]",
+            "resource_types: \"x' OR 'a\" is not a type such as AWS::EC2::SecurityGroup",
+        ),
+        ("[sources.a.azure_resource_graph]\nevery_secs = 1", "every_secs: must be from 60 to 31536000"),
+        ("[sources.a.azure_resource_graph]\nendpoint_url = \"x\"", "endpoint_url: must begin with"),
+        (
+            "[sources.a.azure_resource_graph]\nsubscriptions = [\"s\"]\nmanagement_groups = [\"m\"]",
+            "management_groups: give subscriptions or management_groups, not both",
         ),
         ("L\npoll_secs = 0", "poll_secs: must be from 1 to 86400"),
         ("L\nlookback_secs = 7776001", "lookback_secs: must be at most 7776000"),

@@ -4,6 +4,7 @@
 //! [`Decoder`] is the whole of it; [`Splitter`] cuts text into records, [`unwrap`] takes a record out of the wrapper
 //! that a service put around it.
 
+mod document;
 mod envelope;
 mod gzip;
 mod splitter;
@@ -13,6 +14,7 @@ use std::io::{self, Read};
 
 use bytes::Bytes;
 
+pub use document::{DocumentError, Item, Outline, items, outline};
 pub use envelope::{UnwrapError, unwrap};
 pub use gzip::{Compression, GzipError, Input};
 pub use splitter::Splitter;

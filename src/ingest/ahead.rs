@@ -5,15 +5,22 @@ use std::sync::mpsc::SyncSender;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::normalize::{Engine, Outcome};
+use crate::model::SeedDocument;
+use crate::normalize::{Engine, Outcome, Seeds};
 use crate::source::Submission;
 
 /// A delivery, and what the engine made of its records.
 pub(super) struct Normalized {
     pub(super) submission: Submission,
-    /// One for each record, in their order.
-    pub(super) outcomes: Vec<Outcome>,
+    pub(super) outcomes: Outcomes,
     pub(super) engine: Arc<Engine>,
+}
+
+/// What the engine made of each record, in their order.
+pub(super) enum Outcomes {
+    Records(Vec<Outcome>),
+    /// The records are items of a document.
+    Seeds(Arc<SeedDocument>, Vec<Seeds>),
 }
 
 /// Normalizes what comes, until the intake is closed or nobody takes the outcomes any more. The rules in force may be
@@ -25,7 +32,14 @@ pub(super) fn run(
 ) {
     while let Some(submission) = submissions.blocking_recv() {
         let engine = Arc::clone(&engines.borrow_and_update());
-        let outcomes = submission.delivery.records.iter().map(|record| engine.normalize(&record.bytes)).collect();
+        let records = submission.delivery.records.iter();
+        let outcomes = match &submission.seed {
+            None => Outcomes::Records(records.map(|record| engine.normalize(&record.bytes)).collect()),
+            Some(document) => {
+                let found = records.map(|record| engine.seeds(&record.bytes, document)).collect();
+                Outcomes::Seeds(Arc::clone(document), found)
+            }
+        };
         if normalized.send(Normalized { submission, outcomes, engine }).is_err() {
             return;
         }

@@ -11,6 +11,7 @@ mod ahead;
 mod encode;
 mod past;
 mod process;
+mod seed;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -20,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info_span, warn};
 
-use self::ahead::Normalized;
+use self::ahead::{Normalized, Outcomes};
 use self::process::History;
 pub use self::process::{Processed, Processor};
 use crate::correlate::{self, Correlator, Novelties, Operations};
@@ -101,7 +102,7 @@ impl Ingest {
                 self.tell_due()?;
                 continue;
             };
-            let Submission { delivery, late, reply, permit } = submission;
+            let Submission { delivery, late, reply, permit, .. } = submission;
             let _span = info_span!("ingest.batch", source = %delivery.source, count = delivery.records.len()).entered();
             self.use_rules(engine);
             self.processor.mark_late(late);
@@ -204,7 +205,7 @@ impl Ingest {
         batch.assets.extend(assets.iter().map(|held| (held.name.clone(), held.encode())));
     }
 
-    fn take(&mut self, delivery: Delivery, outcomes: Vec<Outcome>) -> Result<Pending, LogError> {
+    fn take(&mut self, delivery: Delivery, outcomes: Outcomes) -> Result<Pending, LogError> {
         let Delivery { source, records, rejected, cursor } = delivery;
         // The order of the log is the order of `observed`, also when the clock goes back.
         self.observed = self.observed.max((self.clock)());
@@ -214,11 +215,20 @@ impl Ingest {
         for rejected in rejected {
             self.reject(&source, &mut batch, rejected);
         }
-        // A file has its records in no order. Those of one time stay in theirs.
-        let mut taken: Vec<_> = records.into_iter().zip(outcomes).collect();
-        taken.sort_by_key(|(_, outcome)| outcome.time());
-        for (record, outcome) in taken {
-            self.process(&source, record, outcome, &mut batch)?;
+        match outcomes {
+            Outcomes::Records(outcomes) => {
+                // A file has its records in no order. Those of one time stay in theirs.
+                let mut taken: Vec<_> = records.into_iter().zip(outcomes).collect();
+                taken.sort_by_key(|(_, outcome)| outcome.time());
+                for (record, outcome) in taken {
+                    self.process(&source, record, outcome, &mut batch)?;
+                }
+            }
+            Outcomes::Seeds(document, found) => {
+                for (record, found) in records.into_iter().zip(found) {
+                    self.seed(&source, record, found, &document, &mut batch);
+                }
+            }
         }
         self.due(&mut batch)?;
         let assets = i64::try_from(self.inventory.len()).unwrap_or(i64::MAX);

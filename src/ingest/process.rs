@@ -56,12 +56,12 @@ pub enum Processed {
 /// Takes records through the engine and the inventory, in order.
 #[derive(Debug)]
 pub struct Processor {
-    engine: Arc<Engine>,
-    inventory: Arc<Inventory>,
+    pub(super) engine: Arc<Engine>,
+    pub(super) inventory: Arc<Inventory>,
     correlator: Correlator,
     operations: Operations,
     novelties: Novelties,
-    type_prefix: String,
+    pub(super) type_prefix: String,
     recent: Recent,
     late: bool,
     history: History,
@@ -218,6 +218,11 @@ impl Processor {
         Ok(self.apply(&record, drafts, &novelty, observed))
     }
 
+    /// What the log tells of an asset's earlier events.
+    pub(super) fn past(&self) -> impl Fn(&AssetName, Time) -> Vec<PastChange> {
+        |asset, time| (self.history.0)(&self.engine, asset, time)
+    }
+
     fn apply(&self, record: &RecordInfo, drafts: Vec<Draft>, novelty: &[Novelty], observed: Time) -> Processed {
         let mut events = Vec::with_capacity(drafts.len());
         let mut assets = Vec::with_capacity(drafts.len());
@@ -225,8 +230,7 @@ impl Processor {
         let rule = drafts.first().map_or_else(|| "".into(), |draft| Arc::clone(&draft.rule));
         for (index, mut draft) in drafts.into_iter().enumerate() {
             let id = format!("{}:{index}", record.event_id);
-            let past = |asset: &AssetName, time| (self.history.0)(&self.engine, asset, time);
-            let mut applied = self.inventory.apply(record.time, &id, &mut draft, &past);
+            let mut applied = self.inventory.apply(record.time, &id, &mut draft, &self.past());
             applied.late |= self.late;
             assets.extend(applied.held.take());
             if let Some(document) = applied.document.take() {

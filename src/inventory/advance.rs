@@ -146,7 +146,12 @@ fn after(
 
 /// The document after the steps. The second tells whether it is complete by the steps alone: `Some(true)` after a
 /// whole replacement, `Some(false)` when a step could not be done, `None` when that hangs on what it was before.
-fn run_steps(sets: &[KeyedSet], steps: &[Step], base: Option<&Value>, before: Option<&Value>) -> (Value, Option<bool>) {
+pub(super) fn run_steps(
+    sets: &[KeyedSet],
+    steps: &[Step],
+    base: Option<&Value>,
+    before: Option<&Value>,
+) -> (Value, Option<bool>) {
     let document = base.cloned().unwrap_or_else(empty);
     let mut application = Application { document, complete: true, replaced: false, sets };
     for step in steps {

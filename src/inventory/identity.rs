@@ -25,12 +25,14 @@ impl Inventory {
     pub(super) fn named(&self, asset: &AssetRef, action: DraftAction, time: Time) -> AssetName {
         let (spoken, creates) = (&asset.name, action == DraftAction::Known(Action::Create));
         let first = self.canonical(spoken);
+        if creates && self.is_taken(&first, asset, time) {
+            return self.successor(spoken);
+        }
         if first == *spoken {
-            return if creates && self.is_taken(asset, time) { self.successor(spoken) } else { first };
+            return first;
         }
         let Some(held) = self.first_named(&first) else { return first };
-        let is_successor = first.as_str().strip_prefix(spoken.as_str()).is_some_and(|rest| rest.starts_with(SUCCESSOR));
-        let goes_by_it = if is_successor {
+        let goes_by_it = if successor_number(&first, spoken) > 0 {
             held.first_seen <= time
         } else {
             // What is gone has left its later ids behind.
@@ -40,8 +42,8 @@ impl Inventory {
     }
 
     /// Whether the name is that of another asset: one that goes by another id by now.
-    fn is_taken(&self, created: &AssetRef, time: Time) -> bool {
-        self.first_named(&created.name).is_some_and(|held| {
+    fn is_taken(&self, name: &AssetName, created: &AssetRef, time: Time) -> bool {
+        self.first_named(name).is_some_and(|held| {
             held.is_alive() && held.id != created.id && !held.aliases.is_empty() && held.first_seen < time
         })
     }
@@ -67,11 +69,14 @@ impl Inventory {
         None
     }
 
-    /// The later names of an asset. One that an asset that exists goes by is not taken from it.
+    /// The later names of an asset. One that an asset that exists goes by is not taken from it, but by its successor.
     pub(super) fn note_aliases(&self, name: &AssetName, aliases: &[AssetName], is_alive: bool) {
         for alias in aliases {
             let other = self.aliases.get(alias).map(|first| first.clone()).filter(|first| first != name);
-            if is_alive || other.is_none_or(|other| !self.assets.contains_key(&other)) {
+            let number = |of: &AssetName| successor_number(of, alias);
+            if other
+                .is_none_or(|other| number(&other) <= number(name) && (is_alive || !self.assets.contains_key(&other)))
+            {
                 self.aliases.insert(alias.clone(), name.clone());
             }
         }
@@ -83,6 +88,12 @@ impl Inventory {
             self.aliases.remove_if(alias, |_, first| *first == before.name);
         }
     }
+}
+
+/// Which of the assets that had an id one by one goes by a name: 2 for the second. 0 where the name is no such one of the id's.
+fn successor_number(name: &AssetName, of: &AssetName) -> u32 {
+    let number = name.as_str().strip_prefix(of.as_str()).and_then(|rest| rest.strip_prefix(SUCCESSOR));
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 /// The identity of one life of an asset: the provider's, else the id of the event that created it. `None` where neither
@@ -205,6 +216,9 @@ mod tests {
             apply(&inventory, 8, "old", UPDATE, rename("elsewhere"));
             let third = apply(&inventory, 9, "old", CREATE, Vec::new());
             assert_eq!(third.name.as_str(), format!("{};3", name("old")));
+            let inventory = restarted(&inventory);
+            assert_eq!(apply(&inventory, 10, "old", UPDATE, note("x")).name, third.name);
+            assert_eq!(apply(&inventory, 11, "elsewhere", UPDATE, note("x")).name, successor);
         }
     }
 

@@ -185,7 +185,7 @@ fn goes_before(action: DraftAction, other: DraftAction, lived: bool, recreated: 
 }
 
 /// Whether a change is from before what is held, by the same rules.
-fn is_before(told: &Told, held: &Held) -> bool {
+pub(super) fn is_before(told: &Told, held: &Held) -> bool {
     held.changed > told.time || (held.changed == told.time && !held.is_alive() && told.action == UPDATE)
 }
 

@@ -14,6 +14,7 @@ mod parsed;
 mod past;
 mod replay;
 mod restore;
+mod seed;
 mod set;
 mod stored;
 
@@ -33,6 +34,7 @@ use self::packed::{Packed, Packer};
 use self::parsed::Documents;
 pub use self::past::{Past, PastChange};
 pub use self::replay::{Logged, Version, oldest, replay};
+pub use self::seed::SeedOutcome;
 pub use self::stored::{Held, Outline, RestoreError};
 use crate::model::{Action, AssetName, Draft, Step, Time};
 

@@ -123,6 +123,16 @@ pub enum LogError {
     /// The log was stopped.
     #[error("the log is closed")]
     Closed,
+    /// Another process has the data directory.
+    #[error(
+        "open the log in {path}: in use by another process (process id {holder}); stop that one, or set another data_dir"
+    )]
+    InUse {
+        /// The data directory.
+        path: String,
+        /// The other process, as far as it is known.
+        holder: String,
+    },
     /// Reading or writing failed. After a failed write the log takes no more: what is on disk is in doubt until it is
     /// opened again.
     #[error("{action} in {path}: {cause}")]

@@ -37,6 +37,9 @@ pub struct Attribution {
     pub mfa: Option<bool>,
     /// For whom a service or application acted.
     pub on_behalf_of: Option<OnBehalfOf>,
+    /// `inventory` where no record told the change: it was found by comparing with an inventory of the provider's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detected_by: Option<&'static str>,
 }
 
 /// How sure an attribution or a rule is.

@@ -8,6 +8,7 @@ mod ids;
 mod novelty;
 mod operation;
 mod raw;
+mod seed;
 mod session;
 mod time;
 
@@ -22,5 +23,6 @@ pub use ids::{Cursor, Epoch, ParseCursorError, Seq, SourceId};
 pub use novelty::{Novelty, NoveltyLimits};
 pub use operation::{DeploymentBegun, OperationRecord, Phase};
 pub use raw::{Origin, RawRecord, Rejected};
+pub use seed::{Seed, SeedDocument, Tally, TallyCounts};
 pub use session::{Caller, Evidence, Session};
 pub use time::{ParseTimeError, Time, parse_duration};

@@ -11,17 +11,19 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::aws::GenericRules;
 use super::azure;
-use super::compile::{NeutralTypes, RuleError, RuleText, compile, key_at, line_of};
+use super::compile::{NeutralTypes, RuleError, RuleText, compile, compile_events, key_at, line_of};
 use super::mentions::{MentionRules, Mentions};
 use super::method::MethodRules;
 use super::plan::Plan;
 use super::redact::SecretNames;
 use super::references::{ArnRules, References};
+use super::seed::{Forms, SeedRules};
 
 static BUILT_IN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/normalizers");
 
 /// Files of `normalizers/<provider>/` that are not rules of a service.
-const SPECIAL: [&str; 5] = ["apps.toml", "associations.toml", "attribution.toml", "generic.toml", "redact.toml"];
+const SPECIAL: [&str; 6] =
+    ["apps.toml", "associations.toml", "attribution.toml", "forms.toml", "generic.toml", "redact.toml"];
 
 /// Everything that the normalizer knows.
 #[derive(Debug)]
@@ -33,6 +35,7 @@ pub(super) struct Catalog {
     pub(super) methods: MethodRules,
     pub(super) mentions: Mentions,
     pub(super) secrets: SecretNames,
+    pub(super) seeds: SeedRules,
     /// `<crate version>+<hash of the rules>`.
     pub(super) version: Arc<str>,
 }
@@ -165,6 +168,15 @@ impl Texts {
         Some(azure::Rules::new(plan, generic?, apps?, methods?, secrets, listed))
     }
 
+    /// The rules of seeds, for the assets of AWS.
+    fn seeds(&self, aws: &Plan, errors: &mut Vec<RuleError>) -> Option<SeedRules> {
+        let (events, mistakes) = compile_events("aws", &self.rules("seed"), &aws.assets);
+        errors.extend(mistakes);
+        let forms: Forms = self.parse("seed/forms.toml", errors)?;
+        let redact = forms.redact().map_err(|message| errors.push(self.mistake("seed/forms.toml", "redact", &message)));
+        Some(SeedRules { redact: redact.ok()?, forms, events })
+    }
+
     /// The client applications: a folder's add to the built-in ones.
     fn apps(&self, errors: &mut Vec<RuleError>) -> Option<azure::Apps> {
         let mut apps: azure::Apps = self.parse_layer(false, "azure/apps.toml", errors)?;
@@ -243,8 +255,10 @@ impl Catalog {
         });
         let names = redact.as_ref().map(|redact| redact.names.as_slice()).unwrap_or_default();
         let azure = texts.azure(names, listed, &neutral_types, &mut errors);
-        match (generic, methods, redact, azure) {
-            (Some(generic), Some(methods), Some(redact), Some(azure)) if errors.is_empty() => Ok(Self {
+        let seeds = texts.seeds(&aws, &mut errors);
+        match (generic, methods, redact, azure, seeds) {
+            (Some(generic), Some(methods), Some(redact), Some(azure), Some(seeds)) if errors.is_empty() => Ok(Self {
+                seeds,
                 neutral_types,
                 secrets: SecretNames::new(redact.names.iter().map(String::as_str)),
                 version: texts.version(),

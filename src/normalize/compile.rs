@@ -136,6 +136,27 @@ pub(super) fn compile(
     (plan, errors)
 }
 
+/// Compiles the events of files that define no assets, for assets that others define.
+pub(super) fn compile_events(
+    provider: &'static str,
+    texts: &[RuleText],
+    assets: &HashMap<Box<str>, Arc<AssetPlan>>,
+) -> (HashMap<Box<str>, Vec<EventPlan>>, Vec<RuleError>) {
+    let (mut events, mut errors) = (HashMap::new(), Vec::new());
+    let neutral_types = NeutralTypes::default();
+    for (text, parsed) in texts.iter().zip(parse(texts)) {
+        match parsed {
+            Ok(file) => {
+                let mut compiler =
+                    Compiler { provider, text, errors: &mut errors, assets, neutral_types: &neutral_types };
+                events.extend(compiler.events(file).into_iter().map(|(_, name, rules)| (name, rules)));
+            }
+            Err(error) => errors.push(parse_error(text, &error)),
+        }
+    }
+    (events, errors)
+}
+
 /// Reads the files on every core: that is most of the time that a start takes.
 fn parse(texts: &[RuleText]) -> Vec<Result<RuleFile, toml::de::Error>> {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);

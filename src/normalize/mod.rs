@@ -18,6 +18,7 @@ mod pointer;
 mod redact;
 mod references;
 mod rule;
+mod seed;
 mod transform;
 
 use std::borrow::Cow;
@@ -31,10 +32,11 @@ use self::catalog::Catalog;
 use self::json::Arena;
 use self::plan::EventPlan;
 use self::redact::SecretNames;
-use crate::model::{Association, Draft, OperationRecord, RecordInfo, Session, Time};
+use crate::model::{Association, Draft, OperationRecord, RecordInfo, SeedDocument, Session, Time};
 
 pub use self::catalog::CatalogError;
 pub use self::compile::RuleError;
+pub use self::seed::{SeedFault, Seeds};
 
 /// What most records need, taken at once.
 const ARENA_BYTES: usize = 8 << 10;
@@ -168,6 +170,13 @@ impl Engine {
     #[must_use]
     pub fn fold(&self, records: &[Bytes]) -> Outcome {
         azure::fold(&self.catalog, records).unwrap_or_else(|outcome| outcome)
+    }
+
+    /// What an item of a document tells of assets as they were: the document says where the item stands, and what the
+    /// item leaves out. The forms are those of `docs/inventory.md`.
+    #[must_use]
+    pub fn seeds(&self, item: &[u8], document: &SeedDocument) -> Seeds {
+        seed::seeds(&self.catalog, item, document)
     }
 
     /// What is kept of a record that could not be understood: its bytes, without the values of members whose names say

@@ -130,6 +130,11 @@ impl References {
     }
 
     /// What an ARN refers to, if a rule file defines it.
+    pub(super) fn known_arn(&self, arn: &str, place: &Place<'_>) -> Option<Referred> {
+        self.known(&Arn::parse(arn, place)?)
+    }
+
+    /// The same of one that is taken apart.
     pub(super) fn known(&self, arn: &Arn<'_>) -> Option<Referred> {
         let of_service = self.by_arn.get(arn.service)?;
         let kinds = kind_of(arn.resource).into_iter().chain([""]);

@@ -32,6 +32,7 @@ pub(super) enum Transform {
     UrlLast,
     UrlParent,
     Camel,
+    ApiNames,
     Configuration,
     Keys,
     String,
@@ -70,6 +71,7 @@ impl Transform {
             Self::UrlLast => text(|text| url_path(text).map_or(text, |(_, last)| last)),
             Self::UrlParent => return part(|text| url_path(text)?.0),
             Self::Camel => camel(value, arena),
+            Self::ApiNames => api_names(value, arena),
             Self::Configuration => return configuration(value, arena),
             Self::Keys => Json::array(value.as_object()?.keys().map(Json::Text), arena),
             Self::String => Json::Text(value.scalar_text(arena)?),
@@ -172,7 +174,10 @@ fn unwrap_items<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
 /// `requestParameters`: either `ipPermissions` or the flat form of EC2-Classic's time.
 fn ip_permissions<'a>(request: Json<'a>, egress: bool, arena: &'a Arena) -> Json<'a> {
     let Some(members) = request.as_object() else { return Json::Array(&[]) };
-    let permissions = match members.get_in_any_case("ipPermissions").map(|permissions| items(permissions, arena)) {
+    // A description tells both kinds, a call one.
+    let own = egress.then(|| members.get_in_any_case("ipPermissionsEgress")).flatten();
+    let told = own.or_else(|| members.get_in_any_case("ipPermissions"));
+    let permissions = match told.map(|permissions| items(permissions, arena)) {
         Some(permissions) if !permissions.is_empty() => permissions,
         _ => &[request],
     };
@@ -209,14 +214,16 @@ fn rules_of<'a>(permission: Members<'a>, egress: bool, arena: &'a Arena) -> Vec<
     };
     for (list, from, to) in [
         ("ipRanges", "cidrIp", "cidrIpv4"),
+        ("ipv4Ranges", "cidrIp", "cidrIpv4"),
         ("ipv6Ranges", "cidrIpv6", "cidrIpv6"),
         ("prefixListIds", "prefixListId", "prefixListId"),
         ("groups", "groupId", "referencedGroupInfo"),
+        ("userIdGroupPairs", "groupId", "referencedGroupInfo"),
     ] {
         let ranges = permission.get_in_any_case(list).map(|list| items(list, arena)).unwrap_or_default();
         for range in ranges.iter().filter_map(|range| range.as_object()) {
             let Some(peer) = range.get_in_any_case(from) else { continue };
-            let peer = if list == "groups" { Json::object([("groupId", peer)], arena) } else { peer };
+            let peer = if to == "referencedGroupInfo" { Json::object([("groupId", peer)], arena) } else { peer };
             push(to, peer, range.get_in_any_case("description"));
         }
     }
@@ -325,20 +332,51 @@ fn lambda_name(text: &str) -> Option<(&str, Option<&str>)> {
 pub(super) fn camel<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
     match value {
         Json::Object(members) => {
-            let renamed = members.iter().map(|(key, value)| {
-                let lowered = key.starts_with(|first: char| !first.is_lowercase()).then(|| {
-                    let mut letters = key.chars();
-                    let lowered: String =
-                        letters.next().into_iter().flat_map(char::to_lowercase).chain(letters).collect();
-                    &*arena.alloc_str(&lowered)
-                });
-                (lowered.unwrap_or(key), camel(value, arena))
-            });
+            let renamed = members.iter().map(|(key, value)| (first_small(key, arena), camel(value, arena)));
             Json::object(renamed, arena)
         }
         Json::Array(elements) => Json::array(elements.iter().map(|element| camel(*element, arena)), arena),
         scalar => scalar,
     }
+}
+
+/// Members whose keys are the customer's own words, or texts that the API hands on as they are. In lower case.
+const OWN_KEYS: [&str; 9] = [
+    "tags",
+    "variables",
+    "attributes",
+    "labels",
+    "dockerlabels",
+    "options",
+    "stagevariables",
+    "requestparameters",
+    "responseparameters",
+];
+
+/// [`camel`], but for what is written by those who use the API: policies, tags, environments.
+fn api_names<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
+    match value {
+        Json::Object(members) if members.keys().any(|key| key.eq_ignore_ascii_case("statement")) => value,
+        Json::Object(members) => {
+            let renamed = members.iter().map(|(key, value)| {
+                let is_own = OWN_KEYS.iter().any(|own| own.eq_ignore_ascii_case(key)) && value.is_object();
+                (first_small(key, arena), if is_own { value } else { api_names(value, arena) })
+            });
+            Json::object(renamed, arena)
+        }
+        Json::Array(elements) => Json::array(elements.iter().map(|element| api_names(*element, arena)), arena),
+        scalar => scalar,
+    }
+}
+
+/// The text with its first letter small.
+fn first_small<'a>(text: &'a str, arena: &'a Arena) -> &'a str {
+    if !text.starts_with(|first: char| !first.is_lowercase()) {
+        return text;
+    }
+    let mut letters = text.chars();
+    let lowered: String = letters.next().into_iter().flat_map(char::to_lowercase).chain(letters).collect();
+    arena.alloc_str(&lowered)
 }
 
 /// Entra's `targetResources`, by type, with the JSON inside the strings of `modifiedProperties` parsed
@@ -476,6 +514,13 @@ mod tests {
             ("lambda_qualifier", json!("resize:live"), Some(json!("live"))),
             ("lambda_qualifier", json!("resize"), None),
             ("camel", json!({ "VpcId": [{ "CidrIp": 1 }] }), Some(json!({ "vpcId": [{ "cidrIp": 1 }] }))),
+            (
+                "api_names",
+                json!({ "Policy": { "Statement": [{ "Effect": "Allow" }] }, "Tags": { "Team": "a" }, "Tag": [{ "Key": "A" }] }),
+                Some(
+                    json!({ "policy": { "Statement": [{ "Effect": "Allow" }] }, "tags": { "Team": "a" }, "tag": [{ "key": "A" }] }),
+                ),
+            ),
             ("split", json!("a, b,,c"), Some(json!(["a", "b", "c"]))),
             ("wrap", json!("a"), Some(json!(["a"]))),
             ("keys", json!({ "b": 1, "a": 2 }), Some(json!(["a", "b"]))),
@@ -486,10 +531,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_transform_panics(which in 0_usize..25, text in "[\\[\\]{}\":,a-zA-Z0-9%. ]{0,60}") {
+        fn no_transform_panics(which in 0_usize..26, text in "[\\[\\]{}\":,a-zA-Z0-9%. ]{0,60}") {
             let names = ["json", "url_decode", "tag_map", "ec2_items", "ec2_ip_permissions", "ec2_ip_permissions_egress", "epoch",
                 "arn_resource", "arn_path", "arn_parent", "arn_account", "arn_region", "arm_id", "entra_targets", "lambda_function", "lambda_qualifier", "camel",
-                "keys", "string", "lower", "split", "wrap", "arn_owner", "url_last", "url_parent"];
+                "keys", "string", "lower", "split", "wrap", "arn_owner", "url_last", "url_parent", "api_names"];
             let value = serde_json::from_str(&text).unwrap_or(json!(text));
             let _ = apply(names[which], value);
         }

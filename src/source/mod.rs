@@ -11,6 +11,8 @@ pub mod azure_event_hubs;
 mod clock;
 pub mod demo;
 pub mod file;
+pub mod import;
+pub mod seed;
 pub mod supervise;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -27,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 pub use clock::Clock;
 
 use crate::log::{LogError, Pending};
-use crate::model::{RawRecord, Rejected, SourceId, Time};
+use crate::model::{RawRecord, Rejected, SeedDocument, SourceId, Time};
 
 /// What a source hands over at once.
 #[derive(Debug)]
@@ -49,6 +51,8 @@ pub struct Submission {
     pub delivery: Delivery,
     /// Whether they are history: their events go out as late, whatever is known of their assets.
     pub late: bool,
+    /// The document that the records are items of, where they tell assets as they were rather than changes.
+    pub seed: Option<Arc<SeedDocument>>,
     /// Takes the pending append.
     pub reply: oneshot::Sender<Result<Pending, LogError>>,
     /// Room in the byte budget, given back when the delivery has been worked off.
@@ -62,6 +66,7 @@ pub struct Intake {
     bytes: Arc<Semaphore>,
     budget: u32,
     late: bool,
+    seed: Option<Arc<SeedDocument>>,
 }
 
 impl Intake {
@@ -70,7 +75,13 @@ impl Intake {
     pub fn new(deliveries: usize, budget_bytes: u32) -> (Self, mpsc::Receiver<Submission>) {
         let (queue, receiver) = mpsc::channel(deliveries);
         (
-            Self { queue, bytes: Arc::new(Semaphore::new(budget_bytes as usize)), budget: budget_bytes, late: false },
+            Self {
+                queue,
+                bytes: Arc::new(Semaphore::new(budget_bytes as usize)),
+                budget: budget_bytes,
+                late: false,
+                seed: None,
+            },
             receiver,
         )
     }
@@ -79,6 +90,12 @@ impl Intake {
     #[must_use]
     pub fn late(&self) -> Self {
         Self { late: true, ..self.clone() }
+    }
+
+    /// The same way in for the items of a document that tells assets as they were.
+    #[must_use]
+    pub fn seeding(&self, document: Arc<SeedDocument>) -> Self {
+        Self { seed: Some(document), ..self.clone() }
     }
 
     /// Hands over a delivery and waits until it is durable. Waits while the pipeline is full. Dropping the future
@@ -101,7 +118,8 @@ impl Intake {
         let size = u32::try_from(size).unwrap_or(u32::MAX).min(self.budget);
         let permit = Arc::clone(&self.bytes).acquire_many_owned(size).await.map_err(|_| LogError::Closed)?;
         let (reply, pending) = oneshot::channel();
-        let submission = Submission { delivery, late: self.late, reply, permit: Some(permit) };
+        let seed = self.seed.clone();
+        let submission = Submission { delivery, late: self.late, seed, reply, permit: Some(permit) };
         self.queue.send(submission).await.map_err(|_| LogError::Closed)?;
         pending.await.map_err(|_| LogError::Closed)?
     }

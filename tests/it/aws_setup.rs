@@ -76,11 +76,11 @@ fn the_terraform_module_is_whole() {
     assert!(!read.contains(":*\""), "no wildcard of actions: {read}");
 }
 
-/// `catchment doctor aws`, with moto for all of AWS.
-fn doctor(moto: &Moto, folder: &Path) -> Finished {
+/// `catchment doctor aws` on a source of a kind, with moto for all of AWS.
+fn doctor(moto: &Moto, folder: &Path, kind: &str) -> Finished {
     let endpoint = format!("http://{}", moto.address());
     let configuration = format!(
-        "[sources.trail.aws_s3_sqs]\nqueue_url = \"{endpoint}/{ACCOUNT}/trail\"\nregion = \"{REGION}\"\n\
+        "[sources.trail.{kind}]\nqueue_url = \"{endpoint}/{ACCOUNT}/trail\"\nregion = \"{REGION}\"\n\
          sqs_endpoint_url = \"{endpoint}\"\ns3_endpoint_url = \"{endpoint}\"\nsts_endpoint_url = \"{endpoint}\"\n"
     );
     let path = folder.join("catchment.toml");
@@ -88,7 +88,10 @@ fn doctor(moto: &Moto, folder: &Path) -> Finished {
     let mut command = catchment();
     command.args(["doctor", "aws", "--bucket", "example-trail", "--config"]).arg(path);
     command.env("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE").env("AWS_SECRET_ACCESS_KEY", "not a key");
-    command.env("AWS_ENDPOINT_URL_CLOUDTRAIL", &endpoint).env("AWS_EC2_METADATA_DISABLED", "true");
+    for service in ["CLOUDTRAIL", "EVENTBRIDGE", "SNS"] {
+        command.env(format!("AWS_ENDPOINT_URL_{service}"), &endpoint);
+    }
+    command.env("AWS_EC2_METADATA_DISABLED", "true");
     finish(&mut command, b"")
 }
 
@@ -105,7 +108,7 @@ fn notify(moto: &Moto, queue: &str) {
 #[test]
 fn the_doctor_names_what_is_missing_until_nothing_is() {
     let (moto, folder) = (Moto::start(), folder());
-    let found = doctor(&moto, folder.path());
+    let found = doctor(&moto, folder.path(), "aws_s3_sqs");
     assert_eq!(found.code, Some(1), "{}", found.stdout);
     assert!(found.stdout.contains("ok       credentials: arn:aws:"), "{}", found.stdout);
     assert!(found.stdout.contains("MISSING  queue: it does not exist"), "{}", found.stdout);
@@ -114,7 +117,7 @@ fn the_doctor_names_what_is_missing_until_nothing_is() {
     moto.queue("other", &json!({}));
     moto.bucket("example-trail");
     notify(&moto, "other");
-    let found = doctor(&moto, folder.path());
+    let found = doctor(&moto, folder.path(), "aws_s3_sqs");
     assert_eq!(found.code, Some(1));
     for expected in [
         "ok       queue: arn:aws:sqs:eu-west-1:123456789012:trail",
@@ -147,12 +150,143 @@ fn the_doctor_names_what_is_missing_until_nothing_is() {
     let target = "com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101.";
     let trail = json!({ "Name": "main", "S3BucketName": "example-trail", "IsMultiRegionTrail": true });
     moto.call("cloudtrail", &format!("{target}CreateTrail"), &trail);
-    let found = doctor(&moto, folder.path());
+    let found = doctor(&moto, folder.path(), "aws_s3_sqs");
     assert!(found.stdout.contains("MISSING  trail: main is not logging"), "{}", found.stdout);
     assert!(found.stdout.contains("aws cloudtrail start-logging --name arn:aws:cloudtrail:"), "{}", found.stdout);
 
     moto.call("cloudtrail", &format!("{target}StartLogging"), &json!({ "Name": "main" }));
-    let found = doctor(&moto, folder.path());
+    let found = doctor(&moto, folder.path(), "aws_s3_sqs");
     assert_eq!(found.code, Some(0), "{}{}", found.stdout, found.stderr);
     assert!(!found.stdout.contains("note") && found.stdout.contains("can be read"), "{}", found.stdout);
+}
+
+/// A policy that lets a service do something for a resource, and the name of its statement's resource.
+fn policy(service: &str, action: &str, resource: &str, source: &str) -> String {
+    json!({ "Version": "2012-10-17", "Statement": [{
+        "Effect": "Allow", "Principal": { "Service": service }, "Action": action, "Resource": resource,
+        "Condition": { "ArnEquals": { "aws:SourceArn": source } },
+    }] })
+    .to_string()
+}
+
+fn set_queue_policy(moto: &Moto, policy: &str) {
+    let queue_url = format!("http://{}/{ACCOUNT}/trail", moto.address());
+    let attributes = json!({ "QueueUrl": queue_url, "Attributes": { "Policy": policy } });
+    moto.call("sqs", "AmazonSQS.SetQueueAttributes", &attributes);
+}
+
+fn notify_by(moto: &Moto, way: &str) {
+    let notification = format!("<NotificationConfiguration>{way}</NotificationConfiguration>");
+    moto.put("/example-trail?notification", notification.as_bytes());
+}
+
+/// A call to SNS; gives the text of an element of the answer.
+fn sns(moto: &Moto, action: &str, parameters: &[(&str, &str)], element: &str) -> String {
+    let head = [("Action", action), ("Version", "2010-03-31")];
+    moto.query("sns", &[&head[..], parameters].concat(), element)
+}
+
+#[track_caller]
+fn assert_found(found: &Finished, expected: &[&str]) {
+    for expected in expected {
+        assert!(found.stdout.contains(expected), "{expected}: {}{}", found.stdout, found.stderr);
+    }
+}
+
+#[test]
+fn the_doctor_follows_a_notice_through_a_topic() {
+    let (moto, folder) = (Moto::start(), folder());
+    moto.queue("trail", &json!({}));
+    moto.bucket("example-trail");
+    let topic = sns(&moto, "CreateTopic", &[("Name", "log-files")], "TopicArn");
+    notify_by(
+        &moto,
+        &format!("<TopicConfiguration><Topic>{topic}</Topic><Event>s3:ObjectCreated:*</Event></TopicConfiguration>"),
+    );
+    let found = doctor(&moto, folder.path(), "aws_s3_sqs");
+    let missing = [
+        format!("MISSING  topic policy: arn:aws:s3:::example-trail may not publish to {topic}"),
+        format!("MISSING  subscription: the queue is not subscribed to {topic}"),
+        format!(
+            "aws sns subscribe --topic-arn {topic} --protocol sqs --notification-endpoint {}",
+            Moto::queue_arn("trail")
+        ),
+        format!("MISSING  queue policy: {topic} may not send to the queue"),
+        "\"sns:Publish\"".to_owned(),
+    ];
+    assert_found(&found, &missing.each_ref().map(String::as_str));
+
+    let publish = policy("s3.amazonaws.com", "sns:Publish", &topic, "arn:aws:s3:::example-trail");
+    let attribute = [("TopicArn", topic.as_str()), ("AttributeName", "Policy"), ("AttributeValue", &publish)];
+    sns(&moto, "SetTopicAttributes", &attribute, "RequestId");
+    let queue = Moto::queue_arn("trail");
+    let subscription = [("TopicArn", topic.as_str()), ("Protocol", "sqs"), ("Endpoint", &queue)];
+    let subscription = sns(&moto, "Subscribe", &subscription, "SubscriptionArn");
+    set_queue_policy(&moto, &policy("sns.amazonaws.com", "sqs:SendMessage", &queue, &topic));
+    let found = doctor(&moto, folder.path(), "aws_s3_sqs");
+    assert_found(&found, &["ok       topic: ", "ok       subscription: the queue gets the topic's messages, wrapped"]);
+    assert!(!found.stdout.contains("MISSING"), "{}", found.stdout);
+
+    for (name, value) in [("RawMessageDelivery", "true"), ("FilterPolicy", r#"{"kind":["log"]}"#)] {
+        let attribute =
+            [("SubscriptionArn", subscription.as_str()), ("AttributeName", name), ("AttributeValue", value)];
+        sns(&moto, "SetSubscriptionAttributes", &attribute, "RequestId");
+    }
+    let found = doctor(&moto, folder.path(), "aws_s3_sqs");
+    assert_found(&found, &["messages, raw; either is understood", "note     subscription: only what meets its filter"]);
+
+    let target = "com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101.";
+    // The bucket itself tells another queue only.
+    moto.queue("other", &json!({}));
+    notify(&moto, "other");
+    let trail = json!({ "Name": "main", "S3BucketName": "example-trail", "SnsTopicName": "log-files" });
+    moto.call("cloudtrail", &format!("{target}CreateTrail"), &trail);
+    let found = doctor(&moto, folder.path(), "aws_s3_sqs");
+    let publisher = format!("MISSING  topic policy: arn:aws:cloudtrail:{REGION}:{ACCOUNT}:trail/main may not publish");
+    assert_found(&found, &[&publisher, "\"cloudtrail.amazonaws.com\"", "ok       subscription"]);
+}
+
+#[test]
+fn the_doctor_looks_into_the_rules_of_eventbridge() {
+    let (moto, folder) = (Moto::start(), folder());
+    let queue = Moto::queue_arn("trail");
+    moto.queue("trail", &json!({}));
+    let found = doctor(&moto, folder.path(), "aws_eventbridge_sqs");
+    assert_found(
+        &found,
+        &["MISSING  rule: no rule of the default event bus", "aws events put-targets --rule catchment"],
+    );
+    let kinds = ["AWS API Call", "AWS Service Event", "AWS Console Sign In", "AWS Console Action"];
+    let kinds = kinds.map(|kind| format!("{kind} via CloudTrail"));
+    let put = |name: &str, pattern: &serde_json::Value, state: &str| {
+        let rule = json!({ "Name": name, "EventPattern": pattern.to_string(), "State": state });
+        moto.call("events", "AWSEvents.PutRule", &rule);
+        let targets = json!({ "Rule": name, "Targets": [{ "Id": "queue", "Arn": queue }] });
+        moto.call("events", "AWSEvents.PutTargets", &targets);
+    };
+    put("calls", &json!({ "detail-type": kinds }), "DISABLED");
+    let found = doctor(&moto, folder.path(), "aws_eventbridge_sqs");
+    assert_found(
+        &found,
+        &["MISSING  rule: calls has the queue as its target, but is disabled", "enable-rule --name calls"],
+    );
+
+    put("calls", &json!({ "detail-type": kinds[..1] }), "ENABLED");
+    let found = doctor(&moto, folder.path(), "aws_eventbridge_sqs");
+    let rule = format!("arn:aws:events:{REGION}:{ACCOUNT}:rule/calls");
+    assert_found(
+        &found,
+        &[
+            "MISSING  rule: calls: leaves out, all or in part: AWS Service Event via CloudTrail, AWS Console Sign In",
+            "aws events put-rule --name calls",
+            "MISSING  queue policy: calls may not send to the queue",
+            &rule,
+        ],
+    );
+
+    put("calls", &json!({ "detail-type": kinds }), "ENABLED");
+    set_queue_policy(&moto, &policy("events.amazonaws.com", "sqs:SendMessage", &queue, &rule));
+    let found = doctor(&moto, folder.path(), "aws_eventbridge_sqs");
+    assert_found(&found, &["ok       rule: calls: enabled, and sends the queue all", "ok       queue policy"]);
+    assert!(!found.stdout.contains("MISSING  rule") && !found.stdout.contains("MISSING  queue"), "{}", found.stdout);
 }

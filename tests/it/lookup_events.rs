@@ -1,6 +1,7 @@
 //! The LookupEvents source through the real SDK, against a service that stands in for CloudTrail.
 
 use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use catchment::secret::Secret;
@@ -10,8 +11,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::support::http_proxy::{HttpProxy, Message};
 use crate::support::lookup_events_server::{LookupEventsServer, Mishap};
+use crate::support::moto::Moto;
 use crate::support::pipeline::Pipeline;
+use crate::support::server::{Server, folder, serve};
 
 const AT_ONCE: Duration = Duration::ZERO;
 
@@ -134,4 +138,52 @@ async fn a_stop_is_obeyed_while_the_service_hangs() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     running.end().await;
+}
+
+/// The text of an element.
+fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    xml.split_once(&format!("<{name}>"))?.1.split('<').next()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_is_asked_by_its_role_with_the_external_id() {
+    let service = LookupEventsServer::start().await;
+    service.add("eu-west-1", "here", 20, AT_ONCE);
+    tokio::task::spawn_blocking(move || {
+        let moto = Moto::start();
+        let assumed: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
+        let seen = Arc::clone(&assumed);
+        let sts = HttpProxy::start(
+            moto.address(),
+            |_| None,
+            move |request: &Message, answer: Option<&Message>| {
+                let text = |message: &Message| String::from_utf8_lossy(&message.body).into_owned();
+                let key = answer.and_then(|answer| element(&text(answer), "AccessKeyId").map(str::to_owned));
+                seen.lock().unwrap().extend(key.map(|key| (text(request), key)));
+            },
+        );
+        let folder = folder();
+        let configuration = format!(
+            "ephemeral = true\n[sources.organisation.aws_lookup_events]\nregions = [\"eu-west-1\"]\npoll_secs = 1\n\
+             access_key_id = \"env:TEST_KEY_ID\"\nsecret_access_key = \"env:TEST_KEY\"\nendpoint_url = {:?}\n\
+             sts_endpoint_url = {:?}\naccounts = [{{ role_arn = \"arn:aws:iam::444455556666:role/audit\", \
+             external_id = \"an id of ours\" }}]\n",
+            service.url,
+            sts.url()
+        );
+        let mut command = serve(folder.path(), &configuration);
+        command.env("TEST_KEY_ID", "AKIAIOSFODNN7EXAMPLE").env("TEST_KEY", "not a key");
+        let server = Server::start(command);
+        server.wait_until("asked", || server.records() == 1);
+        let (asked, key) = assumed.lock().unwrap().first().unwrap().clone();
+        for part in ["Action=AssumeRole", "RoleArn=arn%3Aaws%3Aiam%3A%3A444455556666%3Arole%2Faudit"] {
+            assert!(asked.contains(part), "{part}: {asked}");
+        }
+        assert!(asked.replace('+', "%20").contains("ExternalId=an%20id%20of%20ours"), "{asked}");
+        let requests = service.requests();
+        assert!(!requests.is_empty() && requests.iter().all(|request| request.access_key == key), "{requests:?}");
+        assert_eq!(assumed.lock().unwrap().len(), 1, "the credentials are kept for as long as they hold");
+    })
+    .await
+    .unwrap();
 }

@@ -33,7 +33,7 @@ enum Command {
     Azure(AzureArguments),
 }
 
-/// Check the sources that read from AWS: credentials, queue, bucket, trail
+/// Check the sources that read from AWS: credentials, queue, rules, topics, bucket, trail
 #[derive(Debug, clap::Args)]
 struct AwsArguments {
     /// The configuration file
@@ -123,6 +123,12 @@ impl Report {
         self.missing += 1;
         self.line("MISSING", step, found);
         self.remedy(remedy);
+    }
+
+    /// Adds what was found elsewhere.
+    fn add(&mut self, other: Self) {
+        self.text.push_str(&other.text);
+        self.missing += other.missing;
     }
 
     fn heading(&mut self, text: &str) {

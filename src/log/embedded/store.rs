@@ -113,10 +113,7 @@ impl Lock {
                 // Only for the message: another process may not have written its number yet.
                 let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut holder);
                 let holder = if holder.trim().is_empty() { "unknown" } else { holder.trim() };
-                return Err(open_error(
-                    directory,
-                    format!("in use by another process (process id {holder}); stop that one, or set another data_dir"),
-                ));
+                return Err(LogError::InUse { path: directory.display().to_string(), holder: holder.to_owned() });
             }
             Err(TryLockError::Error(error)) => return Err(refused(error)),
         }

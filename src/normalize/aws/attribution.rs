@@ -76,6 +76,7 @@ impl MethodRules {
             user_agent: seen.user_agent.map(str::to_owned),
             principal,
             assumed,
+            detected_by: None,
         }
     }
 }

@@ -8,6 +8,7 @@ mod entra;
 mod explain;
 mod fields;
 mod generic;
+mod seed;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,7 @@ pub(super) use self::attribution::Apps;
 pub(super) use self::entra::Activities;
 pub(super) use self::explain::explain;
 pub(super) use self::generic::Generic;
+pub(super) use self::seed::{is_directory_id, seed_object, seed_resource};
 
 /// The rules of Azure. Names of operations, types and activities are compared without regard to case: their keys are in
 /// lower case.

@@ -38,6 +38,8 @@ pub(crate) enum Mishap {
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) region: String,
+    /// The id of the key that it was signed with.
+    pub(crate) access_key: String,
     pub(crate) token: Option<String>,
 }
 
@@ -107,8 +109,8 @@ async fn answer(State(service): State<Arc<Mutex<Service>>>, headers: HeaderMap, 
     }
     // Credential=AKID/20240102/eu-west-1/cloudtrail/aws4_request
     let authorization = header(header::AUTHORIZATION.as_str());
-    let Some(region) = authorization.strip_prefix("AWS4-HMAC-SHA256 Credential=").and_then(|it| it.split('/').nth(2))
-    else {
+    let credential: Vec<_> = authorization.trim_start_matches("AWS4-HMAC-SHA256 Credential=").split('/').collect();
+    let [access_key, _, region, ..] = credential[..] else {
         return refuse("MissingAuthenticationTokenException", "Request is missing Authentication Token");
     };
     let Ok(parameters) = serde_json::from_slice::<Value>(&body) else {
@@ -117,7 +119,8 @@ async fn answer(State(service): State<Arc<Mutex<Service>>>, headers: HeaderMap, 
     let mishap = {
         let mut service = service.lock().unwrap();
         let token = parameters["NextToken"].as_str().map(str::to_owned);
-        service.requests.push(Request { region: region.to_owned(), token });
+        let (region, access_key) = (region.to_owned(), access_key.to_owned());
+        service.requests.push(Request { region, access_key, token });
         service.mishaps.pop_front()
     };
     match mishap {

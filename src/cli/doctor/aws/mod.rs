@@ -1,12 +1,18 @@
 //! `catchment doctor aws`: from the credentials to the records, for every source that reads from AWS.
 
 mod bucket;
+mod notification;
+mod pattern;
+mod policy;
 mod queue;
+mod rules;
+mod topics;
 mod trail;
 
 use aws_sdk_sts::Client as Sts;
 use serde_json::{Value, json};
 
+use self::rules::Wanted;
 use super::{AwsArguments, Report};
 use crate::cli::Failure;
 use crate::config::{Config, SourceConfig, SqsConfig};
@@ -63,18 +69,24 @@ async fn examine_queue(id: &SourceId, sqs: &SqsConfig, of_s3: bool, arguments: &
         return;
     }
     let Some(queue) = queue::examine(sqs, &connector, of_s3, report).await else { return };
+    let trails = trail::list(sqs, &connector).await;
     let bucket = arguments.bucket.clone().or_else(|| queue.bucket.clone());
-    if of_s3 {
-        match &bucket {
-            Some(bucket) => bucket::examine(id, sqs, &connector, &queue, bucket, arguments, report).await,
-            None => report.note(
+    match &bucket {
+        _ if !of_s3 => rules::examine(sqs, &connector, &queue, &Wanted::Calls, report).await,
+        Some(bucket) => {
+            let trails = trails.as_deref().unwrap_or_default();
+            notification::examine(sqs, &connector, &queue, bucket, trails, report).await;
+            bucket::examine(id, sqs, &connector, bucket, arguments, report).await;
+        }
+        None => {
+            report.note(
                 "bucket",
                 "the queue's policy names none",
                 "name it with --bucket, so that it can be looked at",
-            ),
+            );
         }
     }
-    trail::examine(sqs, &connector, bucket.as_deref().filter(|_| of_s3), report).await;
+    trail::examine(sqs, &connector, trails, bucket.as_deref().filter(|_| of_s3), report).await;
 }
 
 /// Who we are.

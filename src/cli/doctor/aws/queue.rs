@@ -6,6 +6,7 @@ use aws_sdk_sqs::types::QueueAttributeName;
 use serde_json::{Value, json};
 
 use super::super::Report;
+use super::policy::{allows, list};
 use super::{is_refused, pretty, statement};
 use crate::config::SqsConfig;
 use crate::source::aws::error::classify;
@@ -13,6 +14,9 @@ use crate::source::aws::{AwsError, Connector};
 
 const ACTIONS: [&str; 4] =
     ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"];
+
+/// What a service that gives notice must be allowed.
+const SEND: &str = "sqs:SendMessage";
 
 /// Fewer, and a long weekend loses messages.
 const RETENTION_SECS: u64 = 4 * 24 * 60 * 60;
@@ -22,6 +26,17 @@ pub(super) struct Queue {
     pub(super) arn: String,
     /// The bucket that its policy names as a sender.
     pub(super) bucket: Option<String>,
+    pub(super) policy: Option<Value>,
+}
+
+impl Queue {
+    /// The statement of its policy that lets a service send to it, on behalf of a resource.
+    pub(super) fn let_send(&self, sid: &str, service: &str, source: &str) -> String {
+        pretty(&json!({
+            "Sid": sid, "Effect": "Allow", "Principal": { "Service": service }, "Action": SEND, "Resource": self.arn,
+            "Condition": { "ArnEquals": { "aws:SourceArn": source } },
+        }))
+    }
 }
 
 pub(super) async fn examine(sqs: &SqsConfig, connector: &Connector, of_s3: bool, report: &mut Report) -> Option<Queue> {
@@ -61,8 +76,9 @@ pub(super) async fn examine(sqs: &SqsConfig, connector: &Connector, of_s3: bool,
     encryption(get(QueueAttributeName::KmsMasterKeyId), report);
     permissions(&client, sqs, &arn, report).await;
     let policy = get(QueueAttributeName::Policy).and_then(|policy| serde_json::from_str(policy).ok());
-    let bucket = senders(policy.as_ref(), &arn, of_s3, report);
-    Some(Queue { arn, bucket })
+    let mut queue = Queue { arn, bucket: None, policy };
+    queue.bucket = senders(&queue, of_s3, report);
+    Some(queue)
 }
 
 /// A queue with the AWS managed key takes nothing from another service
@@ -119,10 +135,10 @@ fn is_denied(code: Option<&str>) -> bool {
 }
 
 /// Who may send, by the queue's policy. Gives the bucket that it names.
-fn senders(policy: Option<&Value>, arn: &str, of_s3: bool, report: &mut Report) -> Option<String> {
-    let statements = policy.map(|policy| list(&policy["Statement"])).unwrap_or_default();
+fn senders(queue: &Queue, of_s3: bool, report: &mut Report) -> Option<String> {
+    let statements = queue.policy.as_ref().map(|policy| list(&policy["Statement"])).unwrap_or_default();
     let (mut services, mut bucket) = (Vec::new(), None);
-    for statement in statements.into_iter().filter(|s| s["Effect"] == "Allow" && allows_sending(s)) {
+    for statement in statements.into_iter().filter(|s| s["Effect"] == "Allow" && allows(s, SEND)) {
         for service in ["s3", "sns", "events"] {
             let name = format!("{service}.amazonaws.com");
             if list(&statement["Principal"]["Service"]).iter().any(|s| s.as_str() == Some(&name)) {
@@ -144,32 +160,9 @@ fn senders(policy: Option<&Value>, arn: &str, of_s3: bool, report: &mut Report) 
         } else {
             ("RuleSendsCalls", "events.amazonaws.com", "arn:aws:events:REGION:ACCOUNT:rule/RULE")
         };
-        let sends = json!({
-            "Sid": sid, "Effect": "Allow", "Principal": { "Service": service }, "Action": "sqs:SendMessage",
-            "Resource": arn, "Condition": { "ArnEquals": { "aws:SourceArn": source } },
-        });
-        report.missing("queue policy", "no service may send to the queue", &pretty(&sends));
+        report.missing("queue policy", "no service may send to the queue", &queue.let_send(sid, service, source));
     }
     bucket
-}
-
-fn allows_sending(statement: &Value) -> bool {
-    let sends = |action: &&Value| {
-        action.as_str().is_some_and(|action| {
-            let action = action.to_ascii_lowercase();
-            action == "*" || action == "sqs:*" || action == "sqs:sendmessage" || action == "sqs:send*"
-        })
-    };
-    list(&statement["Action"]).iter().any(sends)
-}
-
-/// One value or many.
-fn list(value: &Value) -> Vec<&Value> {
-    match value {
-        Value::Array(values) => values.iter().collect(),
-        Value::Null => Vec::new(),
-        value => vec![value],
-    }
 }
 
 fn bucket_of(condition: &str) -> Option<String> {
@@ -197,15 +190,15 @@ mod tests {
         };
         let of_bucket = json!({ "ArnLike": { "aws:SourceArn": "arn:aws:s3:::example-trail" } });
         let policy = allow(json!({ "Service": "s3.amazonaws.com" }), of_bucket);
-        let mut report = Report::default();
-        assert_eq!(senders(Some(&policy), "a", true, &mut report).as_deref(), Some("example-trail"));
-        assert_eq!(report.missing, 0);
-        assert_eq!(senders(Some(&policy), "a", false, &mut report).as_deref(), Some("example-trail"));
-        assert_eq!(report.missing, 1, "EventBridge may not send: {}", report.text);
-        assert_eq!(senders(None, "a", true, &mut report), None);
-        assert_eq!(report.missing, 2);
+        let told = |policy: Option<&Value>, of_s3: bool| {
+            let queue = Queue { arn: "a".to_owned(), bucket: None, policy: policy.cloned() };
+            let mut report = Report::default();
+            (senders(&queue, of_s3, &mut report), report.missing)
+        };
+        assert_eq!(told(Some(&policy), true), (Some("example-trail".to_owned()), 0));
+        assert_eq!(told(Some(&policy), false).1, 1, "EventBridge may not send");
+        assert_eq!(told(None, true), (None, 1));
         let anyone = allow(json!("*"), json!({ "StringEquals": { "aws:SourceAccount": "111122223333" } }));
-        senders(Some(&anyone), "a", false, &mut report);
-        assert_eq!(report.missing, 2);
+        assert_eq!(told(Some(&anyone), false).1, 0);
     }
 }

@@ -6,17 +6,32 @@ use aws_sdk_cloudtrail::types::Trail;
 use super::super::Report;
 use super::{is_refused, statement};
 use crate::config::SqsConfig;
-use crate::source::aws::Connector;
 use crate::source::aws::error::classify;
+use crate::source::aws::{AwsError, Connector};
+
+/// The trails that are seen in the queue's region.
+pub(super) async fn list(sqs: &SqsConfig, connector: &Connector) -> Result<Vec<Trail>, AwsError> {
+    let request = client(sqs, connector).describe_trails().include_shadow_trails(true);
+    let answer = Box::pin(request.send()).await.map_err(|error| classify(&error, "cloudtrail:DescribeTrails"))?;
+    Ok(answer.trail_list.unwrap_or_default())
+}
+
+fn client(sqs: &SqsConfig, connector: &Connector) -> Client {
+    Client::new(&connector.config(sqs.queue_region().as_deref(), None))
+}
 
 /// With a bucket, the trail that writes there; without, any, since EventBridge tells of calls only where one logs.
-pub(super) async fn examine(sqs: &SqsConfig, connector: &Connector, bucket: Option<&str>, report: &mut Report) {
-    let client = Client::new(&connector.config(sqs.queue_region().as_deref(), None));
-    let request = client.describe_trails().include_shadow_trails(true);
-    let trails = match Box::pin(request.send()).await {
-        Ok(answer) => answer.trail_list.unwrap_or_default(),
+pub(super) async fn examine(
+    sqs: &SqsConfig,
+    connector: &Connector,
+    trails: Result<Vec<Trail>, AwsError>,
+    bucket: Option<&str>,
+    report: &mut Report,
+) {
+    let client = client(sqs, connector);
+    let trails = match trails {
+        Ok(trails) => trails,
         Err(error) => {
-            let error = classify(&error, "cloudtrail:DescribeTrails");
             let remedy = if is_refused(&error) {
                 statement(&["cloudtrail:DescribeTrails", "cloudtrail:GetTrailStatus"], "*")
             } else {

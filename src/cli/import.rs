@@ -1,0 +1,168 @@
+//! `catchment import`: what assets were at a moment, out of files, into the inventory.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, until_signalled};
+use crate::app::{self, Imported};
+use crate::config::{self, Config, Environment, Flags};
+use crate::model::{TallyCounts, Time};
+use crate::source::import::{self, FileReport, Job, JobFile, Place, Report};
+
+const EXAMPLES: &str = "\
+Examples:
+  catchment import instances.json iam.json
+  catchment import --as-of 2026-01-31T06:00:00Z config-snapshot.json.gz
+  aws iam get-account-authorization-details | catchment import -
+  az graph query -q 'Resources' --first 1000 | catchment import -
+
+Each file tells by itself what it is: snapshots, history files and query results of AWS Config,
+answers of Cloud Control, of aws ... describe, list and get, rows of Azure Resource Graph, az
+resource list, exports of Microsoft Graph (with --account for the tenant), Terraform state, and
+the assets and events of Catchment itself. Many forms may be in one file, one a line too.
+
+A running server takes the files in from its data directory; where none runs, this command does.
+What is newer in the inventory stays. Importing a file again changes nothing.";
+
+/// Fill the inventory with what assets were at a moment, out of snapshots, lists and exports
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The files, .gz too; - is standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// When the assets were as the files say, where those do not tell it [default: when the file was written]
+    #[arg(long, value_name = "TIME")]
+    as_of: Option<Time>,
+    /// The account, subscription or tenant of what does not tell it
+    #[arg(long, value_name = "ACCOUNT")]
+    account: Option<String>,
+    /// The region of what does not tell it
+    #[arg(long, value_name = "REGION")]
+    region: Option<String>,
+    /// Tell what differs from the inventory as events too
+    #[arg(long)]
+    events: bool,
+    /// The configuration file of the server
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The data directory of the server, where it is not that of the configuration
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+/// How often the report of a running server is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+pub(super) fn run(arguments: Arguments, environment: &Environment, output: &mut dyn Write) -> Result<(), Failure> {
+    let Arguments { files, as_of, account, region, events, config, data_dir } = arguments;
+    let flags = Flags { config, data_dir, ..Flags::default() };
+    let config = config::load(&flags, environment)?.config;
+    if config.ephemeral {
+        let message = "an import needs a data directory: the configuration says ephemeral = true";
+        return Err(Failure::Usage(message.to_owned()));
+    }
+    let (mut job_files, mut contents) = (Vec::new(), Vec::new());
+    for path in &files {
+        let (content, written) = open(path)?;
+        let name = path.to_string_lossy().into_owned();
+        job_files.push(JobFile { name, as_of: as_of.unwrap_or(written) });
+        contents.push(content);
+    }
+    let job = Job { files: job_files, account, region, events };
+    let folder = import::folder(&config.data_dir);
+    let written = job.write(&folder, contents);
+    let (name, place) =
+        written.map_err(|error| Failure::run(format!("copy the files to {}", folder.display()), error))?;
+    let imported = until_signalled(async |stop| work(&config, &folder, &name, &place, output, stop).await);
+    imported.inspect_err(|_| {
+        // Nobody is to begin what this command has given up.
+        let _ = place.remove();
+    })
+}
+
+/// The content, and when it was written: of standard input, now.
+fn open(path: &Path) -> Result<(Box<dyn Read>, Time), Failure> {
+    let unreadable = |error: io::Error| Failure::run(format!("read {}", path.display()), error);
+    if path.as_os_str() == "-" {
+        return Ok((Box::new(io::stdin()), time(SystemTime::now())));
+    }
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if metadata.is_dir() {
+        return Err(Failure::Usage(format!("{}: a folder; name the files in it", path.display())));
+    }
+    Ok((Box::new(file), time(metadata.modified().map_err(unreadable)?)))
+}
+
+fn time(at: SystemTime) -> Time {
+    let millis = at.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+    Time::from_millis(millis)
+}
+
+async fn work(
+    config: &Config,
+    folder: &Path,
+    name: &str,
+    place: &Place,
+    output: &mut dyn Write,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let found = import::find(folder, name).map_err(|error| Failure::run("read the import", error))?;
+    let by = match found {
+        Some(begun) => app::import(config, begun, stop.clone()).await?,
+        None => Imported::ByServer,
+    };
+    if by == Imported::ByServer {
+        writeln!(output, "the running server imports; it shows in /v1/sources as import-{name}")?;
+    }
+    let report = loop {
+        let report = place.report().map_err(|error| Failure::run("read the report of the import", error))?;
+        match report {
+            Some(report) => break report,
+            None if stop.is_cancelled() => return Err(Failure::run("import", "stopped; what was taken in stays")),
+            None => {
+                stop.run_until_cancelled(sleep(LOOK_EVERY)).await;
+            }
+        }
+    };
+    tell(&report, output)?;
+    place.remove().map_err(|error| Failure::run("delete the import's folder", error))?;
+    verdict(&report)
+}
+
+fn tell(report: &Report, output: &mut dyn Write) -> io::Result<()> {
+    for FileReport { name, counts, error } in &report.files {
+        let TallyCounts { imported, updated, unchanged, older, rejected, unknown_types } = counts;
+        let unknown: u64 = unknown_types.values().sum();
+        writeln!(
+            output,
+            "{name}: {imported} imported, {updated} updated, {unchanged} unchanged, {older} older than what is held, \
+             {unknown} of unknown type, {rejected} rejected"
+        )?;
+        for (kind, count) in unknown_types {
+            writeln!(output, "  unknown type {kind}: {count}")?;
+        }
+        if let Some(error) = error {
+            writeln!(output, "  {error}")?;
+        }
+    }
+    Ok(())
+}
+
+fn verdict(report: &Report) -> Result<(), Failure> {
+    let unreadable = report.files.iter().filter(|file| file.error.is_some()).count();
+    let rejected: u64 = report.files.iter().map(|file| file.counts.rejected).sum();
+    match (unreadable, rejected) {
+        (0, 0) => Ok(()),
+        (0, rejected) => Err(Failure::Check(format!(
+            "{rejected} of the items were rejected; /v1/quarantine of the server tells why, item by item"
+        ))),
+        (unreadable, _) => Err(Failure::Check(format!("{unreadable} of the files can't be read as documents"))),
+    }
+}

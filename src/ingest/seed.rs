@@ -1,0 +1,166 @@
+//! One item of an inventory of the provider's, through normalizer and inventory.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::encode::EventParts;
+use super::{Ingest, Processor};
+use crate::inventory::{Applied, Held, SeedOutcome};
+use crate::log::{Batch, NewEvent};
+use crate::model::{
+    Attribution, Confidence, Draft, Evidence, Operation, RawRecord, RecordInfo, Rejected, Seed, SeedDocument, SourceId,
+    Time,
+};
+use crate::normalize::{SeedFault, Seeds};
+
+/// What became of an item.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    events: Vec<NewEvent>,
+    assets: Vec<Arc<Held>>,
+    /// Code and reason, where something of it goes to quarantine.
+    rejected: Option<(&'static str, String)>,
+    unknown: bool,
+}
+
+impl Ingest {
+    /// Takes an item; what is held by it commits with the batch.
+    pub(super) fn seed(
+        &mut self,
+        source: &SourceId,
+        record: RawRecord,
+        found: Seeds,
+        document: &SeedDocument,
+        batch: &mut Batch,
+    ) {
+        let taken = self.processor.seed(found, document, self.observed);
+        let count = |outcome: &str| self.metrics.records.with_label_values(&[&*source.0, outcome]).inc();
+        self.changes(taken.events, &taken.assets, None, batch);
+        match taken.rejected {
+            Some((code, reason)) => {
+                let RawRecord { bytes, origin } = record;
+                self.reject(source, batch, Rejected { origin, code, reason, bytes, observed: self.observed });
+            }
+            None if taken.unknown => {
+                count("skipped");
+                self.metrics.skipped.with_label_values(&["item of an inventory, of a type that no rule knows"]).inc();
+            }
+            None => count("seeded"),
+        }
+    }
+}
+
+impl Processor {
+    /// Takes an item of a document, and counts in its tally what became of the assets.
+    pub(super) fn seed(&self, found: Seeds, document: &SeedDocument, observed: Time) -> Taken {
+        let Seeds { seeds, faults, raw } = found;
+        let mut taken = Taken::default();
+        for fault in faults {
+            match fault {
+                SeedFault::UnknownType(name) => {
+                    document.tally.count(|counts| *counts.unknown_types.entry(name).or_default() += 1);
+                    taken.unknown = true;
+                }
+                SeedFault::Rejected { code, reason } => {
+                    taken.rejected.get_or_insert((code, reason));
+                }
+            }
+        }
+        for seed in seeds {
+            self.apply_seed(seed, &raw, document, observed, &mut taken);
+        }
+        if taken.rejected.is_some() {
+            document.tally.count(|counts| counts.rejected += 1);
+        }
+        taken
+    }
+
+    fn apply_seed(&self, mut seed: Seed, raw: &Bytes, document: &SeedDocument, observed: Time, taken: &mut Taken) {
+        let event_id = if document.events { event_id(&seed, raw) } else { String::new() };
+        let (outcome, applied) = self.inventory.seed(&event_id, &mut seed, &self.past());
+        document.tally.count(|counts| match outcome {
+            SeedOutcome::Imported => counts.imported += 1,
+            SeedOutcome::Updated => counts.updated += 1,
+            SeedOutcome::Unchanged => counts.unchanged += 1,
+            SeedOutcome::Older => counts.older += 1,
+        });
+        let Some(mut applied) = applied else { return };
+        taken.assets.extend(applied.held.take());
+        // A late seed changes what is held, and nothing that its own time would tell anybody.
+        if document.events && !applied.late {
+            match self.seed_event(seed, applied, raw, &event_id, observed) {
+                Ok(event) => taken.events.push(event),
+                Err(error) => {
+                    taken.rejected = Some(("unfit_text", format!("the event can't be written as JSON: {error}")));
+                }
+            }
+        }
+    }
+
+    fn seed_event(
+        &self,
+        Seed { as_of, mut draft }: Seed,
+        mut applied: Applied,
+        raw: &Bytes,
+        id: &str,
+        observed: Time,
+    ) -> Result<NewEvent, serde_json::Error> {
+        if let Some(after) = applied.document.take() {
+            let before = applied.before.take();
+            draft.associations.extend(self.engine.mentioned(&draft, before.as_deref(), &after));
+        }
+        let record = record(&draft, as_of, id, raw.clone());
+        EventParts {
+            type_prefix: &self.type_prefix,
+            record: &record,
+            draft: &draft,
+            applied: &applied,
+            // Nobody is known to have done it.
+            novelty: None,
+            id,
+            observed,
+            rules_version: self.engine.version(),
+        }
+        .encode()
+    }
+}
+
+/// The same asset told the same way for the same moment gives the same id.
+fn event_id(seed: &Seed, raw: &[u8]) -> String {
+    let mut hash = Xxh3::new();
+    hash.update(seed.draft.asset.name.as_str().as_bytes());
+    hash.update(&seed.as_of.millis().to_be_bytes());
+    hash.update(raw);
+    format!("seed-{:032x}:0", hash.digest128())
+}
+
+/// No record tells who changed the asset, and when.
+fn record(draft: &Draft, as_of: Time, id: &str, raw: Bytes) -> RecordInfo {
+    let asset = &draft.asset;
+    RecordInfo {
+        event_id: id.to_owned(),
+        time: as_of,
+        source: match asset.kind.provider {
+            "azure" => format!("//azure/{}", asset.account),
+            provider => format!("//{provider}/{}/{}", asset.account, asset.region),
+        },
+        operation: Operation {
+            service: "inventory".to_owned(),
+            name: "Seed".to_owned(),
+            event_id: id.to_owned(),
+            request_id: None,
+            outcome: "success",
+        },
+        attribution: Attribution {
+            method: "unknown".into(),
+            method_reason: "an inventory of the provider tells the difference, and no record the change".to_owned(),
+            confidence: Confidence::Low,
+            detected_by: Some("inventory"),
+            ..Attribution::default()
+        },
+        evidence: Evidence::default(),
+        raw,
+    }
+}

@@ -1,0 +1,369 @@
+//! Items of Amazon's inventories, whoever lists them: one view for the rules to look into.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value, json};
+
+use super::super::arn::Arn;
+use super::super::json::{Arena, Json};
+use super::super::transform::Transform;
+use super::forms::Forms;
+use crate::model::Time;
+
+/// Who tells an item, as rules see it under `/form`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A configuration item of AWS Config.
+    Config,
+    /// A resource description of Cloud Control.
+    CloudControl,
+    /// An element or member of an answer that the `aws` command prints.
+    Cli,
+    /// An instance of a resource of a Terraform state.
+    Terraform,
+}
+
+impl Form {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::CloudControl => "cloudcontrol",
+            Self::Cli => "cli",
+            Self::Terraform => "terraform",
+        }
+    }
+}
+
+/// An item, taken apart.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) form: Form,
+    /// `AWS::EC2::VPC`; of Terraform its own type, where no other is known.
+    pub(super) kind: String,
+    pub(super) id: Option<String>,
+    pub(super) name: Option<String>,
+    pub(super) arn: Option<String>,
+    pub(super) account: Option<String>,
+    pub(super) region: Option<String>,
+    pub(super) as_of: Option<Time>,
+    pub(super) tags: Option<Value>,
+    /// In the names of the API: `vpcId`.
+    pub(super) configuration: Value,
+    /// What AWS Config keeps beside the configuration, as it is written.
+    pub(super) supplement: Value,
+    /// It was deleted.
+    pub(super) gone: bool,
+    /// The form does not tell all of the configuration, or not in the names of the API.
+    pub(super) partial: bool,
+}
+
+impl Item {
+    fn new(form: Form, kind: String, told: &Value) -> Self {
+        let configuration = transformed(Transform::ApiNames, told).unwrap_or_default();
+        let mut item = Self {
+            form,
+            kind,
+            id: None,
+            name: None,
+            arn: None,
+            account: None,
+            region: None,
+            as_of: None,
+            tags: ["tags", "tagSet", "tagList", "tagsList"].iter().find_map(|key| tags(told, key)),
+            configuration,
+            supplement: Value::Null,
+            gone: false,
+            partial: matches!(form, Form::CloudControl | Form::Terraform),
+        };
+        item.account = text(told, &["ownerId", "awsAccountId", "accountId"]).filter(|id| is_account(id));
+        let placement = || text(told.get("Placement").or_else(|| told.get("placement"))?, &["availabilityZone"]);
+        let zone = text(told, &["availabilityZone"]).or_else(placement);
+        item.region = zone.as_deref().and_then(region_of_zone).map(str::to_owned);
+        item
+    }
+
+    /// An ARN tells where the asset lives, where nothing else did.
+    fn with_arn(mut self, arn: Option<String>) -> Self {
+        if let Some(parsed) = arn.as_deref().and_then(Arn::parse) {
+            let told = |part: &str| (!part.is_empty() && part != "-").then(|| part.to_owned());
+            self.account = told(parsed.account).or(self.account);
+            self.region = told(parsed.region).or(self.region);
+            self.arn = arn;
+        }
+        self
+    }
+
+    /// What rules look into.
+    pub(super) fn view(&self) -> Value {
+        json!({
+            "form": self.form.as_str(), "type": self.kind, "id": self.id, "name": self.name, "arn": self.arn,
+            "account": self.account, "region": self.region, "time": self.as_of, "tags": self.tags,
+            "configuration": self.configuration, "supplement": self.supplement,
+        })
+    }
+}
+
+/// A configuration item, as files, `GetResourceConfigHistory` and `SelectResourceConfig` write it
+/// (<https://docs.aws.amazon.com/config/latest/APIReference/API_ConfigurationItem.html>).
+pub(super) fn of_config(told: &Map<String, Value>) -> Result<Item, String> {
+    let told = Value::Object(told.clone());
+    let kind = text(&told, &["resourceType"]).ok_or("a configuration item without resourceType")?;
+    let status = text(&told, &["configurationItemStatus"]).unwrap_or_default();
+    let gone = status.starts_with("ResourceDeleted");
+    let configuration = told.get("configuration").map(parsed).filter(Value::is_object);
+    if configuration.is_none() && !gone {
+        return Err(format!(
+            "a configuration item of {kind} without its configuration; a query must select `configuration`"
+        ));
+    }
+    let supplement = told.get("supplementaryConfiguration").map_or(Value::Null, |supplement| match supplement {
+        Value::Object(members) => members.iter().map(|(key, value)| (key.clone(), parsed(value))).collect(),
+        other => other.clone(),
+    });
+    let mut item = Item::new(Form::Config, kind, &configuration.unwrap_or_else(|| json!({})));
+    item.tags = tags(&told, "tags").or(item.tags);
+    item.id = text(&told, &["resourceId"]);
+    item.name = text(&told, &["resourceName"]);
+    item.account = text(&told, &["awsAccountId", "accountId"]).or(item.account);
+    item.region = text(&told, &["awsRegion"]).filter(|region| region != "global").or(item.region);
+    item.as_of = told.get("configurationItemCaptureTime").and_then(time);
+    item.supplement = supplement;
+    item.gone = gone;
+    Ok(item.with_arn(text(&told, &["arn"])))
+}
+
+/// A description by Cloud Control: its properties are those of CloudFormation
+/// (<https://docs.aws.amazon.com/cloudcontrolapi/latest/APIReference/API_ResourceDescription.html>). A list may leave some
+/// of them out.
+pub(super) fn of_cloud_control(kind: &str, told: &Map<String, Value>) -> Result<Item, String> {
+    let told = Value::Object(told.clone());
+    let properties = told.get("Properties").map(parsed).filter(Value::is_object);
+    let properties = properties.ok_or_else(|| format!("a description of {kind} without its Properties"))?;
+    let mut item = Item::new(Form::CloudControl, kind.to_owned(), &properties);
+    item.id = text(&told, &["Identifier"]);
+    let arn = own_arn(&properties, kind.rsplit("::").next().unwrap_or_default(), &[]);
+    let arn = arn.or_else(|| item.id.clone().filter(|id| id.starts_with("arn:")));
+    Ok(item.with_arn(arn))
+}
+
+/// What an answer of a `describe`, `get` or `list` holds under a member's name. Nothing: no rule knows the type.
+pub(super) fn of_cli(
+    forms: &Forms,
+    name: &str,
+    told: &Value,
+    kind_of_arn: impl Fn(&str, bool) -> Option<String>,
+) -> Vec<Item> {
+    if name == "Reservations" {
+        return of_reservation(told);
+    }
+    let arn = match told {
+        Value::String(arn) => Some(arn.clone()).filter(|arn| arn.starts_with("arn:")),
+        told => own_arn(told, &singular(name), &forms.own_arns),
+    };
+    // Several types may have ARNs alike: then the answer's own word decides.
+    let by_arn = |guess| arn.as_deref().and_then(|arn| kind_of_arn(arn, guess));
+    let kind = by_arn(false).or_else(|| forms.cli.get(name).cloned()).or_else(|| by_arn(true));
+    let nothing = json!({});
+    let told = if told.is_object() { told } else { &nothing };
+    kind.filter(|_| told != &nothing || arn.is_some())
+        .map(|kind| Item::new(Form::Cli, kind, told).with_arn(arn))
+        .into_iter()
+        .collect()
+}
+
+fn of_reservation(told: &Value) -> Vec<Item> {
+    let owner = text(told, &["ownerId"]);
+    let instances = told.get("Instances").and_then(Value::as_array).into_iter().flatten();
+    let item = |instance: &Value| {
+        let mut item = Item::new(Form::Cli, "AWS::EC2::Instance".to_owned(), instance);
+        item.account = owner.clone().or(item.account);
+        item
+    };
+    instances.map(item).collect()
+}
+
+/// The instances of a resource (<https://developer.hashicorp.com/terraform/internals/json-format>; the state itself is
+/// Terraform's own affair, and version 4 has been its form since 2018). Values that the state calls sensitive are left out.
+pub(super) fn of_terraform(
+    forms: &Forms,
+    told: &Map<String, Value>,
+    kind_of_arn: impl Fn(&str, bool) -> Option<String>,
+) -> Result<Vec<Item>, String> {
+    let kind = told.get("type").and_then(Value::as_str).ok_or("a resource without its type")?;
+    let instances = told.get("instances").and_then(Value::as_array).into_iter().flatten();
+    let item = |instance: &Value| {
+        let mut attributes = instance.get("attributes").filter(|attributes| attributes.is_object())?.clone();
+        for path in instance.get("sensitive_attributes").and_then(Value::as_array).into_iter().flatten() {
+            redact(&mut attributes, path);
+        }
+        let attributes = camel_case(attributes);
+        let known = forms.terraform.get(kind).cloned();
+        let arn = text(&attributes, &["arn"]).filter(|arn| arn.starts_with("arn:"));
+        let by_arn = || arn.as_deref().and_then(|arn| kind_of_arn(arn, true));
+        let kind = known.or_else(by_arn).unwrap_or_else(|| kind.to_owned());
+        let mut item = Item::new(Form::Terraform, kind, &attributes);
+        item.id = text(&attributes, &["id"]);
+        item.name = text(&attributes, &["name"]);
+        item.tags = tags(&attributes, "tagsAll").or(item.tags);
+        Some(item.with_arn(arn))
+    };
+    Ok(instances.filter_map(item).collect())
+}
+
+/// The value at a path of Terraform's: `[{"type": "get_attr", "value": "password"}, …]`.
+fn redact(attributes: &mut Value, path: &Value) {
+    let mut at = attributes;
+    for step in path.as_array().into_iter().flatten() {
+        let step = step.get("value").unwrap_or(&Value::Null);
+        let key = step.as_str().or_else(|| step.get("value").and_then(Value::as_str));
+        let index = step.get("value").and_then(Value::as_u64).and_then(|index| usize::try_from(index).ok());
+        let next = match (at, key, index) {
+            (Value::Object(members), Some(key), _) => members.get_mut(key),
+            (Value::Array(elements), _, Some(index)) => elements.get_mut(index),
+            _ => None,
+        };
+        let Some(next) = next else { return };
+        at = next;
+    }
+    if !at.is_null() {
+        *at = json!("[redacted]");
+    }
+}
+
+/// `vpc_id` → `vpcId`. What stands under tags keeps its keys.
+fn camel_case(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let renamed = members.into_iter().map(|(key, value)| {
+                let value = if key.starts_with("tags") { value } else { camel_case(value) };
+                let mut words = key.split('_');
+                let mut name = words.next().unwrap_or_default().to_owned();
+                for word in words {
+                    let mut letters = word.chars();
+                    name.extend(letters.next().into_iter().flat_map(char::to_uppercase).chain(letters));
+                }
+                (name, value)
+            });
+            Value::Object(renamed.collect())
+        }
+        Value::Array(elements) => elements.into_iter().map(camel_case).collect(),
+        scalar => scalar,
+    }
+}
+
+/// The ARN of the thing itself among those that it mentions.
+fn own_arn(told: &Value, noun: &str, others: &[String]) -> Option<String> {
+    let members = told.as_object()?;
+    let arn = |name: &str| member(members, name).and_then(Value::as_str).filter(|arn| arn.starts_with("arn:"));
+    let named = || arn(&format!("{noun}Arn"));
+    let found = arn("arn").or_else(named).or_else(|| others.iter().find_map(|name| arn(name)));
+    found.map(str::to_owned)
+}
+
+/// `repositories` → `repository`, `trailList` → `trail`, `StackSummaries` → `Stack`.
+fn singular(name: &str) -> Cow<'_, str> {
+    let name = name.strip_suffix("List").unwrap_or(name);
+    let name = name.strip_suffix("Summaries").or_else(|| name.strip_suffix("Summary")).unwrap_or(name);
+    match name.strip_suffix("ies") {
+        Some(stem) => Cow::Owned(format!("{stem}y")),
+        None => Cow::Borrowed(name.strip_suffix('s').unwrap_or(name)),
+    }
+}
+
+fn transformed(transform: Transform, value: &Value) -> Option<Value> {
+    let arena = Arena::new();
+    transform.apply(Json::copied(value, &arena), &arena).map(Json::to_value)
+}
+
+/// A member by its key: exactly, else ignoring case.
+pub(super) fn member<'v>(members: &'v Map<String, Value>, key: &str) -> Option<&'v Value> {
+    let ignoring_case = || members.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value);
+    members.get(key).or_else(ignoring_case)
+}
+
+/// The object that a text holds, where it does.
+pub(super) fn parsed(value: &Value) -> Value {
+    match value.as_str().filter(|text| text.starts_with(['{', '['])) {
+        Some(text) => serde_json::from_str(text).unwrap_or_else(|_| value.clone()),
+        None => value.clone(),
+    }
+}
+
+fn tags(told: &Value, key: &str) -> Option<Value> {
+    let tags = member(told.as_object()?, key).filter(|tags| tags.is_array() || tags.is_object())?;
+    transformed(Transform::TagMap, tags)
+}
+
+/// The first of these members that is a text or a number, and not empty.
+pub(super) fn text(told: &Value, names: &[&str]) -> Option<String> {
+    let members = told.as_object()?;
+    let texts = names.iter().filter_map(|name| member(members, name)).filter_map(|value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    });
+    texts.into_iter().find(|text| !text.is_empty())
+}
+
+/// RFC 3339, or seconds since 1970, as the API answers.
+pub(super) fn time(value: &Value) -> Option<Time> {
+    let text = transformed(Transform::Epoch, value)?;
+    text.as_str()?.parse().ok()
+}
+
+fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// `eu-west-1` of `eu-west-1a` and of the local zone `us-west-2-lax-1a`.
+fn region_of_zone(zone: &str) -> Option<&str> {
+    let digit = zone.find(|letter: char| letter.is_ascii_digit())?;
+    let (region, rest) = zone.split_at_checked(digit + 1)?;
+    (region.matches('-').count() >= 2 && !rest.is_empty()).then_some(region)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_ones() {
+        for (zone, region) in [
+            ("eu-west-1a", Some("eu-west-1")),
+            ("us-west-2-lax-1a", Some("us-west-2")),
+            ("us-gov-east-1b", Some("us-gov-east-1")),
+            ("eu-west-1", None),
+            ("westeurope", None),
+        ] {
+            assert_eq!(region_of_zone(zone), region, "{zone}");
+        }
+        for (name, expected) in [
+            ("SecurityGroups", "SecurityGroup"),
+            ("trailList", "trail"),
+            ("repositories", "repository"),
+            ("Role", "Role"),
+        ] {
+            assert_eq!(singular(name), expected);
+        }
+        assert_eq!(
+            camel_case(json!({ "vpc_id": [{ "cidr_block": 1 }], "tags": { "cost_centre": "a" } })),
+            json!({ "vpcId": [{ "cidrBlock": 1 }], "tags": { "cost_centre": "a" } })
+        );
+    }
+
+    #[test]
+    fn what_a_state_calls_sensitive_is_left_out() {
+        let mut attributes = json!({ "password": "hunter2", "list": [{ "key": "k" }], "plain": 1 });
+        redact(&mut attributes, &json!([{ "type": "get_attr", "value": "password" }]));
+        redact(
+            &mut attributes,
+            &json!([
+                { "type": "get_attr", "value": "list" },
+                { "type": "index", "value": { "value": 0, "type": "number" } },
+                { "type": "get_attr", "value": "key" },
+            ]),
+        );
+        redact(&mut attributes, &json!([{ "type": "get_attr", "value": "missing" }]));
+        assert_eq!(attributes, json!({ "password": "[redacted]", "list": [{ "key": "[redacted]" }], "plain": 1 }));
+    }
+}

@@ -1,0 +1,319 @@
+//! Seeds: what snapshots, lists and descriptions tell of assets as they were at a moment. Which form an item has is told
+//! by its members; its fields are brought into the names that events use, by the rules in `normalizers/seed/`, so that an
+//! event that comes later differs from it by what it changed.
+
+mod forms;
+mod item;
+mod own;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use self::item::Item;
+use super::arn::Arn;
+use super::catalog::Catalog;
+use super::configuration::configuration;
+use super::eval::{Evaluated, Place, evaluate, partition};
+use super::expression::Facts;
+use super::json::{Arena, Json};
+use super::plan::{EventPlan, Parts};
+use super::pointer::Path;
+use super::references::Referred;
+use super::{azure, redact};
+use crate::model::{Action, AssetRef, Confidence, Draft, DraftAction, Seed, SeedDocument, Step, Time};
+
+pub(super) use self::forms::Forms;
+
+/// The rules of seeds.
+#[derive(Debug)]
+pub(super) struct SeedRules {
+    pub(super) forms: Forms,
+    /// Pointers into the view of an item whose values are secrets.
+    pub(super) redact: Vec<Path>,
+    /// By provider type.
+    pub(super) events: HashMap<Box<str>, Vec<EventPlan>>,
+}
+
+/// What an item told.
+#[derive(Debug)]
+pub struct Seeds {
+    /// The assets.
+    pub seeds: Vec<Seed>,
+    /// What was not taken.
+    pub faults: Vec<SeedFault>,
+    /// The item on one line, redacted.
+    pub raw: Bytes,
+}
+
+/// Why an item, or a part of it, was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SeedFault {
+    /// No rule knows its type.
+    UnknownType(String),
+    /// It goes to quarantine.
+    Rejected {
+        /// A stable word for counting.
+        code: &'static str,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+}
+
+impl SeedFault {
+    fn rejected(code: &'static str, reason: impl Into<String>) -> Self {
+        Self::Rejected { code, reason: reason.into() }
+    }
+}
+
+/// What an item of a document tells.
+pub(super) fn seeds(catalog: &Catalog, bytes: &[u8], document: &SeedDocument) -> Seeds {
+    let mut found = Seeds { seeds: Vec::new(), faults: Vec::new(), raw: Bytes::new() };
+    let value = serde_json::from_slice(bytes).map(|value| match value {
+        // A query of AWS Config answers with objects in texts.
+        Value::String(text) if document.member == "Results" => item::parsed(&Value::String(text)),
+        value => value,
+    });
+    match value {
+        Ok(value) => found.take(catalog, value, document),
+        Err(error) => found.faults.push(SeedFault::rejected("not_json", format!("not JSON: {error}"))),
+    }
+    for seed in &mut found.seeds {
+        // Events tell the second only: one of the same second is to come after.
+        seed.as_of = Time::from_millis(seed.as_of.millis().div_euclid(1_000) * 1_000);
+    }
+    found
+}
+
+type ReadOwn = fn(&Catalog, &Map<String, Value>) -> Result<Seed, SeedFault>;
+type ReadAzure = fn(&azure::Rules, &Forms, &Map<String, Value>, &SeedDocument) -> Result<Seed, SeedFault>;
+
+impl Seeds {
+    fn take(&mut self, catalog: &Catalog, value: Value, document: &SeedDocument) {
+        let forms = &catalog.seeds.forms;
+        let kind_of_arn = |arn: &str, guess: bool| kind_of_arn(catalog, arn, guess);
+        let items = match recognize(&value, document) {
+            Recognized::Event(told) => return self.own(catalog, told, own::event),
+            Recognized::Asset(told) => return self.own(catalog, told, own::asset),
+            Recognized::Resource(told) => return self.azure(catalog, told, document, azure::seed_resource),
+            Recognized::Directory(told) => return self.azure(catalog, told, document, azure::seed_object),
+            Recognized::Config(told) => item::of_config(told).map(|item| vec![item]),
+            Recognized::CloudControl(kind, told) => item::of_cloud_control(kind, told).map(|item| vec![item]),
+            Recognized::Terraform(told) => item::of_terraform(forms, told, kind_of_arn),
+            Recognized::Cli if forms.ignored.contains(&document.member) => return,
+            Recognized::Cli => Ok(item::of_cli(forms, &document.member, &value, kind_of_arn)),
+        };
+        match items {
+            Err(reason) => self.faults.push(SeedFault::rejected("incomplete_seed", reason)),
+            Ok(items) if items.is_empty() => self.faults.push(unknown(&value, document)),
+            Ok(items) => items.into_iter().for_each(|item| self.item(catalog, item, document)),
+        }
+    }
+
+    fn own(&mut self, catalog: &Catalog, told: &Map<String, Value>, read: ReadOwn) {
+        // Redacted when it was written.
+        self.raw = json!(told).to_string().into();
+        self.keep(read(catalog, told));
+    }
+
+    fn azure(&mut self, catalog: &Catalog, told: &Map<String, Value>, document: &SeedDocument, read: ReadAzure) {
+        let text = json!(told).to_string();
+        let seed = match redact::sanitize(&text, catalog.azure.secrets(), &[]) {
+            Err(error) => Err(SeedFault::rejected("unfit_text", error.to_string())),
+            Ok(Cow::Borrowed(_)) => {
+                let seed = read(&catalog.azure, &catalog.seeds.forms, told, document);
+                self.raw = text.into();
+                seed
+            }
+            Ok(Cow::Owned(text)) => {
+                let told = serde_json::from_str(&text).unwrap_or_default();
+                self.raw = text.into();
+                read(&catalog.azure, &catalog.seeds.forms, &told, document)
+            }
+        };
+        self.keep(seed);
+    }
+
+    fn item(&mut self, catalog: &Catalog, item: Item, document: &SeedDocument) {
+        let view = item.view();
+        let text = view.to_string();
+        let paths: Vec<_> = catalog.seeds.redact.iter().collect();
+        let view = match redact::sanitize(&text, &catalog.secrets, &paths) {
+            Err(error) => return self.faults.push(SeedFault::rejected("unfit_text", error.to_string())),
+            Ok(Cow::Borrowed(_)) => view,
+            Ok(Cow::Owned(text)) => serde_json::from_str(&text).unwrap_or(Value::Null),
+        };
+        self.raw = view.to_string().into();
+        match drafts(catalog, &item, &view, document) {
+            Err(fault) => self.faults.push(fault),
+            Ok(drafts) => {
+                let as_of = item.as_of.unwrap_or(document.as_of);
+                for draft in drafts {
+                    self.keep(placed(draft).map(|draft| Seed { as_of, draft }));
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, seed: Result<Seed, SeedFault>) {
+        match seed {
+            Ok(seed) => self.seeds.push(seed),
+            Err(fault) => self.faults.push(fault),
+        }
+    }
+}
+
+/// The type that an ARN tells: surely, or by the kind that stands in it.
+fn kind_of_arn(catalog: &Catalog, arn: &str, guess: bool) -> Option<String> {
+    let place = Place { service: "", account: "-", region: "-" };
+    let known = || catalog.aws.references.known_arn(arn, &place).map(|found| found.asset);
+    let alike = || Some(catalog.aws.arns.named(Arn::parse(arn)?, "").asset);
+    let kind = known().or_else(|| if guess { alike() } else { None })?.kind.provider_type.clone();
+    catalog.aws.assets.contains_key(kind.as_str()).then_some(kind)
+}
+
+enum Recognized<'v> {
+    Event(&'v Map<String, Value>),
+    Asset(&'v Map<String, Value>),
+    Config(&'v Map<String, Value>),
+    CloudControl(&'v str, &'v Map<String, Value>),
+    Terraform(&'v Map<String, Value>),
+    Resource(&'v Map<String, Value>),
+    Directory(&'v Map<String, Value>),
+    Cli,
+}
+
+/// The one place that tells what an item is.
+fn recognize<'v>(value: &'v Value, document: &'v SeedDocument) -> Recognized<'v> {
+    let Some(told) = value.as_object() else { return Recognized::Cli };
+    let text = |name: &str| told.get(name).and_then(Value::as_str);
+    let of_document = |name: &str| document.members.get(name).and_then(Value::as_str);
+    if told.contains_key("specversion") {
+        return Recognized::Event(told);
+    }
+    if text("name").is_some_and(|name| name.starts_with("asset://")) {
+        return Recognized::Asset(told);
+    }
+    if told.contains_key("resourceType") && (told.contains_key("resourceId") || told.contains_key("configuration")) {
+        return Recognized::Config(told);
+    }
+    if let Some(kind) = of_document("TypeName").filter(|_| told.contains_key("Identifier")) {
+        return Recognized::CloudControl(kind, told);
+    }
+    if document.member == "resources" && of_document("terraform_version").is_some() {
+        return Recognized::Terraform(told);
+    }
+    match text("id") {
+        Some(id) if id.starts_with('/') => Recognized::Resource(told),
+        Some(id) if azure::is_directory_id(id) && !told.contains_key("arn") => Recognized::Directory(told),
+        _ => Recognized::Cli,
+    }
+}
+
+fn unknown(value: &Value, document: &SeedDocument) -> SeedFault {
+    if !document.member.is_empty() {
+        return SeedFault::UnknownType(format!("{} of an answer of the aws command", document.member));
+    }
+    let members: Vec<_> = value.as_object().into_iter().flat_map(Map::keys).take(5).map(String::as_str).collect();
+    let reason = format!(
+        "no form that is known ({}): docs/inventory.md lists those that are",
+        if members.is_empty() { "no object".to_owned() } else { format!("members {}, …", members.join(", ")) }
+    );
+    SeedFault::rejected("unknown_seed", reason)
+}
+
+/// By the rules of the type, else as the API names it.
+fn drafts(catalog: &Catalog, item: &Item, view: &Value, document: &SeedDocument) -> Result<Vec<Draft>, SeedFault> {
+    let told = |own: &Option<String>, given: &Option<String>| own.clone().or_else(|| given.clone()).unwrap_or_default();
+    let (account, region) = (told(&item.account, &document.account), told(&item.region, &document.region));
+    let place = Place { service: "", account: &account, region: &region };
+    let rules = catalog.seeds.events.get(item.kind.as_str()).map(Vec::as_slice).unwrap_or_default();
+    let mut drafts = if rules.is_empty() {
+        vec![plain(catalog, item, view, &place)?]
+    } else {
+        let arena = Arena::new();
+        let facts = Facts { root: Json::copied(view, &arena), is_cut: false, arena: &arena };
+        match evaluate(&catalog.aws, rules, facts, &place) {
+            Evaluated::Drafts(drafts) => drafts,
+            Evaluated::Skipped { .. } | Evaluated::NoRuleApplies => {
+                return Err(SeedFault::UnknownType(item.kind.clone()));
+            }
+            Evaluated::Unnamed { rule } => return Err(unnamed(&item.kind, &rule)),
+        }
+    };
+    for draft in &mut drafts {
+        draft.partial |= item.partial;
+        if item.gone {
+            draft.action = DraftAction::Known(Action::Delete);
+            draft.steps.clear();
+        }
+    }
+    Ok(drafts)
+}
+
+/// A type without a rule of its own: the names of the API are those of the events.
+fn plain(catalog: &Catalog, item: &Item, view: &Value, place: &Place<'_>) -> Result<Draft, SeedFault> {
+    let references = &catalog.aws.references;
+    let known = catalog.aws.assets.get(item.kind.as_str());
+    let asset = known.ok_or_else(|| SeedFault::UnknownType(item.kind.clone()))?;
+    let told = [&item.arn, &item.id, &item.name].into_iter().flatten().map(String::as_str);
+    // What EC2 lists without ARN has an id that tells its type.
+    let members = view.get("configuration").and_then(Value::as_object).into_iter().flat_map(Map::values);
+    let is_own = |id: &&str| references.by_id_prefix(id).is_some_and(|known| Arc::ptr_eq(known, asset));
+    let mut ids = told.chain(members.filter_map(Value::as_str).filter(is_own));
+    let named = ids.find_map(|id| references.of_kind(asset, id, &[], place));
+    let Referred { asset, id, name, region } = named.ok_or_else(|| unnamed(&item.kind, "seed/plain"))?;
+    let parts = Parts { partition: partition(&region), region: &region, account: place.account, id: &id, vars: &[] };
+    let composed = || asset.arn.as_ref()?.render(&parts, false);
+    let arena = Arena::new();
+    let told = view.get("configuration").map(|told| Json::copied(told, &arena));
+    let configuration = told.and_then(|told| configuration(told, &arena)).map_or_else(|| json!({}), Json::to_value);
+    let mut steps = vec![Step::Replace(configuration)];
+    if let Some(tags) = view.get("tags").filter(|tags| tags.is_object()) {
+        steps.push(Step::Set { at: asset.kind.tags.clone(), value: tags.clone() });
+    }
+    Ok(Draft {
+        action: DraftAction::Upsert,
+        asset: AssetRef {
+            kind: Arc::clone(&asset.kind),
+            name,
+            arn: item.arn.clone().or_else(composed),
+            arn_is_told: item.arn.is_some(),
+            account: place.account.to_owned(),
+            region,
+            id,
+        },
+        steps,
+        partial: true,
+        associations: Vec::new(),
+        rule: "aws/seed/plain".into(),
+        confidence: Confidence::Medium,
+    })
+}
+
+fn unnamed(kind: &str, rule: &str) -> SeedFault {
+    SeedFault::rejected(
+        "no_asset_named",
+        format!("no asset named: the item lacks every identifier of a {kind} ({rule})"),
+    )
+}
+
+/// An asset that is told without the account or region that its name is made of can't be named.
+fn placed(draft: Draft) -> Result<Draft, SeedFault> {
+    let kind = &draft.asset.kind.provider_type;
+    let missing = |code, what: &str| {
+        SeedFault::rejected(code, format!("the item does not tell the {what} of its {kind}: give it by --{what}"))
+    };
+    if draft.asset.account.is_empty() {
+        return Err(missing("no_account", "account"));
+    }
+    if draft.asset.region.is_empty() {
+        return Err(missing("no_region", "region"));
+    }
+    Ok(draft)
+}

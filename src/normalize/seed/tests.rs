@@ -1,0 +1,158 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::normalize::Engine;
+
+fn engine() -> &'static Engine {
+    static ENGINE: std::sync::OnceLock<Engine> = std::sync::OnceLock::new();
+    ENGINE.get_or_init(|| Engine::load(None).unwrap())
+}
+
+fn document(member: &str, members: Value) -> SeedDocument {
+    SeedDocument {
+        account: Some("111122223333".to_owned()),
+        region: Some("eu-west-1".to_owned()),
+        member: member.to_owned(),
+        members: members.as_object().unwrap().clone(),
+        ..SeedDocument::default()
+    }
+}
+
+fn names(item: &Value, document: &SeedDocument) -> Vec<String> {
+    let found = engine().seeds(item.to_string().as_bytes(), document);
+    let seeds = found.seeds.iter().map(|seed| {
+        format!(
+            "{} {}",
+            seed.draft.asset.kind.provider_type,
+            seed.draft.asset.name.as_str().trim_start_matches("asset://")
+        )
+    });
+    let faults = found.faults.iter().map(|fault| match fault {
+        SeedFault::UnknownType(name) => format!("unknown {name}"),
+        SeedFault::Rejected { code, .. } => format!("rejected {code}"),
+    });
+    seeds.chain(faults).collect()
+}
+
+#[test]
+fn an_item_tells_its_form_and_its_name() {
+    let subscription = "/subscriptions/0F1E2D3C-0000-4000-8000-000000000001";
+    for (member, members, item, expected) in [
+        ("Vpcs", json!({}), json!({ "VpcId": "vpc-1" }), "AWS::EC2::VPC aws/111122223333/eu-west-1/ec2/vpc/vpc-1"),
+        (
+            "NatGateways",
+            json!({}),
+            json!({ "SubnetId": "subnet-1", "NatGatewayId": "nat-1", "VpcId": "vpc-1" }),
+            "AWS::EC2::NatGateway aws/111122223333/eu-west-1/ec2/natgateway/nat-1",
+        ),
+        (
+            "LoadBalancerDescriptions",
+            json!({}),
+            json!({ "LoadBalancerName": "old" }),
+            "AWS::ElasticLoadBalancing::LoadBalancer aws/111122223333/eu-west-1/elasticloadbalancing/loadbalancer/old",
+        ),
+        (
+            "Volumes",
+            json!({}),
+            json!({ "VolumeId": "vol-1", "AvailabilityZone": "us-east-1b" }),
+            "AWS::EC2::Volume aws/111122223333/us-east-1/ec2/volume/vol-1",
+        ),
+        (
+            "Role",
+            json!({}),
+            json!({ "RoleName": "a", "Arn": "arn:aws:iam::444455556666:role/x/a" }),
+            "AWS::IAM::Role aws/444455556666/-/iam/role/a",
+        ),
+        (
+            "clusters",
+            json!({}),
+            json!({ "clusterArn": "arn:aws:ecs:eu-west-1:111122223333:cluster/blue", "clusterName": "blue" }),
+            "AWS::ECS::Cluster aws/111122223333/eu-west-1/ecs/cluster/blue",
+        ),
+        (
+            "clusterArns",
+            json!({}),
+            json!("arn:aws:ecs:eu-west-1:111122223333:cluster/blue"),
+            "AWS::ECS::Cluster aws/111122223333/eu-west-1/ecs/cluster/blue",
+        ),
+        (
+            "",
+            json!({}),
+            json!({ "ARN": "arn:aws:secretsmanager:eu-west-1:111122223333:secret:a-b1C2d3", "Name": "a" }),
+            "AWS::SecretsManager::Secret aws/111122223333/eu-west-1/secretsmanager/secret/a-b1C2d3",
+        ),
+        (
+            "resources",
+            json!({ "terraform_version": "1.9.8" }),
+            json!({ "type": "aws_ecs_service", "instances": [{ "attributes": {
+                "id": "arn:aws:ecs:eu-west-1:111122223333:service/blue/web", "arn": "arn:aws:ecs:eu-west-1:111122223333:service/blue/web" } }] }),
+            "AWS::ECS::Service aws/111122223333/eu-west-1/ecs/service/blue/web",
+        ),
+        (
+            "ResourceDescriptions",
+            json!({ "TypeName": "AWS::Logs::LogGroup" }),
+            json!({ "Identifier": "/a", "Properties": "{\"LogGroupName\":\"/a\"}" }),
+            "AWS::Logs::LogGroup aws/111122223333/eu-west-1/logs/log-group/%2Fa",
+        ),
+        (
+            "data",
+            json!({}),
+            json!({ "id": format!("{subscription}/resourceGroups/RG"), "name": "RG", "type": "microsoft.resources/subscriptions/resourcegroups" }),
+            "Microsoft.Resources/resourceGroups azure/0f1e2d3c-0000-4000-8000-000000000001/-/resourcegroups/rg",
+        ),
+        (
+            "value",
+            json!({ "@odata.context": "https://graph.microsoft.com/v1.0/$metadata#servicePrincipals" }),
+            json!({ "id": "0F1E2D3C-0000-4000-8000-0000000000BB", "displayName": "ci" }),
+            "Microsoft.Graph/ServicePrincipal azure/111122223333/-/entra/serviceprincipal/0f1e2d3c-0000-4000-8000-0000000000bb",
+        ),
+        ("Foos", json!({}), json!({ "FooId": "1" }), "unknown Foos of an answer of the aws command"),
+        ("", json!({}), json!({ "hello": 1 }), "rejected unknown_seed"),
+        (
+            "configurationItems",
+            json!({}),
+            json!({ "resourceType": "AWS::EC2::VPC", "resourceId": "vpc-1" }),
+            "rejected incomplete_seed",
+        ),
+        ("Vpcs", json!({}), json!({ "CidrBlock": "10.0.0.0/8" }), "rejected no_asset_named"),
+    ] {
+        assert_eq!(names(&item, &document(member, members)), [expected], "{item}");
+    }
+    assert_eq!(names(&json!({ "arn": "arn:aws:x:y:z:w" }), &document("failures", json!({}))), [""; 0]);
+}
+
+#[test]
+fn an_item_without_a_place_is_told_how_to_get_one() {
+    let item = json!({ "VolumeId": "vol-1" });
+    let nowhere = SeedDocument { member: "Volumes".to_owned(), ..SeedDocument::default() };
+    assert_eq!(names(&item, &nowhere), ["rejected no_account"]);
+    let somewhere = SeedDocument { account: Some("111122223333".to_owned()), ..nowhere };
+    assert_eq!(names(&item, &somewhere), ["rejected no_region"]);
+}
+
+#[test]
+fn a_deleted_item_is_a_deletion_of_its_time() {
+    let item = json!({ "resourceType": "AWS::EC2::VPC", "resourceId": "vpc-1", "configurationItemStatus": "ResourceDeleted",
+        "configurationItemCaptureTime": "2026-02-03T03:00:00.900Z", "awsAccountId": "111122223333", "awsRegion": "eu-west-1" });
+    let found = engine().seeds(item.to_string().as_bytes(), &SeedDocument::default());
+    let seed = &found.seeds[0];
+    assert_eq!(seed.draft.action, DraftAction::Known(Action::Delete));
+    assert_eq!(seed.as_of.to_string(), "2026-02-03T03:00:00.000Z", "an event of the same second comes after");
+}
+
+#[test]
+fn secrets_are_left_out_by_name_and_by_place() {
+    let item = json!({ "FunctionArn": "arn:aws:lambda:eu-west-1:111122223333:function:f", "FunctionName": "f",
+        "Environment": { "Variables": { "TOKEN": "hunter2" } }, "MasterUserPassword": "hunter2" });
+    let found = engine().seeds(item.to_string().as_bytes(), &document("Configuration", json!({})));
+    assert_eq!(found.seeds.len(), 1);
+    assert!(!format!("{found:?}").contains("hunter2"), "{found:?}");
+}
+
+proptest! {
+    #[test]
+    fn no_item_panics(text in "[\\[\\]{}\":,a-zA-Z/0-9 .-]{0,80}", member in "[A-Za-z]{0,8}") {
+        let _ = engine().seeds(text.as_bytes(), &document(&member, json!({ "TypeName": "AWS::EC2::VPC", "terraform_version": "1" })));
+    }
+}

@@ -1,0 +1,178 @@
+//! Imports that were asked for: a folder each, in the folder `import` of the data directory, with the files and what is
+//! to be known of them. `catchment import` writes it whole; whoever has the data directory reads it, writes the report
+//! beside it and deletes the files. So there is no second way into a running server, and nothing to lose.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{TallyCounts, Time};
+
+const JOB: &str = "job.json";
+const REPORT: &str = "report.json";
+
+/// What is to be imported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// The files, in their order.
+    pub files: Vec<JobFile>,
+    /// The account, subscription or tenant of what tells none.
+    pub account: Option<String>,
+    /// The region of what tells none.
+    pub region: Option<String>,
+    /// What differs from the inventory goes out as an event.
+    pub events: bool,
+}
+
+/// A file of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobFile {
+    /// As it was named, for people.
+    pub name: String,
+    /// When its assets were as it says, where it does not tell itself.
+    pub as_of: Time,
+}
+
+/// What became of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Of each file, in their order.
+    pub files: Vec<FileReport>,
+}
+
+/// What became of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileReport {
+    /// As it was named.
+    pub name: String,
+    /// What became of its items.
+    pub counts: TallyCounts,
+    /// Why nothing of it was taken.
+    pub error: Option<String>,
+}
+
+/// A job's folder, with its files in place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place(PathBuf);
+
+/// Where the jobs of a data directory are.
+#[must_use]
+pub fn folder(data_dir: &Path) -> PathBuf {
+    data_dir.join("import")
+}
+
+impl Job {
+    /// Writes the job with the contents of its files, whole at once, and gives its name and place.
+    ///
+    /// # Errors
+    /// When a file can't be read or the folder can't be written.
+    pub fn write(&self, folder: &Path, contents: Vec<Box<dyn io::Read>>) -> io::Result<(String, Place)> {
+        let name = format!("{:08x}", fastrand::u32(..));
+        let part = folder.join(format!(".{name}.part"));
+        fs::create_dir_all(&part)?;
+        let written = self.write_parts(&part, contents).and_then(|()| {
+            let place = folder.join(&name);
+            fs::rename(&part, &place)?;
+            Ok((name, Place(place)))
+        });
+        if written.is_err() {
+            // What is left of it would be in nobody's way, but large.
+            let _ = fs::remove_dir_all(&part);
+        }
+        written
+    }
+
+    fn write_parts(&self, part: &Path, contents: Vec<Box<dyn io::Read>>) -> io::Result<()> {
+        for (number, mut content) in contents.into_iter().enumerate() {
+            let mut file = fs::File::create(part.join(number.to_string()))?;
+            io::copy(&mut content, &mut file)?;
+            file.sync_all()?;
+        }
+        let mut file = fs::File::create(part.join(JOB))?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
+        file.sync_all()
+    }
+}
+
+impl Place {
+    /// Where the content of a file of the job is.
+    #[must_use]
+    pub fn content(&self, number: usize) -> PathBuf {
+        self.0.join(number.to_string())
+    }
+
+    /// The report, once the job is done.
+    ///
+    /// # Errors
+    /// When there is one and it can't be read, or the job is gone.
+    pub fn report(&self) -> io::Result<Option<Report>> {
+        match fs::read(self.0.join(REPORT)) {
+            Ok(report) => Ok(Some(serde_json::from_slice(&report)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.0.is_dir() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the report and deletes the files.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub(super) fn conclude(&self, report: &Report) -> io::Result<()> {
+        let part = self.0.join(format!(".{REPORT}"));
+        let mut file = fs::File::create(&part)?;
+        file.write_all(&serde_json::to_vec_pretty(report)?)?;
+        file.sync_all()?;
+        fs::rename(&part, self.0.join(REPORT))?;
+        for number in 0..report.files.len() {
+            fs::remove_file(self.content(number)).or_else(unless_gone)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the job, or what is left of it.
+    ///
+    /// # Errors
+    /// When it can't be deleted.
+    pub fn remove(&self) -> io::Result<()> {
+        fs::remove_dir_all(&self.0).or_else(unless_gone)
+    }
+}
+
+fn unless_gone(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+/// A job's place, and the job or why it can't be read.
+pub(super) type Found = (Place, Result<Job, String>);
+
+/// The jobs of a folder that are not done, by name.
+///
+/// # Errors
+/// When there is a folder and it can't be read.
+pub(super) fn list(folder: &Path) -> io::Result<BTreeMap<String, Found>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(error),
+    };
+    let mut jobs = BTreeMap::new();
+    for entry in entries {
+        let path = entry?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.')) else {
+            continue;
+        };
+        if path.is_dir() && !path.join(REPORT).exists() {
+            let read = || {
+                let text = fs::read(path.join(JOB)).map_err(|error| error.to_string())?;
+                serde_json::from_slice(&text).map_err(|error| error.to_string())
+            };
+            jobs.insert(name.to_owned(), (Place(path.clone()), read()));
+        }
+    }
+    Ok(jobs)
+}
