@@ -1,5 +1,5 @@
 //! Records normalized per second on one core, file to NDJSON, as a ratio to merely parsing the same bytes into
-//! `serde_json::Value`. Both run alternately in this process, so that a busy machine slows both.
+//! `serde_json::Value`. They run alternately in this process, so that a busy machine slows both.
 //!
 //! `cargo bench --bench normalize`; `CATCHMENT_BENCH_QUICK=1` for a short run.
 
@@ -15,7 +15,7 @@ use catchment::decode::{Decoder, Piece};
 use catchment::ingest::{Processed, Processor};
 use catchment::inventory::Inventory;
 use catchment::model::Time;
-use catchment::normalize::Engine;
+use catchment::normalize::{Engine, Outcome};
 use catchment::source::demo;
 
 fn parse(text: &[u8]) -> usize {
@@ -25,6 +25,18 @@ fn parse(text: &[u8]) -> usize {
         records += 1;
     }
     records
+}
+
+/// The first half alone: what the rules make of each record, before the inventory completes it.
+fn drafts(engine: &Engine, text: &[u8]) -> usize {
+    let mut drafts = 0;
+    for piece in Decoder::new(text, 100).unwrap().pieces() {
+        let Piece::Record { bytes: record, .. } = piece.unwrap() else { panic!("a piece that is no record") };
+        if let Outcome::Changes { drafts: made, .. } = black_box(engine.normalize(&record)) {
+            drafts += made.len();
+        }
+    }
+    drafts
 }
 
 fn normalize(engine: &Arc<Engine>, text: &[u8]) -> (usize, usize) {
@@ -51,12 +63,15 @@ fn main() {
     let records = demo::generate(1, count);
     let text = records.join("\n").into_bytes();
     let engine = Arc::new(Engine::load(None).unwrap());
-    let (mut parsing, mut normalizing) = (Vec::new(), Vec::new());
+    let (mut parsing, mut drafting, mut normalizing) = (Vec::new(), Vec::new(), Vec::new());
     let mut result = (0, 0);
     for _ in 0..rounds {
         let start = Instant::now();
         assert_eq!(parse(&text), records.len());
         parsing.push(start.elapsed());
+        let start = Instant::now();
+        assert!(drafts(&engine, &text) > 0);
+        drafting.push(start.elapsed());
         let start = Instant::now();
         result = normalize(&engine, &text);
         normalizing.push(start.elapsed());
@@ -65,13 +80,17 @@ fn main() {
         times.sort_unstable();
         times[times.len() / 2].as_secs_f64()
     };
-    let (parse, normalize) = (median(&mut parsing), median(&mut normalizing));
+    let (parse, drafts, normalize) = (median(&mut parsing), median(&mut drafting), median(&mut normalizing));
     #[expect(clippy::cast_precision_loss, reason = "counts are small")]
     let (n, megabytes) = (records.len() as f64, text.len() as f64 / 1e6);
     println!("{} records, {megabytes:.1} MB, {} events, {:.1} MB out", records.len(), result.0, result.1 as f64 / 1e6);
     println!("| step | records/s | µs/record | MB/s | ratio |");
     println!("|---|---|---|---|---|");
-    for (name, time) in [("parse into serde_json::Value", parse), ("normalize, file to NDJSON", normalize)] {
+    for (name, time) in [
+        ("parse into serde_json::Value", parse),
+        ("cut and read by the rules, file to drafts", drafts),
+        ("normalize, file to NDJSON", normalize),
+    ] {
         println!(
             "| {name} | {:.0} | {:.2} | {:.0} | {:.2} |",
             n / time,

@@ -38,6 +38,9 @@ pub use self::catalog::CatalogError;
 pub use self::compile::RuleError;
 pub use self::seed::{SeedFault, Seeds};
 
+/// What most records need, taken at once.
+const ARENA_BYTES: usize = 8 << 10;
+
 /// What became of a record.
 #[derive(Clone, Debug)]
 pub enum Outcome {
@@ -199,10 +202,10 @@ impl Engine {
                 format!("not UTF-8 text: {error}; send the record as it came from the provider"),
             )
         })?;
-        let arena = Arena::new();
-        let head = aws::Record::head(text, &arena).map_err(not_json)?;
-        match Provider::of(&head) {
-            Provider::Aws => aws::normalize(&self.catalog, text, head, &arena),
+        let arena = Arena::with_capacity(ARENA_BYTES);
+        let record = aws::Record::likely(text, &arena, &self.catalog.secrets).map_err(not_json)?;
+        match Provider::of(&record) {
+            Provider::Aws => aws::normalize(&self.catalog, text, record),
             Provider::Azure => azure::normalize(&self.catalog, text),
         }
     }

@@ -15,7 +15,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::json::MAX_DEPTH;
+use super::json::{Json, MAX_DEPTH};
 use super::keys::Keys;
 use super::pointer::Path;
 
@@ -115,6 +115,32 @@ fn replace(text: &str, edits: Vec<Edit<'_>>) -> String {
     }
     replaced.push_str(text.get(from..).unwrap_or_default());
     replaced
+}
+
+/// Whether [`sanitize`] finds something in a record by a rule's pointer: so few records have it that looking first pays.
+pub(super) fn leads_to_secret(path: &Path, record: Json<'_>) -> bool {
+    let tokens: Vec<_> = path.tokens().collect();
+    leads(&tokens, record)
+}
+
+fn leads(tokens: &[&str], value: Json<'_>) -> bool {
+    let Some((token, rest)) = tokens.split_first() else {
+        return !matches!(value, Json::Null | Json::Bool(_));
+    };
+    match value {
+        Json::Object(members) => {
+            let mut fitting = members.iter().filter(|(key, _)| *token == "*" || key.eq_ignore_ascii_case(token));
+            fitting.any(|(_, value)| leads(rest, value))
+        }
+        Json::Array(elements) => {
+            let index = token.parse::<usize>().ok();
+            let mut elements = elements.iter().enumerate();
+            elements.any(|(at, value)| (*token == "*" || index == Some(at)) && leads(rest, *value))
+        }
+        // It may hold JSON, into which pointers lead.
+        Json::Text(_) => true,
+        _ => false,
+    }
 }
 
 /// The text without what a pointer leads to. `None` when nothing had to change.
@@ -365,6 +391,7 @@ impl<'t> Scan<'t> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::normalize::json::Arena;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -400,6 +427,10 @@ mod tests {
         let text = r#"{"requestParameters":{"Environment":[{"name":"A","value":"s"},{"value":null},{"value":7}]}}"#;
         let expected = r#"{"requestParameters":{"Environment":[{"name":"A","value":"[redacted]"},{"value":null},{"value":"[redacted]"}]}}"#;
         assert_eq!(sanitize(text, &names(), &[&path]).unwrap(), expected);
+        let arena = Arena::new();
+        let leads = |text| leads_to_secret(&path, Json::parse(text, &arena).unwrap());
+        assert!(leads(text) && leads(r#"{"requestParameters":{"environment":"{}"}}"#));
+        assert!(!leads(r#"{"requestParameters":{"environment":[{"name":"A","value":null}],"value":"x"}}"#));
     }
 
     #[test]

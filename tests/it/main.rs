@@ -14,6 +14,7 @@ mod author;
 mod aws_setup;
 mod aws_sqs;
 mod azure_setup;
+mod back_pressure;
 mod cli;
 mod clients;
 mod correlation;

@@ -16,22 +16,17 @@ use super::catalog::Catalog;
 use super::eval::{Evaluated, Place, evaluate, partition, without_version};
 use super::json::Arena;
 use super::plan::{EventPlan, Parts};
-use super::redact::is_on_one_line;
+use super::redact::{is_on_one_line, leads_to_secret};
 use super::{Outcome, explain, hashed_id, not_json, sanitize};
 use crate::model::{Operation, RecordInfo, Session, Time};
 
 pub(super) use self::generic::GenericRules;
 pub(super) use self::record::Record;
 
-/// Normalizes a CloudTrail record, of which the head is read.
-pub(super) fn normalize<'a>(
-    catalog: &'a Catalog,
-    text: &'a str,
-    head: Record<'a>,
-    arena: &'a Arena,
-) -> Result<Outcome, Outcome> {
-    let told = session_told(catalog, text, &head, arena);
-    let outcome = understand(catalog, text, &head, arena);
+/// Normalizes a CloudTrail record, of which at least the head is read.
+pub(super) fn normalize<'a>(catalog: &'a Catalog, text: &'a str, seen: Record<'a>) -> Result<Outcome, Outcome> {
+    let told = session_told(catalog, text, &seen);
+    let outcome = understand(catalog, text, &seen);
     match (outcome, told) {
         (Ok(Outcome::Skipped { reason, rule, .. }) | Err(Outcome::Skipped { reason, rule, .. }), Some(session)) => {
             Ok(Outcome::Skipped { reason, rule, session: Some(Box::new(session)) })
@@ -41,28 +36,23 @@ pub(super) fn normalize<'a>(
 }
 
 /// The credentials that the call handed out.
-fn session_told<'a>(catalog: &'a Catalog, text: &'a str, head: &Record<'a>, arena: &'a Arena) -> Option<Session> {
-    let hands_out = head.text("eventSource").is_some_and(session::hands_out);
-    if !hands_out || head.has("errorCode") || head.has("errorMessage") {
+fn session_told<'a>(catalog: &'a Catalog, text: &'a str, seen: &Record<'a>) -> Option<Session> {
+    let hands_out = seen.text("eventSource").is_some_and(session::hands_out);
+    if !hands_out || seen.has("errorCode") || seen.has("errorMessage") {
         return None;
     }
-    let record = Record::whole(text, arena, &catalog.secrets).ok()?;
+    let record = if seen.is_whole { *seen } else { Record::whole(text, seen.facts.arena, &catalog.secrets).ok()? };
     session::session(&record, catalog.methods.attribute(&record), |provider_type, account, region, id| {
         let asset = catalog.aws.assets.get(provider_type)?;
         asset.asset_name(&Parts { partition: partition(region), region, account, id, vars: &[] })
     })
 }
 
-fn understand<'a>(
-    catalog: &'a Catalog,
-    text: &'a str,
-    head: &Record<'a>,
-    arena: &'a Arena,
-) -> Result<Outcome, Outcome> {
-    let call = Call::of(head)?;
+fn understand<'a>(catalog: &'a Catalog, text: &'a str, seen: &Record<'a>) -> Result<Outcome, Outcome> {
+    let call = Call::of(seen)?;
     let name = without_version(call.name);
     let rules = catalog.aws.events(call.service, name).unwrap_or_default();
-    let (text, record) = read(catalog, rules, text, arena)?;
+    let (text, record) = read(catalog, rules, text, seen)?;
     changes(catalog, text, &record, (&call, name, rules))
 }
 
@@ -71,13 +61,14 @@ fn read<'a>(
     catalog: &'a Catalog,
     rules: &'a [EventPlan],
     text: &'a str,
-    arena: &'a Arena,
+    seen: &Record<'a>,
 ) -> Result<(&'a str, Record<'a>), Outcome> {
-    let record = Record::whole(text, arena, &catalog.secrets);
-    let redacting = |rule: &&EventPlan| {
-        !rule.redact.is_empty() && record.as_ref().is_ok_and(|record| rule.holds(record.facts.scope()))
+    let arena = seen.facts.arena;
+    let record = if seen.is_whole { Ok(*seen) } else { Record::whole(text, arena, &catalog.secrets) };
+    let redacting: Vec<_> = match &record {
+        Ok(record) => rules.iter().filter(|rule| redacts(rule, record)).collect(),
+        Err(_) => Vec::new(),
     };
-    let redacting: Vec<_> = rules.iter().filter(redacting).collect();
     if let Ok(record) = &record
         && redacting.is_empty()
         && !record.may_hold_secrets
@@ -94,13 +85,19 @@ fn read<'a>(
     }
 }
 
+/// The rule holds for the record, and has something in it to redact.
+fn redacts(rule: &EventPlan, record: &Record<'_>) -> bool {
+    let finds = |path| record.may_hold_secrets || leads_to_secret(path, record.facts.root);
+    rule.redact.iter().any(finds) && rule.holds(record.facts.scope())
+}
+
 /// What each rule of the record's call looks for and finds, secrets left out. Empty where it comes to no rule.
 pub(super) fn explain(catalog: &Catalog, text: &str) -> Option<Vec<serde_json::Value>> {
     let arena = Arena::new();
     let head = Record::head(text, &arena).ok()?;
     let call = Call::of(&head).ok()?;
     let rules = catalog.aws.events(call.service, without_version(call.name))?;
-    let (_, record) = read(catalog, rules, text, &arena).ok()?;
+    let (_, record) = read(catalog, rules, text, &head).ok()?;
     let place = Place {
         service: call.service,
         account: account(&record).unwrap_or("-"),

@@ -22,11 +22,33 @@ const DOCUMENTS: [&str; 5] =
 #[derive(Clone, Copy)]
 pub(in crate::normalize) struct Record<'a> {
     pub(super) facts: Facts<'a>,
-    /// [`redact::sanitize`](super::super::redact::sanitize) may find something by the names of members.
+    /// All members are read.
+    pub(super) is_whole: bool,
+    /// The text may hold secrets that the members do not show.
     pub(super) may_hold_secrets: bool,
 }
 
 impl<'a> Record<'a> {
+    /// Reads as much as the record is likely to need: of a read, or where it can't be read whole, the head.
+    ///
+    /// # Errors
+    /// As [`Record::head`].
+    pub(in crate::normalize) fn likely(
+        text: &'a str,
+        arena: &'a Arena,
+        secrets: &SecretNames,
+    ) -> Result<Self, serde_json::Error> {
+        // A wrong guess costs time, and changes nothing.
+        let has = |words: &str| memchr::memmem::find(text.as_bytes(), words.as_bytes()).is_some();
+        if has("\"eventSource\"")
+            && !has("\"readOnly\":true")
+            && let Ok(record) = Self::whole(text, arena, secrets)
+        {
+            return Ok(record);
+        }
+        Self::head(text, arena)
+    }
+
     /// Reads all members.
     ///
     /// # Errors
@@ -61,7 +83,7 @@ impl<'a> Record<'a> {
             (key, if is_omitted { Json::Null } else { value })
         });
         let root = Json::object(members, arena);
-        Ok(Self { facts: Facts { root, is_cut, arena }, may_hold_secrets: parser.may_hold_secrets })
+        Ok(Self { facts: Facts { root, is_cut, arena }, is_whole: whole, may_hold_secrets: parser.may_hold_secrets })
     }
 
     /// CloudTrail's own mark.
@@ -161,6 +183,24 @@ mod tests {
         assert_eq!(path.resolve(record.facts.root, &arena).and_then(Json::as_i64), Some(1));
         let head = Record::head(text, &arena).unwrap();
         assert_eq!((head.text("eventName"), head.value("requestParameters")), (Some("Abc"), None));
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_noticed() {
+        let arena = Arena::new();
+        let secrets = SecretNames::new(["password"]);
+        for (parameters, expected) in [
+            (r#"{"user":"password","a":"{\"user\":1}"}"#, false),
+            (r#"{"a":[{"PassWord":1}]}"#, true),
+            (r#"{"p\u0061ssword":1}"#, true),
+            (r#"{"a":"{\"password\":1}"}"#, true),
+            (r#"{"a":"[{\"p\\u0061ssword\":1}]"}"#, true),
+            (r#"{"value":"x","value":null}"#, true),
+        ] {
+            let text = arena.alloc_str(&format!(r#"{{"requestParameters":{parameters}}}"#));
+            let record = Record::whole(text, &arena, &secrets).unwrap();
+            assert_eq!(record.may_hold_secrets, expected, "{parameters}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub(in crate::normalize) const MAX_DEPTH: usize = 100;
 pub(in crate::normalize) struct Parser<'a, 'n> {
     pub(in crate::normalize) arena: &'a Arena,
     secrets: Option<&'n SecretNames>,
-    /// A member is called like a secret, or a text may hold JSON with such a member.
+    /// A member is called like a secret, a text may hold JSON with such a member, or an object names a member twice.
     pub(in crate::normalize) may_hold_secrets: bool,
     depth: usize,
     // What is read of the arrays and objects that are open.
@@ -24,7 +24,14 @@ pub(in crate::normalize) struct Parser<'a, 'n> {
 
 impl<'a, 'n> Parser<'a, 'n> {
     pub(in crate::normalize) fn new(arena: &'a Arena, secrets: Option<&'n SecretNames>) -> Self {
-        Self { arena, secrets, may_hold_secrets: false, depth: 0, elements: Vec::new(), members: Vec::new() }
+        Self {
+            arena,
+            secrets,
+            may_hold_secrets: false,
+            depth: 0,
+            elements: Vec::new(),
+            members: Vec::with_capacity(64),
+        }
     }
 
     /// The value of a text.
@@ -120,6 +127,8 @@ impl<'de> Visitor<'de> for ValueSeed<'_, 'de, '_> {
         }
         let read = parser.members.get_mut(start..).unwrap_or_default();
         let length = ordered(read);
+        // The tree does not show what a second member of the same name hides.
+        parser.may_hold_secrets |= length < read.len();
         let object = Json::Object(Members(parser.arena.alloc_slice_copy(read.get(..length).unwrap_or_default())));
         parser.members.truncate(start);
         parser.depth -= 1;

@@ -137,6 +137,13 @@ impl Server {
         body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// The memory that it takes.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Every event in the log.
     pub(crate) fn all_events(&self) -> Vec<Value> {
         self.events("since=1970-01-01T00:00:00Z&until=0s")
