@@ -3,6 +3,7 @@
 mod import;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::auth::{Access, AuthError, TokenFile};
 use crate::config::{Config, SourceConfig};
+use crate::descriptors;
 use crate::history::History;
 use crate::http::{self, AppState, HttpConfig, HttpConfigError, Readiness, ServeConfig};
 use crate::hub::{FanOut, FanOutConfig, Hub, HubConfig};
@@ -35,6 +37,7 @@ use crate::source::file::FileSource;
 use crate::source::seed::{aws_config, resource_graph};
 use crate::source::supervise::supervise;
 use crate::source::{Clock, Intake, Source, SourceError, StatusBoard};
+use crate::tls::{Tls, TlsConfig, TlsError};
 
 pub use self::import::{Imported, import};
 
@@ -57,6 +60,9 @@ pub enum AppError {
     /// The `[http]` section can't be used.
     #[error(transparent)]
     Http(#[from] HttpConfigError),
+    /// `[http.tls]` can't be used.
+    #[error("http.tls: {0}")]
+    Tls(#[from] TlsError),
     /// `[auth]` or the tokens can't be used.
     #[error(transparent)]
     Auth(#[from] AuthError),
@@ -115,12 +121,14 @@ pub async fn run(
     let hangups = Hangups::listen().map_err(AppError::Signals)?;
     let engine = reload::load(config.normalizers.dir.as_deref())?;
     let access = access(&config)?;
-    let address = reachable(config.http.listen, &access);
+    let tls = config.http.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
+    let address = reachable(&config, &access);
     let bind = |cause| AppError::Bind { address, cause };
     let listener = TcpListener::bind(address).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
     let (log, inventory) = open(&config, &metrics).await?;
-    let gateway = Gateway::start(&config, engine, hangups, log, inventory, metrics, Entrance { access, listener })?;
+    let gateway =
+        Gateway::start(&config, engine, hangups, log, inventory, metrics, Entrance { access, listener, tls })?;
     gateway.start_sources(&config, extra).await?;
     gateway.start_backfills(&config);
     gateway.start_imports(&config);
@@ -136,8 +144,9 @@ fn access(config: &Config) -> Result<Arc<Access>, AuthError> {
 }
 
 /// The address to listen on. What asks nobody for a credential must not be reached from elsewhere by mistake.
-fn reachable(address: SocketAddr, access: &Access) -> SocketAddr {
-    if address.ip().is_loopback() || !access.is_local_only() {
+fn reachable(config: &Config, access: &Access) -> SocketAddr {
+    let address = config.http.listen;
+    if address.ip().is_loopback() || !access.is_local_only() || asks_for_certificates(config) {
         return address;
     }
     let local = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
@@ -148,6 +157,34 @@ fn reachable(address: SocketAddr, access: &Access) -> SocketAddr {
          and start again, or set auth.anonymous = true to serve everybody"
     );
     local
+}
+
+/// Whether no connection comes in without a certificate of its client.
+fn asks_for_certificates(config: &Config) -> bool {
+    config.http.tls.as_ref().is_some_and(TlsConfig::requires_client_certificate)
+}
+
+/// How connections are served, as far as the process may have file descriptors for them.
+fn serve_config(config: &Config, tls: Option<Arc<Tls>>) -> ServeConfig {
+    let http = &config.http;
+    let room = descriptors::raise_limit().map_or(u64::MAX, |limit| limit.saturating_sub(descriptors::RESERVED));
+    let max_connections = http.max_connections.min(usize::try_from(room).unwrap_or(usize::MAX)).max(1);
+    if max_connections < http.max_connections {
+        warn!(
+            configured = http.max_connections,
+            connections = max_connections,
+            reserved = descriptors::RESERVED,
+            "fewer connections than http.max_connections: the process may open no more files; raise the hard limit \
+             (LimitNOFILE of systemd, ulimit -Hn), or lower http.max_connections"
+        );
+    }
+    ServeConfig {
+        stalled_after: Duration::from_secs(http.stalled_after_secs),
+        request_timeout: Duration::from_secs(http.request_timeout_secs),
+        max_connections,
+        max_connections_per_address: NonZeroUsize::new(http.max_connections_per_address),
+        tls,
+    }
 }
 
 /// The log, and the inventory as the log has it.
@@ -176,6 +213,7 @@ async fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<(Arc<dyn EventL
 struct Entrance {
     access: Arc<Access>,
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
 }
 
 /// The running parts.
@@ -201,7 +239,7 @@ impl Gateway {
         log: Arc<dyn EventLog>,
         inventory: Arc<Inventory>,
         metrics: Arc<Metrics>,
-        Entrance { access, listener }: Entrance,
+        Entrance { access, listener, tls }: Entrance,
     ) -> Result<Self, AppError> {
         let (intake, submissions) = Intake::new(INTAKE_DELIVERIES, INTAKE_BYTES);
         let clock = Clock::system();
@@ -238,13 +276,18 @@ impl Gateway {
                 max_streams: config.http.max_streams,
                 cors_origins: config.http.cors_origins.clone(),
                 type_prefix: config.events.type_prefix.clone(),
+                asks_for_certificates: asks_for_certificates(config),
             },
         })?;
         serving.spawn(access.watch(stop_serving.clone()));
-        let stalled_after = Duration::from_secs(config.http.stalled_after_secs);
-        let fan_out = FanOut::start(&hub, &FanOutConfig::new(stalled_after), &metrics, &serving, &stop_serving);
-        let serve_config = ServeConfig { stalled_after };
-        serving.spawn(http::serve(listener, router, fan_out, serve_config, stop_serving.clone()));
+        if let Some(tls) = &tls {
+            serving.spawn(Arc::clone(tls).watch(Arc::clone(&metrics), stop_serving.clone()));
+        }
+        let serve_config = serve_config(config, tls);
+        let fan_out_config = FanOutConfig::new(serve_config.stalled_after);
+        let fan_out = FanOut::start(&hub, &fan_out_config, &metrics, &serving, &stop_serving);
+        let served = http::serve(listener, router, fan_out, Arc::clone(&metrics), serve_config, stop_serving.clone());
+        serving.spawn(served);
         serving.spawn(retain(Arc::clone(&log), clock, stop_serving.clone()));
         let hangup = async move || hangups.next().await;
         let rules = config.normalizers.dir.clone();

@@ -65,8 +65,16 @@ pub struct Metrics {
     pub stream_bytes: IntCounter,
     /// `catchment_stream_gaps_total`: gap frames sent.
     pub stream_gaps: IntCounter,
-    /// Streams let go because their client took nothing.
+    /// `catchment_stream_stalled_total`: streams, and other answers over HTTP/2, let go because their client took nothing.
     pub stream_stalled: IntCounter,
+    /// `catchment_http_connections`: open ones, those of streams included.
+    pub connections: IntGauge,
+    /// `catchment_http_refused_connections_total{reason}`: `max_connections`, `max_connections_per_address`, or `tls`.
+    pub refused_connections: IntCounterVec,
+    /// `catchment_tls_certificate_expiry_seconds`: Unix time of the certificate's end; not there without TLS.
+    pub tls_certificate_expiry: IntGaugeVec,
+    /// `catchment_tls_reloads_total{outcome}`: `success`, or `failure`, which leaves the certificate as it was.
+    pub tls_reloads: IntCounterVec,
     /// `catchment_http_requests_total{route,status}`: route is the template, not the path.
     pub http_requests: IntCounterVec,
     /// `catchment_start_time_seconds`: Unix time of the start.
@@ -177,6 +185,24 @@ impl Metrics {
                     "catchment_stream_stalled_total",
                     "Streams let go because their client took nothing for http.stalled_after_secs",
                 )?,
+            )?,
+            connections: gauge("catchment_http_connections", "Open connections")?,
+            refused_connections: counter(
+                "catchment_http_refused_connections_total",
+                "Connections closed before their first request",
+                &["reason"],
+            )?,
+            tls_certificate_expiry: registered(
+                r,
+                IntGaugeVec::new(
+                    Opts::new("catchment_tls_certificate_expiry_seconds", "Unix time at which the certificate expires"),
+                    &[],
+                )?,
+            )?,
+            tls_reloads: counter(
+                "catchment_tls_reloads_total",
+                "Times that the TLS files were read again",
+                &["outcome"],
             )?,
             http_requests: counter("catchment_http_requests_total", "HTTP requests answered", &["route", "status"])?,
             start_time: registered(r, Gauge::new("catchment_start_time_seconds", "Unix time of the start")?)?,

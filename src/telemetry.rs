@@ -1,6 +1,7 @@
 //! The process's own log: on stderr, for people or as JSON lines, filtered by `CATCHMENT_LOG`.
 
-use std::io::IsTerminal;
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -39,7 +40,7 @@ pub fn init(format: LogFormat, filter: Option<&str>, default_filter: &str) -> Re
     let filter = parse_filter(filter.unwrap_or(default_filter))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| OneLine(io::stderr()))
         .with_span_events(FmtSpan::NONE)
         // A stderr that nobody reads any more must not stop the program.
         .log_internal_errors(false);
@@ -48,6 +49,34 @@ pub fn init(format: LogFormat, filter: Option<&str>, default_filter: &str) -> Re
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     outcome.map_err(|_| TelemetryError::Twice)
+}
+
+/// Keeps each event on one line, whatever a client or a record has put into what it tells: a line that somebody else has
+/// written must not pass for ours. The formatter gives an event at once, and escapes what steers a terminal itself.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        self.0.write_all(&one_line(event))?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn one_line(event: &[u8]) -> Cow<'_, [u8]> {
+    let (text, end) = event.strip_suffix(b"\n").map_or((event, &b""[..]), |text| (text, b"\n"));
+    if !text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+        return Cow::Borrowed(event);
+    }
+    let escape = |byte: &u8| match byte {
+        b'\n' => b"\\n".to_vec(),
+        b'\r' => b"\\r".to_vec(),
+        other => vec![*other],
+    };
+    Cow::Owned(text.iter().flat_map(escape).chain(end.iter().copied()).collect())
 }
 
 fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
@@ -63,12 +92,27 @@ fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
 
 /// <https://no-color.org>: any value but an empty one.
 fn colour() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_stays_on_one_line() {
+        for (event, expected) in [
+            (&b"INFO told a=1\n"[..], &b"INFO told a=1\n"[..]),
+            (b"INFO told a=1\nINFO forged\r\n", b"INFO told a=1\\nINFO forged\\r\n"),
+            (b"\n", b"\n"),
+            (b"", b""),
+            (b"a\rb", b"a\\rb"),
+        ] {
+            let mut written = Vec::new();
+            OneLine(&mut written).write_all(event).unwrap();
+            assert_eq!(written, expected);
+        }
+    }
 
     #[test]
     fn a_filter_is_taken_or_refused_by_name() {

@@ -55,7 +55,7 @@ async fn start(log: Arc<dyn EventLog>, metrics: Arc<Metrics>) -> SocketAddr {
         log,
         inventory,
         sources: StatusBoard::default(),
-        metrics,
+        metrics: Arc::clone(&metrics),
         access: Access::new(
             AuthConfig { anonymous: true, ..AuthConfig::default() },
             None,
@@ -71,7 +71,8 @@ async fn start(log: Arc<dyn EventLog>, metrics: Arc<Metrics>) -> SocketAddr {
     .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tracker.spawn(serve(listener, router, fan_out, ServeConfig { stalled_after }, stop));
+    let config = ServeConfig { stalled_after, max_connections: usize::MAX, ..ServeConfig::default() };
+    tracker.spawn(serve(listener, router, fan_out, metrics, config, stop));
     address
 }
 

@@ -65,7 +65,14 @@ pub(super) fn run(arguments: &Arguments, environment: &Environment, output: &mut
         Some(url) => url.trim_end_matches('/').to_owned(),
         None => {
             let flags = Flags { config: arguments.config.clone(), ..Flags::default() };
-            local_url(config::load(&flags, environment)?.config.http.listen)
+            let http = config::load(&flags, environment)?.config.http;
+            if http.tls.is_some() {
+                // The certificate is of the server's name, which only its operator knows.
+                let message =
+                    "the configured server speaks HTTPS; give its name: --url https://catchment.example.com:8780";
+                return Err(Failure::Usage(message.to_owned()));
+            }
+            local_url(http.listen)
         }
     };
     let bearer = environment.token().map(|token| format!("Bearer {token}"));

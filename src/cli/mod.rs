@@ -166,7 +166,7 @@ impl Failure {
         match self {
             // A reader that has enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::App(AppError::Rules(_) | AppError::Http(_) | AppError::Auth(_)) => 64,
+            Self::App(AppError::Rules(_) | AppError::Http(_) | AppError::Tls(_) | AppError::Auth(_)) => 64,
             Self::App(AppError::DrainDeadline(_)) => 2,
             Self::Run { .. } | Self::App(_) | Self::Output(_) => 1,
             Self::Forced(_) => 2,
@@ -232,7 +232,7 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
     output.flush().map_err(Failure::from)
 }
 
-/// The address of a server on this machine that listens on `address`.
+/// The address of a server on this machine that listens on `address`, in the clear.
 fn local_url(address: SocketAddr) -> String {
     // A wildcard address is one to listen on, not one to connect to.
     let host = match address.ip() {

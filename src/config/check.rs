@@ -1,6 +1,7 @@
 //! What a type can't say: values that make no sense, alone or together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::{
@@ -9,6 +10,7 @@ use super::{
 };
 use crate::model::SourceId;
 use crate::secret::Secret;
+use crate::tls::{self, Tls, TlsConfig};
 
 /// CloudTrail's event history goes back 90 days.
 const LOOKUP_HISTORY_SECS: u64 = 90 * 24 * 60 * 60;
@@ -25,7 +27,7 @@ const PATIENCE_MILLIS: u64 = 30_000;
 /// Smaller, and a single large event would fill the ring.
 const MIN_RING_BYTES: usize = 1024 * 1024;
 
-/// Everything wrong with a configuration. Looks whether paths exist, and touches nothing.
+/// Everything wrong with a configuration. Looks whether paths exist, reads the files of TLS, and touches nothing.
 pub(super) fn check(config: &Config, origins: &BTreeMap<String, Origin>) -> Vec<Finding> {
     let mut report = Report { origins, findings: Vec::new() };
     check_http(&config.http, &mut report);
@@ -93,8 +95,36 @@ fn check_http(http: &HttpConfig, report: &mut Report<'_>) {
     if http.max_streams == 0 {
         report.error("http.max_streams", "must be at least 1");
     }
+    if !(1..=3600).contains(&http.request_timeout_secs) {
+        report.error("http.request_timeout_secs", "must be from 1 to 3600");
+    }
+    if http.max_connections == 0 {
+        report.error("http.max_connections", "must be at least 1");
+    } else if http.max_connections < http.max_streams && http.tls.is_none() {
+        report.warn("http.max_connections", "is less than http.max_streams, and each stream is a connection");
+    }
+    if let Some(tls) = &http.tls {
+        check_tls(tls, report);
+    }
     if http.ring_bytes < MIN_RING_BYTES {
         report.error("http.ring_bytes", "must be at least 1048576 (1 MiB), the size of the largest event");
+    }
+}
+
+fn check_tls(config: &TlsConfig, report: &mut Report<'_>) {
+    if config.client_ca.is_none() && config.client_certificates.is_some() {
+        report.error("http.tls.client_certificates", "needs client_ca beside it, the authorities that they are of");
+    }
+    match Tls::load(config.clone()) {
+        Ok(loaded) => {
+            if let Some(warning) = tls::expiry_warning(loaded.expires(), tls::now()) {
+                report.warn("http.tls.certificate", &format!("{warning} ({})", loaded.expires()));
+            }
+        }
+        Err(error) => report.error(&format!("http.tls.{}", error.key()), &error.to_string()),
+    }
+    if config.private_key.metadata().is_ok_and(|file| file.permissions().mode() & 0o007 != 0) {
+        report.warn("http.tls.private_key", "every user of this machine can read the key; chmod o= takes that away");
     }
 }
 

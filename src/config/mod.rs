@@ -30,6 +30,7 @@ pub use source::{
 
 use crate::auth::AuthConfig;
 use crate::model::{NoveltyLimits, SourceId};
+use crate::tls::TlsConfig;
 
 /// The default configuration as a file with comments: what `catchment check --print-default` prints.
 pub const DEFAULT_FILE: &str = include_str!("../../config/catchment.default.toml");
@@ -75,8 +76,16 @@ pub struct HttpConfig {
     pub max_streams: usize,
     /// Seconds that a client may take nothing of what waits for it, before its connection is closed.
     pub stalled_after_secs: u64,
+    /// Seconds that the head of a request may take, and that a connection without a request is kept.
+    pub request_timeout_secs: u64,
+    /// Connections that may be open at once, those of streams included; more are closed at once.
+    pub max_connections: usize,
+    /// The same of one address, or of one IPv6 network of 64 bits; 0 for no limit.
+    pub max_connections_per_address: usize,
     /// Bytes of encoded events kept in memory for streams that are nearly live; behind it they read the log.
     pub ring_bytes: usize,
+    /// `[http.tls]`; without it, HTTP is in the clear.
+    pub tls: Option<TlsConfig>,
 }
 
 /// How long the log keeps events.
@@ -152,7 +161,11 @@ impl Default for HttpConfig {
             heartbeat_secs: 15,
             max_streams: 20_000,
             stalled_after_secs: 300,
+            request_timeout_secs: 75,
+            max_connections: 25_000,
+            max_connections_per_address: 0,
             ring_bytes: 64 * 1024 * 1024,
+            tls: None,
         }
     }
 }

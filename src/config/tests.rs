@@ -40,6 +40,7 @@ impl Case {
 }
 
 const SQS: &str = "[sources.a.aws_s3_sqs]\nqueue_url = \"https://sqs.eu-west-1.amazonaws.com/111122223333/x\"\n";
+const TLS: &str = "[http.tls]\ncertificate = \"x\"\nprivate_key = \"x\"\n";
 const LOOKUP: &str = "[sources.a.aws_lookup_events]\nregions = [\"eu-west-1\"]\n";
 
 /// Every kind of credential as the comments of the default file write it.
@@ -122,6 +123,9 @@ fn the_examples_of_the_default_file_are_read() {
     "#;
     assert_eq!(config.sources, toml::from_str(expected).unwrap(), "the values of the comments are the defaults");
     assert_eq!(config.normalizers.dir, Some(PathBuf::from("/etc/catchment/normalizers")));
+    let tls = config.http.tls.unwrap();
+    assert!(tls.requires_client_certificate());
+    assert_eq!(tls.private_key, PathBuf::from("/etc/catchment/tls/privkey.pem"));
     assert_eq!(config.auth.tokens_file, Some(PathBuf::from("/etc/catchment/tokens.json")));
     let oidc = config.auth.oidc.unwrap();
     assert_eq!(oidc.mistakes("io.catchment"), []);
@@ -132,7 +136,7 @@ fn the_examples_of_the_default_file_are_read() {
 fn the_default_file_tells_every_key() {
     let sqs = "[sources.c.aws_s3_sqs]\nqueue_url = \"x\"\n";
     let sample =
-        format!("{LOOKUP}{sqs}[sources.b.file]\npath = \"x\"\n[http]\n[log]\n[events]\n[normalizers]\n[shutdown]");
+        format!("{LOOKUP}{sqs}[sources.b.file]\npath = \"x\"\n{TLS}[log]\n[events]\n[normalizers]\n[shutdown]");
     let keys = Document::parse(&"x".into(), &sample).unwrap().known_keys::<Config>();
     assert!(keys.len() > 25, "{keys:?}");
     for key in keys {
@@ -140,6 +144,7 @@ fn the_default_file_tells_every_key() {
         let told = DEFAULT_FILE.lines().map(|line| line.trim_start_matches("# ")).any(|line| {
             line.starts_with(&format!("{name} = "))
                 || line == format!("[{name}]")
+                || line == format!("[{key}]")
                 || line.starts_with(&format!("[{name}."))
         });
         assert!(told, "{key} is not in config/catchment.default.toml");
@@ -295,6 +300,20 @@ fn values_that_make_no_sense_are_errors() {
         ("[http]\nheartbeat_secs = 0", "line 2: http.heartbeat_secs: must be from 1 to 3600"),
         ("[http]\nmax_streams = 0", "line 2: http.max_streams: must be at least 1"),
         ("[http]\nstalled_after_secs = 0", "line 2: http.stalled_after_secs: must be at least 1"),
+        ("[http]\nrequest_timeout_secs = 0", "line 2: http.request_timeout_secs: must be from 1 to 3600"),
+        ("[http]\nmax_connections = 0", "line 2: http.max_connections: must be at least 1"),
+        (
+            "[http.tls]\ncertificate = \"/no/such\"\nprivate_key = \"/no/such.key\"",
+            "line 2: http.tls.certificate: read /no/such: No such file or directory (os error 2); name the file in PEM",
+        ),
+        (
+            "[http.tls]\ncertificate = \"/dev/null\"\nprivate_key = \"/dev/null\"\nclient_certificates = \"required\"",
+            "line 4: http.tls.client_certificates: needs client_ca beside it",
+        ),
+        (
+            "[http.tls]\ncertificate = \"x\"\nprivate_key = \"x\"\nclient_certificates = \"asked\"",
+            "line 4: http.tls.client_certificates: \"asked\" is neither optional nor required",
+        ),
         ("[http]\nring_bytes = 1000", "line 2: http.ring_bytes: must be at least 1048576"),
         (
             "[http]\ncors_origins = [\"https://a.example/\"]",
@@ -367,6 +386,7 @@ fn what_is_hardly_meant_is_a_warning() {
         ),
         ("[auth]\nquery_tokens = true", "line 2: auth.query_tokens: tokens in addresses"),
         ("[http]\nheartbeat_secs = 60", "line 2: http.heartbeat_secs: many proxies"),
+        ("[http]\nmax_connections = 100", "line 2: http.max_connections: is less than http.max_streams"),
         ("[log]\nretention_days = 0\nretention_bytes = 0", "line 3: log.retention_bytes: without a limit"),
         ("[shutdown]\ndrain_millis = 60000", "line 2: shutdown.drain_millis: is longer"),
         ("ephemeral = true\ndata_dir = \"x\"", "line 1: ephemeral: data_dir is set too"),

@@ -149,7 +149,8 @@ pub(super) async fn admit(State(app): State<Shared>, mut request: Request, next:
         Ok(grant) => grant,
         Err(refusal) => return refuse(refusal.into(), &request, peer),
     };
-    if shown.is_none() && app.state.access.is_local_only() && !names_this_machine(&request) {
+    let asks_nobody = app.state.access.is_local_only() && !app.state.config.asks_for_certificates;
+    if shown.is_none() && asks_nobody && !names_this_machine(&request) {
         return refuse(ApiError::ForeignHost, &request, peer);
     }
     request.extensions_mut().insert(Caller(grant));
@@ -232,11 +233,16 @@ fn take_query(uri: &mut Uri, names: &[&'static str]) -> Option<(&'static str, St
     Some(found)
 }
 
-/// Whether `Host` is a name of the loopback interface. A page from elsewhere can make a browser ask a local server under
-/// a name of its own (DNS rebinding), but not hide that name.
+/// Whether a request goes to a name of the loopback interface. A page from elsewhere can make a browser ask a local
+/// server under a name of its own (DNS rebinding), but not hide that name: it is in `Host`, in the address as a whole, or
+/// in HTTP/2's `:authority`.
 fn names_this_machine(request: &Request) -> bool {
-    let Some(host) = request.headers().get(header::HOST) else { return true };
-    let Ok(host) = host.to_str() else { return false };
+    let hosts = request.headers().get_all(header::HOST).iter().map(|host| host.to_str().ok());
+    let authority = request.uri().authority().map(|authority| Some(authority.as_str()));
+    hosts.chain(authority).all(|host| host.is_some_and(is_this_machine))
+}
+
+fn is_this_machine(host: &str) -> bool {
     let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
         None => host.split_once(':').map_or(host, |(name, _)| name),
@@ -342,5 +348,20 @@ mod tests {
         {
             assert!(!names_this_machine(&request(host)), "{host}");
         }
+    }
+
+    #[test]
+    fn no_name_of_a_request_is_another_machines() {
+        let request = |uri: &str, host: Option<&str>| {
+            let request = Request::builder().uri(uri);
+            let request = host.into_iter().fold(request, |request, host| request.header("host", host));
+            names_this_machine(&request.body(axum::body::Body::empty()).unwrap())
+        };
+        assert!(request("/", None), "HTTP/1.0");
+        assert!(request("https://localhost:1/", None), "HTTP/2");
+        assert!(!request("https://rebound.example.com/", None));
+        assert!(!request("http://rebound.example.com/", Some("localhost")));
+        assert!(!request("http://localhost/", Some("rebound.example.com")));
+        assert!(!request("https://localhost@rebound.example.com/", None));
     }
 }

@@ -6,11 +6,15 @@
 mod access;
 mod asset;
 mod assets;
+mod bodies;
+mod connection;
 mod error;
 mod events;
 mod handover;
 mod health;
+mod http2;
 mod params;
+mod places;
 mod reports;
 mod schema;
 mod serve;
@@ -60,6 +64,8 @@ pub struct HttpConfig {
     pub cors_origins: Vec<String>,
     /// What event types begin with.
     pub type_prefix: String,
+    /// Whether no connection comes in without a certificate of its client.
+    pub asks_for_certificates: bool,
 }
 
 impl Default for HttpConfig {
@@ -69,6 +75,7 @@ impl Default for HttpConfig {
             max_streams: 20_000,
             cors_origins: Vec::new(),
             type_prefix: "io.catchment".to_owned(),
+            asks_for_certificates: false,
         }
     }
 }
@@ -159,6 +166,7 @@ pub fn router(state: AppState) -> Result<Router, HttpConfigError> {
         .route("/readyz", get(health::ready))
         .fallback(async |request: Request| ApiError::RouteNotFound { path: request.uri().path().to_owned() })
         .method_not_allowed_fallback(other_method)
+        .layer(middleware::from_fn(bodies::bound))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), count))
         .with_state(app);
     Ok(match cors {

@@ -1,73 +1,108 @@
 //! Accepting connections.
 //!
-//! An own loop rather than axum's: it sets the sockets' options, drops clients that never finish a request or never
-//! take the answer, takes the sockets of streams back from hyper, and waits for its connections when it stops.
+//! An own loop rather than axum's: it sets the sockets' options, holds the number of connections, drops clients that
+//! never finish a request or never take the answer, takes the sockets of streams back from hyper, and waits for its
+//! connections when it stops.
 
-use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::Request;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::Service;
 use hyper_util::rt::TokioTimer;
 use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::Peer;
-use super::handover::Handover;
-use super::socket::{Socket, Watch};
-use crate::hub::{FanOut, PlainStream};
+use super::connection;
+use super::places::{Full, Places};
+use crate::hub::FanOut;
+use crate::metrics::Metrics;
+use crate::tls::Tls;
 
 /// Unsent bytes that the kernel takes per connection: a client that does not read costs this, not megabytes.
 const NOT_SENT_BYTES: u32 = 128 * 1024;
-/// How long the head of a request may take, and how long an idle connection is kept.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Silence after which a peer that may be gone is probed; NDJSON streams have no heartbeats to find out.
-const KEEPALIVE: Duration = Duration::from_secs(60);
-/// Read and write buffers of a connection. The head of a request must fit in.
-const BUFFER_BYTES: usize = 64 * 1024;
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(60);
+/// How large the head of a request may be; over HTTP/1.1 also the buffers of a connection.
+pub(super) const HEAD_BYTES: u32 = 64 * 1024;
+/// Header fields of a request over HTTP/1.1; over HTTP/2 each counts 32 bytes of the head.
+const MAX_HEADERS: usize = 100;
 /// After accept failed for want of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+/// How often it is told that there are too many connections.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// How connections are served.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
     /// How long a client may take nothing of an answer before its connection is dropped.
     pub stalled_after: Duration,
+    /// How long the head of a request may take, and how long a connection without a request is kept.
+    pub request_timeout: Duration,
+    /// Connections that may be open at once, streams included.
+    pub max_connections: usize,
+    /// The same of one address, or of one IPv6 network of 64 bits; `None`: no limit.
+    pub max_connections_per_address: Option<NonZeroUsize>,
+    /// What connections are encrypted with; `None`: they are in the clear.
+    pub tls: Option<Arc<Tls>>,
 }
 
-/// Serves HTTP/1.1 until `stop`: then takes no more connections, lets each finish the answer it is at, and returns
-/// when all are closed. Streams go to the fan-out, and end by themselves when [`AppState::stop`](super::AppState::stop)
-/// is the same token. A client that does not read its answer can hold this up: the deadline is the caller's, who drops
-/// the future.
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self {
+            stalled_after: Duration::from_secs(300),
+            request_timeout: Duration::from_secs(75),
+            max_connections: 25_000,
+            max_connections_per_address: None,
+            tls: None,
+        }
+    }
+}
+
+/// Serves HTTP until `stop`: HTTP/1.1 in the clear, or HTTP/2 and HTTP/1.1 over TLS. Then takes no more connections,
+/// lets each finish the answer it is at, and returns when all are closed. Streams in the clear go to the fan-out; all
+/// end by themselves when [`AppState::stop`](super::AppState::stop) is the same token. A client that does not read its
+/// answer can hold this up: the deadline is the caller's, who drops the future.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     fan_out: FanOut,
+    metrics: Arc<Metrics>,
     config: ServeConfig,
     stop: CancellationToken,
 ) {
-    let connections = TaskTracker::new();
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER_BYTES);
-    let server = Arc::new(Server { http, service: TowerToHyperService::new(router), fan_out, config, stop });
+    let mut http1 = http1::Builder::new();
+    http1
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.request_timeout)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(HEAD_BYTES as usize);
+    let open = metrics.connections.clone();
+    let places = Places::new(config.max_connections, config.max_connections_per_address, open);
+    let (service, connections) = (TowerToHyperService::new(router), TaskTracker::new());
+    let server = Arc::new(Server { http1, service, fan_out, metrics, config, connections, stop });
+    let mut refusals = Refusals::default();
     while let Some(accepted) = server.stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((socket, peer)) => {
-                if let Err(error) = tune(&socket) {
-                    tracing::debug!(%error, "socket options not set");
+            Ok((socket, peer)) => match places.take(peer.ip()) {
+                Ok(place) => {
+                    if let Err(error) = tune(&socket) {
+                        tracing::debug!(%error, "socket options not set");
+                    }
+                    let connection = connection::serve(Arc::clone(&server), socket, Peer(peer), place);
+                    server.connections.spawn(connection);
                 }
-                connections.spawn(connection(Arc::clone(&server), socket, Peer(peer)));
-            }
+                // Closed at once: what waits to be refused would hold what there is too little of.
+                Err(full) => refusals.tell(full, peer, &server),
+            },
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "no connection accepted; trying again");
@@ -76,89 +111,42 @@ pub async fn serve(
         }
     }
     drop(listener);
-    connections.close();
-    connections.wait().await;
+    server.connections.close();
+    server.connections.wait().await;
 }
 
 /// What connections share.
-struct Server {
-    http: http1::Builder,
-    service: TowerToHyperService<Router>,
-    fan_out: FanOut,
-    config: ServeConfig,
-    stop: CancellationToken,
+pub(super) struct Server {
+    pub(super) http1: http1::Builder,
+    pub(super) service: TowerToHyperService<Router>,
+    pub(super) fan_out: FanOut,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) config: ServeConfig,
+    /// The connections, and what answers requests over HTTP/2.
+    pub(super) connections: TaskTracker,
+    pub(super) stop: CancellationToken,
 }
 
-/// The router, for one connection.
-struct Routed {
-    router: TowerToHyperService<Router>,
-    handover: Handover,
-    peer: Peer,
+/// Connections that were refused since it was last told.
+#[derive(Default)]
+struct Refusals {
+    count: u64,
+    told: Option<Instant>,
 }
 
-impl Service<Request<Incoming>> for Routed {
-    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
-    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
-    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
-
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(self.handover.clone());
-        request.extensions_mut().insert(self.peer);
-        self.router.call(request)
+impl Refusals {
+    fn tell(&mut self, full: Full, peer: SocketAddr, server: &Server) {
+        let (reason, key) = match full {
+            Full::InAll => ("max_connections", "http.max_connections"),
+            Full::OfAddress => ("max_connections_per_address", "http.max_connections_per_address"),
+        };
+        server.metrics.refused_connections.with_label_values(&[reason]).inc();
+        self.count += 1;
+        if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            tracing::warn!(%peer, limit = key, refused = self.count, "connections refused: too many are open");
+            *self = Self { count: 0, told: Some(Instant::now()) };
+        }
     }
-}
-
-type Http = http1::Connection<Socket, Routed>;
-
-async fn connection(server: Arc<Server>, socket: TcpStream, peer: Peer) {
-    let (handover, watch) = (Handover::default(), Watch::default());
-    let service = Routed { router: server.service.clone(), handover: handover.clone(), peer };
-    let mut http = Box::new(server.http.serve_connection(Socket::new(socket, watch.clone()), service));
-    let outcome = tokio::select! {
-        biased;
-        outcome = until_handover(&mut http, &handover, &watch) => outcome,
-        () = server.stop.cancelled() => {
-            Pin::new(&mut *http).graceful_shutdown();
-            tokio::select! {
-                outcome = until_handover(&mut http, &handover, &watch) => outcome,
-                () = watch.stalled(server.config.stalled_after) => Ok(None),
-            }
-        }
-        () = watch.stalled(server.config.stalled_after) => {
-            tracing::info!(after = ?server.config.stalled_after, "connection dropped: its client took nothing");
-            Ok(None)
-        }
-    };
-    match outcome {
-        Ok(None) => {}
-        Ok(Some(stream)) => {
-            // Requests that the client has sent ahead are not read: the head says that the connection ends.
-            let socket = http.into_parts().io.into_inner();
-            if let Err(error) = server.fan_out.serve(socket, *stream).await {
-                tracing::error!(%error, "stream dropped: the fan-out has broken down");
-            }
-        }
-        // Clients go away all the time.
-        Err(error) => tracing::debug!(%error, "connection ended"),
-    }
-}
-
-/// Lets hyper do its work, until a stream leaves it and the head of the answer is on its way; `None` when the
-/// connection ended before.
-async fn until_handover(
-    http: &mut Http,
-    handover: &Handover,
-    watch: &Watch,
-) -> Result<Option<Box<PlainStream>>, hyper::Error> {
-    poll_fn(|context| match Pin::new(&mut *http).poll(context) {
-        Poll::Ready(outcome) => Poll::Ready(outcome.map(|()| None)),
-        // hyper is polled again when the socket takes the rest of the head.
-        Poll::Pending if watch.is_flushed() => {
-            handover.take().map_or(Poll::Pending, |stream| Poll::Ready(Ok(Some(stream))))
-        }
-        Poll::Pending => Poll::Pending,
-    })
-    .await
 }
 
 fn tune(stream: &TcpStream) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! A connection's socket as hyper has it, with an eye on what it writes.
+//! A connection's socket, with an eye on what becomes of its writes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// A socket that tells its [`Watch`] what becomes of writes.
+/// A socket that tells its [`Watch`] what becomes of writes. Under TLS it is what carries the records.
+#[derive(Debug)]
 pub(super) struct Socket {
-    io: TokioIo<TcpStream>,
+    stream: TcpStream,
     watch: Watch,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct Watch(Arc<Mutex<Writes>>);
 struct Writes {
     /// hyper has written something and not flushed it.
     unflushed: bool,
-    /// Since when the socket has taken nothing of what hyper has for it.
+    /// Since when the socket has taken nothing of what there is for it.
     blocked: Option<Instant>,
 }
 
@@ -37,16 +37,7 @@ impl Watch {
 
     /// Returns when the socket has taken nothing for so long, though something waits.
     pub(super) async fn stalled(&self, after: Duration) {
-        loop {
-            let wait = match self.writes(|writes| writes.blocked) {
-                Some(since) => after.saturating_sub(since.elapsed()),
-                None => after,
-            };
-            if wait.is_zero() {
-                return;
-            }
-            tokio::time::sleep(wait).await;
-        }
+        lasting(|| self.writes(|writes| writes.blocked), after).await;
     }
 
     fn writes<T>(&self, act: impl FnOnce(&mut Writes) -> T) -> T {
@@ -64,25 +55,36 @@ impl Watch {
     }
 }
 
+/// Returns when a state has lasted for so long. `since` tells when it began; `None`: it does not hold now.
+pub(super) async fn lasting(since: impl Fn() -> Option<Instant>, after: Duration) {
+    loop {
+        let wait = since().map_or(after, |since| after.saturating_sub(since.elapsed()));
+        if wait.is_zero() {
+            return;
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
 impl Socket {
     pub(super) fn new(stream: TcpStream, watch: Watch) -> Self {
-        Self { io: TokioIo::new(stream), watch }
+        Self { stream, watch }
     }
 
     pub(super) fn into_inner(self) -> TcpStream {
-        self.io.into_inner()
+        self.stream
     }
 }
 
-impl Read for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl Write for Socket {
+impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.io).poll_write(cx, buf);
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.watch.wrote(&outcome);
         outcome
     }
@@ -92,18 +94,18 @@ impl Write for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.watch.wrote(&outcome);
         outcome
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     /// hyper flushes when it has written all it has.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.io).poll_flush(cx);
+        let outcome = Pin::new(&mut self.stream).poll_flush(cx);
         if outcome.is_ready() {
             self.watch.writes(|writes| writes.unflushed = false);
         }
@@ -111,6 +113,6 @@ impl Write for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

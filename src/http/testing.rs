@@ -114,8 +114,9 @@ impl World {
         let stalled_after = Duration::from_secs(60);
         let config = FanOutConfig { shards: NonZeroUsize::new(2).unwrap(), stalled_after };
         let fan_out = FanOut::start(&self.hub, &config, &self.state.metrics, &self.tracker, &self.stop);
-        let config = ServeConfig { stalled_after };
-        self.tracker.spawn(serve(listener, self.router.clone(), fan_out, config, self.stop.clone()));
+        let config = ServeConfig { stalled_after, ..ServeConfig::default() };
+        let metrics = Arc::clone(&self.state.metrics);
+        self.tracker.spawn(serve(listener, self.router.clone(), fan_out, metrics, config, self.stop.clone()));
         self
     }
 

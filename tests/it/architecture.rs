@@ -10,7 +10,21 @@ const LEAVES: [&str; 4] = ["metrics", "model", "retry", "secret"];
 const MAY_USE: &[(&str, &[&str])] = &[
     (
         "app",
-        &["auth", "config", "history", "http", "hub", "ingest", "inventory", "log", "normalize", "reload", "source"],
+        &[
+            "auth",
+            "config",
+            "descriptors",
+            "history",
+            "http",
+            "hub",
+            "ingest",
+            "inventory",
+            "log",
+            "normalize",
+            "reload",
+            "source",
+            "tls",
+        ],
     ),
     (
         "cli",
@@ -31,12 +45,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("auth", &["hub"]),
-    ("config", &["auth", "source"]),
+    ("config", &["auth", "source", "tls"]),
     ("correlate", &[]),
     ("decode", &[]),
     ("fixture", &["ingest", "inventory", "normalize"]),
     ("history", &["inventory", "log", "normalize"]),
-    ("http", &["auth", "history", "hub", "inventory", "log", "source"]),
+    ("http", &["auth", "history", "hub", "inventory", "log", "source", "tls"]),
     ("hub", &["log"]),
     ("ingest", &["correlate", "history", "inventory", "log", "normalize", "source"]),
     ("inventory", &[]),
@@ -49,6 +63,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("secret", &[]),
     ("shutdown", &[]),
     ("source", &["decode", "log"]),
+    ("tls", &[]),
 ];
 
 /// What the pure modules must not touch.

@@ -34,4 +34,5 @@ mod seeding;
 mod stop;
 mod story;
 mod support;
+mod tls;
 mod use_cases;

@@ -13,6 +13,7 @@ mod slot;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -39,13 +40,21 @@ pub struct PlainStream {
     reader: Reader,
     wire: Wire,
     open: OpenStream,
+    /// Dropped when the stream is over.
+    held: Option<Box<dyn fmt::Debug + Send>>,
 }
 
 impl PlainStream {
     /// Goes on with a subscription that nothing was taken from.
     #[must_use]
     pub fn new(subscription: Subscription, wire: Wire, open: OpenStream) -> Self {
-        Self { reader: subscription.into_reader(), wire, open }
+        Self { reader: subscription.into_reader(), wire, open, held: None }
+    }
+
+    /// Keeps something until the stream is over: its connection's place among those that may be open.
+    #[must_use]
+    pub fn holding(self, held: impl fmt::Debug + Send + 'static) -> Self {
+        Self { held: Some(Box::new(held)), ..self }
     }
 }
 

@@ -1,5 +1,6 @@
 //! One stream: its socket, its cursor, and what it is at.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -64,6 +65,7 @@ pub(super) struct Slot {
     reader: Reader,
     wire: Wire,
     open: OpenStream,
+    _held: Option<Box<dyn fmt::Debug + Send>>,
     /// Goes out before anything else: a notice, or the rest of an event.
     pending: Bytes,
     /// Since when the socket has taken nothing.
@@ -74,10 +76,10 @@ pub(super) struct Slot {
 
 impl Slot {
     pub(super) fn new(id: u64, socket: TcpStream, stream: PlainStream, waker: Arc<SlotWaker>) -> Self {
-        let PlainStream { reader, mut wire, open } = stream;
+        let PlainStream { reader, mut wire, open, held } = stream;
         let pending = wire.opening().map(|text| chunk(&text)).unwrap_or_default();
         let state = State::Queued;
-        Self { id, state, socket, waker, reader, wire, open, pending, blocked: None, last: false }
+        Self { id, state, socket, waker, reader, wire, open, _held: held, pending, blocked: None, last: false }
     }
 
     pub(super) fn filter(&self) -> FilterId {

@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod azure;
+pub(crate) mod certificates;
 pub(crate) mod event_hubs;
 pub(crate) mod http_proxy;
 pub(crate) mod lookup_events_server;

@@ -28,6 +28,8 @@ pub(crate) struct Server {
     child: Child,
     address: SocketAddr,
     log: Receiver<String>,
+    /// Where it speaks HTTPS: what curl needs to be let in.
+    https: Option<Vec<String>>,
 }
 
 impl Server {
@@ -39,13 +41,19 @@ impl Server {
     /// Runs a command that serves on a port of its choice, and waits until it is ready.
     pub(crate) fn start(mut command: Command) -> Self {
         command.stdout(Stdio::null());
-        Self::spawn(command)
+        Self::spawn(command, None)
+    }
+
+    /// The same for one that speaks HTTPS, of which curl is asked with these options.
+    pub(crate) fn start_https(mut command: Command, curl: &[String]) -> Self {
+        command.stdout(Stdio::null());
+        Self::spawn(command, Some(curl.to_vec()))
     }
 
     /// The same; gives what it says on standard output up to a line that contains `last`.
     pub(crate) fn start_and_read(mut command: Command, last: &str) -> (Self, String) {
         command.stdout(Stdio::piped());
-        let mut server = Self::spawn(command);
+        let mut server = Self::spawn(command, None);
         let mut said = String::new();
         let mut lines = BufReader::new(server.child.stdout.take().unwrap()).lines();
         while !said.contains(last) {
@@ -55,7 +63,7 @@ impl Server {
         (server, said)
     }
 
-    fn spawn(mut command: Command) -> Self {
+    fn spawn(mut command: Command, https: Option<Vec<String>>) -> Self {
         command.args(["--log-format", "json"]).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
@@ -81,7 +89,7 @@ impl Server {
                 break address.parse().unwrap();
             }
         };
-        let server = Self { child, address, log };
+        let server = Self { child, address, log, https };
         server.wait_until("ready", || server.try_get("/readyz").is_some_and(|(status, _)| status == 200));
         server
     }
@@ -91,11 +99,22 @@ impl Server {
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        match self.https {
+            None => format!("http://{}{path}", self.address),
+            // The name that certificates of the tests are for.
+            Some(_) => format!("https://localhost:{}{path}", self.address.port()),
+        }
     }
 
     /// Status and body of a request; `None` when the server can't be reached.
     pub(crate) fn try_get(&self, path: &str) -> Option<(u16, String)> {
+        if let Some(options) = &self.https {
+            let mut curl = Command::new("curl");
+            curl.args(["-s", "--max-time", "60", "-w", "\n%{http_code}"]).args(options).arg(self.url(path));
+            let told = program::finish(&mut curl, b"");
+            let (body, status) = told.stdout.rsplit_once('\n').filter(|_| told.code == Some(0))?;
+            return Some((status.parse().unwrap(), body.to_owned()));
+        }
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build();
         let mut response = ureq::Agent::new_with_config(config).get(self.url(path)).call().ok()?;
         let status = response.status().as_u16();
@@ -257,35 +276,40 @@ impl Iterator for Frames {
 
     /// The next frame with data, control frames included; `None` when the stream has ended.
     fn next(&mut self) -> Option<Frame> {
-        let mut frame = Frame::default();
-        let mut has_data = false;
-        loop {
-            let mut line = String::new();
-            if self.lines.read_line(&mut line).unwrap_or(0) == 0 {
-                return None;
+        next_frame(&mut self.lines)
+    }
+}
+
+/// The next frame with data out of the lines of a stream.
+pub(crate) fn next_frame(lines: &mut impl BufRead) -> Option<Frame> {
+    let mut frame = Frame::default();
+    let mut has_data = false;
+    loop {
+        let mut line = String::new();
+        if lines.read_line(&mut line).unwrap_or(0) == 0 {
+            return None;
+        }
+        let line = line.trim_end_matches(['\n', '\r']);
+        if line.is_empty() {
+            if has_data {
+                return Some(frame);
             }
-            let line = line.trim_end_matches(['\n', '\r']);
-            if line.is_empty() {
+            frame = Frame::default();
+            continue;
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "event" => frame.event = Some(value.to_owned()),
+            "id" => frame.id = Some(value.to_owned()),
+            "data" => {
                 if has_data {
-                    return Some(frame);
+                    frame.data.push('\n');
                 }
-                frame = Frame::default();
-                continue;
+                frame.data.push_str(value);
+                has_data = true;
             }
-            let (field, value) = line.split_once(':').unwrap_or((line, ""));
-            let value = value.strip_prefix(' ').unwrap_or(value);
-            match field {
-                "event" => frame.event = Some(value.to_owned()),
-                "id" => frame.id = Some(value.to_owned()),
-                "data" => {
-                    if has_data {
-                        frame.data.push('\n');
-                    }
-                    frame.data.push_str(value);
-                    has_data = true;
-                }
-                _ => {}
-            }
+            _ => {}
         }
     }
 }

@@ -1,0 +1,230 @@
+//! One connection, from its first byte to its last: in the clear, where streams leave hyper for the fan-out, or over
+//! TLS, where hyper writes every answer, over HTTP/2 or HTTP/1.1 as the two sides agree (ALPN).
+
+use std::future::{pending, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::Service;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::access::Peer;
+use super::handover::Handover;
+use super::http2::{Paced, Requests, Taking, builder};
+use super::places::Place;
+use super::serve::Server;
+use super::socket::{Socket, Watch};
+use crate::hub::PlainStream;
+use crate::tls::Tls;
+
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to leave that was told of the end of an idle connection.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+type Encrypted = TokioIo<TlsStream<Socket>>;
+
+/// The router, for one connection.
+struct Routed {
+    router: TowerToHyperService<Router>,
+    /// Where a stream that leaves hyper is to be put; `None`: none may.
+    handover: Option<Handover>,
+    peer: Peer,
+}
+
+impl Routed {
+    fn route(
+        &self,
+        mut request: Request<Incoming>,
+    ) -> <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future {
+        if let Some(handover) = &self.handover {
+            request.extensions_mut().insert(handover.clone());
+        }
+        request.extensions_mut().insert(self.peer);
+        self.router.call(request)
+    }
+}
+
+impl Service<Request<Incoming>> for Routed {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.route(request)
+    }
+}
+
+/// The same, with answers whose pace is watched.
+struct RoutedPaced(Routed);
+
+impl Service<Request<Incoming>> for RoutedPaced {
+    type Response = Response<Paced>;
+    type Error = <Routed as Service<Request<Incoming>>>::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let answer = self.0.route(request);
+        Box::pin(async move { Ok(answer.await?.map(|body: Body| Paced::new(body, Taking::of_task()))) })
+    }
+}
+
+/// Serves a connection until it ends.
+pub(super) async fn serve(server: Arc<Server>, socket: TcpStream, peer: Peer, place: Place) {
+    match server.config.tls.as_deref() {
+        None => plain(&server, socket, peer, place).await,
+        Some(tls) => {
+            let watch = Watch::default();
+            let Some(stream) = handshake(&server, tls, Socket::new(socket, watch.clone()), peer).await else { return };
+            encrypted(&server, stream, peer, &watch).await;
+        }
+    }
+}
+
+type Http = http1::Connection<TokioIo<Socket>, Routed>;
+
+async fn plain(server: &Server, socket: TcpStream, peer: Peer, place: Place) {
+    let (handover, watch) = (Handover::default(), Watch::default());
+    let service = server.routed(Some(handover.clone()), peer);
+    let socket = TokioIo::new(Socket::new(socket, watch.clone()));
+    let mut http = Box::new(server.http1.serve_connection(socket, service));
+    let outcome = tokio::select! {
+        biased;
+        outcome = until_handover(&mut http, &handover, &watch) => outcome,
+        () = server.stop.cancelled() => {
+            Pin::new(&mut *http).graceful_shutdown();
+            tokio::select! {
+                outcome = until_handover(&mut http, &handover, &watch) => outcome,
+                () = watch.stalled(server.config.stalled_after) => Ok(None),
+            }
+        }
+        () = watch.stalled(server.config.stalled_after) => {
+            server.tell_of_stalled(peer);
+            Ok(None)
+        }
+    };
+    match outcome {
+        Ok(None) => {}
+        Ok(Some(stream)) => {
+            // Requests that the client has sent ahead are not read: the head says that the connection ends.
+            let socket = http.into_parts().io.into_inner().into_inner();
+            if let Err(error) = server.fan_out.serve(socket, stream.holding(place)).await {
+                tracing::error!(%error, "stream dropped: the fan-out has broken down");
+            }
+        }
+        // Clients go away all the time.
+        Err(error) => tracing::debug!(%error, "connection ended"),
+    }
+}
+
+/// Lets hyper do its work, until a stream leaves it and the head of the answer is on its way; `None` when the
+/// connection ended before.
+async fn until_handover(
+    http: &mut Http,
+    handover: &Handover,
+    watch: &Watch,
+) -> Result<Option<Box<PlainStream>>, hyper::Error> {
+    poll_fn(|context| match Pin::new(&mut *http).poll(context) {
+        Poll::Ready(outcome) => Poll::Ready(outcome.map(|()| None)),
+        // hyper is polled again when the socket takes the rest of the head.
+        Poll::Pending if watch.is_flushed() => {
+            handover.take().map_or(Poll::Pending, |stream| Poll::Ready(Ok(Some(stream))))
+        }
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}
+
+/// What the two sides agree on, in time; `None`, and a word about it, when they don't.
+async fn handshake(server: &Server, tls: &Tls, socket: Socket, Peer(peer): Peer) -> Option<TlsStream<Socket>> {
+    let accept = tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls.server()).accept(socket));
+    match server.stop.run_until_cancelled(Box::pin(accept)).await? {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(error)) if concerns_client_certificate(&error) => {
+            tracing::warn!(target: "audit", peer = %peer.ip(), reason = %error, "connection refused");
+        }
+        // Whoever looks which ports are open comes by here.
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS connection"),
+        Err(_) => tracing::debug!(%peer, "no TLS connection: the handshake took too long"),
+    }
+    server.metrics.refused_connections.with_label_values(&["tls"]).inc();
+    None
+}
+
+/// Whether a client was refused for its certificate, or for having none.
+fn concerns_client_certificate(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(error, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented))
+}
+
+async fn encrypted(server: &Server, stream: TlsStream<Socket>, peer: Peer, watch: &Watch) {
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let (io, service) = (TokioIo::new(stream), server.routed(None, peer));
+    if !is_http2 {
+        let http = server.http1.serve_connection(io, service);
+        // hyper itself ends what is idle.
+        let idle = pending();
+        return until_over(server, http, http1::Connection::<Encrypted, _>::graceful_shutdown, idle, watch, peer).await;
+    }
+    let stalled_after = server.config.stalled_after;
+    let requests = Requests::new(server.connections.clone(), Arc::clone(&server.metrics), stalled_after);
+    let http = builder(requests.clone(), stalled_after).serve_connection(io, RoutedPaced(service));
+    let idle = requests.idle(server.config.request_timeout);
+    until_over(server, http, http2::Connection::<Encrypted, _, _>::graceful_shutdown, idle, watch, peer).await;
+}
+
+/// Serves until the connection is over: by itself, because its client takes nothing, when the server stops, or when it
+/// is idle.
+async fn until_over<C: Future<Output = Result<(), hyper::Error>>>(
+    server: &Server,
+    http: C,
+    wind_down: fn(Pin<&mut C>),
+    idle: impl Future<Output = ()>,
+    watch: &Watch,
+    peer: Peer,
+) {
+    let mut http = Box::pin(http);
+    let mut stalled = pin!(watch.stalled(server.config.stalled_after));
+    let stopping = tokio::select! {
+        biased;
+        outcome = &mut http => return ended(outcome),
+        () = &mut stalled => return server.tell_of_stalled(peer),
+        () = server.stop.cancelled() => true,
+        () = idle => false,
+    };
+    wind_down(http.as_mut());
+    tokio::select! {
+        outcome = &mut http => ended(outcome),
+        () = stalled => server.tell_of_stalled(peer),
+        () = tokio::time::sleep(LEAVE_TIMEOUT), if !stopping => {}
+    }
+}
+
+fn ended(outcome: Result<(), hyper::Error>) {
+    if let Err(error) = outcome {
+        // Clients go away all the time.
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+impl Server {
+    fn routed(&self, handover: Option<Handover>, peer: Peer) -> Routed {
+        Routed { router: self.service.clone(), handover, peer }
+    }
+
+    fn tell_of_stalled(&self, Peer(peer): Peer) {
+        tracing::info!(%peer, after = ?self.config.stalled_after, "connection dropped: its client took nothing");
+    }
+}

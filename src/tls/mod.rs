@@ -1,0 +1,189 @@
+//! The certificate that the server shows, and those that it asks its clients for: read from files, and read again when
+//! they change, so that a renewal needs no restart.
+
+mod files;
+mod validity;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use serde::{Deserialize, Deserializer, de};
+use tokio_util::sync::CancellationToken;
+
+pub use files::TlsError;
+
+use crate::metrics::Metrics;
+use crate::model::Time;
+use files::Files;
+
+/// How soon a change of the files is seen.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// A certificate that ends within it should have been renewed.
+const RENEWAL_DUE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// `[http.tls]`. All files are PEM.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The server's certificate, and after it those that lead to the authority that clients trust.
+    pub certificate: PathBuf,
+    /// Its key: PKCS#8, PKCS#1 or SEC1, not encrypted.
+    pub private_key: PathBuf,
+    /// The authorities whose client certificates are good.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client must show a certificate; where `client_ca` is set, it must unless said otherwise.
+    #[serde(default)]
+    pub client_certificates: Option<ClientCertificates>,
+}
+
+/// What is asked of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// Who shows a certificate must show a good one.
+    Optional,
+    /// Who shows none gets no connection.
+    Required,
+}
+
+impl<'de> Deserialize<'de> for ClientCertificates {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "optional" => Ok(Self::Optional),
+            "required" => Ok(Self::Required),
+            other => Err(de::Error::custom(format!("{other:?} is neither optional nor required"))),
+        }
+    }
+}
+
+impl TlsConfig {
+    /// Whether nobody gets a connection who has no certificate.
+    #[must_use]
+    pub fn requires_client_certificate(&self) -> bool {
+        self.client_ca.is_some() && self.client_certificates != Some(ClientCertificates::Optional)
+    }
+}
+
+/// What connections are encrypted with: that of the newest files which could be used.
+#[derive(Debug)]
+pub struct Tls {
+    config: TlsConfig,
+    loaded: ArcSwap<Loaded>,
+}
+
+/// The files, understood.
+#[derive(Debug)]
+struct Loaded {
+    server: Arc<ServerConfig>,
+    /// When the server's certificate ends.
+    expires: Time,
+    /// Tells these files from others.
+    digest: files::Digest,
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// With the first file that can't be used, and why.
+    pub fn load(config: TlsConfig) -> Result<Self, TlsError> {
+        let loaded = ArcSwap::from_pointee(Files::read(&config)?.load(&config)?);
+        Ok(Self { config, loaded })
+    }
+
+    /// What the next connection is to be served with.
+    #[must_use]
+    pub fn server(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.loaded.load().server)
+    }
+
+    /// When the certificate ends.
+    #[must_use]
+    pub fn expires(&self) -> Time {
+        self.loaded.load().expires
+    }
+
+    /// Takes up changes of the files until `stop`. Files that can't be used are told of, and leave those before in force:
+    /// connections that are open keep what they began with anyhow.
+    pub async fn watch(self: Arc<Self>, metrics: Arc<Metrics>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        let mut failure = Failure::default();
+        self.tell(&metrics);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let tls = Arc::clone(&self);
+            let Ok(outcome) = tokio::task::spawn_blocking(move || tls.look()).await else { continue };
+            let renewed = outcome.as_ref().is_ok_and(|renewed| *renewed);
+            if let Some(error) = failure.told(outcome.err().map(|error| error.to_string())) {
+                tracing::error!(error, "the TLS files can't be used; those before stay in force");
+                metrics.tls_reloads.with_label_values(&["failure"]).inc();
+            }
+            if renewed {
+                metrics.tls_reloads.with_label_values(&["success"]).inc();
+                self.tell(&metrics);
+            }
+        }
+    }
+
+    /// Looks at the files, and puts them in force when they have changed. Whether they have.
+    fn look(&self) -> Result<bool, TlsError> {
+        let files = Files::read(&self.config)?;
+        if files.digest() == self.loaded.load().digest {
+            return Ok(false);
+        }
+        self.loaded.store(Arc::new(files.load(&self.config)?));
+        Ok(true)
+    }
+
+    /// Tells when the certificate ends.
+    fn tell(&self, metrics: &Metrics) {
+        let (certificate, expires) = (self.config.certificate.display(), self.expires());
+        metrics.tls_certificate_expiry.with_label_values::<&str>(&[]).set(expires.millis().div_euclid(1_000));
+        match expiry_warning(expires, now()) {
+            Some(warning) => tracing::warn!(%certificate, %expires, "{warning}"),
+            None => tracing::info!(%certificate, %expires, "TLS certificate in force"),
+        }
+    }
+}
+
+/// What is to be said of a certificate that ends at a time; `None`: nothing.
+#[must_use]
+pub fn expiry_warning(expires: Time, now: Time) -> Option<&'static str> {
+    let left = expires.millis().saturating_sub(now.millis());
+    match u64::try_from(left) {
+        Err(_) => Some("the TLS certificate has expired: clients refuse it"),
+        Ok(left) if left < RENEWAL_DUE.as_millis() as u64 => Some("the TLS certificate expires within a week"),
+        Ok(_) => None,
+    }
+}
+
+/// The time of day.
+#[must_use]
+pub fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// What was wrong with the files at the last look. Files that are being replaced may not fit for a moment, so that only
+/// what is wrong twice is told, and once.
+#[derive(Default)]
+struct Failure {
+    last: Option<String>,
+    told: bool,
+}
+
+impl Failure {
+    /// Gives what is to be told.
+    fn told(&mut self, now: Option<String>) -> Option<String> {
+        let again = now.is_some() && now == self.last;
+        let tell = again && !self.told;
+        self.told = again;
+        self.last = now;
+        self.last.clone().filter(|_| tell)
+    }
+}
+
+#[cfg(test)]
+mod tests;
