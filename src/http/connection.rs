@@ -1,7 +1,7 @@
 //! One connection, from its first byte to its last: in the clear, where streams leave hyper for the fan-out, or over
 //! TLS, where hyper writes every answer, over HTTP/2 or HTTP/1.1 as the two sides agree (ALPN).
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -31,6 +31,9 @@ use crate::tls::Tls;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Without an open request for so long, a connection that is to end has nothing on its way. Some clients take the word
+/// that it ends (GOAWAY) for its end, though answers are allowed to follow.
+const MOMENT: Duration = Duration::from_millis(50);
 /// How long a client may take to leave that was told of the end of an idle connection.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -81,16 +84,27 @@ impl Service<Request<Incoming>> for RoutedPaced {
     }
 }
 
-/// Serves a connection until it ends.
+/// Serves a connection until it ends. One on which nothing is said gets no buffers.
 pub(super) async fn serve(server: Arc<Server>, socket: TcpStream, peer: Peer, place: Place) {
-    match server.config.tls.as_deref() {
-        None => plain(&server, socket, peer, place).await,
-        Some(tls) => {
-            let watch = Watch::default();
-            let Some(stream) = handshake(&server, tls, Socket::new(socket, watch.clone()), peer).await else { return };
-            encrypted(&server, stream, peer, &watch).await;
-        }
+    let mut first = [0];
+    let begins = tokio::time::timeout(server.config.request_timeout, socket.peek(&mut first));
+    let Some(Ok(Ok(1))) = server.stop.run_until_cancelled(begins).await else { return };
+    match server.config.tls.clone() {
+        None => Box::pin(plain(&server, socket, peer, place)).await,
+        Some(_) if first.iter().all(u8::is_ascii_uppercase) => tell_of_tls(&socket),
+        Some(tls) => Box::pin(encrypted(&server, &tls, socket, peer)).await,
     }
+}
+
+/// Answers a client that speaks HTTP in the clear: its request begins with a letter, as nothing of TLS does.
+fn tell_of_tls(socket: &TcpStream) {
+    const ANSWER: &[u8] =
+        b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\nconnection: close\r\n\r\n\
+        {\"type\":\"about:blank\",\"title\":\"Bad Request\",\"status\":400,\"code\":\"tls_needed\",\
+        \"detail\":\"this port speaks HTTPS: ask https://\"}";
+    // What has come is taken first: a socket that is closed on top of it takes the answer back.
+    let _ = socket.try_read(&mut [0; 4096]);
+    let _ = socket.try_write(ANSWER);
 }
 
 type Http = http1::Connection<TokioIo<Socket>, Routed>;
@@ -169,46 +183,67 @@ fn concerns_client_certificate(error: &io::Error) -> bool {
     matches!(error, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented))
 }
 
-async fn encrypted(server: &Server, stream: TlsStream<Socket>, peer: Peer, watch: &Watch) {
+async fn encrypted(server: &Server, tls: &Tls, socket: TcpStream, peer: Peer) {
+    let watch = &Watch::default();
+    let Some(stream) = handshake(server, tls, Socket::new(socket, watch.clone()), peer).await else { return };
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let (io, service) = (TokioIo::new(stream), server.routed(None, peer));
     if !is_http2 {
         let http = server.http1.serve_connection(io, service);
         // hyper itself ends what is idle.
-        let idle = pending();
-        return until_over(server, http, http1::Connection::<Encrypted, _>::graceful_shutdown, idle, watch, peer).await;
+        let leave = async {
+            server.stop.cancelled().await;
+            Leave::Stopping
+        };
+        return until_over(server, http, http1::Connection::<Encrypted, _>::graceful_shutdown, leave, watch, peer)
+            .await;
     }
     let stalled_after = server.config.stalled_after;
     let requests = Requests::new(server.connections.clone(), Arc::clone(&server.metrics), stalled_after);
     let http = builder(requests.clone(), stalled_after).serve_connection(io, RoutedPaced(service));
-    let idle = requests.idle(server.config.request_timeout);
-    until_over(server, http, http2::Connection::<Encrypted, _, _>::graceful_shutdown, idle, watch, peer).await;
+    let leave = async {
+        tokio::select! {
+            () = server.stop.cancelled() => {
+                requests.idle(MOMENT).await;
+                Leave::Stopping
+            }
+            () = requests.idle(server.config.request_timeout) => Leave::Idle,
+        }
+    };
+    until_over(server, http, http2::Connection::<Encrypted, _, _>::graceful_shutdown, leave, watch, peer).await;
 }
 
-/// Serves until the connection is over: by itself, because its client takes nothing, when the server stops, or when it
-/// is idle.
+/// Why a connection is to end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    /// The server stops; how long that may take is not for a connection to say.
+    Stopping,
+    /// Nothing was asked for.
+    Idle,
+}
+
+/// Serves until the connection is over: by itself, because its client takes nothing, or because it is told to leave.
 async fn until_over<C: Future<Output = Result<(), hyper::Error>>>(
     server: &Server,
     http: C,
     wind_down: fn(Pin<&mut C>),
-    idle: impl Future<Output = ()>,
+    leave: impl Future<Output = Leave>,
     watch: &Watch,
     peer: Peer,
 ) {
     let mut http = Box::pin(http);
     let mut stalled = pin!(watch.stalled(server.config.stalled_after));
-    let stopping = tokio::select! {
+    let why = tokio::select! {
         biased;
         outcome = &mut http => return ended(outcome),
         () = &mut stalled => return server.tell_of_stalled(peer),
-        () = server.stop.cancelled() => true,
-        () = idle => false,
+        why = leave => why,
     };
     wind_down(http.as_mut());
     tokio::select! {
         outcome = &mut http => ended(outcome),
         () = stalled => server.tell_of_stalled(peer),
-        () = tokio::time::sleep(LEAVE_TIMEOUT), if !stopping => {}
+        () = tokio::time::sleep(LEAVE_TIMEOUT), if why == Leave::Idle => {}
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) enum ApiError {
     RouteNotFound { path: String },
     #[error("this resource is only read: GET, HEAD and OPTIONS")]
     MethodNotAllowed,
+    #[error("the request names no host or several; HTTP/1.1 wants one Host header")]
+    BadHost,
     #[error("the body has {length} bytes; no resource here takes one")]
     BodyTooLarge { length: u64 },
     #[error("all {limit} event streams are taken; try again later")]
@@ -98,6 +100,7 @@ impl ApiError {
             Self::SchemaNotFound { .. } => (StatusCode::NOT_FOUND, "schema_not_found"),
             Self::RouteNotFound { .. } => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::BadHost => (StatusCode::BAD_REQUEST, "bad_host"),
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::TooManyStreams { .. } => (StatusCode::SERVICE_UNAVAILABLE, "too_many_streams"),
             Self::TooManyStreamsOfOne => (StatusCode::TOO_MANY_REQUESTS, "too_many_streams_of_one"),

@@ -6,13 +6,13 @@
 mod access;
 mod asset;
 mod assets;
-mod bodies;
 mod connection;
 mod error;
 mod events;
 mod handover;
 mod health;
 mod http2;
+mod message;
 mod params;
 mod places;
 mod reports;
@@ -166,7 +166,7 @@ pub fn router(state: AppState) -> Result<Router, HttpConfigError> {
         .route("/readyz", get(health::ready))
         .fallback(async |request: Request| ApiError::RouteNotFound { path: request.uri().path().to_owned() })
         .method_not_allowed_fallback(other_method)
-        .layer(middleware::from_fn(bodies::bound))
+        .layer(middleware::from_fn(message::check))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), count))
         .with_state(app);
     Ok(match cors {

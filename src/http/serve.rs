@@ -31,10 +31,9 @@ use crate::tls::Tls;
 const NOT_SENT_BYTES: u32 = 128 * 1024;
 /// Silence after which a peer that may be gone is probed; NDJSON streams have no heartbeats to find out.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(60);
-/// How large the head of a request may be; over HTTP/1.1 also the buffers of a connection.
+/// How large the head of a request may be; over HTTP/1.1 also the buffers of a connection, and with no more than 100
+/// fields, which is hyper's own bound.
 pub(super) const HEAD_BYTES: u32 = 64 * 1024;
-/// Header fields of a request over HTTP/1.1; over HTTP/2 each counts 32 bytes of the head.
-const MAX_HEADERS: usize = 100;
 /// After accept failed for want of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// How often it is told that there are too many connections.
@@ -83,7 +82,7 @@ pub async fn serve(
     http1
         .timer(TokioTimer::new())
         .header_read_timeout(config.request_timeout)
-        .max_headers(MAX_HEADERS)
+        .max_header_size(HEAD_BYTES as usize)
         .max_buf_size(HEAD_BYTES as usize);
     let open = metrics.connections.clone();
     let places = Places::new(config.max_connections, config.max_connections_per_address, open);

@@ -171,7 +171,7 @@ impl World {
 }
 
 pub(super) fn build(method: &str, uri: &str, headers: &[(&str, &str)]) -> Request<Body> {
-    let mut request = Request::builder().method(method).uri(uri);
+    let mut request = Request::builder().method(method).uri(uri).header("host", "x");
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

@@ -24,6 +24,7 @@ mod event_hubs;
 mod fixtures;
 mod generated;
 mod hostile;
+mod hostile_clients;
 mod late;
 mod live_seeding;
 mod lookup_events;

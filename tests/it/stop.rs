@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, ExitStatus};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use catchment::source::demo;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
+use crate::support::program::allow_open_files;
 use crate::support::server::{Frame, Frames, PATIENCE, Server, folder};
 use crate::support::trail::{add, append, create_group_of_size, events_of, explain, ids, random};
 
@@ -23,19 +24,6 @@ fn configuration(folder: &Path, more: &str) -> String {
         folder.join("data"),
         folder.join("trail.ndjson"),
     )
-}
-
-/// Lets this process, and those that it starts, have so many files open. The system's usual limit is 1024.
-fn allow_open_files(count: usize) {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
-    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
-    let soft = line.split_whitespace().nth(3).unwrap();
-    if soft.parse::<usize>().is_ok_and(|soft| soft < count) {
-        let process = std::process::id().to_string();
-        let limit = format!("--nofile={count}:");
-        let status = Command::new("prlimit").args(["--pid", &process, &limit]).status().unwrap();
-        assert!(status.success(), "this system does not let a process have {count} files open: {line}");
-    }
 }
 
 /// Sends a signal; gives how the process ended, and how long that took.

@@ -26,6 +26,19 @@ pub(crate) fn signal(name: &str, process: i64) -> bool {
     shell.status().unwrap().success()
 }
 
+/// Lets this process, and those that it starts, have so many files open. The system's usual limit is 1024.
+pub(crate) fn allow_open_files(count: usize) {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let soft = line.split_whitespace().nth(3).unwrap();
+    if soft.parse::<usize>().is_ok_and(|soft| soft < count) {
+        let process = std::process::id().to_string();
+        let limit = format!("--nofile={count}:");
+        let status = Command::new("prlimit").args(["--pid", &process, &limit]).status().unwrap();
+        assert!(status.success(), "this system does not let a process have {count} files open: {line}");
+    }
+}
+
 /// What a program that has ended left behind.
 #[derive(Debug)]
 pub(crate) struct Finished {
