@@ -2,6 +2,8 @@
 //! and not always all of them (<https://learn.microsoft.com/azure/azure-monitor/essentials/activity-log-schema>).
 //!
 //! An operation becomes one change: when its end comes, or, where the end stays away, after a time with what is known.
+//! It may have tried more than once, so that it has a bad end and a good one: the later of the two, by their own times,
+//! tells how it ended, whichever comes first.
 //! What waits is durable with the delivery that brought it, so its records can be acknowledged.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -16,7 +18,8 @@ pub(super) const KEY_PREFIX: &str = "azure/operation/";
 
 /// How long after its last record an operation waits for its end. Most end within minutes; many ends are never told.
 const END_WAIT_MILLIS: i64 = 15 * 60_000;
-/// How long an end waits for the start that tells what was asked for: the two may come by different partitions.
+/// How long an end waits for the start that tells what was asked for, and a bad end for a good one after it: they may
+/// come by different partitions.
 const START_WAIT_MILLIS: i64 = 10_000;
 /// Records kept of one operation; the answers after these tell nothing new.
 const RECORDS_OF_ONE: usize = 8;
@@ -47,7 +50,7 @@ pub enum Folded {
     Duplicate,
     /// The operation's change was told already.
     Late,
-    /// The operation ended badly: there is no change.
+    /// It tells of a bad end: there is no change, unless a good one comes that is later.
     Failed,
     /// The operation is whole: its records, in the order in which they came.
     Whole(Vec<Bytes>),
@@ -59,6 +62,9 @@ struct Waiting {
     /// When it goes out as it is.
     due: Time,
     records: Vec<Kept>,
+    /// The last bad end.
+    #[serde(default)]
+    failed: Option<Failure>,
     /// Identities of records that told nothing new.
     more: Vec<u128>,
 }
@@ -69,6 +75,12 @@ struct Kept {
     time: Time,
     phase: Phase,
     text: String,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Failure {
+    id: u128,
+    time: Time,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -139,25 +151,23 @@ impl Operations {
                 return if record.id == told.id { Folded::Duplicate } else { Folded::Late };
             }
         }
-        let waiting = self.waiting.get(&record.operation);
-        if waiting.is_some_and(|waiting| waiting.has(record.id)) {
+        if self.waiting.get(&record.operation).is_some_and(|waiting| waiting.has(record.id)) {
             return Folded::Duplicate;
         }
-        let phases = || waiting.into_iter().flat_map(|waiting| &waiting.records).map(|kept| kept.phase);
-        let started = phases().any(|phase| phase == Phase::Started);
-        let ended = phases().any(|phase| phase == Phase::Succeeded);
+        if record.phase == Phase::Started {
+            self.give_up_failed(&record);
+        }
+        let waiting = self.waiting.get(&record.operation);
+        let started = waiting.is_some_and(|waiting| waiting.kept(Phase::Started).is_some());
+        let ended = waiting.is_some_and(|waiting| waiting.end().is_some());
+        let failed_after = waiting.and_then(|waiting| waiting.failed).is_some_and(|failed| failed.time > record.time);
         match record.phase {
-            Phase::Failed => {
-                self.forget(record.operation);
-                let OperationRecord { operation, id, time, .. } = record;
-                self.tell(Told { operation, id, time, ended: true });
-                Folded::Failed
-            }
-            Phase::Succeeded if started || !record.wants_start => self.end(&record),
+            Phase::Failed => self.fail(&record, now),
+            Phase::Succeeded if !failed_after && (started || !record.wants_start) => self.end(&record),
             Phase::Started if ended => self.end(&record),
             phase => {
                 let wait = if phase == Phase::Succeeded || ended { START_WAIT_MILLIS } else { END_WAIT_MILLIS };
-                self.hold(record, Time::from_millis(now.millis().saturating_add(wait)));
+                self.hold(record, after(now, wait));
                 Folded::Held
             }
         }
@@ -165,16 +175,22 @@ impl Operations {
 
     /// The next operation that has waited long enough, or for which there is no more room.
     pub fn due(&mut self, now: Time) -> Option<Vec<Bytes>> {
-        let crowded = self.waiting.len() > self.limits.waiting || self.bytes > self.limits.waiting_bytes;
-        let (due, operation) = *self.due.first()?;
-        if due > now && !crowded {
-            return None;
+        loop {
+            let crowded = self.waiting.len() > self.limits.waiting || self.bytes > self.limits.waiting_bytes;
+            let (due, operation) = *self.due.first()?;
+            if due > now && !crowded {
+                return None;
+            }
+            let waiting = self.forget(operation)?;
+            if let Some(Failure { id, time }) = waiting.failed.filter(|_| waiting.end().is_none()) {
+                self.tell(Told { operation, id, time, ended: true });
+                continue;
+            }
+            let end = waiting.end();
+            let (id, time) = end.or(waiting.records.last()).map_or((operation, now), |kept| (kept.id, kept.time));
+            self.tell(Told { operation, id, time, ended: end.is_some() });
+            return Some(waiting.texts());
         }
-        let waiting = self.forget(operation)?;
-        let end = waiting.end();
-        let (id, time) = end.or(waiting.records.last()).map_or((operation, now), |kept| (kept.id, kept.time));
-        self.tell(Told { operation, id, time, ended: end.is_some() });
-        Some(waiting.texts())
     }
 
     /// Every operation that waits, whether or not its time has come: there will be no more records.
@@ -223,11 +239,43 @@ impl Operations {
         Folded::Whole(texts)
     }
 
+    /// A bad end. What waits goes on to wait: for a good end that is later, or for what one that is there still lacks.
+    fn fail(&mut self, record: &OperationRecord, now: Time) -> Folded {
+        let OperationRecord { operation, id, time, .. } = *record;
+        match self.forget(operation) {
+            None => self.tell(Told { operation, id, time, ended: true }),
+            Some(mut waiting) => {
+                let before = waiting.failed.replace(Failure { id, time });
+                if let Some(before) = before {
+                    let (last, other) =
+                        if before.time > time { (before, id) } else { (Failure { id, time }, before.id) };
+                    waiting.failed = Some(last);
+                    waiting.more.push(other);
+                }
+                waiting.due = after(now, START_WAIT_MILLIS);
+                self.wait(waiting);
+            }
+        }
+        Folded::Failed
+    }
+
+    /// A client tries again: what failed before this start is over.
+    fn give_up_failed(&mut self, start: &OperationRecord) {
+        let operation = start.operation;
+        let failed = self.waiting.get(&operation).filter(|waiting| waiting.end().is_none());
+        let failed = failed.and_then(|waiting| waiting.failed).filter(|failed| failed.time < start.time);
+        if let Some(Failure { id, time }) = failed {
+            self.forget(operation);
+            self.tell(Told { operation, id, time, ended: true });
+        }
+    }
+
     fn hold(&mut self, record: OperationRecord, due: Time) {
         let mut waiting = self.forget(record.operation).unwrap_or_else(|| Waiting {
             operation: record.operation,
             due,
             records: Vec::new(),
+            failed: None,
             more: Vec::new(),
         });
         waiting.due = due;
@@ -276,11 +324,17 @@ impl Operations {
 
 impl Waiting {
     fn has(&self, id: u128) -> bool {
-        self.records.iter().any(|kept| kept.id == id) || self.more.contains(&id)
+        let failed = self.failed.is_some_and(|failed| failed.id == id);
+        failed || self.records.iter().any(|kept| kept.id == id) || self.more.contains(&id)
     }
 
+    fn kept(&self, phase: Phase) -> Option<&Kept> {
+        self.records.iter().find(|kept| kept.phase == phase)
+    }
+
+    /// The good end, if there is no later bad one.
     fn end(&self) -> Option<&Kept> {
-        self.records.iter().find(|kept| kept.phase == Phase::Succeeded)
+        self.kept(Phase::Succeeded).filter(|kept| self.failed.is_none_or(|failed| failed.time <= kept.time))
     }
 
     fn texts(self) -> Vec<Bytes> {
@@ -292,128 +346,9 @@ impl Waiting {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn record(operation: u128, id: u128, phase: Phase, at: i64) -> OperationRecord {
-        let time = Time::from_millis(at);
-        let text = Bytes::from(format!("{operation}/{id}"));
-        OperationRecord { operation, id, time, phase, wants_start: phase == Phase::Succeeded, deployment: None, text }
-    }
-
-    fn texts(texts: &[&str]) -> Folded {
-        Folded::Whole(texts.iter().map(|text| Bytes::from((*text).to_owned())).collect())
-    }
-
-    fn now() -> Time {
-        Time::from_millis(0)
-    }
-
-    fn after(millis: i64) -> Time {
-        Time::from_millis(millis)
-    }
-
-    #[test]
-    fn start_progress_and_end_are_one() {
-        let mut operations = Operations::default();
-        assert_eq!(operations.take(record(1, 1, Phase::Started, 0), now()), Folded::Held);
-        assert_eq!(operations.take(record(1, 2, Phase::Accepted, 1), now()), Folded::Held);
-        assert_eq!(operations.take(record(1, 2, Phase::Accepted, 1), now()), Folded::Duplicate);
-        assert_eq!(operations.take(record(1, 3, Phase::Succeeded, 2), now()), texts(&["1/1", "1/2", "1/3"]));
-        assert_eq!(operations.take(record(1, 3, Phase::Succeeded, 2), now()), Folded::Duplicate);
-        assert_eq!(operations.take(record(1, 4, Phase::Accepted, 3), now()), Folded::Late);
-        assert!(operations.is_idle() && operations.rest().is_none());
-    }
-
-    #[test]
-    fn an_end_before_its_start_waits_for_it_a_little() {
-        let mut operations = Operations::default();
-        assert_eq!(operations.take(record(1, 3, Phase::Succeeded, 2), now()), Folded::Held);
-        assert_eq!(operations.due(after(START_WAIT_MILLIS - 1)), None);
-        assert_eq!(operations.take(record(1, 1, Phase::Started, 0), now()), texts(&["1/3", "1/1"]));
-        assert_eq!(operations.take(record(2, 5, Phase::Succeeded, 2), now()), Folded::Held);
-        assert_eq!(operations.due(after(START_WAIT_MILLIS)), Some(vec![Bytes::from_static(b"2/5")]));
-        assert_eq!(operations.take(record(2, 4, Phase::Started, 0), after(START_WAIT_MILLIS)), Folded::Late);
-        let mut whole = record(3, 6, Phase::Succeeded, 0);
-        whole.wants_start = false;
-        assert_eq!(operations.take(whole, now()), texts(&["3/6"]));
-    }
-
-    #[test]
-    fn a_missing_end_is_no_failure_and_a_bad_end_is_no_change() {
-        let mut operations = Operations::default();
-        operations.take(record(1, 1, Phase::Started, 0), now());
-        assert_eq!(operations.due(after(END_WAIT_MILLIS - 1)), None);
-        assert_eq!(operations.due(after(END_WAIT_MILLIS)), Some(vec![Bytes::from_static(b"1/1")]));
-        assert_eq!(operations.take(record(1, 2, Phase::Succeeded, END_WAIT_MILLIS * 2), now()), Folded::Late);
-        operations.take(record(2, 1, Phase::Started, 0), now());
-        assert_eq!(operations.take(record(2, 2, Phase::Failed, 1), now()), Folded::Failed);
-        assert_eq!(operations.rest(), None);
-        // The client tries again.
-        assert_eq!(operations.take(record(2, 3, Phase::Started, 2), now()), Folded::Held);
-        assert_eq!(operations.take(record(2, 4, Phase::Succeeded, 3), now()), texts(&["2/3", "2/4"]));
-    }
-
-    #[test]
-    fn what_waits_is_bounded_and_goes_out_early_rather_than_lost() {
-        let mut operations = Operations::with_limits(OperationLimits { waiting: 2, waiting_bytes: 1 << 20, told: 2 });
-        for operation in 1..=3 {
-            operations.take(record(operation, operation, Phase::Started, 0), after(operation as i64));
-        }
-        assert_eq!(operations.due(now()), Some(vec![Bytes::from_static(b"1/1")]));
-        assert_eq!(operations.due(now()), None);
-        for answer in 0..100 {
-            operations.take(record(2, 100 + answer, Phase::Accepted, 1), now());
-        }
-        let Folded::Whole(records) = operations.take(record(2, 900, Phase::Succeeded, 2), now()) else {
-            panic!("not whole")
-        };
-        assert_eq!(records.len(), RECORDS_OF_ONE + 1);
-        operations.take(record(3, 901, Phase::Succeeded, 2), now());
-        assert_eq!((operations.told.len(), operations.bytes), (2, 0));
-    }
-
-    proptest! {
-        /// However the records come, how often, and wherever the process is restarted: each operation that did not fail
-        /// is told once.
-        #[test]
-        fn every_operation_is_told_once(
-            order in prop::collection::vec((0_u128..6, 0_usize..4), 1..60),
-            restarts in prop::collection::vec(any::<bool>(), 60),
-        ) {
-            let mut operations = Operations::default();
-            operations.restore([]).unwrap();
-            let mut log: HashMap<String, Bytes> = HashMap::new();
-            let mut told: HashMap<u128, usize> = HashMap::new();
-            let phases = [Phase::Started, Phase::Accepted, Phase::Accepted, Phase::Succeeded];
-            let tell = |texts: Vec<Bytes>, told: &mut HashMap<u128, usize>| {
-                let text = String::from_utf8(texts[0].to_vec()).unwrap();
-                *told.entry(text.split('/').next().unwrap().parse().unwrap()).or_default() += 1;
-            };
-            for ((operation, step), restart) in order.iter().zip(restarts) {
-                let id = u128::MAX - operation * 10 - *step as u128;
-                if let Folded::Whole(texts) = operations.take(record(u128::MAX - *operation, id, phases[*step], *step as i64), now()) {
-                    tell(texts, &mut told);
-                }
-                for (key, value) in operations.take_changes() {
-                    match value {
-                        Some(value) => log.insert(key, value),
-                        None => log.remove(&key),
-                    };
-                }
-                if restart {
-                    operations = Operations::default();
-                    operations.restore(log.values().cloned()).unwrap();
-                }
-            }
-            while let Some(texts) = operations.rest() {
-                tell(texts, &mut told);
-            }
-            let seen: BTreeSet<u128> = order.iter().map(|(operation, _)| u128::MAX - *operation).collect();
-            prop_assert_eq!(told.len(), seen.len());
-            prop_assert!(told.values().all(|times| *times == 1), "{:?}", told);
-        }
-    }
+fn after(now: Time, millis: i64) -> Time {
+    Time::from_millis(now.millis().saturating_add(millis))
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::apply::Application;
 use super::diff::diff;
 use super::identity::uid;
 use super::parsed::Parsed;
-use super::stored::Held;
+use super::stored::{Held, Seeded};
 use super::{Applied, ConfigurationState, PreviousState, empty};
 use crate::model::{Action, AssetName, AssetRef, Draft, DraftAction, KeyedSet, Step, Time};
 
@@ -26,13 +27,15 @@ pub(super) struct Told {
     /// None of them a copy from another asset; one from itself is of what was held before.
     pub(super) steps: Vec<Step>,
     pub(super) partial: bool,
+    /// An inventory of the provider's tells it, no record.
+    pub(super) is_seed: bool,
 }
 
 impl Told {
     /// What a draft tells. None of its steps may be a copy from another asset.
     pub(super) fn of(time: Time, event_id: String, draft: Draft) -> Self {
         let Draft { action, asset, steps, partial, .. } = draft;
-        Self { time, event_id, action, asset, steps, partial }
+        Self { time, event_id, action, asset, steps, partial, is_seed: false }
     }
 }
 
@@ -52,10 +55,10 @@ pub(super) fn advance(name: &AssetName, held: Option<&Held>, told: &Told) -> (Ap
     };
     let (previous, before) = recall(alive, told);
     let (document, configuration_state) = after(action, alive, before.as_deref(), told);
-    let changes = match &document {
-        Some(document) => diff(before.as_deref().unwrap_or(&empty()), document, &told.asset.kind.sets),
-        None => Vec::new(),
-    };
+    let nothing = empty();
+    let changes =
+        document.as_ref().map(|document| diff(before.as_deref().unwrap_or(&nothing), document, &told.asset.kind.sets));
+    let changes = json(&changes.unwrap_or_default());
     let (display_name, tags) = describe(&told.asset, document.as_ref().or(before.as_deref()));
     let uid = uid(
         (&told.asset, &told.event_id),
@@ -71,7 +74,7 @@ pub(super) fn advance(name: &AssetName, held: Option<&Held>, told: &Told) -> (Ap
         region: region(&told.asset, document.as_ref().or(before.as_deref()), held),
         display_name,
         tags,
-        configuration: document.as_ref().map(|document| document.to_string().into()),
+        configuration: document.as_ref().map(json),
         configuration_state,
         previous_configuration: previous,
         previous_state,
@@ -122,8 +125,13 @@ fn recall(alive: Option<&Held>, told: &Told) -> (Option<Bytes>, Option<Arc<Value
             added = true;
         }
     }
-    let previous = if added { before.as_ref().map(|before| before.to_string().into()) } else { previous };
+    let previous = if added { before.as_deref().map(json) } else { previous };
     (previous, before)
+}
+
+fn json(value: &impl Serialize) -> Bytes {
+    // Documents in memory have texts for keys: they can be written.
+    serde_json::to_vec(value).unwrap_or_default().into()
 }
 
 /// The configuration after a change, and how much of it is known.
@@ -211,9 +219,19 @@ fn keep(mut applied: Applied, before: Option<&Held>, told: &Told) -> (Applied, H
         changed: told.time,
         last_event: told.event_id.clone(),
         aliases,
+        seeded: seeded(kept, told, applied.configuration_state),
         parsed: Parsed::of(applied.configuration.as_ref(), applied.document.as_ref()),
     };
     (applied, held)
+}
+
+/// The last seed as of after this change.
+fn seeded(before: Option<&Held>, told: &Told, state: ConfigurationState) -> Option<Seeded> {
+    if told.is_seed {
+        return Some(Seeded { as_of: told.time, state, next: None });
+    }
+    let Seeded { as_of, state, next } = before?.seeded.clone()?;
+    Some(Seeded { as_of, state, next: next.or_else(|| Some(told.event_id.clone())) })
 }
 
 /// A composed ARN does not know an IAM path: one that a record told stays.

@@ -35,7 +35,7 @@ use self::parsed::Documents;
 pub use self::past::{Past, PastChange};
 pub use self::replay::{Logged, Version, oldest, replay};
 pub use self::seed::SeedOutcome;
-pub use self::stored::{Held, Outline, RestoreError};
+pub use self::stored::{Held, Outline, RestoreError, Seeded};
 use crate::model::{Action, AssetName, Draft, Step, Time};
 
 /// How much of a configuration is known.
@@ -89,8 +89,8 @@ pub struct Applied {
     pub previous_configuration: Option<Bytes>,
     /// What was known before.
     pub previous_state: PreviousState,
-    /// The difference.
-    pub changes: Vec<Change>,
+    /// The difference, as a JSON array of [`Change`]s.
+    pub changes: Bytes,
     /// The record is older than what the asset holds. What is before and after it here is as of its own time.
     pub late: bool,
     /// What is held from now on, for the log to store; nothing where a late record's place is no longer known.
@@ -230,7 +230,7 @@ impl Inventory {
         let name = self.named(&draft.asset, draft.action, time);
         let steps = std::mem::take(&mut draft.steps).into_iter().map(|step| self.resolve(&name, step)).collect();
         let (action, asset, partial) = (draft.action, draft.asset.clone(), draft.partial);
-        let told = Told { time, event_id: event_id.to_owned(), action, asset, steps, partial };
+        let told = Told { time, event_id: event_id.to_owned(), action, asset, steps, partial, is_seed: false };
         let held = self.first_named(&name);
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         let (applied, left) = journal.apply(&name, held.as_ref(), told, past);
