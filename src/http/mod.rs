@@ -6,6 +6,7 @@
 mod access;
 mod asset;
 mod assets;
+mod backup;
 mod error;
 mod events;
 mod handover;
@@ -122,6 +123,8 @@ struct App {
     state: AppState,
     /// One permit per open stream.
     streams: Arc<Semaphore>,
+    /// One backup at a time: it reads the whole log.
+    backups: Arc<Semaphore>,
 }
 
 type Shared = Arc<App>;
@@ -137,7 +140,7 @@ pub fn router(state: AppState) -> Result<Router, HttpConfigError> {
     }
     let cors = cors(&config.cors_origins)?;
     let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
-    let app = Arc::new(App { state, streams });
+    let app = Arc::new(App { state, streams, backups: Arc::new(Semaphore::new(1)) });
     let protected = Router::new()
         .route("/v1/events", get(stream::stream))
         .route("/v1/events/{id}", get(events::event))
@@ -145,6 +148,7 @@ pub fn router(state: AppState) -> Result<Router, HttpConfigError> {
         .route("/v1/assets/{*name}", get(asset::one))
         .route("/v1/sources", get(reports::sources))
         .route("/v1/quarantine", get(reports::quarantine))
+        .route("/v1/backup", get(backup::backup))
         .route("/v1/tickets", post(access::ticket))
         .route("/v1/login", post(access::login))
         .route("/metrics", get(health::metrics))
@@ -225,6 +229,7 @@ async fn index() -> Json<serde_json::Value> {
             "/v1/assets/{name}/blame": "which event set each value of its configuration",
             "/v1/sources": "the sources, and how they fare",
             "/v1/quarantine": "records that could not be understood",
+            "/v1/backup": "all that the log holds, as catchment restore takes it",
             "/v1/tickets": "POST: a ticket that opens one stream where no header can be sent",
             "/v1/login": "POST: a cookie for browsers; /v1/logout ends it",
             "/v1/schema": "JSON Schemas of what is sent",
