@@ -78,6 +78,7 @@
 mod copy;
 mod disk;
 mod journal;
+mod shared;
 mod store;
 mod writer;
 
@@ -95,8 +96,9 @@ use tokio::sync::watch;
 
 pub use self::copy::{BackupSummary, restore};
 use self::disk::Disk;
+use self::shared::Shared;
 use self::store::{Lock, Store, history_key, is_damage, seq_key, text_key, words};
-use self::writer::{Append, Command, Shared, Writer};
+use self::writer::{Append, Command, Writer};
 use super::codec::{Fields, Unsealer, advice};
 use super::retention::Retention;
 use super::{Batch, Block, EventLog, LogError, Pending, Quarantined, block, record, search};

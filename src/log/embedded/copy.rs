@@ -9,8 +9,9 @@ use std::path::Path;
 
 use fjall::{Keyspace, Readable};
 
+use super::FORMAT_VERSION;
+use super::shared::Shared;
 use super::store::{self, Lock, STORE, State, Store, UNFINISHED, is_damage, seq_key};
-use super::{FORMAT_VERSION, Shared};
 use crate::log::backup::{BackupError, BackupHead, BackupReader, BackupWriter};
 use crate::log::{LogError, block, draw_epoch};
 use crate::model::{Seq, Time};

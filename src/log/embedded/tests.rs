@@ -197,7 +197,7 @@ fn a_damaged_block_is_named_and_the_rest_is_readable() {
     for part in [&directory.path().display().to_string(), "events 5 to 6", "checksum", "check the disk"] {
         assert!(error.contains(part), "{error}");
     }
-    assert_eq!(log.shared.metrics().log_damaged_runs.get(), 1);
+    assert_eq!(log.shared.metrics.log_damaged_runs.get(), 1);
     assert_eq!(log.times(&AssetName::from_text("a"), 9).unwrap().len(), 9, "by the index");
     assert_eq!(walk(&log, Seq(6), 1 << 20).len(), 3);
     log.retain(Time::from_millis(1_000)).unwrap();
