@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderValue, Uri, header};
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::access::Caller;
 use super::error::ApiError;
-use super::params::Params;
+use super::params::NoParams;
 
 /// Pieces that wait for the client, and the size of one.
 const PIECES: usize = 4;
@@ -27,17 +27,18 @@ const PIECE_BYTES: usize = 256 << 10;
 pub(super) async fn backup(
     State(app): State<Shared>,
     Extension(caller): Extension<Caller>,
-    uri: Uri,
+    _: NoParams,
 ) -> Result<Response, ApiError> {
     caller.sees_everything()?;
-    Params::parse(&uri)?.finish()?;
     let permit = Arc::clone(&app.backups).try_acquire_owned().map_err(|_| ApiError::BackupUnderWay)?;
     let (pieces, body) = mpsc::channel(PIECES);
     let (log, now, stop) = (Arc::clone(&app.state.log), (app.state.clock)(), app.state.stop.clone());
     let writing = move || {
-        let _permit = permit;
         let mut output = BufWriter::with_capacity(PIECE_BYTES, Pieces { pieces: pieces.clone(), stop });
-        match log.back_up(now, &mut output) {
+        let outcome = log.back_up(now, &mut output);
+        // Before the client sees the end, so that it may ask again.
+        drop(permit);
+        match outcome {
             Ok(summary) => tracing::info!(events_to = %summary.tail, entries = summary.entries, "backup sent"),
             Err(error) => {
                 tracing::warn!(%error, "a backup was not completed");

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::Shared;
 use super::access::Caller;
 use super::error::ApiError;
-use super::params::Params;
+use super::params::{NoParams, Params};
 use crate::hub::blocking;
 use crate::log::Quarantined;
 use crate::model::{SourceId, Time};
@@ -40,10 +40,9 @@ struct SourceList {
 pub(super) async fn sources(
     State(app): State<Shared>,
     Extension(caller): Extension<Caller>,
-    uri: Uri,
+    _: NoParams,
 ) -> Result<Response, ApiError> {
     caller.sees_everything()?;
-    Params::parse(&uri)?.finish()?;
     let sources = app.state.sources.snapshot().into_iter().map(|(name, status)| Source { name, status });
     let list = SourceList { sources: sources.collect(), log_waits_for: app.state.log.waits_for() };
     Ok(Json(list).into_response())
