@@ -221,6 +221,39 @@ fn a_disk_that_can_not_be_written_at_the_start_is_refused() {
     }
 }
 
+#[test]
+fn damage_in_the_journal_is_told_as_a_gap_and_the_rest_is_served() {
+    let mut stage = Stage::new();
+    let server = stage.start();
+    for _ in 0..3 {
+        stage.write(5);
+        stage.wait_for_all(&server);
+    }
+    assert!(server.terminate().success());
+    let journal = stage.data().join("log/0.jnl");
+    let mut content = std::fs::read(&journal).unwrap();
+    let at = content.windows(6).position(|bytes| bytes == b"0008:0").expect("an id in the index");
+    content[at] ^= 1;
+    std::fs::write(&journal, content).unwrap();
+
+    let server = stage.start();
+    let told = server.log_lines().join("\n");
+    let frames: Vec<_> = server.stream(&format!("/v1/events?{ALL}"), &[]).collect();
+    let events = frames.iter().filter(|frame| frame.event.is_none()).map(|frame| id(&frame.json()));
+    let kept: Vec<String> = (1..=5).chain(11..=15).map(|number| format!("{number:04}:0")).collect();
+    assert_eq!(events.collect::<Vec<_>>(), kept, "{told}");
+    let gap = frames.iter().find(|frame| frame.event.as_deref() == Some("gap")).expect("a gap").json();
+    let position = |member: &str| gap[member].as_str().unwrap().rsplit('.').next().unwrap().to_owned();
+    assert_eq!((position("from"), position("to"), gap["reason"].as_str()), ("5".to_owned(), "10".to_owned(), Some("damage")));
+    assert_eq!(server.metric("catchment_log_damaged_runs", ""), 1.0);
+    let lines = server.try_get(&format!("/v1/events?format=ndjson&{ALL}"));
+    assert!(lines.is_none(), "NDJSON can't tell of a gap, so it does not look complete: {lines:?}");
+    let aside: Vec<_> = std::fs::read_dir(stage.data().join("damaged")).unwrap().collect();
+    assert_eq!(aside.len(), 1);
+    stage.write(5);
+    server.wait_until("further events", || server.metric("catchment_log_tail_sequence", "") >= 20.0);
+}
+
 fn shown(path: &Path) -> String {
     path.display().to_string()
 }
