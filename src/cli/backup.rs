@@ -19,10 +19,10 @@ Examples:
   catchment backup - | ssh backup.example.com 'cat > catchment.backup'
   catchment backup --url https://catchment.example.com all.backup
 
-Writes events, assets, the positions of the sources and all else that the log holds, as of one moment.
-A running server is asked for it, at the configured address or at --url, with the token of
-CATCHMENT_TOKEN, and goes on meanwhile; where none runs, this command reads the data directory.
-A file is checked before it takes its name. Not in it: the configuration, rules and tokens.json.";
+Writes events, assets, the positions of the sources and all else that the log holds, as of one
+moment. A running server is asked for it, at the configured address or at --url, with the token of
+CATCHMENT_TOKEN, and goes on meanwhile; where none runs, this command reads the data directory. A
+file is checked before it takes its name. Not in it: the configuration, rules and tokens.json.";
 
 const RESTORE_EXAMPLES: &str = "\
 Examples:

@@ -244,7 +244,10 @@ fn damage_in_the_journal_is_told_as_a_gap_and_the_rest_is_served() {
     assert_eq!(events.collect::<Vec<_>>(), kept, "{told}");
     let gap = frames.iter().find(|frame| frame.event.as_deref() == Some("gap")).expect("a gap").json();
     let position = |member: &str| gap[member].as_str().unwrap().rsplit('.').next().unwrap().to_owned();
-    assert_eq!((position("from"), position("to"), gap["reason"].as_str()), ("5".to_owned(), "10".to_owned(), Some("damage")));
+    assert_eq!(
+        (position("from"), position("to"), gap["reason"].as_str()),
+        ("5".to_owned(), "10".to_owned(), Some("damage"))
+    );
     assert_eq!(server.metric("catchment_log_damaged_runs", ""), 1.0);
     let lines = server.try_get(&format!("/v1/events?format=ndjson&{ALL}"));
     assert!(lines.is_none(), "NDJSON can't tell of a gap, so it does not look complete: {lines:?}");

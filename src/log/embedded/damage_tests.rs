@@ -9,7 +9,7 @@ use crate::log::conformance::{append, event, of_events};
 
 /// How many places are damaged; a run by hand takes more.
 fn rounds() -> usize {
-    std::env::var("CATCHMENT_DAMAGE_ROUNDS").map_or(60, |rounds| rounds.parse().unwrap())
+    std::env::var("CATCHMENT_DAMAGE_ROUNDS").map_or(40, |rounds| rounds.parse().unwrap())
 }
 
 /// Every file of the store, largest first, but for locks.
@@ -25,6 +25,11 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     }
     found.sort();
     found
+}
+
+/// The length without the zeros at the end, one at least.
+fn written(content: &[u8]) -> usize {
+    content.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1
 }
 
 /// What a log says of each position: the event, or that it is lost.
@@ -72,9 +77,21 @@ fn no_damage_makes_a_wrong_event_or_a_silent_hole() {
         let copy = tempfile::tempdir().unwrap();
         copy_all(directory.path(), copy.path());
         let files = files(&copy.path().join("log"));
-        let file = &files[round % files.len()];
+        // Every file in turn, and in between any byte of all of them.
+        let lengths: Vec<usize> = files.iter().map(|file| written(&fs::read(file).unwrap())).collect();
+        let mut byte = random.usize(..lengths.iter().sum());
+        let any = lengths
+            .iter()
+            .position(|length| {
+                byte < *length || {
+                    byte -= length;
+                    false
+                }
+            })
+            .unwrap();
+        let file = &files[if round % 2 == 0 { any } else { round / 2 % files.len() }];
         let mut content = fs::read(file).unwrap();
-        let end = content.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
+        let end = written(&content);
         let (at, is_cut) = (random.usize(..end), round % 7 == 6);
         if is_cut {
             content.truncate(at);
