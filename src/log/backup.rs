@@ -152,7 +152,10 @@ impl<'a> BackupWriter<'a> {
     }
 
     fn frame(&mut self, kind: u8, packed: &[u8]) -> io::Result<()> {
-        let sealed = self.sealer.seal(&[kind], packed)?;
+        let sealed = self.sealer.seal(|buffer| {
+            buffer.extend_from_slice(packed);
+            Ok(vec![kind])
+        })?;
         let length = u32::try_from(sealed.len()).ok().filter(|length| *length <= LONGEST_FRAME);
         let length = length.ok_or_else(|| io::Error::other("an entry is too large for a backup"))?;
         self.hash.update(&sealed);

@@ -79,7 +79,7 @@ fn no_damage_makes_a_wrong_event_or_a_silent_hole() {
         let files = files(&copy.path().join("log"));
         // Every file in turn, and in between any byte of all of them.
         let lengths: Vec<usize> = files.iter().map(|file| written(&fs::read(file).unwrap())).collect();
-        let mut byte = random.usize(..lengths.iter().sum());
+        let mut byte = random.usize(..lengths.iter().sum::<usize>());
         let any = lengths
             .iter()
             .position(|length| {
