@@ -1,6 +1,7 @@
 //! `GET /v1/events/{id}`: one event.
 
 use axum::Extension;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -18,9 +19,11 @@ use crate::model::{Cursor, Seq};
 pub(super) async fn event(
     State(app): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     uri: Uri,
 ) -> Result<Response, ApiError> {
+    // What is no UTF-8 when it is decoded is the id of nothing.
+    let Path(id) = id.map_err(|_| ApiError::EventNotFound { id: uri.path().to_owned() })?;
     let mut params = Params::parse(&uri)?;
     let projection = caller.project(parse_projection(&mut params)?);
     params.finish()?;

@@ -2,7 +2,8 @@
 
 use axum::Json;
 use axum::extract::Path;
-use axum::http::{HeaderValue, header};
+use axum::extract::rejection::PathRejection;
+use axum::http::{HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
@@ -25,7 +26,13 @@ pub(super) async fn list(_: NoParams) -> Response {
 }
 
 /// `GET /v1/schema/{name}`.
-pub(super) async fn schema(Path(name): Path<String>, _: NoParams) -> Result<Response, ApiError> {
+pub(super) async fn schema(
+    name: Result<Path<String>, PathRejection>,
+    uri: Uri,
+    _: NoParams,
+) -> Result<Response, ApiError> {
+    // What is no UTF-8 when it is decoded is the name of nothing.
+    let Path(name) = name.map_err(|_| ApiError::SchemaNotFound { name: uri.path().to_owned() })?;
     let Some((_, text)) = SCHEMAS.iter().find(|(known, _)| *known == name) else {
         return Err(ApiError::SchemaNotFound { name });
     };

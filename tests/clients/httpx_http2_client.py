@@ -23,3 +23,8 @@ with httpx.Client(timeout=60, http1=False, http2=True, verify=trust) as client:
                     position = message.id
         except httpx.TransportError:
             time.sleep(0.05)
+        except httpx.HTTPStatusError as error:
+            # The server stops: it says so until its connection ends.
+            if error.response.status_code != 503:
+                raise
+            time.sleep(0.05)
