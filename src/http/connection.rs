@@ -204,7 +204,8 @@ async fn encrypted(server: &Server, tls: &Tls, socket: TcpStream, peer: Peer) {
     let leave = async {
         tokio::select! {
             () = server.stop.cancelled() => {
-                requests.idle(MOMENT).await;
+                // A client that goes on asking, only to hear of it, does not hold up the end.
+                let _ = tokio::time::timeout(MOMENT * 5, requests.idle(MOMENT)).await;
                 Leave::Stopping
             }
             () = requests.idle(server.config.request_timeout) => Leave::Idle,

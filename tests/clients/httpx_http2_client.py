@@ -27,4 +27,4 @@ with httpx.Client(timeout=60, http1=False, http2=True, verify=trust) as client:
             # The server stops: it says so until its connection ends.
             if error.response.status_code != 503:
                 raise
-            time.sleep(0.05)
+            time.sleep(1)

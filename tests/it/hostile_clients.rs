@@ -302,7 +302,7 @@ fn clients_that_never_read_take_bounded_memory_and_are_let_go() {
             let trust = ["--cacert".to_owned(), authority.certificate().display().to_string()];
             Server::start_https(command, &trust)
         };
-        server.wait_until("the records taken", || server.records() == 200);
+        server.wait_until("the records taken", || server.metric("catchment_log_tail_sequence", "") == 200.0);
         let before = server.resident_kib();
         let request = "GET /v1/events?since=2020-01-01T00:00:00Z HTTP/1.1\r\nhost: localhost\r\n\r\n";
         let mut sockets = Vec::new();
