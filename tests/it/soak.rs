@@ -180,11 +180,13 @@ fn minutes_of_coming_and_going_leave_nothing_behind_and_lose_nothing() {
     let folder = folder();
     let trail = folder.path().join("trail");
     std::fs::create_dir(&trail).unwrap();
+    let rules = folder.path().join("rules");
+    std::fs::create_dir(&rules).unwrap();
     let mut command = serve(
         folder.path(),
         &format!(
             "data_dir = {:?}\n[log]\nretention_bytes = 4194304\n[http]\nstalled_after_secs = 3\nring_bytes = 1048576\n\
-             [auth]\nrequests_per_minute = 1000000\n[sources.trail.file]\npath = {trail:?}\npoll_millis = 50\n",
+             [auth]\nrequests_per_minute = 1000000\n[normalizers]\ndir = {rules:?}\n[sources.trail.file]\npath = {trail:?}\npoll_millis = 50\n",
             folder.path().join("data")
         ),
     );
