@@ -113,7 +113,7 @@ pub async fn run(
 ) -> Result<(), AppError> {
     let metrics = Arc::new(Metrics::new()?);
     let hangups = Hangups::listen().map_err(AppError::Signals)?;
-    let engine = reload::load(config.normalizers.dir.as_deref())?;
+    let engine = reload::load(config.normalizers.dir.as_deref(), &config.redaction)?;
     let access = access(&config)?;
     let address = reachable(config.http.listen, &access);
     let bind = |cause| AppError::Bind { address, cause };
@@ -248,7 +248,14 @@ impl Gateway {
         serving.spawn(retain(Arc::clone(&log), clock, stop_serving.clone()));
         let hangup = async move || hangups.next().await;
         let rules = config.normalizers.dir.clone();
-        serving.spawn(reload::run(hangup, rules, engines, Arc::clone(&metrics), stop_serving.clone()));
+        serving.spawn(reload::run(
+            hangup,
+            rules,
+            config.redaction.clone(),
+            engines,
+            Arc::clone(&metrics),
+            stop_serving.clone(),
+        ));
         let (sources, stop_sources) = (TaskTracker::new(), CancellationToken::new());
         Ok(Self { log, metrics, statuses, intake, ingest, sources, stop_sources, serving, stop_serving, readiness })
     }

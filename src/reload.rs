@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::fixture::{self, FixtureError};
 use crate::metrics::Metrics;
-use crate::normalize::{CatalogError, Engine};
+use crate::normalize::{CatalogError, Engine, Redaction};
 
 /// Why new rules were not taken.
 #[derive(Debug, thiserror::Error)]
@@ -57,8 +57,8 @@ impl Hangups {
 ///
 /// # Errors
 /// When the rules don't compile, or fail a fixture.
-pub fn load(folder: Option<&Path>) -> Result<Arc<Engine>, ReloadError> {
-    let engine = Arc::new(Engine::load(folder)?);
+pub fn load(folder: Option<&Path>, redaction: &Redaction) -> Result<Arc<Engine>, ReloadError> {
+    let engine = Arc::new(Engine::redacting(folder, redaction)?);
     let cases = match folder {
         Some(folder) => fixture::find(&folder.join("fixtures"))?,
         None => Vec::new(),
@@ -72,6 +72,7 @@ pub fn load(folder: Option<&Path>) -> Result<Arc<Engine>, ReloadError> {
 pub async fn run(
     mut next: impl AsyncFnMut() -> Option<()>,
     folder: Option<PathBuf>,
+    redaction: Redaction,
     engines: watch::Sender<Arc<Engine>>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
@@ -81,7 +82,8 @@ pub async fn run(
             warn!("asked to reload the rules, but no folder of rules is configured (normalizers.dir)");
             continue;
         };
-        let loaded = spawn_blocking(move || load(Some(&folder))).await;
+        let redaction = redaction.clone();
+        let loaded = spawn_blocking(move || load(Some(&folder), &redaction)).await;
         let outcome = match loaded {
             Ok(Ok(engine)) if engine.version() == engines.borrow().version() => {
                 info!(version = %engine.version(), "rules reloaded: no difference");
@@ -121,14 +123,14 @@ mod tests {
             std::fs::write(path, text).unwrap();
         };
         write("aws/ours.toml", RULE);
-        let (engines, engine) = watch::channel(load(Some(folder.path())).unwrap());
+        let (engines, engine) = watch::channel(load(Some(folder.path()), &Redaction::default()).unwrap());
         let version = || engine.borrow().version().to_string();
         let (ask, mut asked) = mpsc::channel(1);
         let (metrics, stop) = (Arc::new(Metrics::new().unwrap()), CancellationToken::new());
         let path = Some(folder.path().to_owned());
         let tracker = tokio_util::task::TaskTracker::new();
         let next = async move || asked.recv().await;
-        tracker.spawn(run(next, path, engines, Arc::clone(&metrics), stop));
+        tracker.spawn(run(next, path, Redaction::default(), engines, Arc::clone(&metrics), stop));
         let count = |outcome: &str| metrics.rule_reloads.with_label_values(&[outcome]).get();
         let reloaded = async |outcome: &str, times: u64| {
             ask.send(()).await.unwrap();

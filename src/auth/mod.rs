@@ -191,6 +191,13 @@ impl Access {
         self.oidc.is_none() && self.tokens.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
+    /// Tokens that are in force.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        let now = (self.clock)();
+        self.tokens.read().unwrap_or_else(PoisonError::into_inner).iter().filter(|it| !it.grant.is_over(now)).count()
+    }
+
     /// Whether everybody is let in for want of a credential to ask for, and not because the configuration says so.
     #[must_use]
     pub fn is_local_only(&self) -> bool {

@@ -37,6 +37,9 @@ pub(super) fn check(config: &Config, origins: &BTreeMap<String, Origin>) -> Vec<
     if let Some(dir) = config.normalizers.dir.as_deref().filter(|dir| !dir.is_dir()) {
         report.error("normalizers.dir", &format!("{} is not a folder", dir.display()));
     }
+    for mistake in config.redaction.mistakes() {
+        report.error(&format!("redaction.{}", mistake.key), &mistake.message);
+    }
     if config.shutdown.drain_millis > PATIENCE_MILLIS {
         report.warn("shutdown.drain_millis", "is longer than the 30 s that most supervisors wait before they kill");
     }

@@ -30,6 +30,7 @@ pub use source::{
 
 use crate::auth::AuthConfig;
 use crate::model::{NoveltyLimits, SourceId};
+use crate::normalize::Redaction;
 
 /// The default configuration as a file with comments: what `catchment check --print-default` prints.
 pub const DEFAULT_FILE: &str = include_str!("../../config/catchment.default.toml");
@@ -54,6 +55,8 @@ pub struct Config {
     pub novelty: NoveltyLimits,
     /// `[normalizers]`.
     pub normalizers: NormalizersConfig,
+    /// `[redaction]`.
+    pub redaction: Redaction,
     /// `[shutdown]`.
     pub shutdown: ShutdownConfig,
     /// `[sources.<name>.<kind>]`, by name.
@@ -138,6 +141,7 @@ impl Default for Config {
             events: EventsConfig::default(),
             novelty: NoveltyLimits::default(),
             normalizers: NormalizersConfig::default(),
+            redaction: Redaction::default(),
             shutdown: ShutdownConfig::default(),
             sources: BTreeMap::new(),
         }

@@ -11,8 +11,9 @@ use serde_json::json;
 
 use super::access::Caller;
 use super::error::ApiError;
-use super::{App, Shared};
+use super::{App, AppState, Shared};
 use crate::hub::blocking;
+use crate::log::LogError;
 
 /// Ready is when every part that took a [`Latch`] has released it. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -55,14 +56,20 @@ pub(super) async fn live() -> &'static str {
 
 /// `GET /readyz`: 200, or 503 with what is missing.
 pub(super) async fn ready(State(app): State<Shared>) -> Response {
-    let mut missing = app.state.readiness.missing();
-    if !app.state.hub.is_following() {
-        missing.push("hub");
-    }
+    let missing = missing(&app);
     let stopping = app.state.stop.is_cancelled();
     let ready = missing.is_empty() && !stopping;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({ "ready": ready, "stopping": stopping, "missing": missing }))).into_response()
+}
+
+/// The parts that are waited for.
+pub(super) fn missing(app: &App) -> Vec<&'static str> {
+    let mut missing = app.state.readiness.missing();
+    if !app.state.hub.is_following() {
+        missing.push("hub");
+    }
+    missing
 }
 
 /// `GET /metrics`: the Prometheus text format. The gauges of the log are read now.
@@ -71,19 +78,25 @@ pub(super) async fn metrics(
     Extension(caller): Extension<Caller>,
 ) -> Result<Response, ApiError> {
     caller.sees_everything()?;
-    let text =
-        blocking(move || Ok(render(&app))).await?.map_err(|error| ApiError::Internal { cause: error.to_string() })?;
+    let text = blocking(move || render(&app).map(|text| text.map_err(|error| error.to_string()))).await?;
+    let text = text.map_err(|cause| ApiError::Internal { cause })?;
     const FORMAT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, FORMAT)], text).into_response())
 }
 
-fn render(app: &App) -> Result<String, prometheus::Error> {
-    let (metrics, log) = (&app.state.metrics, &app.state.log);
+fn render(app: &App) -> Result<Result<String, prometheus::Error>, LogError> {
+    let AppState { metrics, log, hub, access, .. } = &app.state;
     let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.log_tail.set(gauge(log.tail().borrow().0));
     metrics.log_floor.set(gauge(log.floor().0));
     metrics.log_size_bytes.set(gauge(log.size_bytes()));
-    metrics.render()
+    metrics.log_disk_bytes.set(gauge(log.disk_bytes()?));
+    let lag = hub.lag();
+    metrics.stream_clients_behind.set(gauge(lag.behind as u64));
+    metrics.stream_clients_replaying.set(gauge(lag.replaying as u64));
+    metrics.stream_lag_events.set(gauge(lag.events));
+    metrics.tokens.set(gauge(access.tokens() as u64));
+    Ok(metrics.render())
 }
 
 #[cfg(test)]

@@ -15,11 +15,14 @@ mod reports;
 mod schema;
 mod serve;
 mod socket;
+mod stats;
+mod status;
 mod stream;
 #[cfg(test)]
 mod testing;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -47,6 +50,9 @@ pub use schema::ASSET_EVENT_SCHEMA;
 pub use serve::{ServeConfig, serve};
 
 use error::ApiError;
+
+/// Where the stream is: its answers last as long as the client likes.
+const STREAM: &str = "/v1/events";
 
 /// How the interface behaves.
 #[derive(Clone, Debug, Deserialize)]
@@ -122,6 +128,8 @@ struct App {
     state: AppState,
     /// One permit per open stream.
     streams: Arc<Semaphore>,
+    /// One permit per answer of `/v1/stats` that is computed.
+    stats: Semaphore,
 }
 
 type Shared = Arc<App>;
@@ -137,12 +145,14 @@ pub fn router(state: AppState) -> Result<Router, HttpConfigError> {
     }
     let cors = cors(&config.cors_origins)?;
     let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
-    let app = Arc::new(App { state, streams });
+    let app = Arc::new(App { state, streams, stats: Semaphore::new(stats::AT_ONCE) });
     let protected = Router::new()
-        .route("/v1/events", get(stream::stream))
+        .route(STREAM, get(stream::stream))
         .route("/v1/events/{id}", get(events::event))
         .route("/v1/assets", get(assets::list))
         .route("/v1/assets/{*name}", get(asset::one))
+        .route("/v1/stats", get(stats::stats))
+        .route("/v1/status", get(status::status))
         .route("/v1/sources", get(reports::sources))
         .route("/v1/quarantine", get(reports::quarantine))
         .route("/v1/tickets", post(access::ticket))
@@ -204,9 +214,14 @@ async fn other_method(method: Method) -> Response {
 }
 
 async fn count(State(app): State<Shared>, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
     let mut response = next.run(request).await;
     let route = path.as_ref().map_or("unmatched", MatchedPath::as_str);
-    app.state.metrics.http_requests.with_label_values(&[route, response.status().as_str()]).inc();
+    let metrics = &app.state.metrics;
+    metrics.http_requests.with_label_values(&[route, response.status().as_str()]).inc();
+    if route != STREAM {
+        metrics.http_request_seconds.with_label_values(&[route]).observe(begun.elapsed().as_secs_f64());
+    }
     const NOSNIFF: HeaderName = header::X_CONTENT_TYPE_OPTIONS;
     response.headers_mut().insert(NOSNIFF, HeaderValue::from_static("nosniff"));
     response
@@ -223,6 +238,8 @@ async fn index() -> Json<serde_json::Value> {
             "/v1/assets/{name}": "one asset",
             "/v1/assets/{name}/history": "its events, newest first",
             "/v1/assets/{name}/blame": "which event set each value of its configuration",
+            "/v1/stats": "what the events of a window were about, counted",
+            "/v1/status": "how the server fares, at a glance",
             "/v1/sources": "the sources, and how they fare",
             "/v1/quarantine": "records that could not be understood",
             "/v1/tickets": "POST: a ticket that opens one stream where no header can be sent",

@@ -16,7 +16,7 @@ use super::params::Params;
 use crate::hub::blocking;
 use crate::log::Quarantined;
 use crate::model::{SourceId, Time};
-use crate::source::SourceStatus;
+use crate::source::{SourceStatus, StatusBoard};
 
 const RECORDS_PER_PAGE: u64 = 20;
 const MAX_RECORDS_PER_PAGE: u64 = 200;
@@ -24,7 +24,7 @@ const MAX_RECORDS_PER_PAGE: u64 = 200;
 const PAGE_BYTES: usize = 4 << 20;
 
 #[derive(Serialize)]
-struct Source {
+pub(super) struct Source {
     name: SourceId,
     #[serde(flatten)]
     status: SourceStatus,
@@ -43,8 +43,11 @@ pub(super) async fn sources(
 ) -> Result<Response, ApiError> {
     caller.sees_everything()?;
     Params::parse(&uri)?.finish()?;
-    let sources = app.state.sources.snapshot().into_iter().map(|(name, status)| Source { name, status });
-    Ok(Json(SourceList { sources: sources.collect() }).into_response())
+    Ok(Json(SourceList { sources: source_list(&app.state.sources) }).into_response())
+}
+
+pub(super) fn source_list(board: &StatusBoard) -> Vec<Source> {
+    board.snapshot().into_iter().map(|(name, status)| Source { name, status }).collect()
 }
 
 #[derive(Serialize)]

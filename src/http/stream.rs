@@ -163,7 +163,7 @@ pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
     gzip > 0.0 && gzip >= identity.unwrap_or(0.0)
 }
 
-fn parse_filter(params: &mut Params, type_prefix: &str) -> Result<Filter, ApiError> {
+pub(super) fn parse_filter(params: &mut Params, type_prefix: &str) -> Result<Filter, ApiError> {
     Ok(Filter::parse(type_prefix, |name| params.take(name))?)
 }
 

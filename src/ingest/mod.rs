@@ -269,7 +269,8 @@ impl Ingest {
     }
 
     fn reject(&self, source: &SourceId, batch: &mut Batch, mut rejected: Rejected) {
-        rejected.bytes = self.engine.redact_unparsed(rejected.bytes);
+        rejected.bytes = self.engine.redact_rejected(rejected.bytes);
+        rejected.reason = self.engine.redact_reason(rejected.reason);
         self.metrics.records.with_label_values(&[&*source.0, "quarantined"]).inc();
         self.metrics.quarantined.with_label_values(&[rejected.code]).inc();
         batch.rejected.push(rejected);

@@ -88,7 +88,7 @@ use self::store::{Lock, Store, history_key, seq_key, text_key};
 use self::writer::{Append, Command, Shared, Writer};
 use super::codec::{Fields, RESTORE, Unsealer, advice};
 use super::retention::Retention;
-use super::{Batch, Block, EventLog, LogError, Pending, Quarantined, block, record, search};
+use super::{Batch, Block, EventLog, LogError, Pending, QuarantineSize, Quarantined, block, record, search};
 use crate::metrics::Metrics;
 use crate::model::{AssetName, Epoch, Seq, SourceId, Time};
 
@@ -103,7 +103,6 @@ const QUEUE: usize = 64;
 /// The durable log. Dropping it closes it.
 pub struct EmbeddedLog {
     epoch: Epoch,
-    retention: Retention,
     shared: Arc<Shared>,
     queue: Mutex<Option<SyncSender<Command>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -122,22 +121,14 @@ impl EmbeddedLog {
     pub fn open(data_dir: &Path, retention: Retention, metrics: Arc<Metrics>) -> Result<Self, LogError> {
         let lock = Lock::take(data_dir)?;
         let (store, epoch, state) = Store::open(data_dir)?;
-        let shared = Arc::new(Shared::new(&state, metrics));
-        let writer = Writer::new(store.clone(), Arc::clone(&shared), retention, state);
+        let shared = Arc::new(Shared::new(&state, retention, metrics));
+        let writer = Writer::new(store.clone(), Arc::clone(&shared), state);
         let (queue, commands) = sync_channel(QUEUE);
         let thread = thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run(&commands))
             .map_err(|error| store.error("open the log", format!("the writer can't be started: {error}")))?;
-        Ok(Self {
-            epoch,
-            retention,
-            shared,
-            queue: Mutex::new(Some(queue)),
-            writer: Mutex::new(Some(thread)),
-            store,
-            _lock: lock,
-        })
+        Ok(Self { epoch, shared, queue: Mutex::new(Some(queue)), writer: Mutex::new(Some(thread)), store, _lock: lock })
     }
 
     fn send(&self, command: Command) -> Result<(), LogError> {
@@ -315,8 +306,16 @@ impl EventLog for EmbeddedLog {
         Ok(records)
     }
 
+    fn quarantine_size(&self) -> QuarantineSize {
+        self.shared.quarantine_size()
+    }
+
+    fn set_retention(&self, retention: Retention) {
+        self.shared.set_retention(retention);
+    }
+
     fn retain(&self, now: Time) -> Result<(), LogError> {
-        let goal = self.retention.goal(now, self.shared.bytes());
+        let goal = self.shared.retention().goal(now, self.shared.bytes());
         if goal.is_empty() {
             return Ok(());
         }
@@ -332,6 +331,10 @@ impl EventLog for EmbeddedLog {
 
     fn size_bytes(&self) -> u64 {
         self.shared.bytes()
+    }
+
+    fn disk_bytes(&self) -> Result<u64, LogError> {
+        self.store.disk_bytes()
     }
 
     fn close(&self) {

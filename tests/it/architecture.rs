@@ -31,7 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("auth", &["hub"]),
-    ("config", &["auth", "source"]),
+    ("config", &["auth", "normalize", "source"]),
     ("correlate", &[]),
     ("decode", &[]),
     ("fixture", &["ingest", "inventory", "normalize"]),

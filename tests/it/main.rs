@@ -30,6 +30,7 @@ mod lookup_events;
 mod monitoring;
 mod operations;
 mod schema;
+mod secrets;
 mod seeding;
 mod stop;
 mod story;

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 use super::store::{State, Store, history_key, seq_key, text_key};
 use crate::log::codec::{Damage, Sealer, Unsealer, put_bytes};
 use crate::log::retention::{Goal, Retention};
-use crate::log::{Batch, LogError, NewEvent, block, record, report};
+use crate::log::{Batch, LogError, NewEvent, QuarantineSize, block, record, report};
 use crate::metrics::Metrics;
 use crate::model::{AssetName, Rejected, Seq, SourceId};
 
@@ -48,6 +48,8 @@ pub(super) struct Shared {
     pub(super) tail: watch::Sender<Seq>,
     floor: AtomicU64,
     bytes: AtomicU64,
+    retention: Mutex<Retention>,
+    quarantine: Mutex<QuarantineSize>,
     /// Why no more is taken, once a write has failed.
     pub(super) failure: OnceLock<LogError>,
     metrics: Arc<Metrics>,
@@ -56,11 +58,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(state: &State, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(state: &State, retention: Retention, metrics: Arc<Metrics>) -> Self {
         let shared = Self {
             tail: watch::Sender::new(state.tail),
             floor: AtomicU64::new(state.floor.0),
             bytes: AtomicU64::new(state.bytes),
+            retention: Mutex::new(retention),
+            quarantine: Mutex::new(state.quarantine_size()),
             failure: OnceLock::new(),
             metrics,
             #[cfg(test)]
@@ -78,10 +82,24 @@ impl Shared {
         self.bytes.load(Ordering::Acquire)
     }
 
+    pub(super) fn retention(&self) -> Retention {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_retention(&self, retention: Retention) {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner) = retention;
+    }
+
+    pub(super) fn quarantine_size(&self) -> QuarantineSize {
+        *self.quarantine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn publish(&self, state: &State) {
         self.floor.store(state.floor.0, Ordering::Release);
         self.bytes.store(state.bytes, Ordering::Release);
-        report(&self.metrics, state.floor, state.tail, state.bytes);
+        let quarantine = state.quarantine_size();
+        *self.quarantine.lock().unwrap_or_else(PoisonError::into_inner) = quarantine;
+        report(&self.metrics, state.floor, state.tail, state.bytes, quarantine);
         self.tail.send_replace(state.tail);
     }
 }
@@ -135,14 +153,13 @@ impl Group {
 pub(super) struct Writer {
     store: Store,
     shared: Arc<Shared>,
-    retention: Retention,
     state: State,
     sealer: Sealer,
 }
 
 impl Writer {
-    pub(super) fn new(store: Store, shared: Arc<Shared>, retention: Retention, state: State) -> Self {
-        Self { store, shared, retention, state, sealer: Sealer::default() }
+    pub(super) fn new(store: Store, shared: Arc<Shared>, state: State) -> Self {
+        Self { store, shared, state, sealer: Sealer::default() }
     }
 
     /// Works until every sender of the queue is gone and the queue is empty.
@@ -181,7 +198,7 @@ impl Writer {
             // Who asked may have gone; the batch is durable all the same.
             let _ = reply.send(outcome.clone().map(|()| Seq(before.0 + events)));
         }
-        let goal = self.retention.excess_goal(self.state.bytes);
+        let goal = self.shared.retention().excess_goal(self.state.bytes);
         if !goal.is_empty() {
             // A failure has been logged and kept: the next append tells of it.
             let _ = self.unless_failed(RETAIN, |writer| writer.drop_oldest(&goal));
@@ -264,8 +281,9 @@ impl Writer {
             fresh.push_back((state.quarantine_next, fingerprint, sealed));
             state.quarantine_next += 1;
         }
+        let retention = self.shared.retention();
         while state.quarantine_first < state.quarantine_next
-            && self.retention.quarantine_is_over(state.quarantine_next - state.quarantine_first, state.quarantine_bytes)
+            && retention.quarantine_is_over(state.quarantine_next - state.quarantine_first, state.quarantine_bytes)
         {
             let dropped = match fresh.front() {
                 Some((number, ..)) if *number == state.quarantine_first => {
@@ -362,7 +380,9 @@ impl Writer {
         if self.shared.fail_next_commit.swap(false, Ordering::SeqCst) {
             return Err(std::io::Error::other("no space left on device").into());
         }
+        let timer = self.shared.metrics.log_fsync_seconds.start_timer();
         batch.commit()?;
+        timer.observe_duration();
         self.state = state;
         self.shared.publish(&state);
         Ok(())
