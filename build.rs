@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// What goes into the binary, and so can make it differ from the commit.
-const COMPILED: [&str; 6] = ["Cargo.toml", "Cargo.lock", "build.rs", "config", "normalizers", "src"];
+const COMPILED: [&str; 7] = ["Cargo.toml", "Cargo.lock", "build.rs", "config", "normalizers", "schema", "src"];
 
 fn main() {
     println!("cargo::rerun-if-env-changed=CATCHMENT_COMMIT");

@@ -2,6 +2,8 @@
 //! and not always all of them (<https://learn.microsoft.com/azure/azure-monitor/essentials/activity-log-schema>).
 //!
 //! An operation becomes one change: when its end comes, or, where the end stays away, after a time with what is known.
+//! It may have tried more than once, so that it has a bad end and a good one: the later of the two, by their own times,
+//! tells how it ended, whichever comes first.
 //! What waits is durable with the delivery that brought it, so its records can be acknowledged.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -16,7 +18,8 @@ pub(super) const KEY_PREFIX: &str = "azure/operation/";
 
 /// How long after its last record an operation waits for its end. Most end within minutes; many ends are never told.
 const END_WAIT_MILLIS: i64 = 15 * 60_000;
-/// How long an end waits for the start that tells what was asked for: the two may come by different partitions.
+/// How long an end waits for the start that tells what was asked for, and a bad end for a good one after it: they may
+/// come by different partitions.
 const START_WAIT_MILLIS: i64 = 10_000;
 /// Records kept of one operation; the answers after these tell nothing new.
 const RECORDS_OF_ONE: usize = 8;
@@ -47,7 +50,7 @@ pub enum Folded {
     Duplicate,
     /// The operation's change was told already.
     Late,
-    /// The operation ended badly: there is no change.
+    /// It tells of a bad end: there is no change, unless a good one comes that is later.
     Failed,
     /// The operation is whole: its records, in the order in which they came.
     Whole(Vec<Bytes>),
@@ -59,6 +62,9 @@ struct Waiting {
     /// When it goes out as it is.
     due: Time,
     records: Vec<Kept>,
+    /// The last bad end.
+    #[serde(default)]
+    failed: Option<Failure>,
     /// Identities of records that told nothing new.
     more: Vec<u128>,
 }
@@ -69,6 +75,12 @@ struct Kept {
     time: Time,
     phase: Phase,
     text: String,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Failure {
+    id: u128,
+    time: Time,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -139,25 +151,23 @@ impl Operations {
                 return if record.id == told.id { Folded::Duplicate } else { Folded::Late };
             }
         }
-        let waiting = self.waiting.get(&record.operation);
-        if waiting.is_some_and(|waiting| waiting.has(record.id)) {
+        if self.waiting.get(&record.operation).is_some_and(|waiting| waiting.has(record.id)) {
             return Folded::Duplicate;
         }
-        let phases = || waiting.into_iter().flat_map(|waiting| &waiting.records).map(|kept| kept.phase);
-        let started = phases().any(|phase| phase == Phase::Started);
-        let ended = phases().any(|phase| phase == Phase::Succeeded);
+        if record.phase == Phase::Started {
+            self.give_up_failed(&record);
+        }
+        let waiting = self.waiting.get(&record.operation);
+        let started = waiting.is_some_and(|waiting| waiting.kept(Phase::Started).is_some());
+        let ended = waiting.is_some_and(|waiting| waiting.end().is_some());
+        let failed_after = waiting.and_then(|waiting| waiting.failed).is_some_and(|failed| failed.time > record.time);
         match record.phase {
-            Phase::Failed => {
-                self.forget(record.operation);
-                let OperationRecord { operation, id, time, .. } = record;
-                self.tell(Told { operation, id, time, ended: true });
-                Folded::Failed
-            }
-            Phase::Succeeded if started || !record.wants_start => self.end(&record),
+            Phase::Failed => self.fail(&record, now),
+            Phase::Succeeded if !failed_after && (started || !record.wants_start) => self.end(&record),
             Phase::Started if ended => self.end(&record),
             phase => {
                 let wait = if phase == Phase::Succeeded || ended { START_WAIT_MILLIS } else { END_WAIT_MILLIS };
-                self.hold(record, Time::from_millis(now.millis().saturating_add(wait)));
+                self.hold(record, after(now, wait));
                 Folded::Held
             }
         }
@@ -165,16 +175,22 @@ impl Operations {
 
     /// The next operation that has waited long enough, or for which there is no more room.
     pub fn due(&mut self, now: Time) -> Option<Vec<Bytes>> {
-        let crowded = self.waiting.len() > self.limits.waiting || self.bytes > self.limits.waiting_bytes;
-        let (due, operation) = *self.due.first()?;
-        if due > now && !crowded {
-            return None;
+        loop {
+            let crowded = self.waiting.len() > self.limits.waiting || self.bytes > self.limits.waiting_bytes;
+            let (due, operation) = *self.due.first()?;
+            if due > now && !crowded {
+                return None;
+            }
+            let waiting = self.forget(operation)?;
+            if let Some(Failure { id, time }) = waiting.failed.filter(|_| waiting.end().is_none()) {
+                self.tell(Told { operation, id, time, ended: true });
+                continue;
+            }
+            let end = waiting.end();
+            let (id, time) = end.or(waiting.records.last()).map_or((operation, now), |kept| (kept.id, kept.time));
+            self.tell(Told { operation, id, time, ended: end.is_some() });
+            return Some(waiting.texts());
         }
-        let waiting = self.forget(operation)?;
-        let end = waiting.end();
-        let (id, time) = end.or(waiting.records.last()).map_or((operation, now), |kept| (kept.id, kept.time));
-        self.tell(Told { operation, id, time, ended: end.is_some() });
-        Some(waiting.texts())
     }
 
     /// Every operation that waits, whether or not its time has come: there will be no more records.
@@ -223,11 +239,43 @@ impl Operations {
         Folded::Whole(texts)
     }
 
+    /// A bad end. What waits goes on to wait: for a good end that is later, or for what one that is there still lacks.
+    fn fail(&mut self, record: &OperationRecord, now: Time) -> Folded {
+        let OperationRecord { operation, id, time, .. } = *record;
+        match self.forget(operation) {
+            None => self.tell(Told { operation, id, time, ended: true }),
+            Some(mut waiting) => {
+                let before = waiting.failed.replace(Failure { id, time });
+                if let Some(before) = before {
+                    let (last, other) =
+                        if before.time > time { (before, id) } else { (Failure { id, time }, before.id) };
+                    waiting.failed = Some(last);
+                    waiting.more.push(other);
+                }
+                waiting.due = after(now, START_WAIT_MILLIS);
+                self.wait(waiting);
+            }
+        }
+        Folded::Failed
+    }
+
+    /// A client tries again: what failed before this start is over.
+    fn give_up_failed(&mut self, start: &OperationRecord) {
+        let operation = start.operation;
+        let failed = self.waiting.get(&operation).filter(|waiting| waiting.end().is_none());
+        let failed = failed.and_then(|waiting| waiting.failed).filter(|failed| failed.time < start.time);
+        if let Some(Failure { id, time }) = failed {
+            self.forget(operation);
+            self.tell(Told { operation, id, time, ended: true });
+        }
+    }
+
     fn hold(&mut self, record: OperationRecord, due: Time) {
         let mut waiting = self.forget(record.operation).unwrap_or_else(|| Waiting {
             operation: record.operation,
             due,
             records: Vec::new(),
+            failed: None,
             more: Vec::new(),
         });
         waiting.due = due;
@@ -276,11 +324,17 @@ impl Operations {
 
 impl Waiting {
     fn has(&self, id: u128) -> bool {
-        self.records.iter().any(|kept| kept.id == id) || self.more.contains(&id)
+        let failed = self.failed.is_some_and(|failed| failed.id == id);
+        failed || self.records.iter().any(|kept| kept.id == id) || self.more.contains(&id)
     }
 
+    fn kept(&self, phase: Phase) -> Option<&Kept> {
+        self.records.iter().find(|kept| kept.phase == phase)
+    }
+
+    /// The good end, if there is no later bad one.
     fn end(&self) -> Option<&Kept> {
-        self.records.iter().find(|kept| kept.phase == Phase::Succeeded)
+        self.kept(Phase::Succeeded).filter(|kept| self.failed.is_none_or(|failed| failed.time <= kept.time))
     }
 
     fn texts(self) -> Vec<Bytes> {
@@ -290,6 +344,10 @@ impl Waiting {
     fn size(&self) -> usize {
         self.records.iter().map(|kept| kept.text.len()).sum::<usize>() + self.more.len() * size_of::<u128>() + 256
     }
+}
+
+fn after(now: Time, millis: i64) -> Time {
+    Time::from_millis(now.millis().saturating_add(millis))
 }
 
 #[cfg(test)]
@@ -312,7 +370,7 @@ mod tests {
     }
 
     fn after(millis: i64) -> Time {
-        Time::from_millis(millis)
+        super::after(now(), millis)
     }
 
     #[test]
@@ -354,6 +412,50 @@ mod tests {
         // The client tries again.
         assert_eq!(operations.take(record(2, 3, Phase::Started, 2), now()), Folded::Held);
         assert_eq!(operations.take(record(2, 4, Phase::Succeeded, 3), now()), texts(&["2/3", "2/4"]));
+    }
+
+    #[test]
+    fn the_last_end_decides_in_whatever_order_the_ends_come() {
+        let phases = [(1, Phase::Started, 0), (2, Phase::Failed, 1), (3, Phase::Succeeded, 2)];
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            for (good, told) in [(2, 1), (0, 0)] {
+                // The good end is the later one, or the bad one is.
+                let (mut operations, mut whole) = (Operations::default(), Vec::new());
+                for (id, phase, at) in order.map(|index| phases[index]) {
+                    let at = if phase == Phase::Succeeded { good } else { at };
+                    if let Folded::Whole(texts) = operations.take(record(1, id, phase, at), now()) {
+                        whole.push(texts);
+                    }
+                }
+                whole.extend(std::iter::from_fn(|| operations.rest()));
+                let succeeded_first = order == [0, 2, 1] || order == [2, 0, 1];
+                // What was told before the bad end came stays told.
+                let told = if succeeded_first { 1 } else { told };
+                assert_eq!(whole.len(), told, "{order:?}, the good end at {good}: {whole:?}");
+                assert!(whole.iter().flatten().all(|text| &text[..] != b"1/2"), "a failure is no part of a change");
+                assert!(operations.is_idle());
+            }
+        }
+    }
+
+    #[test]
+    fn a_retry_that_succeeds_has_what_was_asked_for() {
+        let mut operations = Operations::default();
+        operations.restore([]).unwrap();
+        assert_eq!(operations.take(record(1, 1, Phase::Started, 0), now()), Folded::Held);
+        assert_eq!(operations.take(record(1, 2, Phase::Failed, 1), now()), Folded::Failed);
+        assert_eq!(operations.take(record(1, 2, Phase::Failed, 1), now()), Folded::Duplicate);
+        let kept = operations.take_changes().into_iter().filter_map(|(_, value)| value);
+        let mut operations = Operations::default();
+        operations.restore(kept).unwrap();
+        assert_eq!(operations.take(record(1, 2, Phase::Failed, 1), now()), Folded::Duplicate);
+        assert_eq!(operations.take(record(1, 3, Phase::Succeeded, 2), now()), texts(&["1/1", "1/3"]));
+        // Where it stays with the failure, there is no change, and a late start makes none.
+        operations.take(record(2, 1, Phase::Started, 0), now());
+        operations.take(record(2, 2, Phase::Failed, 1), now());
+        assert_eq!(operations.due(after(START_WAIT_MILLIS)), None);
+        assert!(operations.is_idle());
+        assert_eq!(operations.take(record(2, 3, Phase::Accepted, 0), now()), Folded::Late);
     }
 
     #[test]

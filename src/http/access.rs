@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::assets::AssetBody;
 use super::error::ApiError;
+use super::params::NoParams;
 use super::{App, Shared};
 use crate::auth::{Access, Credential, Grant, Refusal, SESSION};
 use crate::hub::{AssetView, Filter, Projection, View};
@@ -261,6 +262,7 @@ struct TicketBody {
 pub(super) async fn ticket(
     State(app): State<Shared>,
     axum::Extension(caller): axum::Extension<Caller>,
+    _: NoParams,
 ) -> Result<Response, ApiError> {
     let (ticket, expires) = app.state.access.issue_ticket(&caller.0).map_err(internal)?;
     Ok((NO_STORE, Json(TicketBody { ticket, expires })).into_response())
@@ -270,13 +272,14 @@ pub(super) async fn ticket(
 pub(super) async fn login(
     State(app): State<Shared>,
     axum::Extension(caller): axum::Extension<Caller>,
+    _: NoParams,
 ) -> Result<Response, ApiError> {
     let (session, _) = app.state.access.issue_session(&caller.0).map_err(internal)?;
     Ok((StatusCode::NO_CONTENT, NO_STORE, set_cookie(&session, SESSION.as_secs())?).into_response())
 }
 
 /// `POST /v1/logout`: ends the session of the cookie.
-pub(super) async fn logout(State(app): State<Shared>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub(super) async fn logout(State(app): State<Shared>, headers: HeaderMap, _: NoParams) -> Result<Response, ApiError> {
     if let Some(session) = cookie(&headers) {
         app.state.access.end_session(session);
     }

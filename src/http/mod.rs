@@ -6,6 +6,7 @@
 mod access;
 mod asset;
 mod assets;
+mod description;
 mod error;
 mod events;
 mod handover;
@@ -24,14 +25,13 @@ mod testing;
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::routing::{MethodRouter, get, post};
 use serde::Deserialize;
-use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -134,6 +134,44 @@ struct App {
 
 type Shared = Arc<App>;
 
+/// A path, and what answers there. `schema/openapi.json` describes each.
+type Resource = (&'static str, MethodRouter<Shared>);
+
+/// What asks for a credential, where there is any.
+fn protected() -> Vec<Resource> {
+    vec![
+        (STREAM, get(stream::stream)),
+        ("/v1/events/{id}", get(events::event)),
+        ("/v1/assets", get(assets::list)),
+        ("/v1/assets/{*name}", get(asset::one)),
+        ("/v1/stats", get(stats::stats)),
+        ("/v1/status", get(status::status)),
+        ("/v1/sources", get(reports::sources)),
+        ("/v1/quarantine", get(reports::quarantine)),
+        ("/v1/tickets", post(access::ticket)),
+        ("/v1/login", post(access::login)),
+        ("/metrics", get(health::metrics)),
+    ]
+}
+
+/// What anybody may ask.
+fn open() -> Vec<Resource> {
+    vec![
+        ("/", get(description::index)),
+        ("/v1/logout", post(access::logout)),
+        ("/v1/openapi.json", get(description::openapi)),
+        ("/v1/asyncapi.json", get(description::asyncapi)),
+        ("/v1/schema", get(schema::list)),
+        ("/v1/schema/{name}", get(schema::schema)),
+        ("/healthz", get(health::live)),
+        ("/readyz", get(health::ready)),
+    ]
+}
+
+fn gather(resources: Vec<Resource>) -> Router<Shared> {
+    resources.into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods))
+}
+
 /// The whole interface.
 ///
 /// # Errors
@@ -146,27 +184,9 @@ pub fn router(state: AppState) -> Result<Router, HttpConfigError> {
     let cors = cors(&config.cors_origins)?;
     let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
     let app = Arc::new(App { state, streams, stats: Semaphore::new(stats::AT_ONCE) });
-    let protected = Router::new()
-        .route(STREAM, get(stream::stream))
-        .route("/v1/events/{id}", get(events::event))
-        .route("/v1/assets", get(assets::list))
-        .route("/v1/assets/{*name}", get(asset::one))
-        .route("/v1/stats", get(stats::stats))
-        .route("/v1/status", get(status::status))
-        .route("/v1/sources", get(reports::sources))
-        .route("/v1/quarantine", get(reports::quarantine))
-        .route("/v1/tickets", post(access::ticket))
-        .route("/v1/login", post(access::login))
-        .route("/metrics", get(health::metrics))
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&app), access::admit));
-    let router = Router::new()
+    let protected = gather(protected()).route_layer(middleware::from_fn_with_state(Arc::clone(&app), access::admit));
+    let router = gather(open())
         .merge(protected)
-        .route("/", get(index))
-        .route("/v1/logout", post(access::logout))
-        .route("/v1/schema", get(schema::list))
-        .route("/v1/schema/{name}", get(schema::schema))
-        .route("/healthz", get(health::live))
-        .route("/readyz", get(health::ready))
         .fallback(async |request: Request| ApiError::RouteNotFound { path: request.uri().path().to_owned() })
         .method_not_allowed_fallback(other_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), count))
@@ -225,31 +245,6 @@ async fn count(State(app): State<Shared>, path: Option<MatchedPath>, request: Re
     const NOSNIFF: HeaderName = header::X_CONTENT_TYPE_OPTIONS;
     response.headers_mut().insert(NOSNIFF, HeaderValue::from_static("nosniff"));
     response
-}
-
-async fn index() -> Json<serde_json::Value> {
-    Json(json!({
-        "name": "catchment",
-        "version": env!("CARGO_PKG_VERSION"),
-        "resources": {
-            "/v1/events": "the stream of asset changes: text/event-stream, or NDJSON with ?format=ndjson",
-            "/v1/events/{id}": "one event, by its id or its position",
-            "/v1/assets": "the inventory",
-            "/v1/assets/{name}": "one asset",
-            "/v1/assets/{name}/history": "its events, newest first",
-            "/v1/assets/{name}/blame": "which event set each value of its configuration",
-            "/v1/stats": "what the events of a window were about, counted",
-            "/v1/status": "how the server fares, at a glance",
-            "/v1/sources": "the sources, and how they fare",
-            "/v1/quarantine": "records that could not be understood",
-            "/v1/tickets": "POST: a ticket that opens one stream where no header can be sent",
-            "/v1/login": "POST: a cookie for browsers; /v1/logout ends it",
-            "/v1/schema": "JSON Schemas of what is sent",
-            "/healthz": "alive?",
-            "/readyz": "ready to serve?",
-            "/metrics": "Prometheus metrics",
-        },
-    }))
 }
 
 #[cfg(test)]

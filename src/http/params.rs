@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
-use axum::extract::Query;
+use axum::extract::{FromRequestParts, Query};
 use axum::http::Uri;
+use axum::http::request::Parts;
 
 use super::error::ApiError;
 use crate::model::{Cursor, Time, parse_duration};
@@ -82,6 +83,18 @@ impl Params {
             }
             Some((name, _)) => Err(ApiError::UnknownParameter { name, known: self.known.join(", ") }),
         }
+    }
+}
+
+/// What resources take that have no parameters.
+pub(super) struct NoParams;
+
+impl<S: Sync> FromRequestParts<S> for NoParams {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Params::parse(&parts.uri)?.finish()?;
+        Ok(Self)
     }
 }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::Shared;
 use super::access::Caller;
 use super::error::ApiError;
-use super::params::Params;
+use super::params::{NoParams, Params};
 use crate::hub::blocking;
 use crate::log::Quarantined;
 use crate::model::{SourceId, Time};
@@ -39,10 +39,9 @@ struct SourceList {
 pub(super) async fn sources(
     State(app): State<Shared>,
     Extension(caller): Extension<Caller>,
-    uri: Uri,
+    _: NoParams,
 ) -> Result<Response, ApiError> {
     caller.sees_everything()?;
-    Params::parse(&uri)?.finish()?;
     Ok(Json(SourceList { sources: source_list(&app.state.sources) }).into_response())
 }
 

@@ -7,21 +7,25 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::error::ApiError;
+use super::params::NoParams;
 
 /// JSON Schema 2020-12 of an event.
 pub const ASSET_EVENT_SCHEMA: &str = include_str!("../../schema/asset-event-1.json");
 
+/// The name of its file.
+pub(super) const ASSET_EVENT: &str = "asset-event-1.json";
+
 /// File names, with their texts. A name never changes its meaning.
-const SCHEMAS: [(&str, &str); 1] = [("asset-event-1.json", ASSET_EVENT_SCHEMA)];
+const SCHEMAS: [(&str, &str); 1] = [(ASSET_EVENT, ASSET_EVENT_SCHEMA)];
 
 /// `GET /v1/schema`.
-pub(super) async fn list() -> Response {
+pub(super) async fn list(_: NoParams) -> Response {
     let paths: Vec<String> = SCHEMAS.iter().map(|(name, _)| format!("/v1/schema/{name}")).collect();
     Json(json!({ "schemas": paths })).into_response()
 }
 
 /// `GET /v1/schema/{name}`.
-pub(super) async fn schema(Path(name): Path<String>) -> Result<Response, ApiError> {
+pub(super) async fn schema(Path(name): Path<String>, _: NoParams) -> Result<Response, ApiError> {
     let Some((_, text)) = SCHEMAS.iter().find(|(known, _)| *known == name) else {
         return Err(ApiError::SchemaNotFound { name });
     };

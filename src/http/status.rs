@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::Serialize;
@@ -12,7 +11,7 @@ use serde::Serialize;
 use super::access::Caller;
 use super::error::ApiError;
 use super::health::missing;
-use super::params::Params;
+use super::params::NoParams;
 use super::reports::{Source, source_list};
 use super::{App, Shared};
 use crate::hub::blocking;
@@ -95,10 +94,9 @@ impl From<Quarantined> for Reject {
 pub(super) async fn status(
     State(app): State<Shared>,
     Extension(caller): Extension<Caller>,
-    uri: Uri,
+    _: NoParams,
 ) -> Result<Response, ApiError> {
     caller.sees_everything()?;
-    Params::parse(&uri)?.finish()?;
     let status = blocking(move || tell(&app)).await?;
     Ok(Json(status).into_response())
 }

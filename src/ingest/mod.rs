@@ -9,6 +9,7 @@
 
 mod ahead;
 mod encode;
+mod order;
 mod past;
 mod process;
 mod seed;
@@ -217,10 +218,7 @@ impl Ingest {
         }
         match outcomes {
             Outcomes::Records(outcomes) => {
-                // A file has its records in no order. Those of one time stay in theirs.
-                let mut taken: Vec<_> = records.into_iter().zip(outcomes).collect();
-                taken.sort_by_key(|(_, outcome)| outcome.time());
-                for (record, outcome) in taken {
+                for (record, outcome) in order::in_order(records, outcomes) {
                     self.process(&source, record, outcome, &mut batch)?;
                 }
             }

@@ -9,7 +9,7 @@ use super::apply::Application;
 use super::diff::diff;
 use super::identity::uid;
 use super::parsed::Parsed;
-use super::stored::Held;
+use super::stored::{Held, Seeded};
 use super::{Applied, ConfigurationState, PreviousState, empty};
 use crate::model::{Action, AssetName, AssetRef, Draft, DraftAction, KeyedSet, Step, Time};
 
@@ -26,13 +26,15 @@ pub(super) struct Told {
     /// None of them a copy from another asset; one from itself is of what was held before.
     pub(super) steps: Vec<Step>,
     pub(super) partial: bool,
+    /// An inventory of the provider's tells it, no record.
+    pub(super) is_seed: bool,
 }
 
 impl Told {
     /// What a draft tells. None of its steps may be a copy from another asset.
     pub(super) fn of(time: Time, event_id: String, draft: Draft) -> Self {
         let Draft { action, asset, steps, partial, .. } = draft;
-        Self { time, event_id, action, asset, steps, partial }
+        Self { time, event_id, action, asset, steps, partial, is_seed: false }
     }
 }
 
@@ -211,9 +213,19 @@ fn keep(mut applied: Applied, before: Option<&Held>, told: &Told) -> (Applied, H
         changed: told.time,
         last_event: told.event_id.clone(),
         aliases,
+        seeded: seeded(kept, told, applied.configuration_state),
         parsed: Parsed::of(applied.configuration.as_ref(), applied.document.as_ref()),
     };
     (applied, held)
+}
+
+/// The last seed as of after this change.
+fn seeded(before: Option<&Held>, told: &Told, state: ConfigurationState) -> Option<Seeded> {
+    if told.is_seed {
+        return Some(Seeded { as_of: told.time, state, next: None });
+    }
+    let Seeded { as_of, state, next } = before?.seeded.clone()?;
+    Some(Seeded { as_of, state, next: next.or_else(|| Some(told.event_id.clone())) })
 }
 
 /// A composed ARN does not know an IAM path: one that a record told stays.

@@ -1,7 +1,7 @@
 //! The latest changes of each asset, one by one, so that a record that comes late can be put in its place.
 //!
 //! Trails deliver in no order: CloudTrail's files, and the records in each, come as they come. The journal keeps what
-//! was told lately, bounded by bytes; the oldest goes first.
+//! was told lately, bounded by bytes; the oldest goes first, and before it what only a seed tells.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const MAX_OF_ONE: usize = 64;
 #[derive(Debug)]
 pub(super) struct Journal {
     recent: HashMap<AssetName, Recent>,
-    /// One name per change, in the order in which they came.
+    /// One name per change, in the order in which they go.
     order: VecDeque<AssetName>,
     bytes: usize,
     max_bytes: usize,
@@ -67,6 +67,7 @@ impl Journal {
         let fresh = || Recent { base: held.cloned(), changes: VecDeque::new() };
         let recent = self.recent.entry(name.clone()).or_insert_with(fresh);
         let (count, bytes) = (recent.changes.len(), recent.bytes());
+        let goes_first = told.is_seed && count == 0;
         if recent.is_before_first(&told) {
             recent.reach_back(name, told.time, past(name, told.time));
         }
@@ -82,8 +83,17 @@ impl Journal {
         if recent.changes.is_empty() {
             self.recent.remove(name);
         }
-        self.order.extend(std::iter::repeat_n(name, came).cloned());
+        for _ in 0..came {
+            // An import of everything must not push out what records told: those that come late need it.
+            if goes_first { self.order.push_front(name.clone()) } else { self.order.push_back(name.clone()) }
+        }
         (applied, self.shrink())
+    }
+
+    /// What is kept takes so many bytes, about.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Forgets an asset.

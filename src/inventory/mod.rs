@@ -35,7 +35,7 @@ use self::parsed::Documents;
 pub use self::past::{Past, PastChange};
 pub use self::replay::{Logged, Version, oldest, replay};
 pub use self::seed::SeedOutcome;
-pub use self::stored::{Held, Outline, RestoreError};
+pub use self::stored::{Held, Outline, RestoreError, Seeded};
 use crate::model::{Action, AssetName, Draft, Step, Time};
 
 /// How much of a configuration is known.
@@ -230,7 +230,7 @@ impl Inventory {
         let name = self.named(&draft.asset, draft.action, time);
         let steps = std::mem::take(&mut draft.steps).into_iter().map(|step| self.resolve(&name, step)).collect();
         let (action, asset, partial) = (draft.action, draft.asset.clone(), draft.partial);
-        let told = Told { time, event_id: event_id.to_owned(), action, asset, steps, partial };
+        let told = Told { time, event_id: event_id.to_owned(), action, asset, steps, partial, is_seed: false };
         let held = self.first_named(&name);
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         let (applied, left) = journal.apply(&name, held.as_ref(), told, past);

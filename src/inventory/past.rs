@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::advance::{Told, advance, describe};
 use super::journal::{Entry, Recent};
-use super::stored::Held;
+use super::stored::{Held, Seeded};
 use super::{ConfigurationState, PreviousState};
 use crate::model::{AssetName, Draft, Time};
 
@@ -42,6 +42,15 @@ impl Recent {
         past.sort_by_key(|change| change.time);
         let Some(newest) = past.iter().position(|change| change.event_id == base.last_event) else { return };
         past.truncate(newest + 1);
+        // What happened before the last seed is in it; what happened after it begins with it.
+        let seeded = base.seeded.as_ref();
+        if seeded.is_some_and(|seeded| seeded.as_of > time) {
+            return;
+        }
+        let is_next = |change: &PastChange| seeded.is_some_and(|seeded| seeded.next.as_ref() == Some(&change.event_id));
+        if let Some(next) = past.iter().position(is_next) {
+            past.drain(..next);
+        }
         let later = past.partition_point(|change| change.time <= time);
         let mut after = past.split_off(later);
         let Some(drafts) = after.iter_mut().map(|change| change.draft.take()).collect::<Option<Vec<_>>>() else {
@@ -57,7 +66,10 @@ impl Recent {
                 anchor.configuration.as_ref(),
                 anchor.configuration_state,
             )),
-            None => before_first(&base, first.0, first.1),
+            None => match seeded.filter(|_| is_next(first.1)) {
+                Some(seeded) => Some(as_seeded(&base, seeded, first.0, first.1)),
+                None => before_first(&base, first.0, first.1),
+            },
         };
         let (mut held, mut entries) = (start.clone(), VecDeque::new());
         for (draft, change) in drafts.into_iter().zip(after) {
@@ -74,6 +86,13 @@ impl Recent {
             self.base = start;
         }
     }
+}
+
+/// What a seed told, before the first event after it.
+fn as_seeded(base: &Held, seeded: &Seeded, draft: &Draft, first: &PastChange) -> Arc<Held> {
+    let held = state(base, draft, seeded.as_of, "", first.previous_configuration.as_ref(), seeded.state);
+    let seeded = Some(Seeded { next: None, ..seeded.clone() });
+    Arc::new(Held { seeded, ..Arc::unwrap_or_clone(held) })
 }
 
 /// What was held before the first event of the asset that the log still has.

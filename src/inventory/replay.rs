@@ -123,6 +123,7 @@ impl Logged {
             changed: first_seen,
             last_event: String::new(),
             aliases: Vec::new(),
+            seeded: None,
             parsed: Parsed::default(),
         }))
     }
@@ -158,6 +159,7 @@ impl Logged {
             asset: self.asset.clone(),
             steps,
             partial,
+            is_seed: false,
         }
     }
 

@@ -80,6 +80,7 @@ fn told(event_id: &str, seed: &mut Seed) -> Told {
         asset: asset.clone(),
         steps,
         partial: false,
+        is_seed: true,
     }
 }
 

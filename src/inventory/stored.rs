@@ -51,8 +51,22 @@ pub struct Held {
     pub last_event: String,
     /// Later names.
     pub aliases: Vec<AssetName>,
+    /// The last seed of it, if there was one.
+    pub seeded: Option<Seeded>,
     /// The configuration as a document, if it was at hand lately.
     pub(super) parsed: Parsed,
+}
+
+/// A seed, of which the log need not have an event: where it stands among those that it has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seeded {
+    /// The time that it is of.
+    pub as_of: Time,
+    /// How much of the configuration was known then.
+    pub state: ConfigurationState,
+    /// The first event after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// What lists of assets look at.
@@ -124,6 +138,8 @@ struct Head<'a> {
     last_event: Cow<'a, str>,
     #[serde(default)]
     aliases: Cow<'a, [AssetName]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seeded: Option<Cow<'a, Seeded>>,
     /// Of the form before.
     #[serde(borrow, skip_serializing)]
     configuration: Option<&'a RawValue>,
@@ -224,6 +240,7 @@ impl Held {
             changed: self.changed,
             last_event: (&self.last_event).into(),
             aliases: Cow::Borrowed(&self.aliases),
+            seeded: self.seeded.as_ref().map(Cow::Borrowed),
             configuration: None,
         };
         let configuration = self.configuration.as_deref().unwrap_or_default();
@@ -265,6 +282,7 @@ impl Held {
             changed: head.changed,
             last_event: head.last_event.into_owned(),
             aliases: head.aliases.into_owned(),
+            seeded: head.seeded.map(Cow::into_owned),
             parsed: Parsed::default(),
         })
     }

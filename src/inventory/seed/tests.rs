@@ -1,10 +1,11 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use jsonptr::PointerBuf;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::{ConfigurationState, parse_object};
+use super::super::journal::Journal;
+use super::super::{ConfigurationState, PastChange, parse_object};
 use super::*;
 use crate::model::{Action, AssetKind, AssetName, AssetRef, Confidence, Time};
 
@@ -116,6 +117,86 @@ fn a_record_of_before_the_seed_changes_nothing_that_it_told() {
     }
 }
 
+/// The events of the asset as the log keeps them.
+#[derive(Default)]
+struct Log(Vec<PastChange>);
+
+impl Log {
+    /// Applies what a record tells, with what the log has of the time before, and logs it.
+    fn take(&mut self, inventory: &Inventory, time: i64, action: DraftAction, steps: Vec<Step>) -> Applied {
+        let (event_id, draft) = (format!("e{time}:0"), draft(action, steps, false));
+        let applied = inventory.apply(at(time), &event_id, &mut draft.clone(), &|_, time| self.back_to(time));
+        self.0.push(PastChange {
+            time: at(time),
+            event_id,
+            draft: Some(draft),
+            previous_state: applied.previous_state,
+            previous_configuration: applied.previous_configuration.clone(),
+            configuration: applied.configuration.clone(),
+            configuration_state: applied.configuration_state,
+        });
+        applied
+    }
+
+    fn back_to(&self, time: Time) -> Vec<PastChange> {
+        let newest_first: Vec<_> = self.0.iter().rev().cloned().collect();
+        let until = newest_first.iter().position(|change| change.time <= time).map_or(newest_first.len(), |n| n + 1);
+        newest_first.into_iter().take(until).collect()
+    }
+}
+
+#[test]
+fn after_a_restart_a_record_between_a_seed_and_a_later_event_has_its_place() {
+    for partial in [false, true] {
+        let (inventory, mut log) = (Inventory::new(), Log::default());
+        log.take(&inventory, 5, CREATE, vec![Step::Replace(json!({ "old": true }))]);
+        seed(&inventory, 10, DraftAction::Upsert, json!({ "a": 10, "b": 10 }), partial);
+        let seeded = held(&inventory).unwrap();
+        log.take(&inventory, 20, UPDATE, vec![set("a", json!(20))]);
+        let inventory = restarted(&inventory);
+        let late = log.take(&inventory, 15, UPDATE, vec![set("a", json!(15)), set("b", json!(15))]);
+        assert!(late.late && late.held.is_some());
+        assert_eq!(late.previous_configuration.as_deref().map(parse_object), Some(seeded.0.clone()));
+        // And once more, now that the event after the seed is another.
+        let inventory = restarted(&inventory);
+        let later = log.take(&inventory, 12, UPDATE, vec![set("c", json!(12))]);
+        assert_eq!(later.previous_configuration.as_deref().map(parse_object), Some(seeded.0.clone()));
+        let (configuration, state) = held(&inventory).unwrap();
+        assert_eq!(
+            (&configuration["a"], &configuration["b"], &configuration["c"]),
+            (&json!(20), &json!(15), &json!(12))
+        );
+        assert_eq!(state, seeded.1);
+        // What was before the seed is in it.
+        let inventory = restarted(&inventory);
+        let before = log.take(&inventory, 7, UPDATE, vec![set("d", json!(7))]);
+        assert!(before.late && before.held.is_none());
+        assert_eq!(held(&inventory).unwrap().0, configuration);
+    }
+}
+
+/// A seed of another asset.
+fn seed_another(inventory: &Inventory, n: usize) {
+    let mut draft = draft(DraftAction::Upsert, vec![Step::Replace(json!({ "text": "x".repeat(500) }))], false);
+    draft.asset.name = AssetName::new("aws", "111122223333", "eu-west-1", &format!("ec2/security-group/sg-other-{n}"));
+    let outcome = inventory.seed("", &mut Seed { as_of: at(100), draft }, &|_, _| Vec::new()).0;
+    assert_eq!(outcome, SeedOutcome::Imported);
+}
+
+#[test]
+fn an_import_does_not_push_out_what_late_records_need() {
+    let journal = Mutex::new(Journal::with_limit(64 << 10));
+    let inventory = Inventory { journal, ..Inventory::default() };
+    event(&inventory, 10, CREATE, vec![Step::Replace(json!({ "a": 10 }))]);
+    event(&inventory, 30, UPDATE, vec![set("a", json!(30))]);
+    (0..1_000).for_each(|n| seed_another(&inventory, n));
+    assert!(inventory.journal.lock().unwrap().bytes() <= 64 << 10);
+    let late = event(&inventory, 20, UPDATE, vec![set("a", json!(20)), set("b", json!(20))]);
+    assert_eq!(late.previous_configuration.as_deref().map(parse_object), Some(json!({ "a": 10 })));
+    assert_eq!(held(&inventory), Some((json!({ "a": 30, "b": 20 }), ConfigurationState::Complete)));
+    assert_eq!(inventory.len(), 1_001);
+}
+
 #[test]
 fn what_a_seed_says_is_gone_is_gone() {
     let inventory = Inventory::new();
@@ -164,5 +245,39 @@ proptest! {
             held(&inventory)
         };
         prop_assert_eq!(run(comes.index(keys.len() + 1)), run(of));
+    }
+    /// A restart before the record that comes late makes no difference either, where the record is of after the seed.
+    #[test]
+    fn nor_does_a_restart(
+        keys in prop::collection::vec((0_usize..4, any::<u8>()), 2..12),
+        of in any::<prop::sample::Index>(),
+        late in any::<prop::sample::Index>(),
+        partial in any::<bool>(),
+    ) {
+        let of = of.index(keys.len());
+        // The last one can't be late.
+        let late = of + late.index(keys.len() - of);
+        let run = |late: Option<usize>| {
+            let (mut inventory, mut log) = (Inventory::new(), Log::default());
+            let take = |log: &mut Log, inventory: &Inventory, n: usize| {
+                let (key, value) = keys[n];
+                log.take(inventory, 10 * i64::try_from(n).unwrap(), UPDATE, vec![set(&format!("k{key}"), json!(value))]);
+            };
+            for n in 0..keys.len() {
+                if n == of {
+                    let as_of = 10 * i64::try_from(of).unwrap() - 5;
+                    seed(&inventory, as_of, DraftAction::Upsert, json!({ "k0": "seed", "seeded": true }), partial);
+                }
+                if Some(n) != late {
+                    take(&mut log, &inventory, n);
+                }
+            }
+            if let Some(n) = late {
+                inventory = restarted(&inventory);
+                take(&mut log, &inventory, n);
+            }
+            held(&inventory)
+        };
+        prop_assert_eq!(run(Some(late)), run(None));
     }
 }

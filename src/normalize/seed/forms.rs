@@ -14,6 +14,8 @@ pub(in crate::normalize) struct Forms {
     pub(super) cli: HashMap<String, String>,
     /// Type of Terraform → provider type, for those that have no ARN, or the ARN of something else.
     pub(super) terraform: HashMap<String, String>,
+    /// Type of Terraform → object of Microsoft Graph.
+    pub(super) terraform_directory: HashMap<String, String>,
     /// Collection of Microsoft Graph → what the directory's audit calls the type.
     pub(super) directory: HashMap<String, String>,
     /// Members of answers that hold no assets.

@@ -58,7 +58,7 @@ pub(super) struct Item {
 }
 
 impl Item {
-    fn new(form: Form, kind: String, told: &Value) -> Self {
+    pub(super) fn new(form: Form, kind: String, told: &Value) -> Self {
         let configuration = transformed(Transform::ApiNames, told).unwrap_or_default();
         let mut item = Self {
             form,
@@ -83,7 +83,7 @@ impl Item {
     }
 
     /// An ARN tells where the asset lives, where nothing else did.
-    fn with_arn(mut self, arn: Option<String>) -> Self {
+    pub(super) fn with_arn(mut self, arn: Option<String>) -> Self {
         if let Some(parsed) = arn.as_deref().and_then(Arn::parse) {
             let told = |part: &str| (!part.is_empty() && part != "-").then(|| part.to_owned());
             self.account = told(parsed.account).or(self.account);
@@ -182,75 +182,6 @@ fn of_reservation(told: &Value) -> Vec<Item> {
     instances.map(item).collect()
 }
 
-/// The instances of a resource (<https://developer.hashicorp.com/terraform/internals/json-format>; the state itself is
-/// Terraform's own affair, and version 4 has been its form since 2018). Values that the state calls sensitive are left out.
-pub(super) fn of_terraform(
-    forms: &Forms,
-    told: &Map<String, Value>,
-    kind_of_arn: impl Fn(&str, bool) -> Option<String>,
-) -> Result<Vec<Item>, String> {
-    let kind = told.get("type").and_then(Value::as_str).ok_or("a resource without its type")?;
-    let instances = told.get("instances").and_then(Value::as_array).into_iter().flatten();
-    let item = |instance: &Value| {
-        let mut attributes = instance.get("attributes").filter(|attributes| attributes.is_object())?.clone();
-        for path in instance.get("sensitive_attributes").and_then(Value::as_array).into_iter().flatten() {
-            redact(&mut attributes, path);
-        }
-        let attributes = camel_case(attributes);
-        let known = forms.terraform.get(kind).cloned();
-        let arn = text(&attributes, &["arn"]).filter(|arn| arn.starts_with("arn:"));
-        let by_arn = || arn.as_deref().and_then(|arn| kind_of_arn(arn, true));
-        let kind = known.or_else(by_arn).unwrap_or_else(|| kind.to_owned());
-        let mut item = Item::new(Form::Terraform, kind, &attributes);
-        item.id = text(&attributes, &["id"]);
-        item.name = text(&attributes, &["name"]);
-        item.tags = tags(&attributes, "tagsAll").or(item.tags);
-        Some(item.with_arn(arn))
-    };
-    Ok(instances.filter_map(item).collect())
-}
-
-/// The value at a path of Terraform's: `[{"type": "get_attr", "value": "password"}, …]`.
-fn redact(attributes: &mut Value, path: &Value) {
-    let mut at = attributes;
-    for step in path.as_array().into_iter().flatten() {
-        let step = step.get("value").unwrap_or(&Value::Null);
-        let key = step.as_str().or_else(|| step.get("value").and_then(Value::as_str));
-        let index = step.get("value").and_then(Value::as_u64).and_then(|index| usize::try_from(index).ok());
-        let next = match (at, key, index) {
-            (Value::Object(members), Some(key), _) => members.get_mut(key),
-            (Value::Array(elements), _, Some(index)) => elements.get_mut(index),
-            _ => None,
-        };
-        let Some(next) = next else { return };
-        at = next;
-    }
-    if !at.is_null() {
-        *at = json!("[redacted]");
-    }
-}
-
-/// `vpc_id` → `vpcId`. What stands under tags keeps its keys.
-fn camel_case(value: Value) -> Value {
-    match value {
-        Value::Object(members) => {
-            let renamed = members.into_iter().map(|(key, value)| {
-                let value = if key.starts_with("tags") { value } else { camel_case(value) };
-                let mut words = key.split('_');
-                let mut name = words.next().unwrap_or_default().to_owned();
-                for word in words {
-                    let mut letters = word.chars();
-                    name.extend(letters.next().into_iter().flat_map(char::to_uppercase).chain(letters));
-                }
-                (name, value)
-            });
-            Value::Object(renamed.collect())
-        }
-        Value::Array(elements) => elements.into_iter().map(camel_case).collect(),
-        scalar => scalar,
-    }
-}
-
 /// The ARN of the thing itself among those that it mentions.
 fn own_arn(told: &Value, noun: &str, others: &[String]) -> Option<String> {
     let members = told.as_object()?;
@@ -289,7 +220,7 @@ pub(super) fn parsed(value: &Value) -> Value {
     }
 }
 
-fn tags(told: &Value, key: &str) -> Option<Value> {
+pub(super) fn tags(told: &Value, key: &str) -> Option<Value> {
     let tags = member(told.as_object()?, key).filter(|tags| tags.is_array() || tags.is_object())?;
     transformed(Transform::TagMap, tags)
 }
@@ -345,25 +276,5 @@ mod tests {
         ] {
             assert_eq!(singular(name), expected);
         }
-        assert_eq!(
-            camel_case(json!({ "vpc_id": [{ "cidr_block": 1 }], "tags": { "cost_centre": "a" } })),
-            json!({ "vpcId": [{ "cidrBlock": 1 }], "tags": { "cost_centre": "a" } })
-        );
-    }
-
-    #[test]
-    fn what_a_state_calls_sensitive_is_left_out() {
-        let mut attributes = json!({ "password": "hunter2", "list": [{ "key": "k" }], "plain": 1 });
-        redact(&mut attributes, &json!([{ "type": "get_attr", "value": "password" }]));
-        redact(
-            &mut attributes,
-            &json!([
-                { "type": "get_attr", "value": "list" },
-                { "type": "index", "value": { "value": 0, "type": "number" } },
-                { "type": "get_attr", "value": "key" },
-            ]),
-        );
-        redact(&mut attributes, &json!([{ "type": "get_attr", "value": "missing" }]));
-        assert_eq!(attributes, json!({ "password": "[redacted]", "list": [{ "key": "[redacted]" }], "plain": 1 }));
     }
 }

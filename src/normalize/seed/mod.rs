@@ -5,6 +5,7 @@
 mod forms;
 mod item;
 mod own;
+mod terraform;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use self::item::Item;
+use self::terraform::Resources;
 use super::arn::Arn;
 use super::catalog::Catalog;
 use super::configuration::configuration;
@@ -106,7 +108,12 @@ impl Seeds {
             Recognized::Directory(told) => return self.azure(catalog, told, document, azure::seed_object),
             Recognized::Config(told) => item::of_config(told).map(|item| vec![item]),
             Recognized::CloudControl(kind, told) => item::of_cloud_control(kind, told).map(|item| vec![item]),
-            Recognized::Terraform(told) => item::of_terraform(forms, told, kind_of_arn),
+            Recognized::Terraform(told) => match terraform::resources(forms, told, kind_of_arn) {
+                Ok(Resources::Azure(found)) => return self.each(catalog, &found, document, azure::seed_resource),
+                Ok(Resources::Directory(found)) => return self.each(catalog, &found, document, azure::seed_object),
+                Ok(Resources::Amazon(items)) => Ok(items),
+                Err(reason) => Err(reason),
+            },
             Recognized::Cli if forms.ignored.contains(&document.member) => return,
             Recognized::Cli => Ok(item::of_cli(forms, &document.member, &value, kind_of_arn)),
         };
@@ -119,6 +126,10 @@ impl Seeds {
 
     fn own(&mut self, catalog: &Catalog, told: &Map<String, Value>, read: ReadOwn) {
         self.sanitized(catalog, told, |told| read(catalog, told));
+    }
+
+    fn each(&mut self, catalog: &Catalog, told: &[Map<String, Value>], document: &SeedDocument, read: ReadAzure) {
+        told.iter().for_each(|one| self.azure(catalog, one, document, read));
     }
 
     fn azure(&mut self, catalog: &Catalog, told: &Map<String, Value>, document: &SeedDocument, read: ReadAzure) {

@@ -123,6 +123,58 @@ fn an_item_tells_its_form_and_its_name() {
 }
 
 #[test]
+fn terraform_tells_that_there_are_resources_of_azure_and_objects_of_its_directory() {
+    let state = document("resources", json!({ "terraform_version": "1.9.8" }));
+    let resource = |kind: &str, attributes: Value, sensitive: Value| {
+        let instance = json!({ "attributes": attributes, "sensitive_attributes": sensitive });
+        json!({ "type": kind, "instances": [instance] })
+    };
+    let group = "/subscriptions/0f1e2d3c-0000-4000-8000-000000000001/resourceGroups/Web";
+    let server = format!("{group}/providers/Microsoft.DBforPostgreSQL/flexibleServers/Db");
+    let attributes = json!({ "id": server, "name": "Db", "location": "westeurope", "tags": { "cost_centre": "a" },
+        "administrator_password": "hunter2", "sku_name": "GP", "zone": null });
+    let password = json!([[{ "type": "get_attr", "value": "administrator_password" }]]);
+    let item = resource("azurerm_postgresql_flexible_server", attributes, password);
+    let name = "azure/0f1e2d3c-0000-4000-8000-000000000001/-/resourcegroups/web";
+    let kind = "Microsoft.DBforPostgreSQL/flexibleServers";
+    assert_eq!(names(&item, &state), [format!("{kind} {name}/providers/microsoft.dbforpostgresql/flexibleservers/db")]);
+    let found = engine().seeds(item.to_string().as_bytes(), &state);
+    let Seed { draft, .. } = &found.seeds[0];
+    assert!(draft.partial, "most attributes are the provider's own");
+    let Some(Step::Replace(configuration)) = draft.steps.first() else { panic!("{:?}", draft.steps) };
+    assert_eq!(configuration["tags"], json!({ "cost_centre": "a" }));
+    assert_eq!((&configuration["location"], configuration.get("skuName")), (&json!("westeurope"), None));
+    assert!(!format!("{found:?}").contains("hunter2"), "{found:?}");
+
+    for (kind, attributes, expected) in [
+        (
+            "azurerm_resource_group",
+            json!({ "id": group, "name": "Web" }),
+            format!("Microsoft.Resources/resourceGroups {name}"),
+        ),
+        (
+            "azurerm_key_vault_secret",
+            json!({ "id": "https://v.vault.azure.net/secrets/s/1", "name": "s", "value": "hunter2" }),
+            "unknown azurerm_key_vault_secret".to_owned(),
+        ),
+        (
+            "azuread_group",
+            json!({ "id": "/groups/0F1E2D3C-0000-4000-8000-0000000000BB", "object_id": "0F1E2D3C-0000-4000-8000-0000000000BB", "display_name": "ops" }),
+            "Microsoft.Graph/Group azure/111122223333/-/entra/group/0f1e2d3c-0000-4000-8000-0000000000bb".to_owned(),
+        ),
+        ("azuread_app_role_assignment", json!({ "id": "x" }), "unknown azuread_app_role_assignment".to_owned()),
+    ] {
+        let item = resource(kind, attributes, json!([]));
+        assert_eq!(names(&item, &state), [expected], "{kind}");
+    }
+    let user = json!({ "object_id": "0f1e2d3c-0000-4000-8000-0000000000aa", "user_principal_name": "jane@example.com",
+        "display_name": "Jane", "password": "hunter2" });
+    let found = engine().seeds(resource("azuread_user", user, json!([])).to_string().as_bytes(), &state);
+    let Some(Step::Replace(configuration)) = found.seeds[0].draft.steps.first() else { panic!("{found:?}") };
+    assert_eq!(configuration, &json!({ "userPrincipalName": "jane@example.com", "displayName": "Jane" }));
+}
+
+#[test]
 fn an_item_without_a_place_is_told_how_to_get_one() {
     let item = json!({ "VolumeId": "vol-1" });
     let nowhere = SeedDocument { member: "Volumes".to_owned(), ..SeedDocument::default() };
