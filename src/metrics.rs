@@ -271,6 +271,13 @@ impl Metrics {
         }
     }
 
+    /// Says nothing more of how a source fares that is no longer configured. What it counted stays.
+    pub fn forget_source(&self, source: &str) {
+        // They are missing where the source never told them.
+        let _ = self.source_up.remove_label_values(&[source]);
+        let _ = self.source_lag_seconds.remove_label_values(&[source]);
+    }
+
     /// Counts the requests that a source makes: `catchment_source_requests_total{source,operation}`.
     #[must_use]
     pub fn requests(&self, source: &str) -> Requests {

@@ -203,9 +203,13 @@ fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment,
             };
         }
     };
-    let outcome = telemetry::init(cli.log_format, environment.log_filter().as_deref(), cli.command.default_filter())
-        .map_err(Failure::from)
-        .and_then(|()| execute(cli.command, environment, output));
+    let outcome = match cli.command {
+        // Its configuration says what is logged.
+        Command::Serve(arguments) => serve::run(arguments, cli.log_format, environment),
+        command => telemetry::init(cli.log_format, environment.log_filter().as_deref(), command.default_filter(), None)
+            .map_err(Failure::from)
+            .and_then(|_| execute(command, environment, output)),
+    };
     match outcome {
         Ok(()) => 0,
         Err(failure) => {
@@ -220,7 +224,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment,
 
 fn execute(command: Command, environment: &Environment, output: &mut dyn Write) -> Result<(), Failure> {
     match command {
-        Command::Serve(arguments) => serve::run(arguments, environment),
+        Command::Serve(_) => Ok(()),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Normalize(arguments) => normalize::run(&arguments, output),
         Command::Check(arguments) => check::run(&arguments, environment, output),

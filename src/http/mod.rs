@@ -25,6 +25,7 @@ mod testing;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -35,6 +36,8 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
+use tracing::field::Empty;
+use tracing::{Instrument, debug_span};
 
 use crate::auth::Access;
 use crate::history::History;
@@ -49,6 +52,7 @@ pub use health::{Latch, Readiness};
 pub use schema::ASSET_EVENT_SCHEMA;
 pub use serve::{ServeConfig, serve};
 
+use access::Peer;
 use error::ApiError;
 
 /// Where the stream is: its answers last as long as the client likes.
@@ -119,14 +123,14 @@ pub struct AppState {
     pub stop: CancellationToken,
     /// The time of day.
     pub clock: fn() -> Time,
-    /// How it behaves.
-    pub config: HttpConfig,
+    /// How it behaves; may be exchanged while it runs, but for origins and prefix.
+    pub config: Arc<ArcSwap<HttpConfig>>,
 }
 
 /// What handlers share.
 struct App {
     state: AppState,
-    /// One permit per open stream.
+    /// One permit per open stream, of more than there may be: the limit may change.
     streams: Arc<Semaphore>,
     /// One permit per answer of `/v1/stats` that is computed.
     stats: Semaphore,
@@ -177,12 +181,12 @@ fn gather(resources: Vec<Resource>) -> Router<Shared> {
 /// # Errors
 /// When the configuration can't be used.
 pub fn router(state: AppState) -> Result<Router, HttpConfigError> {
-    let config = &state.config;
+    let config = state.config.load_full();
     if !(1..=stream::MAX_HEARTBEAT_SECS).contains(&config.heartbeat_secs) {
         return Err(HttpConfigError::Heartbeat { secs: config.heartbeat_secs });
     }
     let cors = cors(&config.cors_origins)?;
-    let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
+    let streams = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
     let app = Arc::new(App { state, streams, stats: Semaphore::new(stats::AT_ONCE) });
     let protected = gather(protected()).route_layer(middleware::from_fn_with_state(Arc::clone(&app), access::admit));
     let router = gather(open())
@@ -235,8 +239,16 @@ async fn other_method(method: Method) -> Response {
 
 async fn count(State(app): State<Shared>, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
-    let mut response = next.run(request).await;
     let route = path.as_ref().map_or("unmatched", MatchedPath::as_str);
+    // A stream lasts as long as its client likes: what is told of it is the head.
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    let span = debug_span!(
+        "request", http.request.method = %request.method(), http.route = route, client.address = peer.map(tracing::field::display),
+        otel.kind = "server", http.response.status_code = Empty
+    );
+    let mut response = next.run(request).instrument(span.clone()).await;
+    span.record("http.response.status_code", response.status().as_u16());
+    drop(span);
     let metrics = &app.state.metrics;
     metrics.http_requests.with_label_values(&[route, response.status().as_str()]).inc();
     if route != STREAM {

@@ -78,7 +78,7 @@ pub(super) async fn stats(
 ) -> Result<Response, ApiError> {
     let mut params = Params::parse(&uri)?;
     let now = (app.state.clock)();
-    let mut filter = parse_filter(&mut params, &app.state.config.type_prefix)?;
+    let mut filter = parse_filter(&mut params, &app.state.config.load().type_prefix)?;
     let since = params.moment("since")?.unwrap_or(Moment::Ago(WINDOW)).resolve(now);
     let until = params.moment("until")?.map_or(now, |until| until.resolve(now));
     let rows = page_size(&mut params, ROWS, MAX_ROWS)?;

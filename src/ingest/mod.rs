@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, error, info_span, warn};
+use tracing::{Span, debug, error, warn};
 
 use self::ahead::{Normalized, Outcomes};
 use self::process::History;
@@ -97,14 +97,14 @@ impl Ingest {
         let engines = self.engines.clone();
         let ahead = Handle::current().spawn_blocking(move || ahead::run(engines, submissions, &sender));
         while let Some(received) = self.receive(&normalized) {
-            let Some(Normalized { submission, outcomes, engine }) = received else {
+            let Some(Normalized { submission, outcomes, engine, span }) = received else {
                 // Told by time alone: no source waits for it.
                 self.processor.mark_late(false);
                 self.tell_due()?;
                 continue;
             };
             let Submission { delivery, late, reply, permit, .. } = submission;
-            let _span = info_span!("ingest.batch", source = %delivery.source, count = delivery.records.len()).entered();
+            let _span = span.entered();
             self.use_rules(engine);
             self.processor.mark_late(late);
             let pending = self.take(delivery, outcomes);
@@ -231,6 +231,7 @@ impl Ingest {
         self.due(&mut batch)?;
         let assets = i64::try_from(self.inventory.len()).unwrap_or(i64::MAX);
         self.metrics.assets.set(assets);
+        Span::current().record("events", batch.events.len());
         self.log.append(batch)
     }
 

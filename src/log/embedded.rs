@@ -183,7 +183,8 @@ impl EventLog for EmbeddedLog {
             return Err(failure.clone());
         }
         let (reply, pending) = Pending::new();
-        self.send(Command::Append(Append { batch, reply, taken: Instant::now() }))?;
+        let span = tracing::debug_span!("append", events = batch.events.len());
+        self.send(Command::Append(Append { batch, reply, taken: Instant::now(), span }))?;
         Ok(pending)
     }
 

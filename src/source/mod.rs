@@ -229,6 +229,11 @@ impl StatusBoard {
         StatusHandle { board: self.clone(), source }
     }
 
+    /// Forgets a source that is no longer configured.
+    pub fn remove(&self, source: &SourceId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(source);
+    }
+
     /// All of them, by name.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<SourceId, SourceStatus> {

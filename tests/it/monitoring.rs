@@ -37,6 +37,7 @@ fn server() -> (tempfile::TempDir, Server) {
     );
     let server = Server::serve(folder.path(), &config);
     server.wait_until("all records", || server.metric("catchment_records_received_total", "trail") >= 5.0);
+    server.wait_until("all durable", || server.metric("catchment_log_tail_sequence", "") >= 2.0);
     (folder, server)
 }
 
@@ -135,7 +136,7 @@ fn the_status_is_told_to_people_and_programs() {
     let told = status(&[]);
     assert_eq!((told.code, told.stderr.as_str()), (Some(0), ""), "{}", told.stdout);
     for part in
-        [": ready\n", "2 events in ", "5 since the start: ", "1 records, ", "not_json", "trail (file): finished"]
+        [": ready\n", "2 events in ", "5 since the start: ", "1 records, ", "truncated: ", "trail (file): finished"]
     {
         assert!(told.stdout.contains(part), "{part}: {}", told.stdout);
     }
@@ -145,7 +146,7 @@ fn the_status_is_told_to_people_and_programs() {
         (&json["ready"], &json["log"]["events"], &json["records"]["received"]),
         (&json!(true), &json!(2), &json!(5))
     );
-    assert_eq!(json["quarantine"]["latest"][0]["code"], "not_json");
+    assert_eq!(json["quarantine"]["latest"][0]["code"], "truncated");
     let url = server.url("");
     server.kill();
     let gone = finish(catchment().args(["status", "--url", &url]), b"");

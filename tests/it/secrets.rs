@@ -243,7 +243,7 @@ fn seeds(planted: &mut Planted) -> Vec<(&'static str, Value)> {
         // Nothing tells what it is: it goes to quarantine as it came.
         (
             "unknown.json",
-            json!({ "configurationItems": [{ "resourceType": "AWS::Lambda::Function", "note": format!("secret={}", s()), "supplementaryConfiguration": { "authToken": s() } }] }),
+            json!({ "fileVersion": "1.0", "configurationItems": [{ "resourceType": "AWS::Lambda::Function", "resourceId": "h", "awsAccountId": "123456789012", "awsRegion": "eu-west-1", "configurationItemCaptureTime": "2026-02-03T03:00:00Z", "configurationItemStatus": "OK", "note": format!("secret={}", s()), "supplementaryConfiguration": { "authToken": s() } }] }),
         ),
     ]
 }
@@ -326,7 +326,7 @@ fn planted_secrets_are_found_nowhere() {
     let mut import = catchment();
     import.arg("import").arg("--data-dir").arg(&data).args(["--events"]).args(&seeds);
     let imported = finish(&mut import, b"");
-    assert_eq!(imported.code, Some(0), "{imported:?}");
+    assert!(imported.code == Some(64) && imported.stdout.contains("1 rejected"), "{imported:?}");
     let finished = |source: &Value| source["kind"] == "import" && source["state"] == "finished";
     server.wait_until("the import", || {
         server.get_json("/v1/sources")["sources"].as_array().unwrap().iter().any(finished)

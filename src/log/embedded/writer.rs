@@ -41,6 +41,8 @@ pub(super) struct Append {
     pub(super) batch: Batch,
     pub(super) reply: Reply,
     pub(super) taken: Instant,
+    /// Ends when it is durable.
+    pub(super) span: tracing::Span,
 }
 
 /// What the writer lets everyone else see.
@@ -118,6 +120,7 @@ struct Group {
 
 struct Waiting {
     reply: Reply,
+    _span: tracing::Span,
     since: Instant,
     /// Events of the group up to and with the last of this batch.
     events: u64,
@@ -126,7 +129,7 @@ struct Waiting {
 type Reply = oneshot::Sender<Result<Seq, LogError>>;
 
 impl Group {
-    fn add(&mut self, Append { batch, reply, taken }: Append) {
+    fn add(&mut self, Append { batch, reply, taken, span }: Append) {
         let events = batch.events.iter().map(|event| event.json.len());
         let assets = batch.assets.iter().map(|(name, value)| name.as_str().len() + value.len());
         let correlation = batch.correlation.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len));
@@ -137,7 +140,7 @@ impl Group {
         self.correlation.extend(batch.correlation);
         self.cursors.extend(batch.cursor);
         self.rejected.extend(batch.rejected);
-        self.waiting.push(Waiting { reply, since: taken, events: self.events.len() as u64 });
+        self.waiting.push(Waiting { reply, _span: span, since: taken, events: self.events.len() as u64 });
     }
 
     fn is_empty(&self) -> bool {
@@ -193,7 +196,7 @@ impl Writer {
     fn append(&mut self, mut group: Group) {
         let (waiting, before) = (std::mem::take(&mut group.waiting), self.state.tail);
         let outcome = self.unless_failed(APPEND, |writer| writer.write(&group));
-        for Waiting { reply, since, events } in waiting {
+        for Waiting { reply, since, events, .. } in waiting {
             self.shared.metrics.log_append_seconds.observe(since.elapsed().as_secs_f64());
             // Who asked may have gone; the batch is durable all the same.
             let _ = reply.send(outcome.clone().map(|()| Seq(before.0 + events)));
