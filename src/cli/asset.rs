@@ -124,7 +124,7 @@ fn changes(before: &Value, after: &Value) -> Vec<Change> {
     let sets: Vec<_> =
         arrays.into_iter().map(|at| KeyedSet { at, key: Arc::clone(&whole), ignore_case: false }).collect();
     let object = |value: &Value| if value.is_null() { Value::Object(Map::new()) } else { value.clone() };
-    diff(&object(before), &object(after), &sets)
+    diff(&object(before), &object(after), &sets).iter().map(Change::to_owned).collect()
 }
 
 fn find_arrays(value: &Value, at: &PointerBuf, found: &mut BTreeSet<PointerBuf>) {

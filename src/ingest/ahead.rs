@@ -1,4 +1,4 @@
-//! Normalizing ahead of the loop.
+//! Normalizing ahead of the loop, and looking up what is in the log already.
 
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -7,6 +7,9 @@ use tokio::sync::{mpsc, watch};
 use tracing::field::Empty;
 use tracing::{Span, debug_span, info_span};
 
+use super::is_logged;
+use super::process::first_id;
+use crate::log::{EventLog, LogError};
 use crate::model::SeedDocument;
 use crate::normalize::{Engine, Outcome, Seeds};
 use crate::source::Submission;
@@ -22,10 +25,14 @@ pub(super) struct Normalized {
 
 /// What the engine made of each record, in their order.
 pub(super) enum Outcomes {
-    Records(Vec<Outcome>),
+    Records(Vec<(Outcome, Known)>),
     /// The records are items of a document.
     Seeds(Arc<SeedDocument>, Vec<Seeds>),
 }
+
+/// Whether the events of a record are in the log, where that was looked up. What comes into the log after that is among
+/// the latest ids that the [`Processor`](super::Processor) remembers.
+pub(super) type Known = Option<Result<bool, LogError>>;
 
 /// Normalizes what comes, until the intake is closed or nobody takes the outcomes any more. The rules in force may be
 /// replaced between deliveries.
@@ -33,6 +40,7 @@ pub(super) fn run(
     mut engines: watch::Receiver<Arc<Engine>>,
     mut submissions: mpsc::Receiver<Submission>,
     normalized: &SyncSender<Normalized>,
+    log: &dyn EventLog,
 ) {
     while let Some(submission) = submissions.blocking_recv() {
         let engine = Arc::clone(&engines.borrow_and_update());
@@ -41,7 +49,7 @@ pub(super) fn run(
         let records = delivery.records.iter();
         let normalizing = debug_span!(parent: &span, "normalize").entered();
         let outcomes = match &submission.seed {
-            None => Outcomes::Records(records.map(|record| engine.normalize(&record.bytes)).collect()),
+            None => Outcomes::Records(records.map(|record| read(&engine, log, &record.bytes)).collect()),
             Some(document) => {
                 let found = records.map(|record| engine.seeds(&record.bytes, document)).collect();
                 Outcomes::Seeds(Arc::clone(document), found)
@@ -52,4 +60,13 @@ pub(super) fn run(
             return;
         }
     }
+}
+
+fn read(engine: &Engine, log: &dyn EventLog, record: &[u8]) -> (Outcome, Known) {
+    let outcome = engine.normalize(record);
+    let known = match &outcome {
+        Outcome::Changes { record, .. } => Some(is_logged(log, &first_id(&record.event_id))),
+        _ => None,
+    };
+    (outcome, known)
 }

@@ -1,12 +1,12 @@
 //! The event as it leaves: CloudEvents 1.0, structured JSON, one line, members in the order of the published schema.
 //!
-//! Configurations and the raw record are JSON already; their bytes are put in place as they are.
+//! Configurations, their difference and the raw record are JSON already; their bytes are put in place as they are.
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::inventory::{Applied, Change, ConfigurationState, PreviousState};
+use crate::inventory::{Applied, ConfigurationState, PreviousState};
 use crate::log::NewEvent;
 use crate::model::{
     Action, AssetName, Association, Attribution, Confidence, Draft, EventHead, Novelty, Operation, RecordInfo, Time,
@@ -63,11 +63,9 @@ struct Asset<'a> {
     tags: &'a Value,
 }
 
-/// `data` between the configurations and the raw record.
+/// `data` between the difference and the raw record.
 #[derive(Serialize)]
 struct DataTail<'a> {
-    previous_state: PreviousState,
-    changes: &'a [Change],
     late: bool,
     novelty: Option<Novelty>,
     observed: Time,
@@ -86,6 +84,11 @@ struct State {
     configuration_state: ConfigurationState,
 }
 
+#[derive(Serialize)]
+struct Previous {
+    previous_state: PreviousState,
+}
+
 impl EventParts<'_> {
     /// Encodes the event, with the head that the log indexes.
     pub(super) fn encode(&self) -> Result<NewEvent, serde_json::Error> {
@@ -93,7 +96,7 @@ impl EventParts<'_> {
         let name = &self.applied.name;
         let configurations = [&self.applied.configuration, &self.applied.previous_configuration];
         let known: usize = configurations.into_iter().flatten().map(Bytes::len).sum();
-        let mut json = Vec::with_capacity(2_048 + known + self.record.raw.len());
+        let mut json = Vec::with_capacity(2_048 + known + self.applied.changes.len() + self.record.raw.len());
         open(
             &mut json,
             &Envelope {
@@ -134,11 +137,11 @@ impl EventParts<'_> {
         member(&mut json, "configuration", self.applied.configuration.as_deref());
         more(&mut json, &State { configuration_state: self.applied.configuration_state })?;
         member(&mut json, "previous_configuration", self.applied.previous_configuration.as_deref());
+        more(&mut json, &Previous { previous_state: self.applied.previous_state })?;
+        member(&mut json, "changes", Some(&self.applied.changes));
         more(
             &mut json,
             &DataTail {
-                previous_state: self.applied.previous_state,
-                changes: &self.applied.changes,
                 late: self.applied.late,
                 novelty: self.novelty,
                 observed: self.observed,

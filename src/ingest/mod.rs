@@ -14,6 +14,7 @@ mod past;
 mod process;
 mod seed;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
@@ -22,14 +23,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tracing::{Span, debug, error, warn};
 
-use self::ahead::{Normalized, Outcomes};
+use self::ahead::{Known, Normalized, Outcomes};
 use self::process::History;
 pub use self::process::{Processed, Processor};
 use crate::correlate::{self, Correlator, Novelties, Operations};
 use crate::inventory::{Held, Inventory};
 use crate::log::{Batch, EventLog, LogError, NewEvent, Pending};
 use crate::metrics::Metrics;
-use crate::model::{NoveltyLimits, Origin, RawRecord, Rejected, Seq, SourceId, Time};
+use crate::model::{AssetName, NoveltyLimits, Origin, RawRecord, Rejected, Seq, SourceId, Time};
 use crate::normalize::{Engine, Outcome};
 use crate::source::{Delivery, Submission};
 
@@ -62,6 +63,8 @@ pub struct Ingest {
     inventory: Arc<Inventory>,
     clock: Box<dyn FnMut() -> Time + Send>,
     observed: Time,
+    /// What is held of the assets that the batch under way changes: stored once, however often they change in it.
+    changed: HashMap<AssetName, Arc<Held>>,
 }
 
 impl Ingest {
@@ -85,7 +88,8 @@ impl Ingest {
         *processor.novelties() = restored_novelties(config.novelty, &*log)?;
         let told = Arc::clone(&log);
         processor.set_history(History(Box::new(move |engine, asset, time| past::past(&*told, engine, asset, time))));
-        Ok(Self { engines, engine, processor, log, metrics, inventory, clock, observed })
+        let changed = HashMap::new();
+        Ok(Self { engines, engine, processor, log, metrics, inventory, clock, observed, changed })
     }
 
     /// Works until the intake is closed. Blocks: run it on a thread of its own, within a Tokio runtime.
@@ -95,7 +99,8 @@ impl Ingest {
     pub fn run(mut self, submissions: mpsc::Receiver<Submission>) -> Result<(), LogError> {
         let (sender, normalized) = sync_channel(AHEAD);
         let engines = self.engines.clone();
-        let ahead = Handle::current().spawn_blocking(move || ahead::run(engines, submissions, &sender));
+        let log = Arc::clone(&self.log);
+        let ahead = Handle::current().spawn_blocking(move || ahead::run(engines, submissions, &sender, &*log));
         while let Some(received) = self.receive(&normalized) {
             let Some(Normalized { submission, outcomes, engine, span }) = received else {
                 // Told by time alone: no source waits for it.
@@ -150,22 +155,22 @@ impl Ingest {
     fn tell_due(&mut self) -> Result<(), LogError> {
         self.observed = self.observed.max((self.clock)());
         let mut batch = Batch::default();
-        self.due(&mut batch)?;
+        self.finish(&mut batch)?;
         if !batch.events.is_empty() || !batch.rejected.is_empty() || !batch.correlation.is_empty() {
             let _durable = self.log.append(batch)?;
         }
         Ok(())
     }
 
-    /// Tells the operations that have waited long enough, and adds what is remembered to the batch.
-    fn due(&mut self, batch: &mut Batch) -> Result<(), LogError> {
+    /// Ends a batch: tells the operations that have waited long enough, adds what is remembered and what is held now.
+    fn finish(&mut self, batch: &mut Batch) -> Result<(), LogError> {
         let source = SourceId::from("operations");
         while let Some(records) = self.processor.operations().due(self.observed) {
             let log = &self.log;
-            let processed = self.processor.tell(&records, self.observed, |id| Ok(log.find(id)?.is_some()))?;
+            let processed = self.processor.tell(&records, self.observed, |id| is_logged(&**log, id))?;
             match processed {
                 Processed::Changes { events, assets, unmapped, .. } => {
-                    self.changes(events, &assets, unmapped, batch);
+                    self.changes(events, assets, unmapped, batch);
                 }
                 Processed::Rejected { code, reason, .. } => {
                     let bytes = records.into_iter().next_back().unwrap_or_default();
@@ -176,6 +181,7 @@ impl Ingest {
                 Processed::Skipped { .. } | Processed::Duplicate { .. } | Processed::Folded => {}
             }
         }
+        batch.assets = self.changed.drain().map(|(name, held)| (name, held.encode())).collect();
         batch.correlation = self.processor.correlator().take_changes();
         batch.correlation.extend(self.processor.operations().take_changes());
         batch.correlation.extend(self.processor.novelties().take_changes());
@@ -187,9 +193,9 @@ impl Ingest {
     }
 
     fn changes(
-        &self,
+        &mut self,
         events: Vec<NewEvent>,
-        assets: &[Arc<Held>],
+        assets: Vec<Arc<Held>>,
         unmapped: Option<(String, String)>,
         batch: &mut Batch,
     ) {
@@ -203,7 +209,7 @@ impl Ingest {
             }
         }
         batch.events.extend(events);
-        batch.assets.extend(assets.iter().map(|held| (held.name.clone(), held.encode())));
+        self.changed.extend(assets.into_iter().map(|held| (held.name.clone(), held)));
     }
 
     fn take(&mut self, delivery: Delivery, outcomes: Outcomes) -> Result<Pending, LogError> {
@@ -228,7 +234,7 @@ impl Ingest {
                 }
             }
         }
-        self.due(&mut batch)?;
+        self.finish(&mut batch)?;
         let assets = i64::try_from(self.inventory.len()).unwrap_or(i64::MAX);
         self.metrics.assets.set(assets);
         Span::current().record("events", batch.events.len());
@@ -239,16 +245,17 @@ impl Ingest {
         &mut self,
         source: &SourceId,
         record: RawRecord,
-        outcome: Outcome,
+        (outcome, known): (Outcome, Known),
         batch: &mut Batch,
     ) -> Result<(), LogError> {
         let log = &self.log;
-        let processed = self.processor.complete(outcome, self.observed, |id| Ok(log.find(id)?.is_some()))?;
+        let is_known = |id: &str| known.unwrap_or_else(|| is_logged(&**log, id));
+        let processed = self.processor.complete(outcome, self.observed, is_known)?;
         let count = |outcome: &str| self.metrics.records.with_label_values(&[&source.0, outcome]).inc();
         match processed {
             Processed::Changes { events, assets, unmapped, .. } => {
                 count("changes");
-                self.changes(events, &assets, unmapped, batch);
+                self.changes(events, assets, unmapped, batch);
             }
             Processed::Folded => count("folded"),
             Processed::Skipped { reason, .. } => {
@@ -274,6 +281,10 @@ impl Ingest {
         self.metrics.quarantined.with_label_values(&[rejected.code]).inc();
         batch.rejected.push(rejected);
     }
+}
+
+fn is_logged(log: &dyn EventLog, id: &str) -> Result<bool, LogError> {
+    Ok(log.find(id)?.is_some())
 }
 
 /// What correlation remembered before a restart.

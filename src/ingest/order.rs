@@ -4,10 +4,10 @@ use crate::model::RawRecord;
 use crate::normalize::Outcome;
 
 /// Records in the order of their times: a file has its records in no order. Those of one time stay in theirs, and what tells
-/// of no change, and so has no time here, comes first.
-pub(super) fn in_order(records: Vec<RawRecord>, outcomes: Vec<Outcome>) -> Vec<(RawRecord, Outcome)> {
+/// of no change, and so has no time here, comes first. `K` is what else is known of each.
+pub(super) fn in_order<K>(records: Vec<RawRecord>, outcomes: Vec<(Outcome, K)>) -> Vec<(RawRecord, (Outcome, K))> {
     let mut taken: Vec<_> = records.into_iter().zip(outcomes).collect();
-    taken.sort_by_key(|(_, outcome)| outcome.time());
+    taken.sort_by_key(|(_, (outcome, _))| outcome.time());
     taken
 }
 
@@ -54,13 +54,13 @@ mod tests {
         records
     }
 
-    fn delivery(records: &[Value]) -> (Vec<RawRecord>, Vec<Outcome>) {
+    fn delivery(records: &[Value]) -> (Vec<RawRecord>, Vec<(Outcome, ())>) {
         let raw = |(index, record): (u64, &Value)| RawRecord {
             bytes: Bytes::from(record.to_string()),
             origin: Origin { source: "trail".into(), location: "a.json".into(), index },
         };
         let records: Vec<_> = (0..).zip(records).map(raw).collect();
-        let outcomes = records.iter().map(|record| engine().normalize(&record.bytes)).collect();
+        let outcomes = records.iter().map(|record| (engine().normalize(&record.bytes), ())).collect();
         (records, outcomes)
     }
 
@@ -90,7 +90,7 @@ mod tests {
                 let mut processor = Processor::new(engine(), Arc::clone(&inventory), "io.catchment".to_owned(), 100);
                 let (records, outcomes) = delivery(records);
                 let mut events: Vec<Bytes> = Vec::new();
-                for (_, outcome) in in_order(records, outcomes) {
+                for (_, (outcome, ())) in in_order(records, outcomes) {
                     let seen = |_: &str| Ok::<_, Infallible>(false);
                     let Ok(Processed::Changes { events: told, .. }) = processor.complete(outcome, Time::default(), seen) else {
                         panic!("no change")

@@ -209,7 +209,7 @@ impl Processor {
             Outcome::Rejected { code, reason, rule } => return Ok(Processed::Rejected { code, reason, rule }),
         };
         let key = xxh3_128(record.event_id.as_bytes());
-        if self.recent.contains(key) || is_known(&format!("{}:0", record.event_id))? {
+        if self.recent.contains(key) || is_known(&first_id(&record.event_id))? {
             return Ok(Processed::Duplicate { event_id: record.event_id });
         }
         self.recent.insert(key);
@@ -229,7 +229,7 @@ impl Processor {
         let generic = drafts.iter().any(|draft| draft.confidence == Confidence::Low);
         let rule = drafts.first().map_or_else(|| "".into(), |draft| Arc::clone(&draft.rule));
         for (index, mut draft) in drafts.into_iter().enumerate() {
-            let id = format!("{}:{index}", record.event_id);
+            let id = event_id(&record.event_id, index);
             let mut applied = self.inventory.apply(record.time, &id, &mut draft, &self.past());
             applied.late |= self.late;
             assets.extend(applied.held.take());
@@ -262,6 +262,16 @@ impl Processor {
         let unmapped = generic.then(|| (operation.service.clone(), operation.name.clone()));
         Processed::Changes { events, assets, unmapped, rule }
     }
+}
+
+/// The CloudEvents id of one of a record's events.
+fn event_id(of_record: &str, index: usize) -> String {
+    format!("{of_record}:{index}")
+}
+
+/// That of the first: every record that has events has this one.
+pub(super) fn first_id(of_record: &str) -> String {
+    event_id(of_record, 0)
 }
 
 /// The last so many ids: what is on its way into the log can't be found there yet.

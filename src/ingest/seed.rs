@@ -36,8 +36,8 @@ impl Ingest {
         batch: &mut Batch,
     ) {
         let taken = self.processor.seed(found, document, self.observed);
+        self.changes(taken.events, taken.assets, None, batch);
         let count = |outcome: &str| self.metrics.records.with_label_values(&[&*source.0, outcome]).inc();
-        self.changes(taken.events, &taken.assets, None, batch);
         match taken.rejected {
             Some((code, reason)) => {
                 let RawRecord { bytes, origin } = record;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::apply::Application;
@@ -54,10 +55,10 @@ pub(super) fn advance(name: &AssetName, held: Option<&Held>, told: &Told) -> (Ap
     };
     let (previous, before) = recall(alive, told);
     let (document, configuration_state) = after(action, alive, before.as_deref(), told);
-    let changes = match &document {
-        Some(document) => diff(before.as_deref().unwrap_or(&empty()), document, &told.asset.kind.sets),
-        None => Vec::new(),
-    };
+    let nothing = empty();
+    let changes =
+        document.as_ref().map(|document| diff(before.as_deref().unwrap_or(&nothing), document, &told.asset.kind.sets));
+    let changes = json(&changes.unwrap_or_default());
     let (display_name, tags) = describe(&told.asset, document.as_ref().or(before.as_deref()));
     let uid = uid(
         (&told.asset, &told.event_id),
@@ -73,7 +74,7 @@ pub(super) fn advance(name: &AssetName, held: Option<&Held>, told: &Told) -> (Ap
         region: region(&told.asset, document.as_ref().or(before.as_deref()), held),
         display_name,
         tags,
-        configuration: document.as_ref().map(|document| document.to_string().into()),
+        configuration: document.as_ref().map(json),
         configuration_state,
         previous_configuration: previous,
         previous_state,
@@ -124,8 +125,13 @@ fn recall(alive: Option<&Held>, told: &Told) -> (Option<Bytes>, Option<Arc<Value
             added = true;
         }
     }
-    let previous = if added { before.as_ref().map(|before| before.to_string().into()) } else { previous };
+    let previous = if added { before.as_deref().map(json) } else { previous };
     (previous, before)
+}
+
+fn json(value: &impl Serialize) -> Bytes {
+    // Documents in memory have texts for keys: they can be written.
+    serde_json::to_vec(value).unwrap_or_default().into()
 }
 
 /// The configuration after a change, and how much of it is known.

@@ -10,17 +10,17 @@ use serde_json::{Map, Value};
 use super::set::{key_of, places};
 use crate::model::KeyedSet;
 
-/// One operation of `changes`.
+/// One operation of `changes`. A [difference](diff) borrows its values from the documents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Change {
+pub struct Change<V = Value> {
     /// What to do.
     pub op: ChangeOp,
     /// Where; `-` at the end of an array for an element that came into a set.
     pub path: PointerBuf,
     /// The new value; null for `remove`.
-    pub value: Value,
+    pub value: V,
     /// The value before; null for `add`.
-    pub old: Value,
+    pub old: V,
 }
 
 /// The operations that a difference is made of.
@@ -35,15 +35,31 @@ pub enum ChangeOp {
     Replace,
 }
 
+impl Change<&Value> {
+    /// The same with values of its own.
+    #[must_use]
+    pub fn to_owned(&self) -> Change {
+        Change { op: self.op, path: self.path.clone(), value: self.value.clone(), old: self.old.clone() }
+    }
+}
+
+const NULL: &Value = &Value::Null;
+
 /// The difference.
 #[must_use]
-pub fn diff(old: &Value, new: &Value, sets: &[KeyedSet]) -> Vec<Change> {
+pub fn diff<'v>(old: &'v Value, new: &'v Value, sets: &[KeyedSet]) -> Vec<Change<&'v Value>> {
     let mut changes = Vec::new();
     compare(old, new, &PointerBuf::root(), sets, &mut changes);
     changes
 }
 
-fn compare(old: &Value, new: &Value, at: &PointerBuf, sets: &[KeyedSet], changes: &mut Vec<Change>) {
+fn compare<'v>(
+    old: &'v Value,
+    new: &'v Value,
+    at: &PointerBuf,
+    sets: &[KeyedSet],
+    changes: &mut Vec<Change<&'v Value>>,
+) {
     match (old, new) {
         _ if old == new => {}
         (Value::Object(old), Value::Object(new)) => compare_objects(old, new, at, sets, changes),
@@ -58,16 +74,16 @@ fn compare(old: &Value, new: &Value, at: &PointerBuf, sets: &[KeyedSet], changes
     }
 }
 
-fn replaced(at: &PointerBuf, old: &Value, new: &Value) -> Change {
-    Change { op: ChangeOp::Replace, path: at.clone(), value: new.clone(), old: old.clone() }
+fn replaced<'v>(at: &PointerBuf, old: &'v Value, new: &'v Value) -> Change<&'v Value> {
+    Change { op: ChangeOp::Replace, path: at.clone(), value: new, old }
 }
 
-fn compare_objects(
-    old: &Map<String, Value>,
-    new: &Map<String, Value>,
+fn compare_objects<'v>(
+    old: &'v Map<String, Value>,
+    new: &'v Map<String, Value>,
     at: &PointerBuf,
     sets: &[KeyedSet],
-    changes: &mut Vec<Change>,
+    changes: &mut Vec<Change<&'v Value>>,
 ) {
     for (key, old_value) in old {
         let new_value = new.get(key);
@@ -78,18 +94,24 @@ fn compare_objects(
         let path = at.with_trailing_token(key.as_str());
         match new_value {
             Some(new_value) => compare(old_value, new_value, &path, sets, changes),
-            None => changes.push(Change { op: ChangeOp::Remove, path, value: Value::Null, old: old_value.clone() }),
+            None => changes.push(Change { op: ChangeOp::Remove, path, value: NULL, old: old_value }),
         }
     }
     for (key, value) in new.iter().filter(|(key, _)| !old.contains_key(*key)) {
         let path = at.with_trailing_token(key.as_str());
-        changes.push(Change { op: ChangeOp::Add, path, value: value.clone(), old: Value::Null });
+        changes.push(Change { op: ChangeOp::Add, path, value, old: NULL });
     }
 }
 
 /// Elements that changed, at their old places; then what left, last first, so that the places hold; then what came.
 /// False when the elements can't be told apart by their keys, or do not stand in the order that this would give.
-fn compare_sets(old: &[Value], new: &[Value], set: &KeyedSet, sets: &[KeyedSet], changes: &mut Vec<Change>) -> bool {
+fn compare_sets<'v>(
+    old: &'v [Value],
+    new: &'v [Value],
+    set: &KeyedSet,
+    sets: &[KeyedSet],
+    changes: &mut Vec<Change<&'v Value>>,
+) -> bool {
     let key = |element: &Value| key_of(element, set);
     let (old_keys, new_keys) = (old.iter().map(key).collect::<Vec<_>>(), new.iter().map(key).collect::<Vec<_>>());
     let (Some(old_places), Some(new_places)) = (places(&old_keys), places(&new_keys)) else { return false };
@@ -107,12 +129,12 @@ fn compare_sets(old: &[Value], new: &[Value], set: &KeyedSet, sets: &[KeyedSet],
     for (index, (element, key)) in old.iter().zip(&old_keys).enumerate().rev() {
         if !new_places.contains_key(key.as_str()) {
             let path = set.at.with_trailing_token(index);
-            changes.push(Change { op: ChangeOp::Remove, path, value: Value::Null, old: element.clone() });
+            changes.push(Change { op: ChangeOp::Remove, path, value: NULL, old: element });
         }
     }
     for (element, _) in came {
         let path = set.at.with_trailing_token("-");
-        changes.push(Change { op: ChangeOp::Add, path, value: element.clone(), old: Value::Null });
+        changes.push(Change { op: ChangeOp::Add, path, value: element, old: NULL });
     }
     true
 }

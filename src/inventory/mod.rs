@@ -89,8 +89,8 @@ pub struct Applied {
     pub previous_configuration: Option<Bytes>,
     /// What was known before.
     pub previous_state: PreviousState,
-    /// The difference.
-    pub changes: Vec<Change>,
+    /// The difference, as a JSON array of [`Change`]s.
+    pub changes: Bytes,
     /// The record is older than what the asset holds. What is before and after it here is as of its own time.
     pub late: bool,
     /// What is held from now on, for the log to store; nothing where a late record's place is no longer known.

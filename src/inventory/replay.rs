@@ -173,7 +173,8 @@ impl Logged {
             return (self.changes.clone(), Arc::new(Held { display_name, tags, arn, uid, ..Held::clone(after) }));
         }
         let changes = after.configuration.as_ref().map_or_else(Vec::new, |after| {
-            diff(&before.map_or_else(empty, |before| parse_object(before)), &parse_object(after), sets)
+            let (before, after) = (before.map_or_else(empty, |before| parse_object(before)), parse_object(after));
+            diff(&before, &after, sets).iter().map(Change::to_owned).collect()
         });
         (changes, Arc::clone(after))
     }

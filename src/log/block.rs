@@ -45,22 +45,23 @@ pub(super) fn split(mut events: &[NewEvent]) -> impl Iterator<Item = &[NewEvent]
 
 /// Encodes a run of events.
 pub(super) fn encode(sealer: &mut Sealer, events: &[NewEvent]) -> io::Result<Vec<u8>> {
-    let lines: usize = events.iter().map(|event| event.json.len() + 1).sum();
-    let mut packed = Vec::with_capacity(lines + events.len() * 512);
-    events.iter().for_each(|event| put_head(&mut packed, &event.head));
-    let heads_length = packed.len();
-    for event in events {
-        debug_assert!(!event.json.contains(&b'\n'), "an event is one line");
-        packed.extend_from_slice(&event.json);
-        packed.push(b'\n');
-    }
-    let observed = |event: Option<&NewEvent>| event.map_or(0, |event| event.head.observed.millis()).to_be_bytes();
-    let mut plain = Vec::with_capacity(PLAIN);
-    plain.extend_from_slice(&narrow(events.len())?);
-    plain.extend_from_slice(&observed(events.first()));
-    plain.extend_from_slice(&observed(events.last()));
-    plain.extend_from_slice(&narrow(heads_length)?);
-    sealer.seal(&plain, &packed)
+    sealer.seal(|packed| {
+        events.iter().for_each(|event| put_head(packed, &event.head));
+        let heads_length = packed.len();
+        packed.reserve(events.iter().map(|event| event.json.len() + 1).sum());
+        for event in events {
+            debug_assert!(!event.json.contains(&b'\n'), "an event is one line");
+            packed.extend_from_slice(&event.json);
+            packed.push(b'\n');
+        }
+        let observed = |event: Option<&NewEvent>| event.map_or(0, |event| event.head.observed.millis()).to_be_bytes();
+        let mut plain = Vec::with_capacity(PLAIN);
+        plain.extend_from_slice(&narrow(events.len())?);
+        plain.extend_from_slice(&observed(events.first()));
+        plain.extend_from_slice(&observed(events.last()));
+        plain.extend_from_slice(&narrow(heads_length)?);
+        Ok(plain)
+    })
 }
 
 fn narrow(length: usize) -> io::Result<[u8; 4]> {

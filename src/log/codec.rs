@@ -15,6 +15,7 @@ use std::io;
 
 use xxhash_rust::xxh3::xxh3_64;
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::compress_bound;
 
 /// The format byte of what this program writes, and the only one it reads.
 pub(super) const FORMAT: u8 = 1;
@@ -22,6 +23,8 @@ const CHECKED_FROM: usize = 9;
 const PLAIN_FROM: usize = 13;
 /// Fast enough not to be noticed beside the fsync; higher levels cost twice the time for a tenth of the size.
 const LEVEL: i32 = 1;
+/// Buffers that a larger value has made larger than this are not kept.
+const KEPT_BYTES: usize = 2 << 20;
 
 /// Why a stored value can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,28 +41,41 @@ pub(super) enum Damage {
     Fields,
 }
 
-/// Writes sealed values. Keeps the compressor from one value to the next.
+/// Writes sealed values. Keeps the compressor and its buffers from one value to the next.
 #[derive(Default)]
-pub(super) struct Sealer(Option<Compressor<'static>>);
+pub(super) struct Sealer {
+    compressor: Option<Compressor<'static>>,
+    packed: Vec<u8>,
+    frame: Vec<u8>,
+}
 
 impl Sealer {
-    pub(super) fn seal(&mut self, plain: &[u8], packed: &[u8]) -> io::Result<Vec<u8>> {
-        let length = u32::try_from(packed.len())
-            .map_err(|_| io::Error::other(format!("a value of {} bytes is too large to store", packed.len())))?;
-        let compressor = match &mut self.0 {
+    /// `pack` writes the packed part into an empty buffer, and gives the plain part.
+    pub(super) fn seal(&mut self, pack: impl FnOnce(&mut Vec<u8>) -> io::Result<Vec<u8>>) -> io::Result<Vec<u8>> {
+        self.packed.clear();
+        let plain = pack(&mut self.packed)?;
+        let length = u32::try_from(self.packed.len())
+            .map_err(|_| io::Error::other(format!("a value of {} bytes is too large to store", self.packed.len())))?;
+        let compressor = match &mut self.compressor {
             Some(compressor) => compressor,
             none => none.insert(Compressor::new(LEVEL)?),
         };
-        let frame = compressor.compress(packed)?;
-        let mut sealed = Vec::with_capacity(PLAIN_FROM + plain.len() + frame.len());
+        self.frame.reserve(compress_bound(self.packed.len()));
+        compressor.compress_to_buffer(&self.packed, &mut self.frame)?;
+        let mut sealed = Vec::with_capacity(PLAIN_FROM + plain.len() + self.frame.len());
         sealed.push(FORMAT);
         sealed.extend_from_slice(&[0; 8]);
         sealed.extend_from_slice(&length.to_be_bytes());
-        sealed.extend_from_slice(plain);
-        sealed.extend_from_slice(&frame);
+        sealed.extend_from_slice(&plain);
+        sealed.extend_from_slice(&self.frame);
         let checksum = sealed.get(CHECKED_FROM..).map_or(0, xxh3_64);
         if let Some(place) = sealed.get_mut(1..CHECKED_FROM) {
             place.copy_from_slice(&checksum.to_be_bytes());
+        }
+        // What a single large value took is given back.
+        for buffer in [&mut self.packed, &mut self.frame] {
+            buffer.clear();
+            buffer.shrink_to(KEPT_BYTES);
         }
         Ok(sealed)
     }
@@ -166,11 +182,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn sealed(plain: &[u8], packed: &[u8]) -> Vec<u8> {
+        let pack = |buffer: &mut Vec<u8>| {
+            buffer.extend_from_slice(packed);
+            Ok(plain.to_vec())
+        };
+        Sealer::default().seal(pack).unwrap()
+    }
+
     proptest! {
         #[test]
         fn what_is_sealed_opens(plain_part in prop::collection::vec(any::<u8>(), 0..40),
                                 packed in prop::collection::vec(any::<u8>(), 0..4000)) {
-            let sealed = Sealer::default().seal(&plain_part, &packed).unwrap();
+            let sealed = sealed(&plain_part, &packed);
             prop_assert_eq!(plain(&sealed, plain_part.len()), Ok(plain_part.as_slice()));
             prop_assert_eq!(Unsealer::default().packed(&sealed, plain_part.len()), Ok(packed));
         }
@@ -178,7 +202,7 @@ mod tests {
         #[test]
         fn every_flipped_bit_is_found(packed in prop::collection::vec(any::<u8>(), 0..200),
                                       at in any::<prop::sample::Index>(), bit in 0..8_u8) {
-            let mut sealed = Sealer::default().seal(b"plain", &packed).unwrap();
+            let mut sealed = sealed(b"plain", &packed);
             let at = at.index(sealed.len());
             sealed[at] ^= 1 << bit;
             prop_assert!(plain(&sealed, 5).is_err());
@@ -194,7 +218,7 @@ mod tests {
 
     #[test]
     fn another_format_is_named() {
-        let mut sealed = Sealer::default().seal(&[], b"x").unwrap();
+        let mut sealed = sealed(&[], b"x");
         sealed[0] = 7;
         assert_eq!(plain(&sealed, 0), Err(Damage::Format(7)));
     }

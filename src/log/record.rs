@@ -39,15 +39,16 @@ pub(super) fn fingerprint(rejected: &Rejected) -> [u8; FINGERPRINT] {
 /// Encodes a record.
 pub(super) fn encode(sealer: &mut Sealer, rejected: &Rejected, fingerprint: &[u8; FINGERPRINT]) -> io::Result<Vec<u8>> {
     let origin = &rejected.origin;
-    let mut packed = Vec::with_capacity(rejected.bytes.len() + rejected.reason.len() + 256);
-    put_bytes(&mut packed, origin.source.0.as_bytes());
-    put_bytes(&mut packed, origin.location.as_bytes());
-    packed.extend_from_slice(&origin.index.to_be_bytes());
-    put_bytes(&mut packed, rejected.code.as_bytes());
-    put_bytes(&mut packed, rejected.reason.as_bytes());
-    packed.extend_from_slice(&rejected.observed.millis().to_be_bytes());
-    put_bytes(&mut packed, &rejected.bytes);
-    sealer.seal(fingerprint, &packed)
+    sealer.seal(|packed| {
+        put_bytes(packed, origin.source.0.as_bytes());
+        put_bytes(packed, origin.location.as_bytes());
+        packed.extend_from_slice(&origin.index.to_be_bytes());
+        put_bytes(packed, rejected.code.as_bytes());
+        put_bytes(packed, rejected.reason.as_bytes());
+        packed.extend_from_slice(&rejected.observed.millis().to_be_bytes());
+        put_bytes(packed, &rejected.bytes);
+        Ok(fingerprint.to_vec())
+    })
 }
 
 /// The fingerprint of an encoded record.

@@ -1,0 +1,381 @@
+//! Runs of events, encoded once for every subscriber.
+
+mod chunks;
+mod selected;
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use self::chunks::{Chunks, Lines};
+use self::selected::Run;
+pub(crate) use self::selected::Selected;
+pub(super) use self::selected::{Chunk, Progress};
+use super::cel::View;
+use super::compressed::Compressed;
+use super::matching::{Filters, InternedFilter, Matches};
+use super::projection::Projection;
+use crate::log::{Block, LogError};
+use crate::model::{Epoch, EventHead, Seq};
+
+/// Text that one segment aims to hold. A single block of the log may hold more.
+pub(super) const SEGMENT_BYTES: usize = 256 * 1024;
+
+/// Segments end where a page of this many positions ends, so that readers that began at different places soon ask for
+/// the same segments.
+const PAGE: u64 = 128;
+
+/// What a subscriber gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// `text/event-stream` (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
+    Sse,
+    /// One JSON object per line, `application/x-ndjson`.
+    Ndjson,
+}
+
+/// The form of events that subscribers share.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Encoding {
+    pub(super) format: Format,
+    pub(super) projection: Option<Arc<Projection>>,
+    /// Compressed with gzip.
+    pub(super) gzip: bool,
+}
+
+impl Encoding {
+    /// What the hub makes of each new event. Other encodings are made of it when somebody asks.
+    pub(super) const BASE: Self = Self { format: Format::Sse, projection: None, gzip: false };
+
+    fn is_base(&self) -> bool {
+        *self == Self::BASE
+    }
+}
+
+/// Consecutive events in one encoding, in one buffer. Each stands there as a chunk of an HTTP/1.1 answer
+/// (<https://www.rfc-editor.org/rfc/rfc9112#section-7.1>), so that any run of events is a slice that can be sent as it
+/// is. The text within the chunk is `id: <epoch>.<seq>\ndata: <json>\n\n`, or the JSON and a line break.
+#[derive(Debug)]
+pub(super) struct Segment {
+    heads: Arc<Heads>,
+    base: bool,
+    chunks: Bytes,
+    spans: Vec<Span>,
+    /// What is sent in the place of the chunks, where the encoding is compressed.
+    compressed: Option<Compressed>,
+}
+
+/// What filters look at, shared by the encodings of a segment.
+#[derive(Debug)]
+pub(super) struct Heads {
+    first: Seq,
+    events: Vec<EventHead>,
+    /// Made for new segments; those read back from the log have none.
+    matches: OnceLock<Matches>,
+}
+
+/// Where an event lies; its chunk begins where the one before ends.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    text: usize,
+    json: usize,
+    end: usize,
+}
+
+/// What ends a chunk.
+const CHUNK_END: &[u8] = b"\r\n";
+
+/// Which events of a segment, in whatever encoding, a filter passes.
+#[derive(Clone, Debug)]
+pub(super) enum Passing {
+    All,
+    /// Their indexes, ascending.
+    Some(Arc<[u32]>),
+}
+
+/// How much to select.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    pub(super) events: u64,
+    pub(super) bytes: usize,
+}
+
+impl Passing {
+    /// Whether each event of a range passes.
+    fn covers(&self, events: &Range<usize>) -> bool {
+        let Self::Some(indexes) = self else { return true };
+        let at = indexes.partition_point(|index| (*index as usize) < events.start);
+        // They are ascending: as many as the range is long, and the last where it ends.
+        let last = events.len().checked_sub(1).and_then(|offset| indexes.get(at + offset));
+        last.is_some_and(|last| *last as usize + 1 == events.end)
+    }
+
+    /// The first index from `start` on, of `count`.
+    fn next(&self, start: usize, count: usize) -> Option<usize> {
+        match self {
+            Self::All => (start < count).then_some(start),
+            Self::Some(indexes) => {
+                let at = indexes.partition_point(|index| (*index as usize) < start);
+                indexes.get(at).map(|index| *index as usize)
+            }
+        }
+    }
+}
+
+impl Heads {
+    /// The position of the first event.
+    pub(super) fn first(&self) -> Seq {
+        self.first
+    }
+
+    /// The position of the last event.
+    pub(super) fn last(&self) -> Seq {
+        Seq(self.first.0 + (self.events.len() as u64).saturating_sub(1))
+    }
+
+    pub(super) fn matches(&self) -> Option<&Matches> {
+        self.matches.get()
+    }
+
+    fn index_after(&self, after: Seq) -> usize {
+        usize::try_from(after.next().0.saturating_sub(self.first.0)).unwrap_or(usize::MAX)
+    }
+}
+
+impl Segment {
+    /// Encodes the events of `blocks` that lie after a position, up to the end of a page; `None` when there are none.
+    ///
+    /// # Errors
+    /// When a block has not as many lines as heads.
+    pub(super) fn encode(epoch: Epoch, after: Seq, blocks: Vec<Block>) -> Result<Option<Self>, LogError> {
+        let mut first = None;
+        let mut heads = Vec::new();
+        let text = blocks.iter().map(|block| block.lines.len()).sum();
+        let mut chunks = Chunks::with_capacity(epoch, Format::Sse, text);
+        for block in blocks {
+            let page = |seq: Seq| seq.0 / PAGE;
+            if first.is_some_and(|first| page(first) != page(block.first)) {
+                break;
+            }
+            let mut seq = block.first;
+            let mut lines = Lines(&block.lines);
+            for head in block.heads {
+                let json = lines.next().ok_or_else(|| broken(seq, "fewer lines than events"))?;
+                if seq > after {
+                    first.get_or_insert(seq);
+                    chunks.push(seq, json);
+                    heads.push(head);
+                }
+                seq = seq.next();
+            }
+            if lines.next().is_some() {
+                return Err(broken(seq, "more lines than events"));
+            }
+        }
+        Ok(first.map(|first| {
+            let heads = Heads { first, events: heads, matches: OnceLock::new() };
+            chunks.into_segment(Arc::new(heads), true)
+        }))
+    }
+
+    /// The same events in another encoding. Only of the [base](Encoding::BASE).
+    pub(super) fn encode_as(&self, epoch: Epoch, encoding: &Encoding) -> Self {
+        let plain = Encoding { gzip: false, ..encoding.clone() };
+        let mut segment = if self.serves(&plain) { self.shared() } else { self.write_as(epoch, &plain) };
+        if encoding.gzip {
+            segment.compressed = Some(Compressed::of((0..segment.spans.len()).map(|index| segment.text(index).len())));
+        }
+        segment
+    }
+
+    /// Another one over the same text.
+    fn shared(&self) -> Self {
+        let (heads, chunks, spans) = (Arc::clone(&self.heads), self.chunks.clone(), self.spans.clone());
+        Self { heads, base: false, chunks, spans, compressed: None }
+    }
+
+    fn write_as(&self, epoch: Epoch, encoding: &Encoding) -> Self {
+        let mut chunks = Chunks::with_capacity(epoch, encoding.format, self.chunks.len() / 2);
+        let mut projected = Vec::new();
+        for (index, span) in self.spans.iter().enumerate() {
+            let seq = self.seq(index);
+            let json = self.json(index, span);
+            let Some(projection) = &encoding.projection else {
+                chunks.push(seq, json);
+                continue;
+            };
+            projected.clear();
+            match projection.apply(json, &mut projected) {
+                Ok(()) => chunks.push(seq, &projected),
+                Err(error) => {
+                    tracing::warn!(%seq, %error, "event is sent whole: it can't be read as JSON");
+                    chunks.push(seq, json);
+                }
+            }
+        }
+        chunks.into_segment(Arc::clone(&self.heads), false)
+    }
+
+    /// The JSON of an event. Only of the [base](Encoding::BASE), where two line breaks follow it.
+    fn json(&self, index: usize, span: &Span) -> &[u8] {
+        self.chunks.get(span.json..self.text(index).end.saturating_sub(2)).unwrap_or_default()
+    }
+
+    /// The events as filters look at them. Only of the [base](Encoding::BASE): other encodings have not all of them.
+    fn views(&self) -> impl Iterator<Item = View<'_>> {
+        let events = self.heads.events.iter().zip(self.spans.iter().enumerate());
+        events.map(|(head, (index, span))| View::new(head, self.json(index, span)))
+    }
+
+    /// Asks the filters in use which of the events they pass, once for all subscribers.
+    pub(super) fn match_filters(&self, filters: &Filters) {
+        let _ = self.heads.matches.set(filters.matches(self.views()));
+    }
+
+    /// What a filter passes. Only of the [base](Encoding::BASE).
+    pub(super) fn passing(&self, filter: &InternedFilter) -> Passing {
+        if filter.passes_everything() {
+            return Passing::All;
+        }
+        if let Some(passed) = self.heads.matches().and_then(|matches| matches.of(filter)) {
+            return Passing::Some(passed);
+        }
+        let passed = (0..).zip(self.views()).filter(|(_, event)| filter.passes(event)).map(|(index, _)| index);
+        Passing::Some(passed.collect())
+    }
+
+    /// Whether there is an event after a position among those that pass.
+    pub(super) fn any_after(&self, after: Seq, passing: &Passing) -> bool {
+        passing.next(self.heads.index_after(after), self.spans.len()).is_some()
+    }
+
+    pub(super) fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
+    /// The position of the first event.
+    pub(super) fn first(&self) -> Seq {
+        self.heads.first()
+    }
+
+    /// The position of the last event.
+    pub(super) fn last(&self) -> Seq {
+        self.heads.last()
+    }
+
+    /// Whether subscribers of the encoding can be sent this. A segment that is not the base was made for who has it.
+    pub(super) fn serves(&self, encoding: &Encoding) -> bool {
+        !self.base || encoding.is_base()
+    }
+
+    /// Bytes of memory, about.
+    pub(super) fn weight(&self) -> usize {
+        let heads: usize = self.heads.events.iter().map(head_weight).sum();
+        let matches = self.heads.matches().map_or(0, Matches::weight);
+        self.chunks.len() + heads + self.spans.len() * size_of::<Span>() + matches
+    }
+
+    /// Bytes of text, about.
+    pub(super) fn text_bytes(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// Appends the events after `selected.scanned` that pass to `selected`, while there is room; one event is always
+    /// taken, however long.
+    pub(super) fn select(self: &Arc<Self>, passing: &Passing, room: Room, selected: &mut Selected) {
+        let mut start = self.heads.index_after(selected.scanned);
+        if let Some(compressed) = &self.compressed {
+            return self.select_pieces(compressed, passing, room, selected);
+        }
+        if matches!(passing, Passing::All) && self.select_rest(start, room, selected) {
+            return;
+        }
+        while let Some(index) = passing.next(start, self.spans.len()) {
+            let bytes = self.chunk(index).len();
+            let fits = selected.events == 0 || selected.bytes + bytes <= room.bytes;
+            if selected.events >= room.events || !fits {
+                // What was passed over before it was looked at all the same.
+                selected.scanned = Seq(self.seq(index).0 - 1);
+                return;
+            }
+            selected.push(self, index..index + 1, passing, bytes);
+            start = index + 1;
+        }
+        selected.scanned = self.last();
+    }
+
+    /// The same, of compressed events: in pieces of several where the subscriber wants all of one.
+    fn select_pieces(
+        self: &Arc<Self>,
+        compressed: &Compressed,
+        passing: &Passing,
+        room: Room,
+        selected: &mut Selected,
+    ) {
+        let mut start = self.heads.index_after(selected.scanned);
+        while let Some(index) = passing.next(start, self.spans.len()) {
+            let left = room.events - selected.events.min(room.events);
+            let block = compressed.block_at(index).filter(|block| block.len() as u64 <= left && passing.covers(block));
+            let events = block.unwrap_or(index..index + 1);
+            let text = |index| self.chunks.get(self.text(index)).unwrap_or_default();
+            let chunk = compressed.chunk(&events, text);
+            let fits = selected.events == 0 || selected.bytes + chunk.bytes.len() <= room.bytes;
+            if left == 0 || !fits {
+                selected.scanned = Seq(self.seq(index).0 - 1);
+                return;
+            }
+            selected.events += events.len() as u64;
+            selected.bytes += chunk.bytes.len();
+            start = events.end;
+            let (segment, passing) = (Arc::clone(self), passing.clone());
+            selected.runs.push(Run { segment, events, passing, piece: Some(chunk) });
+        }
+        selected.scanned = self.last();
+    }
+
+    /// Takes all from an index on, if there is room.
+    fn select_rest(self: &Arc<Self>, start: usize, room: Room, selected: &mut Selected) -> bool {
+        let rest = start..self.spans.len();
+        let bytes = self.chunks.len().saturating_sub(self.chunk(start).start);
+        let fits = selected.bytes + bytes <= room.bytes && rest.len() as u64 <= room.events - selected.events;
+        if fits && !rest.is_empty() {
+            selected.push(self, rest, &Passing::All, bytes);
+            selected.scanned = self.last();
+        }
+        fits
+    }
+
+    fn seq(&self, index: usize) -> Seq {
+        Seq(self.first().0 + index as u64)
+    }
+
+    /// The bytes of an event's chunk; empty when there is no such event.
+    fn chunk(&self, index: usize) -> Range<usize> {
+        let Some(span) = self.spans.get(index) else { return 0..0 };
+        index.checked_sub(1).and_then(|before| self.spans.get(before)).map_or(0, |span| span.end)..span.end
+    }
+
+    /// The bytes of an event's text; empty when there is no such event.
+    fn text(&self, index: usize) -> Range<usize> {
+        self.spans.get(index).map_or(0..0, |span| span.text..span.end.saturating_sub(CHUNK_END.len()))
+    }
+}
+
+fn head_weight(head: &EventHead) -> usize {
+    let principals: usize = head.principals.iter().map(|text| text.len() + size_of::<String>()).sum();
+    size_of::<EventHead>()
+        + principals
+        + head.asset.as_str().len()
+        + [&head.id, &head.asset_type, &head.provider, &head.account, &head.region, &head.method]
+            .iter()
+            .map(|text| text.len())
+            .sum::<usize>()
+}
+
+fn broken(seq: Seq, what: &str) -> LogError {
+    LogError::Storage { action: "encode events", path: format!("the block at position {seq}"), cause: what.to_owned() }
+}
+
+#[cfg(test)]
+mod tests;

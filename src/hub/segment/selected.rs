@@ -1,0 +1,160 @@
+//! Events on their way to a socket: slices of segments, and how far they were sent.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Passing, Segment};
+use crate::hub::gzip::Checksum;
+use crate::model::Seq;
+
+/// Events to be sent, out of one or more segments.
+#[derive(Clone, Debug)]
+pub(crate) struct Selected {
+    pub(super) runs: Vec<Run>,
+    /// How many events there are.
+    pub(in crate::hub) events: u64,
+    /// The bytes of their chunks.
+    pub(in crate::hub) bytes: usize,
+    /// The position up to which events were looked at: there is nothing to send between the last one and this.
+    pub(in crate::hub) scanned: Seq,
+}
+
+/// Adjacent events of a segment.
+#[derive(Clone, Debug)]
+pub(super) struct Run {
+    pub(super) segment: Arc<Segment>,
+    pub(super) events: Range<usize>,
+    /// What of the segment is wanted.
+    pub(super) passing: Passing,
+    /// Where the encoding is compressed: a piece with just these events.
+    pub(super) piece: Option<Chunk>,
+}
+
+/// A piece of a compressed stream, as a chunk of an HTTP/1.1 answer.
+#[derive(Clone, Debug)]
+pub(in crate::hub) struct Chunk {
+    pub(in crate::hub) bytes: Bytes,
+    /// Where the piece lies within.
+    pub(in crate::hub) piece: Range<usize>,
+    pub(in crate::hub) sum: Checksum,
+}
+
+/// How much of what was selected has been sent.
+#[derive(Debug)]
+pub(in crate::hub) struct Progress {
+    /// Events of which something was sent.
+    pub(in crate::hub) events: u64,
+    /// The last of them; `None` when nothing was sent.
+    pub(in crate::hub) last: Option<Seq>,
+    /// What is still to be sent of it.
+    pub(in crate::hub) rest: Bytes,
+    /// That of the texts that were sent, where the encoding is compressed.
+    pub(in crate::hub) sum: Checksum,
+}
+
+impl Selected {
+    /// Nothing yet.
+    pub(in crate::hub) fn after(position: Seq) -> Self {
+        Self { runs: Vec::new(), events: 0, bytes: 0, scanned: position }
+    }
+
+    /// The last event.
+    #[cfg(test)]
+    pub(in crate::hub) fn last(&self) -> Option<Seq> {
+        self.runs.last().map(|run| run.segment.seq(run.events.end.saturating_sub(1)))
+    }
+
+    /// The chunks, as slices of the shared buffers.
+    pub(in crate::hub) fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        self.runs.iter().map(|run| match &run.piece {
+            Some(chunk) => &chunk.bytes[..],
+            None => run.segment.chunks.get(run.bytes()).unwrap_or_default(),
+        })
+    }
+
+    /// The text without the chunks around it. A single event is not copied.
+    pub(crate) fn text(&self) -> Bytes {
+        if let [run] = &self.runs[..] {
+            match &run.piece {
+                Some(chunk) => return chunk.bytes.slice(chunk.piece.clone()),
+                None if run.events.len() == 1 => return run.segment.chunks.slice(run.segment.text(run.events.start)),
+                None => {}
+            }
+        }
+        let mut text = BytesMut::with_capacity(self.bytes);
+        for run in &self.runs {
+            if let Some(chunk) = &run.piece {
+                text.extend_from_slice(chunk.bytes.get(chunk.piece.clone()).unwrap_or_default());
+                continue;
+            }
+            for index in run.events.clone() {
+                text.extend_from_slice(run.segment.chunks.get(run.segment.text(index)).unwrap_or_default());
+            }
+        }
+        text.freeze()
+    }
+
+    /// The segment of the first event after a position, and what of it was wanted.
+    pub(in crate::hub) fn segment_after(&self, position: Seq) -> Option<(Arc<Segment>, Passing)> {
+        let run = self.runs.iter().find(|run| run.segment.last() > position)?;
+        Some((Arc::clone(&run.segment), run.passing.clone()))
+    }
+
+    /// How far `sent` bytes of the chunks go.
+    pub(in crate::hub) fn progress(&self, mut sent: usize) -> Progress {
+        let mut progress = Progress { events: 0, last: None, rest: Bytes::new(), sum: Checksum::EMPTY };
+        for run in &self.runs {
+            if sent == 0 {
+                break;
+            }
+            let (segment, bytes) = (&run.segment, run.bytes());
+            if let Some(chunk) = &run.piece {
+                progress.events += run.events.len() as u64;
+                progress.last = Some(segment.seq(run.events.end.saturating_sub(1)));
+                progress.sum = progress.sum.then(chunk.sum);
+                progress.rest = chunk.bytes.slice(sent.min(chunk.bytes.len())..);
+                sent = sent.saturating_sub(chunk.bytes.len());
+                continue;
+            }
+            if sent >= bytes.len() {
+                sent -= bytes.len();
+                progress.events += run.events.len() as u64;
+                progress.last = Some(segment.seq(run.events.end.saturating_sub(1)));
+                continue;
+            }
+            let reached = bytes.start + sent;
+            // The event with the last byte that was sent.
+            let index = segment.spans.partition_point(|span| span.end < reached);
+            progress.events += (index + 1 - run.events.start) as u64;
+            progress.last = Some(segment.seq(index));
+            progress.rest = segment.chunks.slice(reached..segment.chunk(index).end);
+            break;
+        }
+        progress
+    }
+
+    pub(super) fn push(&mut self, segment: &Arc<Segment>, events: Range<usize>, passing: &Passing, bytes: usize) {
+        self.events += events.len() as u64;
+        self.bytes += bytes;
+        match self.runs.last_mut() {
+            Some(run)
+                if run.piece.is_none() && Arc::ptr_eq(&run.segment, segment) && run.events.end == events.start =>
+            {
+                run.events.end = events.end;
+            }
+            _ => {
+                let (segment, passing) = (Arc::clone(segment), passing.clone());
+                self.runs.push(Run { segment, events, passing, piece: None });
+            }
+        }
+    }
+}
+
+impl Run {
+    fn bytes(&self) -> Range<usize> {
+        let (segment, events) = (&self.segment, &self.events);
+        segment.chunk(events.start).start..segment.chunk(events.end.saturating_sub(1)).end
+    }
+}
