@@ -113,7 +113,9 @@ pub const KEYS: &[Key] = &[
     live!("auth.requests_per_minute", auth.requests_per_minute),
     live!("auth.streams_per_token", auth.streams_per_token),
     live!("auth.oidc", auth.oidc),
-    live!("log", log),
+    live!("log.retention_days", log.retention_days),
+    live!("log.retention_bytes", log.retention_bytes),
+    fixed!("log.min_free_bytes", log.min_free_bytes),
     fixed!("events", events),
     fixed!("novelty", novelty),
     live!("normalizers", normalizers),
@@ -305,7 +307,7 @@ mod tests {
             assert!(section.contains([' ', '{', '"']) || KEYS.iter().any(known), "{section}");
         }
         let whole = |name: &str| KEYS.iter().any(|key| key.name == name);
-        for section in ["http", "auth", "telemetry"] {
+        for section in ["http", "auth", "log", "telemetry"] {
             let begin = crate::config::DEFAULT_FILE.find(&format!("\n[{section}]")).unwrap() + 2;
             let text = &crate::config::DEFAULT_FILE[begin..];
             let text = text.split("\n[").next().unwrap().split("\n# [").next().unwrap();

@@ -120,6 +120,9 @@ fn log(log: &Value, line: &mut impl FnMut(&str, String)) {
     let [minute, hour] = ["events_last_minute", "events_last_hour"].map(|name| number(&log[name]));
     let [kept, disk] = ["bytes", "disk_bytes"].map(|name| bytes(number(&log[name])));
     line("log", format!("{} events in {kept} ({disk} on disk with all that is kept)", number(&log["events"])));
+    if let Some(why) = log["waits_for"].as_str() {
+        line("", format!("takes nothing in: {why}"));
+    }
     if !log["oldest"].is_null() {
         let [floor, tail, oldest, newest] = ["floor", "tail", "oldest", "newest"].map(|name| text(&log[name]));
         line("", format!("from {floor} of {oldest} to {tail} of {newest}"));
@@ -177,7 +180,7 @@ mod tests {
         json!({
             "version": "0.1.0", "commit": "abc", "uptime_secs": 3_720, "ready": ready, "stopping": false, "missing": if ready { vec![] } else { vec!["sources"] },
             "records": { "received": 12, "changes": 10, "quarantined": 2 },
-            "log": { "floor": 1, "tail": 10, "events": 10, "events_last_minute": 3, "events_last_hour": 10, "bytes": 2_048, "disk_bytes": 5_242_880, "oldest": "A", "newest": "B" },
+            "log": { "floor": 1, "tail": 10, "events": 10, "events_last_minute": 3, "events_last_hour": 10, "bytes": 2_048, "disk_bytes": 5_242_880, "waits_for": "room", "oldest": "A", "newest": "B" },
             "assets": 4, "streams": { "open": 2, "behind": 1, "replaying": 1, "lag_events": 7 }, "memory_bytes": 1_073_741_824_u64,
             "quarantine": { "records": 2, "bytes": 100, "latest": [{ "number": 2, "source": "trail", "code": "not_json", "reason": "no\u{1b}[2J", "observed": "C" }] },
             "sources": [{ "name": "trail", "kind": "file", "state": "retrying", "lag_secs": 61.2, "records": 12, "position": "x at byte 3", "last_error": "gone", "last_error_at": "D" }],
@@ -192,6 +195,7 @@ mod tests {
             "10 events in 2.0 KiB (5.0 MiB on disk",
             "from 1 of A to 10 of B",
             "3 in the last minute",
+            "takes nothing in: room",
             "12 since the start: 10 changes, 2 quarantined",
             "2; 1 behind, 1 of them served from disk, the slowest by 7 events",
             "1.0 GiB",

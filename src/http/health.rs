@@ -13,7 +13,6 @@ use super::access::Caller;
 use super::error::ApiError;
 use super::{App, AppState, Shared};
 use crate::hub::blocking;
-use crate::log::LogError;
 
 /// Ready is when every part that took a [`Latch`] has released it. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -54,13 +53,15 @@ pub(super) async fn live() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: 200, or 503 with what is missing.
+/// `GET /readyz`: 200, or 503 with what is missing. A log that waits for its disk serves all the same.
 pub(super) async fn ready(State(app): State<Shared>) -> Response {
     let missing = missing(&app);
     let stopping = app.state.stop.is_cancelled();
     let ready = missing.is_empty() && !stopping;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": ready, "stopping": stopping, "missing": missing }))).into_response()
+    let log_waits_for = app.state.log.waits_for();
+    let body = json!({ "ready": ready, "stopping": stopping, "missing": missing, "log_waits_for": log_waits_for });
+    (status, Json(body)).into_response()
 }
 
 /// The parts that are waited for.
@@ -78,25 +79,30 @@ pub(super) async fn metrics(
     Extension(caller): Extension<Caller>,
 ) -> Result<Response, ApiError> {
     caller.sees_everything()?;
-    let text = blocking(move || render(&app).map(|text| text.map_err(|error| error.to_string()))).await?;
-    let text = text.map_err(|cause| ApiError::Internal { cause })?;
+    let text =
+        blocking(move || Ok(render(&app))).await?.map_err(|error| ApiError::Internal { cause: error.to_string() })?;
     const FORMAT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, FORMAT)], text).into_response())
 }
 
-fn render(app: &App) -> Result<Result<String, prometheus::Error>, LogError> {
+fn render(app: &App) -> Result<String, prometheus::Error> {
     let AppState { metrics, log, hub, access, .. } = &app.state;
     let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.log_tail.set(gauge(log.tail().borrow().0));
     metrics.log_floor.set(gauge(log.floor().0));
     metrics.log_size_bytes.set(gauge(log.size_bytes()));
-    metrics.log_disk_bytes.set(gauge(log.disk_bytes()?));
+    // Where it can't be measured now, the figure before stays.
+    if let Ok(bytes) = log.disk_bytes() {
+        metrics.log_disk_bytes.set(gauge(bytes));
+    }
     let lag = hub.lag();
     metrics.stream_clients_behind.set(gauge(lag.behind as u64));
     metrics.stream_clients_replaying.set(gauge(lag.replaying as u64));
     metrics.stream_lag_events.set(gauge(lag.events));
     metrics.tokens.set(gauge(access.tokens() as u64));
-    Ok(metrics.render())
+    metrics.log_free_bytes.set(gauge(log.free_bytes().unwrap_or(0)));
+    metrics.log_writable.set(i64::from(log.waits_for().is_none()));
+    metrics.render()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod access;
 mod asset;
 mod assets;
+mod backup;
 mod description;
 mod error;
 mod events;
@@ -134,6 +135,8 @@ struct App {
     streams: Arc<Semaphore>,
     /// One permit per answer of `/v1/stats` that is computed.
     stats: Semaphore,
+    /// One backup at a time: it reads the whole log.
+    backups: Arc<Semaphore>,
 }
 
 type Shared = Arc<App>;
@@ -152,6 +155,7 @@ fn protected() -> Vec<Resource> {
         ("/v1/status", get(status::status)),
         ("/v1/sources", get(reports::sources)),
         ("/v1/quarantine", get(reports::quarantine)),
+        ("/v1/backup", get(backup::backup)),
         ("/v1/tickets", post(access::ticket)),
         ("/v1/login", post(access::login)),
         ("/metrics", get(health::metrics)),
@@ -187,7 +191,8 @@ pub fn router(state: AppState) -> Result<Router, HttpConfigError> {
     }
     let cors = cors(&config.cors_origins)?;
     let streams = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-    let app = Arc::new(App { state, streams, stats: Semaphore::new(stats::AT_ONCE) });
+    let (stats, backups) = (Semaphore::new(stats::AT_ONCE), Arc::new(Semaphore::new(1)));
+    let app = Arc::new(App { state, streams, stats, backups });
     let protected = gather(protected()).route_layer(middleware::from_fn_with_state(Arc::clone(&app), access::admit));
     let router = gather(open())
         .merge(protected)

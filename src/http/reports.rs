@@ -33,16 +33,18 @@ pub(super) struct Source {
 #[derive(Serialize)]
 struct SourceList {
     sources: Vec<Source>,
+    log_waits_for: Option<String>,
 }
 
-/// `GET /v1/sources`: each source, by name.
+/// `GET /v1/sources`: each source, by name, and why what they deliver is not taken.
 pub(super) async fn sources(
     State(app): State<Shared>,
     Extension(caller): Extension<Caller>,
     _: NoParams,
 ) -> Result<Response, ApiError> {
     caller.sees_everything()?;
-    Ok(Json(SourceList { sources: source_list(&app.state.sources) }).into_response())
+    let list = SourceList { sources: source_list(&app.state.sources), log_waits_for: app.state.log.waits_for() };
+    Ok(Json(list).into_response())
 }
 
 pub(super) fn source_list(board: &StatusBoard) -> Vec<Source> {

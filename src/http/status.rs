@@ -53,6 +53,8 @@ struct Log {
     events_last_hour: u64,
     bytes: u64,
     disk_bytes: u64,
+    /// Why nothing is taken in at present.
+    waits_for: Option<String>,
     /// When the oldest and the newest event kept were observed.
     oldest: Option<Time>,
     newest: Option<Time>,
@@ -155,6 +157,7 @@ fn log(log: &dyn EventLog, now: Time) -> Result<Log, LogError> {
         events_last_hour: since(3_600_000)?,
         bytes: log.size_bytes(),
         disk_bytes: log.disk_bytes()?,
+        waits_for: log.waits_for(),
         oldest,
         newest,
     })
