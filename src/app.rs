@@ -39,9 +39,9 @@ use crate::source::{Clock, Intake, Source, SourceError, StatusBoard};
 pub use self::import::{Imported, import};
 
 /// Deliveries that may wait for the ingest loop.
-const INTAKE_DELIVERIES: usize = 64;
+const INTAKE_DELIVERIES: usize = 16;
 /// Bytes of records that may be between sources and ingest loop.
-const INTAKE_BYTES: u32 = 64 << 20;
+const INTAKE_BYTES: u32 = 32 << 20;
 /// How often retention by age is looked at.
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
 
