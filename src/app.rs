@@ -1,8 +1,11 @@
 //! Wiring: open, bind, spawn, wait, and the phases of stopping. Nothing is decided here but the order.
 
+mod backup;
 mod import;
+mod retention;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +25,7 @@ use crate::http::{self, AppState, HttpConfig, HttpConfigError, Readiness, ServeC
 use crate::hub::{FanOut, FanOutConfig, Hub, HubConfig};
 use crate::ingest::{Ingest, IngestConfig};
 use crate::inventory::{Inventory, RestoreError};
-use crate::log::{EmbeddedLog, EventLog, LogError, MemoryLog, Retention};
+use crate::log::{BackupError, EmbeddedLog, EventLog, LogError, MemoryLog, Retention};
 use crate::metrics::Metrics;
 use crate::model::{SourceId, Time};
 use crate::normalize::Engine;
@@ -36,7 +39,9 @@ use crate::source::seed::{aws_config, resource_graph};
 use crate::source::supervise::supervise;
 use crate::source::{Clock, Intake, Source, SourceError, StatusBoard};
 
+pub use self::backup::{back_up, check_backup, restore};
 pub use self::import::{Imported, import};
+pub use crate::log::BackupSummary;
 
 /// Deliveries that may wait for the ingest loop.
 const INTAKE_DELIVERIES: usize = 16;
@@ -74,6 +79,15 @@ pub enum AppError {
     /// The log holds an asset that this version can't read.
     #[error("rebuild the inventory: {0}")]
     Restore(#[from] RestoreError),
+    /// There is nothing to back up.
+    #[error("there is no log in {path}; --data-dir names the data directory of the server")]
+    NoLog {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// A backup can't be read or restored.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// A metric is defined twice.
     #[error("set up the metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -161,9 +175,9 @@ async fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<(Arc<dyn EventL
     if config.ephemeral {
         return Ok((Arc::new(MemoryLog::new(retention, metrics)), Arc::new(Inventory::new())));
     }
-    let data_dir = config.data_dir.clone();
+    let (data_dir, min_free) = (config.data_dir.clone(), config.log.min_free_bytes);
     spawn_blocking(move || {
-        let log = EmbeddedLog::open(&data_dir, retention, metrics)?;
+        let log = EmbeddedLog::open_with_reserve(&data_dir, retention, min_free, metrics)?;
         let inventory = Inventory::new();
         inventory.restore_all(|take| Ok::<_, AppError>(log.for_each_asset(&mut |_, stored| take(stored))?))?;
         info!(data_dir = %data_dir.display(), assets = inventory.len(), events = %log.tail().borrow().0, "log open");
@@ -245,7 +259,8 @@ impl Gateway {
         let fan_out = FanOut::start(&hub, &FanOutConfig::new(stalled_after), &metrics, &serving, &stop_serving);
         let serve_config = ServeConfig { stalled_after };
         serving.spawn(http::serve(listener, router, fan_out, serve_config, stop_serving.clone()));
-        serving.spawn(retain(Arc::clone(&log), clock, stop_serving.clone()));
+        let max_age = config.log.retention_age();
+        serving.spawn(retention::retain(Arc::clone(&log), max_age, clock, stop_serving.clone()));
         let hangup = async move || hangups.next().await;
         let rules = config.normalizers.dir.clone();
         serving.spawn(reload::run(hangup, rules, engines, Arc::clone(&metrics), stop_serving.clone()));
@@ -345,6 +360,8 @@ impl Gateway {
         let _stopping = self.readiness.latch("stopping");
         self.stop_sources.cancel();
         self.sources.close();
+        // What waits for the disk was not acknowledged: it comes again.
+        self.log.stop_waiting();
         let mut in_time = finished("sources", self.sources.wait(), deadline).await.is_some();
         // The last sender: the ingest loop ends when the queue is worked off.
         drop(self.intake);
@@ -363,7 +380,9 @@ impl Gateway {
         self.stop_serving.cancel();
         self.serving.close();
         in_time &= finished("streams", self.serving.wait(), deadline).await.is_some();
-        if let Err(error) = outcome {
+        if let Err(error) = outcome
+            && !(stop.is_cancelled() && matches!(error, LogError::Closed))
+        {
             error!(%error, "stopped because the log failed");
             return Err(error.into());
         }
@@ -398,19 +417,6 @@ async fn finished<T>(phase: &str, work: impl Future<Output = T>, deadline: Insta
         warn!(phase, "not finished in time");
     }
     outcome
-}
-
-/// Drops what retention no longer covers, now and then.
-async fn retain(log: Arc<dyn EventLog>, clock: Clock, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(RETENTION_EVERY);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let (log, now) = (Arc::clone(&log), clock.now());
-        match spawn_blocking(move || log.retain(now)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "retention failed; tried again later"),
-            Err(error) => error!(%error, "retention broke down"),
-        }
-    }
 }
 
 fn now_utc() -> Time {

@@ -48,6 +48,12 @@ pub struct Metrics {
     pub log_tail: IntGauge,
     /// `catchment_log_floor_sequence`.
     pub log_floor: IntGauge,
+    /// `catchment_log_writable`: 1, or 0 while the log takes nothing because of its disk.
+    pub log_writable: IntGauge,
+    /// `catchment_log_free_bytes`: what the file system of the log has free.
+    pub log_free_bytes: IntGauge,
+    /// `catchment_log_damaged_runs`: runs of events that were found to be damaged since the start.
+    pub log_damaged_runs: IntGauge,
     /// `catchment_source_lag_seconds{source}`.
     pub source_lag_seconds: GaugeVec,
     /// `catchment_source_failures_total{source}`.
@@ -132,6 +138,12 @@ impl Metrics {
             log_size_bytes: gauge("catchment_log_size_bytes", "Bytes that the kept events take in the store")?,
             log_tail: gauge("catchment_log_tail_sequence", "Sequence of the newest durable event")?,
             log_floor: gauge("catchment_log_floor_sequence", "Sequence of the oldest kept event")?,
+            log_writable: gauge("catchment_log_writable", "0 while the log takes nothing because of its disk")?,
+            log_free_bytes: gauge("catchment_log_free_bytes", "Bytes free in the file system of the log")?,
+            log_damaged_runs: gauge(
+                "catchment_log_damaged_runs",
+                "Runs of logged events found damaged since the start",
+            )?,
             source_lag_seconds: registered(
                 r,
                 GaugeVec::new(Opts::new("catchment_source_lag_seconds", "How far behind a source is"), &["source"])?,

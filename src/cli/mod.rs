@@ -7,6 +7,7 @@
 mod asset;
 mod azure;
 mod backfill;
+mod backup;
 mod check;
 mod coverage;
 mod demo;
@@ -44,6 +45,7 @@ Examples:
   catchment check --print-default            a configuration file with every key explained
   catchment serve --config catchment.toml    run the gateway
   catchment import config-snapshot.json.gz   fill the inventory with what there was before
+  catchment backup all.backup                all that the log holds, while the server runs
   catchment explain record.json              which rules look for what in a record, and find it
   catchment test --normalizers rules         run a folder of rules over its fixtures
   catchment token create dashboard           a token, so that others than this machine may ask
@@ -83,6 +85,8 @@ enum Command {
     Check(check::Arguments),
     Backfill(backfill::Arguments),
     Import(import::Arguments),
+    Backup(backup::BackupArguments),
+    Restore(backup::RestoreArguments),
     Test(test::Arguments),
     Explain(explain::Arguments),
     Coverage(coverage::Arguments),
@@ -102,6 +106,8 @@ impl Command {
             | Self::Check(_)
             | Self::Backfill(_)
             | Self::Import(_)
+            | Self::Backup(_)
+            | Self::Restore(_)
             | Self::Test(_)
             | Self::Explain(_)
             | Self::Coverage(_)
@@ -221,6 +227,8 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Check(arguments) => check::run(&arguments, environment, output),
         Command::Backfill(arguments) => backfill::run(arguments, environment, output),
         Command::Import(arguments) => import::run(arguments, environment, output),
+        Command::Backup(arguments) => backup::run(arguments, environment, output),
+        Command::Restore(arguments) => backup::restore(arguments, environment, output),
         Command::Token(arguments) => token::run(arguments, environment, output),
         Command::Asset(arguments) => asset::run(&arguments, environment, output),
         Command::Azure(arguments) => azure::run(&arguments, output),

@@ -87,6 +87,8 @@ pub struct LogConfig {
     pub retention_days: u32,
     /// Size at which the oldest events are dropped, in bytes; 0 for no limit.
     pub retention_bytes: u64,
+    /// Bytes that the file system keeps free: with less, nothing is taken in; 0 to use all there is.
+    pub min_free_bytes: u64,
 }
 
 impl LogConfig {
@@ -159,7 +161,7 @@ impl Default for HttpConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { retention_days: 30, retention_bytes: 10 * 1024 * 1024 * 1024 }
+        Self { retention_days: 30, retention_bytes: 10 * 1024 * 1024 * 1024, min_free_bytes: 256 * 1024 * 1024 }
     }
 }
 

@@ -154,7 +154,7 @@ impl History {
         for seq in runs.positions(range) {
             if block.as_ref().is_none_or(|block| !block.holds(seq)) {
                 block = match self.log.read(Seq(seq.0.saturating_sub(1)), 1) {
-                    Err(LogError::BelowFloor { .. }) => continue,
+                    Err(error) if error.is_gone() => continue,
                     blocks => blocks?.into_iter().next(),
                 };
             }

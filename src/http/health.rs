@@ -53,7 +53,7 @@ pub(super) async fn live() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: 200, or 503 with what is missing.
+/// `GET /readyz`: 200, or 503 with what is missing. A log that waits for its disk serves all the same.
 pub(super) async fn ready(State(app): State<Shared>) -> Response {
     let mut missing = app.state.readiness.missing();
     if !app.state.hub.is_following() {
@@ -62,7 +62,9 @@ pub(super) async fn ready(State(app): State<Shared>) -> Response {
     let stopping = app.state.stop.is_cancelled();
     let ready = missing.is_empty() && !stopping;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": ready, "stopping": stopping, "missing": missing }))).into_response()
+    let log_waits_for = app.state.log.waits_for();
+    let body = json!({ "ready": ready, "stopping": stopping, "missing": missing, "log_waits_for": log_waits_for });
+    (status, Json(body)).into_response()
 }
 
 /// `GET /metrics`: the Prometheus text format. The gauges of the log are read now.
@@ -83,6 +85,8 @@ fn render(app: &App) -> Result<String, prometheus::Error> {
     metrics.log_tail.set(gauge(log.tail().borrow().0));
     metrics.log_floor.set(gauge(log.floor().0));
     metrics.log_size_bytes.set(gauge(log.size_bytes()));
+    metrics.log_free_bytes.set(gauge(log.free_bytes().unwrap_or(0)));
+    metrics.log_writable.set(i64::from(log.waits_for().is_none()));
     metrics.render()
 }
 

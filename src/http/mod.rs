@@ -6,6 +6,7 @@
 mod access;
 mod asset;
 mod assets;
+mod backup;
 mod description;
 mod error;
 mod events;
@@ -122,6 +123,8 @@ struct App {
     state: AppState,
     /// One permit per open stream.
     streams: Arc<Semaphore>,
+    /// One backup at a time: it reads the whole log.
+    backups: Arc<Semaphore>,
 }
 
 type Shared = Arc<App>;
@@ -138,6 +141,7 @@ fn protected() -> Vec<Resource> {
         ("/v1/assets/{*name}", get(asset::one)),
         ("/v1/sources", get(reports::sources)),
         ("/v1/quarantine", get(reports::quarantine)),
+        ("/v1/backup", get(backup::backup)),
         ("/v1/tickets", post(access::ticket)),
         ("/v1/login", post(access::login)),
         ("/metrics", get(health::metrics)),
@@ -173,7 +177,7 @@ pub fn router(state: AppState) -> Result<Router, HttpConfigError> {
     }
     let cors = cors(&config.cors_origins)?;
     let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
-    let app = Arc::new(App { state, streams });
+    let app = Arc::new(App { state, streams, backups: Arc::new(Semaphore::new(1)) });
     let protected = gather(protected()).route_layer(middleware::from_fn_with_state(Arc::clone(&app), access::admit));
     let router = gather(open())
         .merge(protected)

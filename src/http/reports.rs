@@ -33,9 +33,10 @@ struct Source {
 #[derive(Serialize)]
 struct SourceList {
     sources: Vec<Source>,
+    log_waits_for: Option<String>,
 }
 
-/// `GET /v1/sources`: each source, by name.
+/// `GET /v1/sources`: each source, by name, and why what they deliver is not taken.
 pub(super) async fn sources(
     State(app): State<Shared>,
     Extension(caller): Extension<Caller>,
@@ -43,7 +44,8 @@ pub(super) async fn sources(
 ) -> Result<Response, ApiError> {
     caller.sees_everything()?;
     let sources = app.state.sources.snapshot().into_iter().map(|(name, status)| Source { name, status });
-    Ok(Json(SourceList { sources: sources.collect() }).into_response())
+    let list = SourceList { sources: sources.collect(), log_waits_for: app.state.log.waits_for() };
+    Ok(Json(list).into_response())
 }
 
 #[derive(Serialize)]

@@ -207,6 +207,10 @@ impl Hub {
                     tracing::warn!(%after, %floor, "retention dropped events before the hub saw them");
                     self.tail.send_replace(Seq(floor.0 - 1));
                 }
+                // The same goes for what the disk has lost.
+                Err(LogError::Damaged { last, .. }) if last > self.tail() => {
+                    self.tail.send_replace(last);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -295,7 +299,7 @@ impl Hub {
 fn read_one(log: &dyn EventLog, seq: Seq) -> Result<Option<Bytes>, LogError> {
     let blocks = match log.read(Seq(seq.0.saturating_sub(1)), 1) {
         Ok(blocks) => blocks,
-        Err(LogError::BelowFloor { .. }) => return Ok(None),
+        Err(error) if error.is_gone() => return Ok(None),
         Err(error) => return Err(error),
     };
     Ok(blocks.first().and_then(|block| block.event(seq)))

@@ -69,6 +69,8 @@ pub enum GapReason {
     Retention,
     /// The cursor belongs to another log.
     Epoch,
+    /// The disk has lost them.
+    Damage,
 }
 
 /// Why a subscription ends.
@@ -347,6 +349,11 @@ impl Reader {
             Err(LogError::BelowFloor { floor, .. }) if floor > self.cursor.next() => {
                 self.gap = Some((self.position(hub), GapReason::Retention));
                 self.cursor = Seq(floor.0.saturating_sub(1));
+                self.announced = self.cursor;
+            }
+            Err(LogError::Damaged { last, .. }) if last > self.cursor => {
+                self.gap = Some((self.position(hub), GapReason::Damage));
+                self.cursor = last;
                 self.announced = self.cursor;
             }
             Err(error) => self.failure = Some(Box::new(error)),

@@ -105,6 +105,9 @@ impl Wire {
                 Err(CutOff("the credential was revoked or has expired".to_owned()))
             }
             (Format::Ndjson, Notice::Closing(_, ClosingReason::Failed(error))) => Err(CutOff(error.to_string())),
+            (Format::Ndjson, Notice::Gap(Gap { to, reason: GapReason::Damage, .. })) => {
+                Err(CutOff(format!("events up to {to} are damaged; go on with after={to}")))
+            }
             (Format::Ndjson, Notice::Gap(_)) => {
                 Err(CutOff("retention dropped events before they were sent".to_owned()))
             }
@@ -118,6 +121,7 @@ fn gap_frame(Gap { from, to, reason }: &Gap) -> Bytes {
     let reason = match reason {
         GapReason::Retention => "retention",
         GapReason::Epoch => "epoch",
+        GapReason::Damage => "damage",
     };
     let data = format!(r#"{{"from":"{from}","to":"{to}","reason":"{reason}"}}"#);
     format!("id: {to}\nevent: gap\ndata: {data}\n\n").into()

@@ -326,7 +326,11 @@ fn newest_observed(log: &dyn EventLog) -> Result<Time, LogError> {
     if log.floor() > tail {
         return Ok(Time::from_millis(i64::MIN));
     }
-    let blocks = log.read(Seq(tail.0.saturating_sub(1)), 1)?;
+    let blocks = match log.read(Seq(tail.0.saturating_sub(1)), 1) {
+        // Reported by the log.
+        Err(error) if error.is_gone() => Vec::new(),
+        read => read?,
+    };
     let newest = blocks.iter().flat_map(|block| &block.heads).map(|head| head.observed).max();
     Ok(newest.unwrap_or(Time::from_millis(i64::MIN)))
 }

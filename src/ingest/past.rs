@@ -30,7 +30,7 @@ fn read(
 ) -> Result<(), LogError> {
     for seq in log.history(asset, None, FURTHEST)? {
         let block = match log.read(Seq(seq.0.saturating_sub(1)), 1) {
-            Err(LogError::BelowFloor { .. }) => return Ok(()),
+            Err(error) if error.is_gone() => return Ok(()),
             read => read?,
         };
         let Some(json) = block.first().and_then(|block| block.event(seq)) else { return Ok(()) };

@@ -66,9 +66,11 @@ impl Recent {
                 anchor.configuration.as_ref(),
                 anchor.configuration_state,
             )),
-            None => match seeded.filter(|_| is_next(first.1)) {
-                Some(seeded) => Some(as_seeded(&base, seeded, first.0, first.1)),
-                None => before_first(&base, first.0, first.1),
+            None => match (seeded.filter(|_| is_next(first.1)), first.1.previous_state) {
+                (Some(seeded), _) => Some(as_seeded(&base, seeded, first.0, first.1)),
+                (None, PreviousState::Absent | PreviousState::Unknown) => None,
+                // What it was then is known, but not since when: the record may be from before that.
+                (None, PreviousState::Present | PreviousState::Deleted) => return,
             },
         };
         let (mut held, mut entries) = (start.clone(), VecDeque::new());
@@ -93,19 +95,6 @@ fn as_seeded(base: &Held, seeded: &Seeded, draft: &Draft, first: &PastChange) ->
     let held = state(base, draft, seeded.as_of, "", first.previous_configuration.as_ref(), seeded.state);
     let seeded = Some(Seeded { next: None, ..seeded.clone() });
     Arc::new(Held { seeded, ..Arc::unwrap_or_clone(held) })
-}
-
-/// What was held before the first event of the asset that the log still has.
-fn before_first(base: &Held, draft: &Draft, first: &PastChange) -> Option<Arc<Held>> {
-    let before = |configuration, known| {
-        // Before anything that is told: any time at which a record could be late is after it.
-        Some(state(base, draft, Time::from_millis(i64::MIN), "", configuration, known))
-    };
-    match first.previous_state {
-        PreviousState::Absent | PreviousState::Unknown => None,
-        PreviousState::Deleted => before(None, ConfigurationState::Deleted),
-        PreviousState::Present => before(first.previous_configuration.as_ref(), ConfigurationState::Partial),
-    }
 }
 
 /// The asset as an event left it. What events do not tell (names, first sight) is as it is now.

@@ -253,6 +253,24 @@ fn after_a_restart_the_log_tells_where_a_late_record_belongs() {
     }
 }
 
+/// Of an asset that changed more often than is looked back, or whose older events are no longer kept.
+#[test]
+fn a_record_from_before_all_that_the_log_tells_changes_nothing() {
+    let set = |value: u8| vec![Step::Set { at: pointer("/note"), value: json!(value) }];
+    let history = [
+        (at(10), "e10:0".to_owned(), draft("sg-1", UPDATE, set(10))),
+        (at(20), "e20:0".to_owned(), draft("sg-1", UPDATE, vec![add(22)])),
+    ];
+    let past = past_of(&history);
+    for (time, known) in [(5, &past[1..]), (15, &past[1..]), (5, &past[..])] {
+        let inventory = restored(&history);
+        let late = inventory.apply(at(time), "e5:0", &mut draft("sg-1", UPDATE, set(5)), &|_, _| known.to_vec());
+        let held = inventory.get(&name("sg-1")).unwrap();
+        assert_eq!(json_of(held.configuration.as_ref())["note"], 10, "{time}");
+        assert_eq!((late.late, late.held.is_some()), (true, known.len() == 2), "{time}");
+    }
+}
+
 #[test]
 fn an_update_of_the_second_of_the_deletion_does_not_bring_an_asset_back() {
     let inventory = Inventory::new();

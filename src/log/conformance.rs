@@ -77,7 +77,7 @@ pub(super) fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new().unwrap())
 }
 
-pub(super) fn event(n: u64, asset: &str, observed: i64) -> NewEvent {
+pub(crate) fn event(n: u64, asset: &str, observed: i64) -> NewEvent {
     let head = EventHead {
         id: format!("event-{n}:0"),
         time: Time::from_millis(observed - 1000),
@@ -162,7 +162,8 @@ fn name(text: &str) -> AssetName {
 }
 
 fn an_empty_log_has_nothing(open: Open) {
-    let log = open(Retention::default()).log;
+    let subject = open(Retention::default());
+    let log = &*subject.log;
     assert_eq!((log.floor(), *log.tail().borrow(), log.size_bytes()), (Seq(1), Seq(0), 0));
     assert_ne!(log.epoch().0, 0);
     assert!(log.epoch().to_string().len() <= 13);
@@ -174,7 +175,7 @@ fn an_empty_log_has_nothing(open: Open) {
     assert_eq!(log.cursor(&SourceId::from("trail")).unwrap(), None);
     assert!(log.quarantine(0, 10).unwrap().is_empty());
     log.retain(Time::from_millis(i64::MAX)).unwrap();
-    assert_eq!(append(&*log, Batch::default()), Seq(0));
+    assert_eq!(append(log, Batch::default()), Seq(0));
 }
 
 fn events_are_read_back_as_they_were(open: Open) {
@@ -184,9 +185,10 @@ fn events_are_read_back_as_they_were(open: Open) {
     assert_eq!(append(&*subject.log, of_events(events[2..].to_vec())), Seq(5));
     let size = subject.log.size_bytes();
     assert!(size > 0);
-    let log = subject.reopen().log;
+    let subject = subject.reopen();
+    let log = &*subject.log;
     assert_eq!((log.floor(), *log.tail().borrow(), log.size_bytes()), (Seq(1), Seq(5), size));
-    let read = walk(&*log, Seq(0), usize::MAX);
+    let read = walk(log, Seq(0), usize::MAX);
     assert_eq!(read.len(), 5);
     for ((seq, head, line), (n, event)) in read.iter().zip((1..).zip(&events)) {
         assert_eq!((*seq, head), (Seq(n), &event.head));
@@ -196,14 +198,15 @@ fn events_are_read_back_as_they_were(open: Open) {
 }
 
 fn reading_in_small_runs_meets_every_event_once(open: Open) {
-    let log = open(Retention::default()).log;
+    let subject = open(Retention::default());
+    let log = &*subject.log;
     for run in 0..20 {
-        append(&*log, of_events((0..=run % 7).map(|n| event(run * 10 + n, "a", run as i64)).collect()));
+        append(log, of_events((0..=run % 7).map(|n| event(run * 10 + n, "a", run as i64)).collect()));
     }
     let tail = *log.tail().borrow();
     for max_bytes in [0, 1, 100, 10_000] {
         for after in [0, 1, tail.0 / 2, tail.0 - 1, tail.0] {
-            assert_eq!(walk(&*log, Seq(after), max_bytes).len() as u64, tail.0 - after);
+            assert_eq!(walk(log, Seq(after), max_bytes).len() as u64, tail.0 - after);
         }
     }
     assert_eq!(log.read(Seq(0), 1).unwrap().len(), 1);
@@ -216,18 +219,20 @@ fn a_large_batch_is_taken_whole(open: Open) {
     events[3_000].json = Bytes::from(vec![b'x'; 5 << 20]);
     let sizes: Vec<_> = events.iter().map(|event| event.json.len()).collect();
     assert_eq!(append(&*subject.log, of_events(events)), Seq(6_000));
-    let log = subject.reopen().log;
-    let read = walk(&*log, Seq(0), 4 << 20);
+    let subject = subject.reopen();
+    let log = &*subject.log;
+    let read = walk(log, Seq(0), 4 << 20);
     assert_eq!(read.iter().map(|(.., line)| line.len()).collect::<Vec<_>>(), sizes);
     let blocks = log.read(Seq(0), usize::MAX).unwrap();
     assert!(blocks.iter().all(|block| block.lines.len() <= 1 << 20 || block.heads.len() == 1));
 }
 
 fn a_moment_is_found_whatever_it_falls_on(open: Open) {
-    let log = open(Retention::default()).log;
+    let subject = open(Retention::default());
+    let log = &*subject.log;
     let observed = [10, 10, 20, 20, 20, 30, 50, 50, 70];
     for (n, pair) in (0..).zip(observed.chunks(2)) {
-        append(&*log, of_events((0..).zip(pair).map(|(m, at)| event(n * 10 + m, "a", *at)).collect()));
+        append(log, of_events((0..).zip(pair).map(|(m, at)| event(n * 10 + m, "a", *at)).collect()));
     }
     for moment in 0..80 {
         let expected = observed.iter().position(|at| *at >= moment).unwrap_or(observed.len()) as u64 + 1;
@@ -236,11 +241,12 @@ fn a_moment_is_found_whatever_it_falls_on(open: Open) {
 }
 
 fn history_is_paged_newest_first(open: Open) {
-    let log = open(Retention::default()).log;
+    let subject = open(Retention::default());
+    let log = &*subject.log;
     // Names of which one begins the other must not be mixed up.
     let assets = ["asset://aws/1/-/x", "asset://aws/1/-/x/y", "asset://aws/1/-/x/y/z"];
     for n in 0..30 {
-        append(&*log, of_events(vec![event(n, assets[n as usize % 3], n as i64)]));
+        append(log, of_events(vec![event(n, assets[n as usize % 3], n as i64)]));
     }
     let asset = name(assets[1]);
     let expected: Vec<_> = (0..30).filter(|n| n % 3 == 1).map(|n| Seq(n + 1)).rev().collect();
@@ -272,8 +278,9 @@ fn the_last_word_on_an_asset_and_a_cursor_holds(open: Open) {
     let (first, second) =
         (subject.log.append(state("one", "1")).unwrap(), subject.log.append(state("two", "2")).unwrap());
     assert_eq!((wait(first).unwrap(), wait(second).unwrap()), (Seq(0), Seq(0)));
-    let log = subject.reopen().log;
-    assert_eq!(assets_of(&*log), HashMap::from([("a".to_owned(), "two".into()), ("b".to_owned(), "two".into())]));
+    let subject = subject.reopen();
+    let log = &*subject.log;
+    assert_eq!(assets_of(log), HashMap::from([("a".to_owned(), "two".into()), ("b".to_owned(), "two".into())]));
     assert_eq!(log.cursor(&SourceId::from("trail")).unwrap(), Some("2".into()));
     assert_eq!(log.cursor(&SourceId::from("trail2")).unwrap(), None);
 }
@@ -286,7 +293,8 @@ fn correlation_is_kept_until_it_is_forgotten(open: Open) {
     };
     append(&*subject.log, of(&[("a/1", Some("one")), ("a/2", Some("two")), ("b/1", Some("other"))]));
     append(&*subject.log, of(&[("a/1", None), ("a/2", Some("late")), ("a/3", Some("gone")), ("a/3", None)]));
-    let log = subject.reopen().log;
+    let subject = subject.reopen();
+    let log = &*subject.log;
     let remembered = |prefix: &str| {
         let mut values = Vec::new();
         log.for_each_correlation(prefix, &mut |value| values.push(value)).unwrap();
@@ -307,9 +315,10 @@ fn quarantine_is_numbered_and_without_repetition(open: Open) {
     append(&*subject.log, records(0..4));
     append(&*subject.log, records(2..6));
     append(&*subject.log, of_rejected(vec![rejected(b"twice", 9), rejected(b"twice", 10)]));
-    let log = subject.reopen().log;
-    append(&*log, records(0..6));
-    assert_eq!(numbers(&*log), [1, 2, 3, 4, 5, 6, 7]);
+    let subject = subject.reopen();
+    let log = &*subject.log;
+    append(log, records(0..6));
+    assert_eq!(numbers(log), [1, 2, 3, 4, 5, 6, 7]);
     let page = log.quarantine(4, 2).unwrap();
     assert_eq!(page.iter().map(|record| record.number).collect::<Vec<_>>(), [5, 6]);
     assert_eq!(format!("{:?}", page[0].rejected), format!("{:?}", rejected(&[4], 4)));
@@ -318,21 +327,23 @@ fn quarantine_is_numbered_and_without_repetition(open: Open) {
 
 fn quarantine_keeps_within_its_limits(open: Open) {
     let records = |range: std::ops::Range<u8>| of_rejected(range.map(|n| rejected(&[n], 0)).collect());
-    let log = open(Retention { quarantine_records: 3, ..Retention::default() }).log;
-    append(&*log, records(0..2));
-    append(&*log, records(2..4));
-    assert_eq!(numbers(&*log), [2, 3, 4]);
-    append(&*log, records(10..20));
-    assert_eq!(numbers(&*log), [12, 13, 14], "one batch may exceed the limit");
-    append(&*log, records(0..1));
-    assert_eq!(numbers(&*log), [13, 14, 15], "what was dropped may come again");
+    let subject = open(Retention { quarantine_records: 3, ..Retention::default() });
+    let log = &*subject.log;
+    append(log, records(0..2));
+    append(log, records(2..4));
+    assert_eq!(numbers(log), [2, 3, 4]);
+    append(log, records(10..20));
+    assert_eq!(numbers(log), [12, 13, 14], "one batch may exceed the limit");
+    append(log, records(0..1));
+    assert_eq!(numbers(log), [13, 14, 15], "what was dropped may come again");
 
-    let log = open(Retention { quarantine_bytes: 2_500, ..Retention::default() }).log;
+    let subject = open(Retention { quarantine_bytes: 2_500, ..Retention::default() });
+    let log = &*subject.log;
     for n in 0..6 {
         let bytes = bulky(n, "a", 0, 1_000).json;
-        append(&*log, of_rejected(vec![rejected(&bytes, 0)]));
+        append(log, of_rejected(vec![rejected(&bytes, 0)]));
     }
-    assert!(numbers(&*log) == [5, 6] || numbers(&*log) == [4, 5, 6], "{:?}", numbers(&*log));
+    assert!(numbers(log) == [5, 6] || numbers(log) == [4, 5, 6], "{:?}", numbers(log));
 }
 
 fn size_drops_the_oldest_blocks_with_their_indexes(open: Open) {
@@ -350,9 +361,10 @@ fn size_drops_the_oldest_blocks_with_their_indexes(open: Open) {
     assert!(floor.0 > 150 && floor.0 < 250, "{floor}");
     assert!(log.size_bytes() <= max && log.size_bytes() > max / 2);
 
-    let log = subject.reopen().log;
+    let subject = subject.reopen();
+    let log = &*subject.log;
     assert_eq!((log.floor(), *log.tail().borrow()), (floor, Seq(300)));
-    assert_eq!(walk(&*log, Seq(floor.0 - 1), 10_000).len() as u64, 301 - floor.0);
+    assert_eq!(walk(log, Seq(floor.0 - 1), 10_000).len() as u64, 301 - floor.0);
     let below = log.read(Seq(floor.0 - 2), 10_000).map(|_| ()).unwrap_err();
     assert!(
         matches!(below, LogError::BelowFloor { after, floor: at } if after.0 == floor.0 - 2 && at == floor),
@@ -365,13 +377,14 @@ fn size_drops_the_oldest_blocks_with_their_indexes(open: Open) {
     assert!(oldest >= floor && oldest.0 <= floor.0 + 1);
     assert!(log.history(&name("asset 0"), Some(Seq(floor.0 - 1)), 10).unwrap().is_empty());
     assert_eq!(log.times(&name("asset 0"), 1_000).unwrap().last().map(|(seq, _)| *seq), Some(oldest));
-    assert_eq!(assets_of(&*log).len(), 2, "assets stay");
+    assert_eq!(assets_of(log).len(), 2, "assets stay");
 }
 
 fn age_drops_only_what_is_too_old(open: Open) {
-    let log = open(Retention { max_age: Some(Duration::from_millis(100)), ..Retention::default() }).log;
+    let subject = open(Retention { max_age: Some(Duration::from_millis(100)), ..Retention::default() });
+    let log = &*subject.log;
     for n in 0..10 {
-        append(&*log, of_events(vec![event(2 * n, "a", n as i64 * 10), event(2 * n + 1, "a", n as i64 * 10 + 5)]));
+        append(log, of_events(vec![event(2 * n, "a", n as i64 * 10), event(2 * n + 1, "a", n as i64 * 10 + 5)]));
     }
     for (now, floor) in [(100, 1), (105, 1), (106, 3), (50, 3), (150, 11), (155, 11), (156, 13), (10_000, 21)] {
         log.retain(Time::from_millis(now)).unwrap();
@@ -384,19 +397,21 @@ fn a_log_that_lost_every_event_goes_on_counting(open: Open) {
     let subject = open(retention);
     append(&*subject.log, of_events((0..10).map(|n| event(n, "a", 0)).collect()));
     subject.log.retain(Time::from_millis(1_000)).unwrap();
-    let log = subject.reopen().log;
+    let subject = subject.reopen();
+    let log = &*subject.log;
     assert_eq!((log.floor(), *log.tail().borrow(), log.size_bytes()), (Seq(11), Seq(10), 0));
     assert_eq!(log.first_observed_since(Time::from_millis(0)).unwrap(), Seq(11));
     assert!(log.read(Seq(10), 10).unwrap().is_empty());
     assert!(matches!(log.read(Seq(9), 10), Err(LogError::BelowFloor { .. })));
-    assert_eq!(append(&*log, of_events(vec![event(10, "a", 2_000)])), Seq(11));
-    assert_eq!(walk(&*log, Seq(10), 10).len(), 1);
+    assert_eq!(append(log, of_events(vec![event(10, "a", 2_000)])), Seq(11));
+    assert_eq!(walk(log, Seq(10), 10).len(), 1);
 }
 
 fn an_event_logged_again_is_found_after_the_first_was_dropped(open: Open) {
-    let log = open(Retention { max_age: Some(Duration::from_millis(1)), ..Retention::default() }).log;
-    append(&*log, of_events(vec![event(1, "a", 0)]));
-    append(&*log, of_events(vec![event(1, "a", 1_000)]));
+    let subject = open(Retention { max_age: Some(Duration::from_millis(1)), ..Retention::default() });
+    let log = &*subject.log;
+    append(log, of_events(vec![event(1, "a", 0)]));
+    append(log, of_events(vec![event(1, "a", 1_000)]));
     log.retain(Time::from_millis(1_000)).unwrap();
     assert_eq!((log.floor(), log.find("event-1:0").unwrap()), (Seq(2), Some(Seq(2))));
 }
@@ -413,27 +428,30 @@ fn names_of_any_length_are_taken(open: Open) {
     }
     batch.cursor = Some((SourceId::from(long('c').as_str()), "9".into()));
     append(&*subject.log, batch);
-    let log = subject.reopen().log;
+    let subject = subject.reopen();
+    let log = &*subject.log;
     assert_eq!((log.find(&long('a')).unwrap(), log.find(&long('b')).unwrap()), (Some(Seq(1)), Some(Seq(2))));
     assert_eq!(log.history(&name(&long('b')), None, 9).unwrap(), [Seq(2)]);
-    assert_eq!(assets_of(&*log), HashMap::from([(long('a'), "a".into()), (long('b'), "b".into())]));
+    assert_eq!(assets_of(log), HashMap::from([(long('a'), "a".into()), (long('b'), "b".into())]));
     assert_eq!(log.cursor(&SourceId::from(long('c').as_str())).unwrap(), Some("9".into()));
 }
 
 fn a_closed_log_takes_nothing_and_still_reads(open: Open) {
-    let log = open(Retention::default()).log;
+    let subject = open(Retention::default());
+    let log = &*subject.log;
     let pending: Vec<_> = (0..10).map(|n| log.append(of_events(vec![event(n, "a", 0)])).unwrap()).collect();
     log.close();
     for (n, pending) in (1..).zip(pending) {
         assert_eq!(wait(pending).unwrap(), Seq(n), "what was queued is written");
     }
     assert!(matches!(log.append(Batch::default()), Err(LogError::Closed)));
-    assert_eq!(walk(&*log, Seq(0), 1_000).len(), 10);
+    assert_eq!(walk(log, Seq(0), 1_000).len(), 10);
     log.close();
 }
 
 fn the_tail_moves_before_an_append_resolves(open: Open) {
-    let log = open(Retention::default()).log;
+    let subject = open(Retention::default());
+    let log = &*subject.log;
     let mut tail = log.tail();
     let pending = log.append(of_events(vec![event(0, "a", 0), event(1, "a", 0)])).unwrap();
     assert_eq!(wait(pending).unwrap(), Seq(2));

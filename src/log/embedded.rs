@@ -12,7 +12,8 @@
 //! ```text
 //! <data_dir>/lock      held while a process uses the directory; holds its number
 //! <data_dir>/log/      a fjall 3 database
-//! <data_dir>/log.new/  the same, while it is created; renamed when complete, removed when found
+//! <data_dir>/log.new/  the same, while it is created or restored; renamed when complete, removed when found
+//! <data_dir>/damaged/  pieces of journals that the disk has damaged, for who wants to look
 //! ```
 //!
 //! # Keyspaces
@@ -43,9 +44,13 @@
 //! moves, then those who wait are told. Readers never see what is not yet durable, since the store shows a batch
 //! only after the fsync.
 //!
-//! When a write fails, what is on disk is in doubt: the batch may or may not be found there after a restart. The log
-//! then takes no more, and says why; reading goes on. A restart settles it, since a source that was not told delivers
-//! again, and what is found by its id is a duplicate.
+//! Before a batch is taken, the file system has to have some bytes free (`disk.rs`). When a write fails all the same,
+//! what is on disk is in doubt: the batch may or may not be found there. So the writer keeps it, waits until the disk
+//! takes writes again, closes the store and opens it anew (`Store::reopen`). If the batch is there, as a whole, it is
+//! durable; else it is written again. Nobody was told anything meanwhile, and the batches behind it wait: a
+//! failed write costs time, not order. Readers go on with the old store until it is exchanged. What can't be mended
+//! so (the store does not open, or the same write fails again and again on a disk that takes others) is kept as
+//! the log's failure: it takes no more, and the process ends.
 //!
 //! Retention drops whole blocks from the oldest on, each with its index entries and with the new floor in one commit,
 //! in steps of at most 64 blocks between which appends have their turn. Size is looked at after each group, age when
@@ -54,13 +59,14 @@
 //!
 //! # Opening
 //!
-//! The store replays its journals (some 128 MiB of them, whatever the log holds) and discards a batch that is not
-//! whole; one that a power failure tore in the middle is discarded by us (`journal.rs`). `state` then says all there
-//! is to know: neither events nor assets are scanned.
+//! What is not whole in the journals is taken out of them (`journal.rs`): at their end it is a write that was cut short,
+//! before that it is damage, which is set aside and reported. Then the store replays them (some 128 MiB, whatever the log
+//! holds). `state` then says all there is to know: neither events nor assets are scanned.
 //!
-//! What the disk loses later is found when it is read: blocks and records have checksums, and a hole in the sequence
-//! of blocks is an error, never a silent gap. Not found is damage that makes the journal, while it is not yet
-//! merged into the tables, look as if it ended early: the store takes that for the end.
+//! What the disk loses later is found when it is read: blocks and records have checksums, and so has the store. A block
+//! that is damaged or missing costs its events: they are reported, subscribers get a gap, and what follows is read as
+//! ever. Not found is damage to the last batch of the journal that leaves nothing whole behind it: it looks like a write
+//! that was cut short, and is discarded with a warning.
 //!
 //! # Versions
 //!
@@ -69,10 +75,14 @@
 //! without a new version. Blocks and records have a format byte and a checksum of their own, so that their encoding
 //! can change in a directory that holds both.
 
+mod copy;
+mod disk;
 mod journal;
+mod shared;
 mod store;
 mod writer;
 
+use std::io::{self, Write};
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -84,9 +94,12 @@ use bytes::Bytes;
 use fjall::Slice;
 use tokio::sync::watch;
 
-use self::store::{Lock, Store, history_key, seq_key, text_key};
-use self::writer::{Append, Command, Shared, Writer};
-use super::codec::{Fields, RESTORE, Unsealer, advice};
+pub use self::copy::{BackupSummary, restore};
+use self::disk::Disk;
+use self::shared::Shared;
+use self::store::{Lock, Store, history_key, is_damage, seq_key, text_key, words};
+use self::writer::{Append, Command, Writer};
+use super::codec::{Fields, Unsealer, advice};
 use super::retention::Retention;
 use super::{Batch, Block, EventLog, LogError, Pending, Quarantined, block, record, search};
 use crate::metrics::Metrics;
@@ -107,8 +120,7 @@ pub struct EmbeddedLog {
     shared: Arc<Shared>,
     queue: Mutex<Option<SyncSender<Command>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
-    store: Store,
-    // Last, so that the directory is free only when the store is closed.
+    // Last, so that the directory is free only when the store is closed, which `shared` holds.
     _lock: Lock,
 }
 
@@ -120,24 +132,49 @@ impl EmbeddedLog {
     /// When the directory can't be created or written to, when another process uses it, when it was written by
     /// another version or by something else, or when it is damaged. The error says which, and what to do.
     pub fn open(data_dir: &Path, retention: Retention, metrics: Arc<Metrics>) -> Result<Self, LogError> {
+        Self::open_with_reserve(data_dir, retention, 0, metrics)
+    }
+
+    /// The same; takes nothing while the file system has less than `min_free` bytes free.
+    ///
+    /// # Errors
+    /// As [`open`](EmbeddedLog::open).
+    pub fn open_with_reserve(
+        data_dir: &Path,
+        retention: Retention,
+        min_free: u64,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, LogError> {
         let lock = Lock::take(data_dir)?;
+        let failed = |what: &str, error: io::Error| LogError::Storage {
+            action: "open the log",
+            path: data_dir.display().to_string(),
+            cause: format!("{what}: {error}"),
+        };
+        let disk = Disk::new(data_dir, &lock.path, min_free, Arc::clone(&metrics))
+            .map_err(|error| failed("its lock can't be looked at", error))?;
         let (store, epoch, state) = Store::open(data_dir)?;
-        let shared = Arc::new(Shared::new(&state, metrics));
-        let writer = Writer::new(store.clone(), Arc::clone(&shared), retention, state);
+        let shared = Arc::new(Shared::new(store, &state, disk, metrics));
+        let writer = Writer::new(Arc::clone(&shared), retention, state);
         let (queue, commands) = sync_channel(QUEUE);
         let thread = thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run(&commands))
-            .map_err(|error| store.error("open the log", format!("the writer can't be started: {error}")))?;
+            .map_err(|error| failed("the writer can't be started", error))?;
         Ok(Self {
             epoch,
             retention,
             shared,
             queue: Mutex::new(Some(queue)),
             writer: Mutex::new(Some(thread)),
-            store,
             _lock: lock,
         })
+    }
+
+    /// Whether there is a log in a directory.
+    #[must_use]
+    pub fn exists(data_dir: &Path) -> bool {
+        data_dir.join(store::STORE).exists()
     }
 
     fn send(&self, command: Command) -> Result<(), LogError> {
@@ -152,27 +189,45 @@ impl EmbeddedLog {
     }
 
     /// The block that holds the event after a position; nothing at the tail.
-    fn first_block(&self, after: Seq, tail: Seq) -> Result<Option<(Seq, Slice)>, LogError> {
+    fn first_block(&self, store: &Store, after: Seq, tail: Seq) -> Result<Option<(Seq, Slice)>, LogError> {
         let wanted = after.next();
         if wanted > tail {
             return Ok(None);
         }
-        let found = self.store.block_at(self.shared.floor(), wanted)?;
+        let found = store.block_at(self.shared.floor(), wanted);
         // Looked at last: the floor moves before blocks go, so what was not found has been dropped or was lost.
         let floor = self.shared.floor();
         if wanted < floor {
             return Err(LogError::BelowFloor { after, floor });
         }
-        let lost = || self.store.error(READ_EVENTS, format_args!("event {wanted} is missing; {RESTORE}"));
-        let (first, sealed) = found.ok_or_else(lost)?;
-        let header = block::header(&sealed).map_err(|damage| self.store.damaged(READ_EVENTS, first, &damage))?;
-        if wanted.0 < first.0 + header.count { Ok(Some((first, sealed))) } else { Err(lost()) }
+        match found {
+            Ok(Some((first, sealed))) => match block::header(&sealed) {
+                Ok(header) if wanted.0 < first.0 + header.count => Ok(Some((first, sealed))),
+                Ok(_) => Err(self.damaged(store, wanted, "they are missing")),
+                Err(damage) => Err(self.damaged(store, wanted, damage)),
+            },
+            Ok(None) => Err(self.damaged(store, wanted, "they are missing")),
+            Err(error) if is_damage(&error) => Err(self.damaged(store, wanted, words(&error))),
+            Err(error) => Err(store.failed(READ_EVENTS, &error)),
+        }
     }
 
-    /// The time of an event by its block; nothing when retention has just dropped it.
+    /// That the events from one on are lost, up to the next block.
+    fn damaged(&self, store: &Store, first: Seq, cause: impl ToString) -> LogError {
+        let next = store.events.range(seq_key(first.next())..).next().map(fjall::Guard::key).transpose();
+        let last = match next.map_err(|error| store.failed(READ_EVENTS, &error)) {
+            Ok(Some(next)) => store.seq(&next).map(|next| Seq(next.0.saturating_sub(1))),
+            Ok(None) => Ok(self.current_tail()),
+            Err(failed) => Err(failed),
+        };
+        let damage = |last| store.damaged(first, last, cause);
+        last.map_or_else(|failed| failed, |last| self.shared.set_aside(last, damage(last)))
+    }
+
+    /// The time of an event by its block; nothing when it is gone.
     fn time_of(&self, seq: Seq) -> Result<Option<Time>, LogError> {
         let blocks = match self.read(Seq(seq.0.saturating_sub(1)), 1) {
-            Err(LogError::BelowFloor { .. }) => return Ok(None),
+            Err(error) if error.is_gone() => return Ok(None),
             read => read?,
         };
         let head = |block: &Block| {
@@ -191,6 +246,7 @@ impl EventLog for EmbeddedLog {
         if let Some(failure) = self.shared.failure.get() {
             return Err(failure.clone());
         }
+        self.shared.disk.wait_for_room()?;
         let (reply, pending) = Pending::new();
         self.send(Command::Append(Append { batch, reply, taken: Instant::now() }))?;
         Ok(pending)
@@ -210,37 +266,50 @@ impl EventLog for EmbeddedLog {
 
     fn read(&self, after: Seq, max_bytes: usize) -> Result<Vec<Block>, LogError> {
         let tail = self.current_tail();
-        let (mut blocks, mut bytes, mut unsealer) = (Vec::new(), 0, Unsealer::default());
-        let mut found = self.first_block(after, tail)?;
-        let Some((first, _)) = &found else { return Ok(blocks) };
-        let rest = (Bound::Excluded(seq_key(*first)), Bound::Included(seq_key(tail)));
-        let mut rest = self.store.events.range(rest);
-        while let Some((first, sealed)) = found {
-            let block = block::decode(&mut unsealer, first, &sealed)
-                .map_err(|damage| self.store.damaged(READ_EVENTS, first, &damage))?;
-            bytes += block.lines.len();
-            let next = first.0 + block.heads.len() as u64;
-            blocks.push(block);
-            found = match rest.next() {
-                Some(entry) if bytes < max_bytes => Some(self.store.block(entry)?),
-                _ => None,
-            };
-            // A hole ends the run; the read that begins there tells of it.
-            found = found.filter(|(first, _)| first.0 == next);
-        }
-        Ok(blocks)
+        self.shared.with(|store| {
+            let (mut blocks, mut bytes, mut unsealer) = (Vec::new(), 0, Unsealer::default());
+            let mut found = self.first_block(store, after, tail)?;
+            let Some((first, _)) = &found else { return Ok(blocks) };
+            let rest = (Bound::Excluded(seq_key(*first)), Bound::Included(seq_key(tail)));
+            let mut rest = store.events.range(rest);
+            while let Some((first, sealed)) = found {
+                let block = match block::decode(&mut unsealer, first, &sealed) {
+                    Ok(block) => block,
+                    Err(damage) if blocks.is_empty() => return Err(self.damaged(store, after.next(), damage)),
+                    // The read that begins there tells of it.
+                    Err(_) => break,
+                };
+                bytes += block.lines.len();
+                let next = first.0 + block.heads.len() as u64;
+                blocks.push(block);
+                found = match rest.next() {
+                    // The same goes for what can't be read, and for a hole.
+                    Some(entry) if bytes < max_bytes => store::block(entry).ok(),
+                    _ => None,
+                };
+                found = found.filter(|(first, _)| first.0 == next);
+            }
+            Ok(blocks)
+        })
     }
 
     fn find(&self, id: &str) -> Result<Option<Seq>, LogError> {
-        let found = self.store.ids.get(text_key(id)).map_err(|error| self.store.failed("find an event", &error))?;
-        let seq = found.map(|bytes| self.store.seq(&bytes)).transpose()?;
-        Ok(seq.filter(|seq| *seq >= self.shared.floor()))
+        self.shared.with(|store| {
+            let found = store.ids.get(text_key(id)).map_err(|error| store.failed("find an event", &error))?;
+            let seq = found.map(|bytes| store.seq(&bytes)).transpose()?;
+            Ok(seq.filter(|seq| *seq >= self.shared.floor()))
+        })
     }
 
     fn first_observed_since(&self, observed: Time) -> Result<Seq, LogError> {
-        let block_at = |seq| self.store.block_at(self.shared.floor(), seq);
-        search::first_observed_since(observed, self.floor(), self.current_tail(), block_at, |first, damage| {
-            self.store.damaged("search by time", first, damage)
+        self.shared.with(|store| {
+            let block_at = |seq| {
+                store.block_at(self.shared.floor(), seq).map_err(|error| match is_damage(&error) {
+                    true => store.damaged(seq, seq, words(&error)),
+                    false => store.failed("search by time", &error),
+                })
+            };
+            search::first_observed_since(observed, self.floor(), self.current_tail(), block_at)
         })
     }
 
@@ -251,68 +320,85 @@ impl EventLog for EmbeddedLog {
         }
         let (low, high) = (history_key(asset, low), history_key(asset, high));
         let prefix = low.len() - 8;
-        let mut found = Vec::new();
-        for entry in self.store.history.range(low..high).rev().take(limit) {
-            let key = entry.key().map_err(|error| self.store.failed(READ_HISTORY, &error))?;
-            found.push(self.store.seq(key.get(prefix..).unwrap_or_default())?);
-        }
-        Ok(found)
+        self.shared.with(|store| {
+            let newest = store.history.range(low..high).rev().take(limit);
+            let seq = |entry: fjall::Guard| {
+                let key = entry.key().map_err(|error| store.failed(READ_HISTORY, &error))?;
+                store.seq(key.get(prefix..).unwrap_or_default())
+            };
+            newest.map(seq).collect()
+        })
     }
 
     fn times(&self, asset: &AssetName, limit: usize) -> Result<Vec<(Seq, Time)>, LogError> {
         let (low, high) = (history_key(asset, self.shared.floor()), history_key(asset, Seq(u64::MAX)));
         let prefix = low.len() - 8;
-        let mut found = Vec::new();
-        for entry in self.store.history.range(low..high).rev().take(limit) {
-            let (key, value) = entry.into_inner().map_err(|error| self.store.failed(READ_HISTORY, &error))?;
-            let seq = self.store.seq(key.get(prefix..).unwrap_or_default())?;
-            let time = Fields(&value).i64().map(Time::from_millis).ok();
-            found.extend(time.map_or_else(|| self.time_of(seq), |time| Ok(Some(time)))?.map(|time| (seq, time)));
-        }
-        Ok(found)
+        let found: Vec<(Seq, Option<Time>)> = self.shared.with(|store| {
+            let newest = store.history.range(low..high).rev().take(limit);
+            let read = |entry: fjall::Guard| {
+                let (key, value) = entry.into_inner().map_err(|error| store.failed(READ_HISTORY, &error))?;
+                let time = Fields(&value).i64().map(Time::from_millis).ok();
+                Ok((store.seq(key.get(prefix..).unwrap_or_default())?, time))
+            };
+            newest.map(read).collect()
+        })?;
+        let with_time = |(seq, time): (Seq, Option<Time>)| {
+            let time = time.map_or_else(|| self.time_of(seq), |time| Ok(Some(time)));
+            time.map(|time| time.map(|time| (seq, time))).transpose()
+        };
+        found.into_iter().filter_map(with_time).collect()
     }
 
     fn for_each_asset(&self, visit: &mut dyn FnMut(AssetName, Bytes)) -> Result<(), LogError> {
         const READ: &str = "read the assets";
-        for entry in self.store.assets.iter() {
-            let (key, value) = entry.into_inner().map_err(|error| self.store.failed(READ, &error))?;
-            let damaged = |damage| self.store.error(READ, advice("an asset", &damage));
-            let mut fields = Fields(&value);
-            let name = match fields.text().map_err(damaged)? {
-                "" => std::str::from_utf8(&key).map_err(|error| self.store.error(READ, error))?,
-                folded => folded,
-            };
-            visit(AssetName::from_text(name), Bytes::copy_from_slice(fields.0));
-        }
-        Ok(())
+        self.shared.with(|store| {
+            for entry in store.assets.iter() {
+                let (key, value) = entry.into_inner().map_err(|error| store.failed(READ, &error))?;
+                let damaged = |damage| store.error(READ, advice("an asset", &damage));
+                let mut fields = Fields(&value);
+                let name = match fields.text().map_err(damaged)? {
+                    "" => std::str::from_utf8(&key).map_err(|error| store.error(READ, error))?,
+                    folded => folded,
+                };
+                visit(AssetName::from_text(name), Bytes::copy_from_slice(fields.0));
+            }
+            Ok(())
+        })
     }
 
     fn for_each_correlation(&self, prefix: &str, visit: &mut dyn FnMut(Bytes)) -> Result<(), LogError> {
-        for entry in self.store.correlation.prefix(prefix) {
-            let value = entry.value().map_err(|error| self.store.failed("read what correlation remembers", &error))?;
-            visit(Bytes::copy_from_slice(&value));
-        }
-        Ok(())
+        self.shared.with(|store| {
+            for entry in store.correlation.prefix(prefix) {
+                let value = entry.value().map_err(|error| store.failed("read what correlation remembers", &error))?;
+                visit(Bytes::copy_from_slice(&value));
+            }
+            Ok(())
+        })
     }
 
     fn cursor(&self, source: &SourceId) -> Result<Option<Bytes>, LogError> {
-        let found = self.store.cursors.get(text_key(&source.0));
-        let found = found.map_err(|error| self.store.failed("read a source's position", &error))?;
-        Ok(found.map(|bytes| Bytes::copy_from_slice(&bytes)))
+        self.shared.with(|store| {
+            let found = store.cursors.get(text_key(&source.0));
+            let found = found.map_err(|error| store.failed("read a source's position", &error))?;
+            Ok(found.map(|bytes| Bytes::copy_from_slice(&bytes)))
+        })
     }
 
     fn quarantine(&self, after: u64, limit: usize) -> Result<Vec<Quarantined>, LogError> {
         const READ: &str = "read quarantine";
-        let (mut records, mut unsealer) = (Vec::new(), Unsealer::default());
         let range = (Bound::Excluded(after.to_be_bytes()), Bound::Unbounded);
-        for entry in self.store.quarantine.range::<[u8; 8], _>(range).take(limit) {
-            let (key, sealed) = entry.into_inner().map_err(|error| self.store.failed(READ, &error))?;
-            let number = self.store.seq(&key)?.0;
-            let rejected = record::decode(&mut unsealer, &sealed)
-                .map_err(|damage| self.store.error(READ, advice(format_args!("record {number}"), &damage)))?;
-            records.push(Quarantined { number, rejected });
-        }
-        Ok(records)
+        self.shared.with(|store| {
+            let (mut records, mut unsealer) = (Vec::new(), Unsealer::default());
+            for entry in store.quarantine.range::<[u8; 8], _>(range).take(limit) {
+                let (key, sealed) = entry.into_inner().map_err(|error| store.failed(READ, &error))?;
+                let number = store.seq(&key)?.0;
+                match record::decode(&mut unsealer, &sealed) {
+                    Ok(rejected) => records.push(Quarantined { number, rejected }),
+                    Err(damage) => tracing::warn!(number, %damage, "a record in quarantine is damaged"),
+                }
+            }
+            Ok(records)
+        })
     }
 
     fn retain(&self, now: Time) -> Result<(), LogError> {
@@ -334,7 +420,24 @@ impl EventLog for EmbeddedLog {
         self.shared.bytes()
     }
 
+    fn back_up(&self, now: Time, output: &mut dyn Write) -> Result<BackupSummary, LogError> {
+        copy::back_up(&self.shared, now, output)
+    }
+
+    fn waits_for(&self) -> Option<String> {
+        self.shared.disk.waits_for()
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        self.shared.disk.free_bytes()
+    }
+
+    fn stop_waiting(&self) {
+        self.shared.disk.give_up();
+    }
+
     fn close(&self) {
+        self.stop_waiting();
         drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if writer.is_some_and(|writer| writer.join().is_err()) {
@@ -349,5 +452,7 @@ impl Drop for EmbeddedLog {
     }
 }
 
+#[cfg(test)]
+mod damage_tests;
 #[cfg(test)]
 mod tests;

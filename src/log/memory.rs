@@ -220,9 +220,7 @@ impl EventLog for MemoryLog {
     fn first_observed_since(&self, observed: Time) -> Result<Seq, LogError> {
         let inner = self.inner();
         let block_at = |seq| Ok(inner.blocks.get(inner.index_of(seq)).map(|(first, sealed)| (*first, sealed)));
-        search::first_observed_since(observed, inner.floor, inner.tail, block_at, |first, damage| {
-            storage("search by time", advice(format_args!("the block at {first}"), damage))
-        })
+        search::first_observed_since(observed, inner.floor, inner.tail, block_at)
     }
 
     fn history(&self, asset: &AssetName, before: Option<Seq>, limit: usize) -> Result<Vec<Seq>, LogError> {

@@ -4,10 +4,11 @@
 //! records and the source's new position. It becomes durable as a whole or not at all. A source acknowledges upstream
 //! only when its [`Pending`] has resolved.
 
+pub mod backup;
 mod block;
 mod codec;
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 pub mod embedded;
 pub mod memory;
 mod record;
@@ -21,7 +22,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
-pub use self::embedded::EmbeddedLog;
+pub use self::backup::{BackupError, BackupHead, check_backup};
+pub use self::embedded::{BackupSummary, EmbeddedLog, restore};
 pub use self::memory::MemoryLog;
 pub use self::retention::Retention;
 use crate::metrics::Metrics;
@@ -120,6 +122,18 @@ pub enum LogError {
         /// The oldest event that is kept.
         floor: Seq,
     },
+    /// Events can't be read any more: the disk has lost them, or has changed them.
+    #[error("events {first} to {last} in {path} are damaged: {cause}; check the disk")]
+    Damaged {
+        /// The first of those asked for.
+        first: Seq,
+        /// The last of them.
+        last: Seq,
+        /// The data directory.
+        path: String,
+        /// What is wrong.
+        cause: String,
+    },
     /// The log was stopped.
     #[error("the log is closed")]
     Closed,
@@ -133,8 +147,7 @@ pub enum LogError {
         /// The other process, as far as it is known.
         holder: String,
     },
-    /// Reading or writing failed. After a failed write the log takes no more: what is on disk is in doubt until it is
-    /// opened again.
+    /// Reading or writing failed; when it was writing, for good.
     #[error("{action} in {path}: {cause}")]
     Storage {
         /// What was tried: `append a batch`, `read events`, …
@@ -146,14 +159,22 @@ pub enum LogError {
     },
 }
 
+impl LogError {
+    /// Whether what was asked for is gone, rather than out of reach.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::BelowFloor { .. } | Self::Damaged { .. })
+    }
+}
+
 /// The log as the rest of the program sees it. Every method may block on the disk: async callers go through
 /// `spawn_blocking`, all but [`floor`](EventLog::floor), [`tail`](EventLog::tail) and [`epoch`](EventLog::epoch).
 pub trait EventLog: Send + Sync {
-    /// Takes a batch, in order. Blocks while the writer's queue is full; the [`Pending`] resolves when the batch is
-    /// on disk.
+    /// Takes a batch, in order. Blocks while the writer's queue or the disk is full; the [`Pending`] resolves when the
+    /// batch is on disk.
     ///
     /// # Errors
-    /// When the log is closed or poisoned by a failed write.
+    /// When the log is closed, or writing has failed for good.
     fn append(&self, batch: Batch) -> Result<Pending, LogError>;
 
     /// The identity of this log.
@@ -169,7 +190,8 @@ pub trait EventLog: Send + Sync {
     /// `max_bytes` of lines take. The first block may begin before `after + 1`; callers skip what they have.
     ///
     /// # Errors
-    /// [`LogError::BelowFloor`] when events between `after` and the floor were dropped.
+    /// [`LogError::BelowFloor`] when events between `after` and the floor were dropped, [`LogError::Damaged`] when the
+    /// next ones are lost. Reading can go on behind them.
     fn read(&self, after: Seq, max_bytes: usize) -> Result<Vec<Block>, LogError>;
 
     /// The position of the event with this CloudEvents id.
@@ -203,6 +225,28 @@ pub trait EventLog: Send + Sync {
 
     /// Bytes that the kept events take in the store.
     fn size_bytes(&self) -> u64;
+
+    /// Writes all that the log holds at one moment, while it goes on; [`restore`] reads it. `now` is noted in it.
+    ///
+    /// # Errors
+    /// When the log is not kept on a disk, can't be read or has to be opened anew meanwhile, or `output` fails.
+    fn back_up(&self, _now: Time, _output: &mut dyn std::io::Write) -> Result<BackupSummary, LogError> {
+        let cause = "it is kept in memory only (ephemeral = true)".to_owned();
+        Err(LogError::Storage { action: "back up the log", path: "memory".to_owned(), cause })
+    }
+
+    /// Why nothing is taken at present, for a person. What comes waits meanwhile.
+    fn waits_for(&self) -> Option<String> {
+        None
+    }
+
+    /// Bytes that are free where the log is kept, where there is such a place.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// From now on, an append that would have to wait for the disk is refused.
+    fn stop_waiting(&self) {}
 
     /// Writes what is queued and stops. Later appends are refused.
     fn close(&self);

@@ -1,6 +1,6 @@
 //! The search for a moment.
 
-use super::codec::{Damage, Unsealer};
+use super::codec::Unsealer;
 use super::{LogError, block};
 use crate::model::{Seq, Time};
 
@@ -8,32 +8,38 @@ use crate::model::{Seq, Time};
 /// per halving; relies on `observed` never going back.
 ///
 /// `block_at` gives the block that an event is in with the position of its first event, or nothing when retention
-/// has just dropped it.
+/// has just dropped it. Where a block is damaged, the answer may be an earlier event, never a later one.
 pub(super) fn first_observed_since<B: AsRef<[u8]>>(
     observed: Time,
     floor: Seq,
     tail: Seq,
     mut block_at: impl FnMut(Seq) -> Result<Option<(Seq, B)>, LogError>,
-    damaged: impl Fn(Seq, &Damage) -> LogError,
 ) -> Result<Seq, LogError> {
     // The answer is in `low..=high`.
     let (mut low, mut high) = (floor.0, tail.next().0);
     while low < high {
         let middle = low + (high - low) / 2;
-        let Some((first, sealed)) = block_at(Seq(middle))? else {
-            low = middle + 1;
-            continue;
+        let (first, sealed) = match block_at(Seq(middle)) {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                low = middle + 1;
+                continue;
+            }
+            Err(error) if error.is_gone() => {
+                high = middle;
+                continue;
+            }
+            Err(error) => return Err(error),
         };
-        let header = block::header(sealed.as_ref()).map_err(|damage| damaged(first, &damage))?;
-        if header.last_observed < observed {
-            low = first.0 + header.count;
-        } else if header.first_observed >= observed {
-            high = first.0.max(low);
-        } else {
-            let block = block::decode(&mut Unsealer::default(), first, sealed.as_ref())
-                .map_err(|damage| damaged(first, &damage))?;
-            let earlier = block.heads.iter().take_while(|head| head.observed < observed).count();
-            return Ok(Seq(first.0 + earlier as u64));
+        match block::header(sealed.as_ref()) {
+            Ok(header) if header.last_observed < observed => low = first.0 + header.count,
+            Ok(header) if header.first_observed < observed => {
+                let block = block::decode(&mut Unsealer::default(), first, sealed.as_ref());
+                let heads = block.map(|block| block.heads).unwrap_or_default();
+                let earlier = heads.iter().take_while(|head| head.observed < observed).count();
+                return Ok(Seq(first.0.max(low) + earlier as u64));
+            }
+            _ => high = first.0.max(low),
         }
     }
     Ok(Seq(low))

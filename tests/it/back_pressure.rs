@@ -2,10 +2,9 @@
 
 use std::collections::HashSet;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::support::program::preloaded;
 use crate::support::server::{Server, folder, serve};
 use crate::support::trail::create_group_of_size;
 
@@ -18,15 +17,6 @@ const HELD_KIB: u64 = 150 << 10;
 
 /// Megabytes go through an unoptimized program: on a busy machine that takes its time.
 const PATIENCE: Duration = Duration::from_secs(300);
-
-/// Builds what holds the program's writes to the disk.
-fn slow_sync(folder: &Path) -> PathBuf {
-    let library = folder.join("slow_sync.so");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg("tests/it/support/slow_sync.c").arg("-ldl");
-    assert!(compiler.status().unwrap().success());
-    library
-}
 
 #[track_caller]
 fn wait_until(mut holds: impl FnMut() -> bool) {
@@ -43,7 +33,7 @@ fn while_the_disk_hangs_memory_is_flat_and_nothing_is_lost() {
     let (data, trail, gate) = (folder.path().join("data"), folder.path().join("trail"), folder.path().join("gate"));
     let configuration = format!("data_dir = {data:?}\n[sources.trail.file]\npath = {trail:?}\npoll_millis = 20\n");
     let mut command = serve(folder.path(), &configuration);
-    command.env("LD_PRELOAD", slow_sync(folder.path())).env("TEST_SYNC_GATE", &gate);
+    command.env("LD_PRELOAD", preloaded(folder.path(), "slow_sync")).env("TEST_SYNC_GATE", &gate);
     let server = Server::start(command);
     std::fs::write(&gate, "").unwrap();
     std::fs::create_dir(&trail).unwrap();

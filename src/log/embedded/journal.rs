@@ -1,35 +1,105 @@
-//! The torn end of the store's journal.
+//! The store's journals: what of them is not whole, and what a failed write leaves of them.
 //!
-//! Power may fail while a batch is on its way to disk, and leave some of its pages written and some not. The store
-//! discards a batch whose end is missing, but refuses to open when the end was written and something in the middle
-//! was not. Nobody was told that such a batch is durable, so it goes as well. Each batch is on disk before the next
-//! is begun, so only the last can be torn: where a whole one follows, the disk has failed, and that is not ours to
-//! mend.
+//! Power may fail while a batch is on its way to disk, and leave some of its pages written and some not. Nobody was told
+//! that such a batch is durable, so it goes. Each batch is on disk before the next is begun, so only the last can be
+//! torn: where a whole one follows, the disk has lost something that it had. That is set aside and reported, and what
+//! follows is kept: the events in it are a hole in the log, which is told as such when it is read.
+//!
+//! The store would do neither. It refuses to open, or takes what is damaged for the end, and says nothing.
 //!
 //! This knows the journal of fjall's disk format 3. A batch is a start (tag 1, number of items, sequence), its items
 //! (tag 2, or 4 for a cleared keyspace), and an end (tag 3, XXH3-64 of the items, magic); numbers are little-endian.
+//! Behind the last batch there may be the zeros of space that was set aside.
 
-use std::fs::{self, OpenOptions};
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-const MAGIC: &[u8] = b"FJL\x03";
+use crate::log::codec::RESTORE;
 
-/// Cuts a torn batch off the newest journal. Whether there was one.
-pub(super) fn discard_torn_end(store: &Path) -> io::Result<bool> {
-    let Some(path) = newest(store)? else { return Ok(false) };
-    let content = fs::read(&path)?;
-    let Some(end) = torn_from(&content) else { return Ok(false) };
-    let journal = OpenOptions::new().write(true).open(&path)?;
-    journal.set_len(end as u64)?;
-    journal.sync_all()?;
-    tracing::warn!(path = %path.display(), "a write that a power failure cut short is discarded");
-    Ok(true)
+const MAGIC: &[u8] = b"FJL\x03";
+/// What lies between the sequences of two batches at most; each write of the store takes one.
+const FURTHEST: u64 = 1 << 40;
+/// A batch without items.
+const SHORTEST: usize = 26;
+
+/// A piece of a journal that is no batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    start: usize,
+    end: usize,
+    /// Whether nothing whole follows.
+    is_last: bool,
 }
 
-fn newest(store: &Path) -> io::Result<Option<PathBuf>> {
+/// Takes out of the journals what is no whole batch. What was lost by the disk, rather than never completed, is kept in
+/// the folder `aside`.
+pub(super) fn mend(store: &Path, aside: &Path) -> io::Result<()> {
+    if !fs::read(store.join("version"))?.starts_with(MAGIC) {
+        // Not of this format: the store says so.
+        return Ok(());
+    }
+    let journals = journals(store)?;
+    let newest = journals.last().map(|(number, _)| *number);
+    let mut before = None;
+    for (number, path) in journals {
+        let content = fs::read(&path)?;
+        let (pieces, sequences) = pieces(&content);
+        // No checksum covers them, and a wrong one would put the old in the place of the new.
+        for sequence in sequences {
+            if before.is_some_and(|before| sequence <= before || sequence - before > FURTHEST) {
+                let cause = format!("{}: the sequence {sequence} of a batch is damaged; {RESTORE}", path.display());
+                return Err(io::Error::other(cause));
+            }
+            before = Some(sequence);
+        }
+        if pieces.is_empty() {
+            continue;
+        }
+        for piece in &pieces {
+            let bytes = content.get(piece.start..piece.end).unwrap_or_default();
+            if piece.is_last && Some(number) == newest {
+                tracing::warn!(path = %path.display(), bytes = bytes.len(), "a write that was cut short is discarded");
+                continue;
+            }
+            fs::create_dir_all(aside)?;
+            let copy = aside.join(format!("{number}-{}.jnl", piece.start));
+            write_synced(&copy, &[bytes])?;
+            tracing::error!(
+                path = %path.display(), bytes = bytes.len(), kept = %copy.display(),
+                "a part of the journal is damaged and set aside; what was in it is lost, and told to subscribers as a gap"
+            );
+        }
+        replace(&path, &wholes(&content, &pieces))?;
+    }
+    File::open(store)?.sync_all()
+}
+
+/// Replaces every journal by a copy of it that is on the disk for certain.
+pub(super) fn write_anew(store: &Path) -> io::Result<()> {
+    for (_, path) in journals(store)? {
+        let content = fs::read(&path)?;
+        replace(&path, &[content.get(..written(&content)).unwrap_or_default()])?;
+    }
+    File::open(store)?.sync_all()
+}
+
+fn replace(path: &Path, content: &[&[u8]]) -> io::Result<()> {
+    // A name that the store does not look at.
+    let copy = path.with_extension("jnl.new");
+    write_synced(&copy, content)?;
+    fs::rename(copy, path)
+}
+
+fn write_synced(path: &Path, content: &[&[u8]]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    content.iter().try_for_each(|part| file.write_all(part))?;
+    file.sync_all()
+}
+
+fn journals(store: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut journals = Vec::new();
     for entry in fs::read_dir(store)? {
         let path = entry?.path();
@@ -37,26 +107,55 @@ fn newest(store: &Path) -> io::Result<Option<PathBuf>> {
         let number = name.strip_suffix(".jnl").and_then(|number| number.parse::<u64>().ok());
         journals.extend(number.map(|number| (number, path)));
     }
-    Ok(journals.into_iter().max().map(|(_, path)| path))
+    journals.sort_unstable();
+    Ok(journals)
 }
 
-/// Where the batch begins whose checksum does not hold, if it is the last.
-fn torn_from(content: &[u8]) -> Option<usize> {
-    let mut rest = content;
-    loop {
-        let start = content.len() - rest.len();
-        let holds = batch(&mut rest)?;
-        if !holds {
-            return batch(&mut rest).is_none().then_some(start);
+/// The length without the zeros at the end.
+fn written(content: &[u8]) -> usize {
+    content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+}
+
+/// What lies between whole batches, and behind the last of them; and the sequences of the batches.
+fn pieces(content: &[u8]) -> (Vec<Piece>, Vec<u64>) {
+    let mut sequences = Vec::new();
+    let end = written(content);
+    let (mut pieces, mut rest) = (Vec::new(), content.get(..end).unwrap_or_default());
+    while !rest.is_empty() {
+        let start = end - rest.len();
+        let mut next = rest;
+        if let Some(sequence) = batch(&mut next) {
+            sequences.push(sequence);
+            rest = next;
+            continue;
         }
+        let whole = next_whole(rest);
+        pieces.push(Piece { start, end: whole.map_or(end, |at| start + at), is_last: whole.is_none() });
+        rest = whole.and_then(|at| rest.get(at..)).unwrap_or_default();
     }
+    (pieces, sequences)
 }
 
-/// Takes a batch off the front: whether its checksum holds. Nothing when there is none that is whole in form.
-fn batch(rest: &mut &[u8]) -> Option<bool> {
+/// Where the next whole batch begins, behind what begins here.
+fn next_whole(content: &[u8]) -> Option<usize> {
+    // Nothing ends behind the last magic, so that what is torn is searched to there only.
+    let last = content.windows(MAGIC.len()).rposition(|bytes| bytes == MAGIC)?;
+    let is_whole = |at: &usize| content.get(*at..).is_some_and(|mut rest| batch(&mut rest).is_some());
+    (1..=last.saturating_sub(SHORTEST - MAGIC.len())).find(is_whole)
+}
+
+/// The content without these pieces.
+fn wholes<'a>(content: &'a [u8], pieces: &[Piece]) -> Vec<&'a [u8]> {
+    let starts = std::iter::once(0).chain(pieces.iter().map(|piece| piece.end));
+    let ends = pieces.iter().map(|piece| piece.start).chain([written(content)]);
+    starts.zip(ends).filter_map(|(start, end)| content.get(start..end)).collect()
+}
+
+/// Takes a batch off the front; gives its sequence. Nothing when there is none that is whole.
+fn batch(rest: &mut &[u8]) -> Option<u64> {
     let [1] = take(rest)? else { return None };
     let items = u32::from_le_bytes(take(rest)?);
-    let _sequence: [u8; 8] = take(rest)?;
+    let sequence = u64::from_le_bytes(take(rest)?);
     let body = *rest;
     for _ in 0..items {
         match take(rest)? {
@@ -78,11 +177,70 @@ fn batch(rest: &mut &[u8]) -> Option<bool> {
     let [3] = take(rest)? else { return None };
     let checksum = u64::from_le_bytes(take(rest)?);
     *rest = rest.strip_prefix(MAGIC)?;
-    Some(checksum == xxh3_64(body))
+    (checksum == xxh3_64(body)).then_some(sequence)
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (front, back) = rest.split_first_chunk()?;
     *rest = back;
     Some(*front)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A batch as the store writes it, with one item.
+    fn written_batch(key: &[u8], value: &[u8]) -> Vec<u8> {
+        let mut item = vec![2];
+        item.extend_from_slice(&[0; 10]);
+        item.extend_from_slice(&u16::try_from(key.len()).unwrap().to_le_bytes());
+        item.extend_from_slice(&[0; 4]);
+        item.extend_from_slice(&u32::try_from(value.len()).unwrap().to_le_bytes());
+        item.extend_from_slice(key);
+        item.extend_from_slice(value);
+        let mut bytes = vec![1, 1, 0, 0, 0];
+        bytes.extend_from_slice(&7_u64.to_le_bytes());
+        bytes.extend_from_slice(&item);
+        bytes.push(3);
+        bytes.extend_from_slice(&xxh3_64(&item).to_le_bytes());
+        bytes.extend_from_slice(MAGIC);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn one_damaged_byte_costs_one_batch(values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..6),
+                                            at in any::<prop::sample::Index>(), bit in 0..8_u8, zeros in 0..50_usize) {
+            let batches: Vec<Vec<u8>> = values.iter().map(|value| written_batch(b"key", value)).collect();
+            let mut content = batches.concat();
+            let at = at.index(content.len());
+            // The sequence of a batch is not covered by its checksum.
+            let mut start = 0;
+            let hit = batches.iter().position(|batch| { start += batch.len(); at < start }).unwrap();
+            let within = at - (start - batches[hit].len());
+            prop_assume!(!(5..13).contains(&within));
+            content[at] ^= 1 << bit;
+            content.extend(std::iter::repeat_n(0, zeros));
+            let (found, _) = pieces(&content);
+            prop_assert_eq!(found.len(), 1);
+            prop_assert_eq!(found[0].is_last, hit + 1 == batches.len());
+            let mut kept = batches.clone();
+            kept.remove(hit);
+            prop_assert_eq!(wholes(&content, &found).concat(), kept.concat());
+        }
+
+        #[test]
+        fn what_is_whole_is_left_alone(values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..6)) {
+            let content: Vec<u8> = values.iter().flat_map(|value| written_batch(b"key", value)).collect();
+            prop_assert_eq!(pieces(&content), (vec![], vec![7; values.len()]));
+        }
+
+        #[test]
+        fn no_bytes_upset_it(content in prop::collection::vec(any::<u8>(), 0..300)) {
+            let (found, _) = pieces(&content);
+            prop_assert!(found.iter().all(|piece| piece.start < piece.end && piece.end <= content.len()));
+        }
+    }
 }

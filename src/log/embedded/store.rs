@@ -2,14 +2,14 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fjall::config::CompressionPolicy;
 use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, OwnedWriteBatch, PersistMode,
-    Slice,
+    Slice, Snapshot,
 };
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -19,10 +19,12 @@ use crate::log::{LogError, draw_epoch};
 use crate::model::{AssetName, Epoch, Seq};
 
 /// Where the store lies within the data directory.
-const STORE: &str = "log";
+pub(super) const STORE: &str = "log";
 /// Where it lies until its creation is complete.
-const UNFINISHED: &str = "log.new";
+pub(super) const UNFINISHED: &str = "log.new";
 const LOCK: &str = "lock";
+/// What is left of journals that the disk has damaged.
+const DAMAGED: &str = "damaged";
 
 const LOCK_TRIES: u32 = 20;
 const LOCK_WAIT: Duration = Duration::from_millis(25);
@@ -51,7 +53,7 @@ pub(super) struct Store {
     pub(super) fingerprints: Keyspace,
     pub(super) meta: Keyspace,
     database: Database,
-    path: Arc<str>,
+    directory: Arc<Path>,
 }
 
 /// The counters that move with every commit, kept in `meta` so that opening scans nothing.
@@ -81,7 +83,7 @@ impl State {
         numbers.into_iter().flat_map(u64::to_be_bytes).collect()
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, Damage> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Damage> {
         let mut fields = Fields(bytes);
         // The order of the fields here is the order of the bytes.
         Ok(Self {
@@ -96,7 +98,11 @@ impl State {
 }
 
 /// The exclusive hold on a data directory; ends when it is dropped, or with the process.
-pub(super) struct Lock(#[expect(dead_code, reason = "held, not used")] File);
+pub(super) struct Lock {
+    /// The file that is held.
+    pub(super) path: PathBuf,
+    _held: File,
+}
 
 impl Lock {
     /// Creates the directory where it is missing, and takes hold of it.
@@ -105,7 +111,8 @@ impl Lock {
         let refused = |error: io::Error| open_error(directory, format!("{error}; {advice}"));
         fs::create_dir_all(directory).map_err(refused)?;
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
-        let mut file = options.open(directory.join(LOCK)).map_err(refused)?;
+        let path = directory.join(LOCK);
+        let mut file = options.open(&path).map_err(refused)?;
         match try_lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -117,9 +124,9 @@ impl Lock {
             }
             Err(TryLockError::Error(error)) => return Err(refused(error)),
         }
-        file.set_len(0).and_then(|()| file.rewind()).map_err(refused)?;
-        writeln!(file, "{}", std::process::id()).map_err(refused)?;
-        Ok(Self(file))
+        // Only for the message above; on a full disk there is none.
+        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+        Ok(Self { path, _held: file })
     }
 }
 
@@ -139,18 +146,18 @@ impl Store {
     pub(super) fn open(directory: &Path) -> Result<(Self, Epoch, State), LogError> {
         let (finished, unfinished) = (directory.join(STORE), directory.join(UNFINISHED));
         if !finished.try_exists().map_err(|error| open_error(directory, error))? {
-            create(directory, &unfinished).map_err(|error| open_error(directory, words(&error)))?;
+            drop(Self::create(directory)?);
             fs::rename(&unfinished, &finished)
                 .and_then(|()| File::open(directory)?.sync_all())
                 .map_err(|error| open_error(directory, error))?;
         }
-        let database = match database(&finished) {
-            Err(fjall::Error::JournalRecovery(_)) if journal::discard_torn_end(&finished).unwrap_or(false) => {
-                database(&finished)
-            }
-            outcome => outcome,
-        };
-        let database = database.map_err(|error| open_error(directory, words(&error)))?;
+        Self::open_existing(directory)
+    }
+
+    fn open_existing(directory: &Path) -> Result<(Self, Epoch, State), LogError> {
+        let path = directory.join(STORE);
+        journal::mend(&path, &directory.join(DAMAGED)).map_err(|error| open_error(directory, error))?;
+        let database = database(&path).map_err(|error| open_error(directory, words(&error)))?;
         check_format(directory, &database)?;
         let store = Self::keyspaces(database, directory).map_err(|error| open_error(directory, words(&error)))?;
         let epoch = Fields(&store.get_meta("epoch")?).u64();
@@ -159,6 +166,38 @@ impl Store {
             (Ok(epoch), Ok(state)) => Ok((store, Epoch(epoch), state)),
             (Err(damage), _) | (_, Err(damage)) => Err(open_error(directory, advice("the keyspace meta", &damage))),
         }
+    }
+
+    /// Makes a complete, empty store under a name that is not looked at. What a creation that was cut short left there
+    /// goes: no event was ever accepted into it.
+    pub(super) fn create(directory: &Path) -> Result<Self, LogError> {
+        let unfinished = directory.join(UNFINISHED);
+        match fs::remove_dir_all(&unfinished) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(open_error(directory, error)),
+            _ => {}
+        }
+        let create = || {
+            let store = Self::keyspaces(database(&unfinished)?, directory)?;
+            let mut batch = store.batch();
+            batch.insert(&store.meta, "format", FORMAT_VERSION.to_be_bytes());
+            batch.insert(&store.meta, "epoch", draw_epoch().0.to_be_bytes());
+            batch.insert(&store.meta, "state", State::EMPTY.encode());
+            batch.commit()?;
+            Ok(store)
+        };
+        create().map_err(|error| open_error(directory, words(&error)))
+    }
+
+    /// Closes the store after a failed write, and opens it again. No other handle to it may be left.
+    ///
+    /// What the system shows of a file whose write failed need not be on the disk, so the journals are written anew
+    /// first: all that is found in them then is (<https://www.usenix.org/system/files/atc20-rebello.pdf>).
+    pub(super) fn reopen(self) -> Result<(Self, State), LogError> {
+        let directory = Arc::clone(&self.directory);
+        drop(self);
+        journal::write_anew(&directory.join(STORE)).map_err(|error| open_error(&directory, error))?;
+        let (store, _, state) = Self::open_existing(&directory)?;
+        Ok((store, state))
     }
 
     fn keyspaces(database: Database, directory: &Path) -> fjall::Result<Self> {
@@ -183,7 +222,7 @@ impl Store {
             fingerprints: database.keyspace("fingerprints", small)?,
             meta: database.keyspace("meta", small)?,
             database,
-            path: directory.display().to_string().into(),
+            directory: directory.into(),
         })
     }
 
@@ -197,19 +236,41 @@ impl Store {
         self.database.batch().durability(Some(PersistMode::SyncAll))
     }
 
+    /// A batch that is on disk after the next [`sync`](Store::sync).
+    pub(super) fn plain_batch(&self) -> OwnedWriteBatch {
+        self.database.batch()
+    }
+
+    pub(super) fn sync(&self) -> fjall::Result<()> {
+        self.database.persist(PersistMode::SyncAll)
+    }
+
+    /// What the store holds now, unmoved by what is written later.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        self.database.snapshot()
+    }
+
+    /// Every keyspace, by its name.
+    pub(super) fn all(&self) -> [(&'static str, &Keyspace); 9] {
+        [
+            ("events", &self.events),
+            ("ids", &self.ids),
+            ("history", &self.history),
+            ("assets", &self.assets),
+            ("correlation", &self.correlation),
+            ("cursors", &self.cursors),
+            ("quarantine", &self.quarantine),
+            ("fingerprints", &self.fingerprints),
+            ("meta", &self.meta),
+        ]
+    }
+
     /// The block that an event is in, with the position of its first event. Looks no further back than `floor`.
-    pub(super) fn block_at(&self, floor: Seq, seq: Seq) -> Result<Option<(Seq, Slice)>, LogError> {
+    pub(super) fn block_at(&self, floor: Seq, seq: Seq) -> fjall::Result<Option<(Seq, Slice)>> {
         if seq < floor {
             return Ok(None);
         }
-        let last = self.events.range(seq_key(floor)..=seq_key(seq)).next_back();
-        last.map(|entry| self.block(entry)).transpose()
-    }
-
-    /// A block as an iterator over `events` gives it.
-    pub(super) fn block(&self, entry: fjall::Guard) -> Result<(Seq, Slice), LogError> {
-        let (key, value) = entry.into_inner().map_err(|error| self.failed("read events", &error))?;
-        Ok((self.seq(&key)?, value))
+        self.events.range(seq_key(floor)..=seq_key(seq)).next_back().map(block).transpose()
     }
 
     /// The position that a key of `events` or a value of `ids` is.
@@ -219,24 +280,25 @@ impl Store {
 
     /// A [`LogError::Storage`] about this directory.
     pub(super) fn error(&self, action: &'static str, cause: impl ToString) -> LogError {
-        LogError::Storage { action, path: self.path.to_string(), cause: cause.to_string() }
+        LogError::Storage { action, path: self.directory.display().to_string(), cause: cause.to_string() }
+    }
+
+    /// Events that are lost.
+    pub(super) fn damaged(&self, first: Seq, last: Seq, cause: impl ToString) -> LogError {
+        LogError::Damaged { first, last, path: self.directory.display().to_string(), cause: cause.to_string() }
     }
 
     /// A failure of the store.
     pub(super) fn failed(&self, action: &'static str, error: &fjall::Error) -> LogError {
         self.error(action, words(error))
     }
+}
 
-    /// A failure after which the log takes no more.
-    pub(super) fn stopped(&self, action: &'static str, error: &fjall::Error) -> LogError {
-        let advice = "the log takes no more until it is opened again: free space or check the disk, then restart";
-        self.error(action, format_args!("{}; {advice}", words(error)))
-    }
-
-    /// A block that can't be read.
-    pub(super) fn damaged(&self, action: &'static str, first: Seq, damage: &Damage) -> LogError {
-        self.error(action, advice(format_args!("the block at event {first}"), damage))
-    }
+/// A block as an iterator over `events` gives it.
+pub(super) fn block(entry: fjall::Guard) -> fjall::Result<(Seq, Slice)> {
+    let (key, value) = entry.into_inner()?;
+    let seq = Fields(&key).u64().map_err(|_| fjall::Error::Unrecoverable)?;
+    Ok((Seq(seq), value))
 }
 
 fn database(path: &Path) -> fjall::Result<Database> {
@@ -246,21 +308,6 @@ fn database(path: &Path) -> fjall::Result<Database> {
         // Large values are compressed before they get there.
         .journal_compression(CompressionType::None)
         .open()
-}
-
-/// Makes a complete, empty store under a name that is not looked at. What a creation that was cut short left there
-/// goes: no event was ever accepted into it.
-fn create(directory: &Path, unfinished: &Path) -> fjall::Result<()> {
-    match fs::remove_dir_all(unfinished) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    let store = Store::keyspaces(database(unfinished)?, directory)?;
-    let mut batch = store.batch();
-    batch.insert(&store.meta, "format", FORMAT_VERSION.to_be_bytes());
-    batch.insert(&store.meta, "epoch", draw_epoch().0.to_be_bytes());
-    batch.insert(&store.meta, "state", State::EMPTY.encode());
-    batch.commit()
 }
 
 /// Looks at the format before anything else is touched.
@@ -290,14 +337,24 @@ fn open_error(directory: &Path, cause: impl ToString) -> LogError {
     LogError::Storage { action: "open the log", path: directory.display().to_string(), cause: cause.to_string() }
 }
 
+/// Whether what the store holds is wrong, rather than the disk or the way to it.
+pub(super) fn is_damage(error: &fjall::Error) -> bool {
+    !matches!(
+        error,
+        fjall::Error::Io(_)
+            | fjall::Error::Storage(fjall::LsmError::Io(_))
+            | fjall::Error::Locked
+            | fjall::Error::Poisoned
+            | fjall::Error::KeyspaceDeleted
+    )
+}
+
 /// A store failure in words: the store itself prints the debug form of its types.
-fn words(error: &fjall::Error) -> String {
+pub(super) fn words(error: &fjall::Error) -> String {
     match error {
         fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => error.to_string(),
         fjall::Error::Locked => "in use by another process; stop that one, or set another data_dir".to_owned(),
-        fjall::Error::Poisoned => "a write in the background failed, most likely for lack of space; free some or \
-                                   check the disk, then start again"
-            .to_owned(),
+        fjall::Error::Poisoned => "a write in the background failed, most likely for lack of space".to_owned(),
         fjall::Error::InvalidVersion(_) => "the store was written by another version of catchment; run that one, or \
                                             set another data_dir"
             .to_owned(),

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use super::*;
 use crate::log::conformance::{append, bulky, event, metrics, of_events, rejected, wait, walk};
 
-fn open(directory: &Path) -> Result<EmbeddedLog, LogError> {
+pub(super) fn open(directory: &Path) -> Result<EmbeddedLog, LogError> {
     EmbeddedLog::open(directory, Retention::default(), metrics())
 }
 
@@ -21,7 +21,7 @@ fn refusal(directory: &Path) -> String {
 }
 
 /// The `n`th of a run of batches that all look alike: three events, and the number as asset, cursor and reject.
-fn numbered(n: u64) -> Batch {
+pub(super) fn numbered(n: u64) -> Batch {
     let text = Bytes::from(n.to_string());
     Batch {
         events: (0..3).map(|m| event(3 * n + m, "a", 0)).collect(),
@@ -32,7 +32,12 @@ fn numbered(n: u64) -> Batch {
     }
 }
 
-fn append_numbered(log: &EmbeddedLog, count: u64) {
+/// Reaches into the store.
+pub(super) fn in_store<T>(log: &EmbeddedLog, work: impl FnOnce(&Store) -> fjall::Result<T>) -> T {
+    log.shared.with(|store| work(store).map_err(|error| store.failed("reach into the store", &error))).unwrap()
+}
+
+pub(super) fn append_numbered(log: &EmbeddedLog, count: u64) {
     for n in 0..count {
         append(log, numbered(n));
     }
@@ -92,7 +97,7 @@ fn a_place_that_is_no_directory_is_refused() {
 fn another_format_and_a_foreign_store_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let log = open(directory.path()).unwrap();
-    log.store.meta.insert("format", 99_u32.to_be_bytes()).unwrap();
+    in_store(&log, |store| store.meta.insert("format", 99_u32.to_be_bytes()));
     drop(log);
     let error = refusal(directory.path());
     assert!(error.contains("format 99, this program reads format 1"), "{error}");
@@ -114,21 +119,64 @@ fn a_creation_that_was_cut_short_is_started_over() {
 }
 
 #[test]
-fn a_failed_write_stops_writing_but_not_reading() {
+fn a_failed_write_is_made_up_for_in_order_and_reading_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let log = open(directory.path()).unwrap();
     append(&log, numbered(0));
-    log.shared.fail_next_commit.store(true, Ordering::SeqCst);
-    let error = wait(log.append(numbered(1)).unwrap()).unwrap_err().to_string();
-    assert!(error.contains("no space left on device; the log takes no more until"), "{error}");
-    assert!(error.contains(&directory.path().display().to_string()), "{error}");
+    log.shared.failing_commits.store(2, Ordering::SeqCst);
+    let waiting: Vec<_> = (1..4).map(|n| log.append(numbered(n)).unwrap()).collect();
+    while log.waits_for().is_none() {
+        thread::yield_now();
+    }
+    let reason = log.waits_for().unwrap();
+    assert!(reason.contains("No space left on device"), "{reason}");
+    assert!(reason.contains(&directory.path().display().to_string()), "{reason}");
+    assert_eq!(whole_batches(&log), 1, "reading goes on");
+    let durable: Vec<_> = waiting.into_iter().map(|pending| wait(pending).unwrap()).collect();
+    assert_eq!(durable, [Seq(6), Seq(9), Seq(12)]);
+    assert_eq!((whole_batches(&log), log.waits_for()), (4, None));
+    drop(log);
+    assert_eq!(whole_batches(&open(directory.path()).unwrap()), 4);
+}
+
+#[test]
+fn a_write_that_failed_and_is_there_all_the_same_is_not_written_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path()).unwrap();
+    log.shared.fail_after_commit.store(true, Ordering::SeqCst);
+    assert_eq!(append(&log, numbered(0)), Seq(3));
+    assert_eq!(append(&log, numbered(1)), Seq(6));
+    drop(log);
+    assert_eq!(whole_batches(&open(directory.path()).unwrap()), 2);
+}
+
+#[test]
+fn what_can_not_be_mended_ends_writing() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path()).unwrap();
+    append(&log, numbered(0));
+    log.shared.failing_commits.store(1, Ordering::SeqCst);
+    let pending = log.append(numbered(1)).unwrap();
+    while log.waits_for().is_none() {
+        thread::yield_now();
+    }
+    fs::rename(directory.path().join("log"), directory.path().join("aside")).unwrap();
+    let error = wait(pending).unwrap_err().to_string();
     let again = log.append(numbered(1)).map(|_| ()).unwrap_err().to_string();
     assert_eq!(again, error);
-    assert_eq!(whole_batches(&log), 1);
-    drop(log);
+    assert!(!directory.path().join("log").exists(), "no empty log in its place");
+}
+
+#[test]
+fn who_stops_does_not_wait_for_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
     let log = open(directory.path()).unwrap();
-    append(&log, numbered(1));
-    assert_eq!(whole_batches(&log), 2);
+    log.shared.failing_commits.store(1, Ordering::SeqCst);
+    let pending = log.append(numbered(0)).unwrap();
+    log.stop_waiting();
+    assert!(matches!(wait(pending), Err(LogError::Closed)), "nothing is acknowledged");
+    drop(log);
+    assert_eq!(whole_batches(&open(directory.path()).unwrap()), 0);
 }
 
 #[test]
@@ -136,16 +184,21 @@ fn a_damaged_block_is_named_and_the_rest_is_readable() {
     let directory = tempfile::tempdir().unwrap();
     let log = open(directory.path()).unwrap();
     append_numbered(&log, 3);
-    let mut sealed = log.store.events.get(seq_key(Seq(4))).unwrap().unwrap().to_vec();
+    let mut sealed = in_store(&log, |store| store.events.get(seq_key(Seq(4)))).unwrap().to_vec();
     *sealed.last_mut().unwrap() ^= 1;
-    log.store.events.insert(seq_key(Seq(4)), sealed).unwrap();
+    in_store(&log, |store| store.events.insert(seq_key(Seq(4)), sealed));
     drop(log);
     let retention = Retention { max_age: Some(std::time::Duration::from_millis(1)), ..Retention::default() };
     let log = EmbeddedLog::open(directory.path(), retention, metrics()).unwrap();
-    let error = log.read(Seq(0), 1 << 20).map(|_| ()).unwrap_err().to_string();
-    for part in [&directory.path().display().to_string(), "the block at event 4 is damaged", "checksum", "restore"] {
+    assert_eq!(log.read(Seq(0), 1 << 20).unwrap().len(), 1, "up to the damage");
+    let error = log.read(Seq(4), 1 << 20).map(|_| ()).unwrap_err();
+    assert!(matches!(error, LogError::Damaged { first: Seq(5), last: Seq(6), .. }), "{error:?}");
+    let error = error.to_string();
+    for part in [&directory.path().display().to_string(), "events 5 to 6", "checksum", "check the disk"] {
         assert!(error.contains(part), "{error}");
     }
+    assert_eq!(log.shared.metrics.log_damaged_runs.get(), 1);
+    assert_eq!(log.times(&AssetName::from_text("a"), 9).unwrap().len(), 9, "by the index");
     assert_eq!(walk(&log, Seq(6), 1 << 20).len(), 3);
     log.retain(Time::from_millis(1_000)).unwrap();
     assert_eq!((log.floor(), log.size_bytes()), (Seq(10), 0), "damage does not stop retention");
@@ -156,10 +209,12 @@ fn a_lost_block_is_no_silent_gap() {
     let directory = tempfile::tempdir().unwrap();
     let log = open(directory.path()).unwrap();
     append_numbered(&log, 3);
-    log.store.events.remove(seq_key(Seq(4))).unwrap();
+    in_store(&log, |store| store.events.remove(seq_key(Seq(4))));
     assert_eq!(log.read(Seq(0), 1 << 20).unwrap().len(), 1, "up to the hole");
-    let error = log.read(Seq(3), 1 << 20).map(|_| ()).unwrap_err().to_string();
-    assert!(error.contains("event 4 is missing"), "{error}");
+    let error = log.read(Seq(3), 1 << 20).map(|_| ()).unwrap_err();
+    assert!(matches!(error, LogError::Damaged { first: Seq(4), last: Seq(6), .. }), "{error:?}");
+    assert!(error.to_string().contains("missing"), "{error}");
+    assert_eq!(walk(&log, Seq(6), 1 << 20).len(), 3);
 }
 
 #[test]
@@ -221,24 +276,6 @@ fn a_batch_torn_by_a_power_failure_is_discarded() {
     }
 }
 
-#[test]
-fn damage_before_the_last_batch_is_not_taken_for_a_torn_one() {
-    let directory = tempfile::tempdir().unwrap();
-    let log = open(directory.path()).unwrap();
-    let journal = journal(directory.path());
-    let written = || fs::read(&journal).unwrap().iter().rposition(|byte| *byte != 0).unwrap() + 1;
-    append(&log, large(0));
-    let middle = written() / 2;
-    append(&log, large(30));
-    drop(log);
-    let mut content = fs::read(&journal).unwrap();
-    content[middle] ^= 1;
-    fs::write(&journal, &content).unwrap();
-    let error = refusal(directory.path());
-    assert!(error.contains("the store is damaged") && error.contains("restore the directory"), "{error}");
-    assert_eq!(fs::read(&journal).unwrap(), content, "nothing was touched");
-}
-
 fn journal(directory: &Path) -> PathBuf {
     let mut journals: Vec<_> = fs::read_dir(directory.join("log"))
         .unwrap()
@@ -249,7 +286,7 @@ fn journal(directory: &Path) -> PathBuf {
     journals.remove(0)
 }
 
-fn copy_all(from: &Path, to: &Path) {
+pub(super) fn copy_all(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let (path, target) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));

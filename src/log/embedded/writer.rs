@@ -1,22 +1,21 @@
 //! The only writer, on its own thread.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-#[cfg(test)]
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
 use fjall::{OwnedWriteBatch, Slice};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
-use super::store::{State, Store, history_key, seq_key, text_key};
+use super::shared::Shared;
+use super::store::{State, Store, history_key, is_damage, seq_key, text_key};
 use crate::log::codec::{Damage, Sealer, Unsealer, put_bytes};
 use crate::log::retention::{Goal, Retention};
-use crate::log::{Batch, LogError, NewEvent, block, record, report};
-use crate::metrics::Metrics;
+use crate::log::{Batch, LogError, NewEvent, block, record};
 use crate::model::{AssetName, Rejected, Seq, SourceId};
 
 /// A group takes no further batch once it holds this many bytes.
@@ -41,49 +40,6 @@ pub(super) struct Append {
     pub(super) batch: Batch,
     pub(super) reply: Reply,
     pub(super) taken: Instant,
-}
-
-/// What the writer lets everyone else see.
-pub(super) struct Shared {
-    pub(super) tail: watch::Sender<Seq>,
-    floor: AtomicU64,
-    bytes: AtomicU64,
-    /// Why no more is taken, once a write has failed.
-    pub(super) failure: OnceLock<LogError>,
-    metrics: Arc<Metrics>,
-    #[cfg(test)]
-    pub(super) fail_next_commit: AtomicBool,
-}
-
-impl Shared {
-    pub(super) fn new(state: &State, metrics: Arc<Metrics>) -> Self {
-        let shared = Self {
-            tail: watch::Sender::new(state.tail),
-            floor: AtomicU64::new(state.floor.0),
-            bytes: AtomicU64::new(state.bytes),
-            failure: OnceLock::new(),
-            metrics,
-            #[cfg(test)]
-            fail_next_commit: AtomicBool::new(false),
-        };
-        shared.publish(state);
-        shared
-    }
-
-    pub(super) fn floor(&self) -> Seq {
-        Seq(self.floor.load(Ordering::Acquire))
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Acquire)
-    }
-
-    fn publish(&self, state: &State) {
-        self.floor.store(state.floor.0, Ordering::Release);
-        self.bytes.store(state.bytes, Ordering::Release);
-        report(&self.metrics, state.floor, state.tail, state.bytes);
-        self.tail.send_replace(state.tail);
-    }
 }
 
 /// Batches that are written together. Within one, what is said of a key last is all that is written of it.
@@ -133,7 +89,6 @@ impl Group {
 
 /// Owns every write to the store.
 pub(super) struct Writer {
-    store: Store,
     shared: Arc<Shared>,
     retention: Retention,
     state: State,
@@ -141,8 +96,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(store: Store, shared: Arc<Shared>, retention: Retention, state: State) -> Self {
-        Self { store, shared, retention, state, sealer: Sealer::default() }
+    pub(super) fn new(shared: Arc<Shared>, retention: Retention, state: State) -> Self {
+        Self { shared, retention, state, sealer: Sealer::default() }
     }
 
     /// Works until every sender of the queue is gone and the queue is empty.
@@ -166,7 +121,7 @@ impl Writer {
                 }
                 Command::Retain(goal, reply) => {
                     // Who asked may have gone.
-                    let _ = reply.send(self.unless_failed(RETAIN, |writer| writer.drop_oldest(&goal)));
+                    let _ = reply.send(self.persevere(RETAIN, |writer, store| writer.drop_oldest(store, &goal)));
                 }
             }
         }
@@ -175,7 +130,12 @@ impl Writer {
     /// Writes a group and tells those who wait. The tail has moved by then.
     fn append(&mut self, mut group: Group) {
         let (waiting, before) = (std::mem::take(&mut group.waiting), self.state.tail);
-        let outcome = self.unless_failed(APPEND, |writer| writer.write(&group));
+        let outcome = self.persevere(APPEND, |writer, store| {
+            // A write that failed may have reached the disk all the same, and then did so as a whole. A group without
+            // events can be written twice.
+            let is_there = writer.state.tail > before;
+            if is_there { Ok(()) } else { writer.write(store, &group) }
+        });
         for Waiting { reply, since, events } in waiting {
             self.shared.metrics.log_append_seconds.observe(since.elapsed().as_secs_f64());
             // Who asked may have gone; the batch is durable all the same.
@@ -184,64 +144,102 @@ impl Writer {
         let goal = self.retention.excess_goal(self.state.bytes);
         if !goal.is_empty() {
             // A failure has been logged and kept: the next append tells of it.
-            let _ = self.unless_failed(RETAIN, |writer| writer.drop_oldest(&goal));
+            let _ = self.persevere(RETAIN, |writer, store| writer.drop_oldest(store, &goal));
         }
     }
 
-    /// Runs what writes, unless a write has failed before. After a failure what is on disk is in doubt, so nothing is
-    /// ever tried again on this handle (<https://www.usenix.org/system/files/atc20-rebello.pdf>).
-    fn unless_failed<T>(
+    /// Runs what writes until it has succeeded. After a failure what is on disk is in doubt
+    /// (<https://www.usenix.org/system/files/atc20-rebello.pdf>), so nothing is tried again on the same handle: the
+    /// store is opened anew, once the disk takes writes, and tells what it has.
+    fn persevere<T>(
         &mut self,
         action: &'static str,
-        write: impl FnOnce(&mut Self) -> Result<T, fjall::Error>,
+        mut write: impl FnMut(&mut Self, &Store) -> Result<T, fjall::Error>,
     ) -> Result<T, LogError> {
-        if let Some(failure) = self.shared.failure.get() {
-            return Err(failure.clone());
+        let shared = Arc::clone(&self.shared);
+        for failures in 1.. {
+            if let Some(failure) = shared.failure.get() {
+                return Err(failure.clone());
+            }
+            let mut failed = None;
+            let outcome = shared.with(|store| {
+                write(self, store).map_err(|error| {
+                    let failure = store.failed(action, &error);
+                    failed = Some(error);
+                    failure
+                })
+            });
+            match (outcome, failed) {
+                (Err(failure), Some(error)) if is_of_the_disk(&error, failures) => self.mend(&failure, failures)?,
+                (Err(failure), _) => return Err(self.fail(failure)),
+                (done, _) => return done,
+            }
         }
-        write(self).map_err(|error| {
-            let failure = self.store.stopped(action, &error);
-            tracing::error!(error = %failure, "the log has failed");
-            self.shared.failure.get_or_init(|| failure).clone()
-        })
+        Err(LogError::Closed)
     }
 
-    fn write(&mut self, group: &Group) -> fjall::Result<()> {
+    /// Waits until the disk takes writes, and opens the store anew.
+    fn mend(&mut self, failure: &LogError, failures: u32) -> Result<(), LogError> {
+        let shared = Arc::clone(&self.shared);
+        let waits = 1 << failures.min(5);
+        let state = shared.disk.wait_for_writes(&failure.to_string(), waits).and_then(|()| shared.reopen());
+        self.state = state.map_err(|failure| self.fail(failure))?;
+        shared.publish(&self.state);
+        shared.disk.writes_again();
+        Ok(())
+    }
+
+    /// Nothing more is written.
+    fn fail(&self, failure: LogError) -> LogError {
+        if !matches!(failure, LogError::Closed) {
+            tracing::error!(error = %failure, "the log has failed");
+        }
+        self.shared.failure.get_or_init(|| failure).clone()
+    }
+
+    fn write(&mut self, store: &Store, group: &Group) -> fjall::Result<()> {
         if group.is_empty() {
             return Ok(());
         }
-        let (mut batch, mut state) = (self.store.batch(), self.state);
-        self.put_events(&mut batch, &mut state, &group.events)?;
-        self.put_rejected(&mut batch, &mut state, &group.rejected)?;
+        let (mut batch, mut state) = (store.batch(), self.state);
+        self.put_events(store, &mut batch, &mut state, &group.events)?;
+        self.put_rejected(store, &mut batch, &mut state, &group.rejected)?;
         for (name, value) in &group.assets {
             let key = text_key(name.as_str());
             let folded = if key == name.as_str().as_bytes() { "" } else { name.as_str() };
             let mut stored = Vec::with_capacity(4 + folded.len() + value.len());
             put_bytes(&mut stored, folded.as_bytes());
             stored.extend_from_slice(value);
-            batch.insert(&self.store.assets, key, stored);
+            batch.insert(&store.assets, key, stored);
         }
         for (key, value) in &group.correlation {
             match value {
-                Some(value) => batch.insert(&self.store.correlation, text_key(key), value.as_ref()),
-                None => batch.remove(&self.store.correlation, text_key(key)),
+                Some(value) => batch.insert(&store.correlation, text_key(key), value.as_ref()),
+                None => batch.remove(&store.correlation, text_key(key)),
             }
         }
         for (source, position) in &group.cursors {
-            batch.insert(&self.store.cursors, text_key(&source.0), position.as_ref());
+            batch.insert(&store.cursors, text_key(&source.0), position.as_ref());
         }
-        self.commit(batch, state)
+        self.commit(store, batch, state)
     }
 
-    fn put_events(&mut self, batch: &mut OwnedWriteBatch, state: &mut State, events: &[NewEvent]) -> fjall::Result<()> {
+    fn put_events(
+        &mut self,
+        store: &Store,
+        batch: &mut OwnedWriteBatch,
+        state: &mut State,
+        events: &[NewEvent],
+    ) -> fjall::Result<()> {
         for run in block::split(events) {
             let sealed = block::encode(&mut self.sealer, run)?;
             state.bytes += sealed.len() as u64;
-            batch.insert(&self.store.events, seq_key(state.tail.next()), sealed);
+            batch.insert(&store.events, seq_key(state.tail.next()), sealed);
             for event in run {
                 state.tail = state.tail.next();
-                batch.insert(&self.store.ids, text_key(&event.head.id), seq_key(state.tail));
+                batch.insert(&store.ids, text_key(&event.head.id), seq_key(state.tail));
                 let time = event.head.time.millis().to_be_bytes();
-                batch.insert(&self.store.history, history_key(&event.head.asset, state.tail), time);
+                batch.insert(&store.history, history_key(&event.head.asset, state.tail), time);
             }
         }
         Ok(())
@@ -249,6 +247,7 @@ impl Writer {
 
     fn put_rejected(
         &mut self,
+        store: &Store,
         batch: &mut OwnedWriteBatch,
         state: &mut State,
         rejected: &[Rejected],
@@ -256,7 +255,7 @@ impl Writer {
         let (mut fresh, mut seen) = (VecDeque::new(), HashSet::new());
         for rejected in rejected {
             let fingerprint = record::fingerprint(rejected);
-            if !seen.insert(fingerprint) || self.store.fingerprints.contains_key(fingerprint)? {
+            if !seen.insert(fingerprint) || store.fingerprints.contains_key(fingerprint)? {
                 continue;
             }
             let sealed = record::encode(&mut self.sealer, rejected, &fingerprint)?;
@@ -271,40 +270,34 @@ impl Writer {
                 Some((number, ..)) if *number == state.quarantine_first => {
                     fresh.pop_front().map(|(.., sealed)| sealed.len())
                 }
-                _ => self.drop_record(batch, state.quarantine_first)?,
+                _ => drop_record(store, batch, state.quarantine_first)?,
             };
             state.quarantine_bytes = state.quarantine_bytes.saturating_sub(dropped.unwrap_or(0) as u64);
             state.quarantine_first += 1;
         }
         for (number, fingerprint, sealed) in fresh {
-            batch.insert(&self.store.quarantine, number.to_be_bytes(), sealed);
-            batch.insert(&self.store.fingerprints, fingerprint, number.to_be_bytes());
+            batch.insert(&store.quarantine, number.to_be_bytes(), sealed);
+            batch.insert(&store.fingerprints, fingerprint, number.to_be_bytes());
         }
         Ok(())
     }
 
-    /// Takes a record out of quarantine; gives its length.
-    fn drop_record(&self, batch: &mut OwnedWriteBatch, number: u64) -> fjall::Result<Option<usize>> {
-        let Some(sealed) = self.store.quarantine.get(number.to_be_bytes())? else { return Ok(None) };
-        // The fingerprint of a damaged record stays behind; it keeps nothing but its own repetition out.
-        if let Ok(fingerprint) = record::fingerprint_of(&sealed) {
-            batch.remove(&self.store.fingerprints, fingerprint);
-        }
-        batch.remove(&self.store.quarantine, number.to_be_bytes());
-        Ok(Some(sealed.len()))
-    }
-
     /// Drops the oldest blocks, whole, with their index entries, as one commit. Whether there may be more to drop.
-    fn drop_oldest(&mut self, goal: &Goal) -> fjall::Result<bool> {
-        let (mut batch, mut state, mut events) = (self.store.batch(), self.state, 0);
+    fn drop_oldest(&mut self, store: &Store, goal: &Goal) -> fjall::Result<bool> {
+        let (mut batch, mut state, mut events) = (store.batch(), self.state, 0);
         let (mut unsealer, mut more) = (Unsealer::default(), true);
         for _ in 0..STEP_BLOCKS {
-            let Some(entry) = self.store.events.range(seq_key(state.floor)..).next() else {
+            let Some(entry) = store.events.range(seq_key(state.floor)..).next() else {
                 more = false;
                 break;
             };
-            let (key, sealed) = entry.into_inner()?;
-            match block::header(&sealed) {
+            let key = entry.key()?;
+            let sealed = match store.events.get(&key) {
+                Ok(sealed) => sealed,
+                Err(error) if is_damage(&error) => None,
+                Err(error) => return Err(error),
+            };
+            match block::header(sealed.as_deref().unwrap_or_default()) {
                 Ok(header) if !goal.drops(header.last_observed, state.bytes) => more = false,
                 // A newer version wrote it, and may read it yet.
                 Err(Damage::Format(_)) => more = false,
@@ -313,67 +306,118 @@ impl Writer {
             if !more || events >= STEP_EVENTS {
                 break;
             }
-            events += self.drop_block(&mut batch, &mut state, &mut unsealer, key, &sealed)?;
+            events += drop_block(store, &mut batch, &mut state, &mut unsealer, key, sealed.as_deref())?;
         }
         if state != self.state {
             // Readers see the floor move first: what they then miss, they know to have been dropped.
             self.shared.floor.store(state.floor.0, Ordering::Release);
-            self.commit(batch, state)?;
+            self.commit(store, batch, state)?;
         }
         Ok(more)
     }
 
-    /// Drops the block that `state.floor` stands at; gives the number of its events.
-    fn drop_block(
-        &self,
-        batch: &mut OwnedWriteBatch,
-        state: &mut State,
-        unsealer: &mut Unsealer,
-        key: Slice,
-        sealed: &Slice,
-    ) -> fjall::Result<usize> {
-        let first = state.floor;
-        let dropped = block::decode(unsealer, first, sealed).map(|block| block.heads).unwrap_or_else(|damage| {
-            // Its index entries stay behind; they are below the floor, where no one looks.
-            tracing::warn!(%first, %damage, "a damaged block is dropped");
-            Vec::new()
-        });
-        for head in &dropped {
-            let id = text_key(&head.id);
-            // An event that was logged again has its id point to the later one.
-            if self.store.ids.get(&id)?.is_some_and(|seq| *seq == seq_key(state.floor)) {
-                batch.remove(&self.store.ids, id);
-            }
-            batch.remove(&self.store.history, history_key(&head.asset, state.floor));
-            state.floor = state.floor.next();
-        }
-        if dropped.is_empty() {
-            let next = self.store.events.range(seq_key(first.next())..).next().map(fjall::Guard::key).transpose()?;
-            state.floor = next.and_then(|key| self.store.seq(&key).ok()).unwrap_or(state.tail.next());
-        }
-        batch.remove(&self.store.events, key);
-        state.bytes = state.bytes.saturating_sub(sealed.len() as u64);
-        Ok(dropped.len())
-    }
-
-    fn commit(&mut self, mut batch: OwnedWriteBatch, state: State) -> fjall::Result<()> {
-        batch.insert(&self.store.meta, "state", state.encode());
+    fn commit(&mut self, store: &Store, mut batch: OwnedWriteBatch, state: State) -> fjall::Result<()> {
+        batch.insert(&store.meta, "state", state.encode());
         #[cfg(test)]
-        if self.shared.fail_next_commit.swap(false, Ordering::SeqCst) {
-            return Err(std::io::Error::other("no space left on device").into());
+        if self
+            .shared
+            .failing_commits
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            .is_ok()
+        {
+            return Err(full().into());
         }
         batch.commit()?;
+        #[cfg(test)]
+        if self.shared.fail_after_commit.swap(false, Ordering::SeqCst) {
+            return Err(full().into());
+        }
         self.state = state;
         self.shared.publish(&state);
         Ok(())
     }
 }
 
+/// Takes a record out of quarantine; gives its length.
+fn drop_record(store: &Store, batch: &mut OwnedWriteBatch, number: u64) -> fjall::Result<Option<usize>> {
+    let Some(sealed) = store.quarantine.get(number.to_be_bytes())? else { return Ok(None) };
+    // The fingerprint of a damaged record stays behind; it keeps nothing but its own repetition out.
+    if let Ok(fingerprint) = record::fingerprint_of(&sealed) {
+        batch.remove(&store.fingerprints, fingerprint);
+    }
+    batch.remove(&store.quarantine, number.to_be_bytes());
+    Ok(Some(sealed.len()))
+}
+
+/// Drops the block that `state.floor` stands at; gives the number of its events.
+fn drop_block(
+    store: &Store,
+    batch: &mut OwnedWriteBatch,
+    state: &mut State,
+    unsealer: &mut Unsealer,
+    key: Slice,
+    sealed: Option<&[u8]>,
+) -> fjall::Result<usize> {
+    let first = state.floor;
+    let dropped =
+        block::decode(unsealer, first, sealed.unwrap_or_default()).map(|block| block.heads).unwrap_or_else(|damage| {
+            // Its index entries stay behind; they are below the floor, where no one looks.
+            tracing::warn!(%first, %damage, "a damaged block is dropped");
+            Vec::new()
+        });
+    for head in &dropped {
+        let id = text_key(&head.id);
+        // An event that was logged again has its id point to the later one.
+        if store.ids.get(&id)?.is_some_and(|seq| *seq == seq_key(state.floor)) {
+            batch.remove(&store.ids, id);
+        }
+        batch.remove(&store.history, history_key(&head.asset, state.floor));
+        state.floor = state.floor.next();
+    }
+    if dropped.is_empty() {
+        let next = store.events.range(seq_key(first.next())..).next().map(fjall::Guard::key).transpose()?;
+        state.floor = next.and_then(|key| store.seq(&key).ok()).unwrap_or(state.tail.next());
+    }
+    let length = match sealed {
+        Some(sealed) => sealed.len() as u64,
+        None => store.events.size_of(&key)?.map_or(0, u64::from),
+    };
+    batch.remove(&store.events, key);
+    state.bytes = state.bytes.saturating_sub(length);
+    Ok(dropped.len())
+}
+
+/// What a full disk says.
+#[cfg(test)]
+fn full() -> std::io::Error {
+    std::io::Error::from_raw_os_error(28)
+}
+
+/// Whether the disk is to blame, which may come right, rather than what was to be written or the store. A disk that is
+/// full, over its quota or read-only is waited for; of other failures, `failures` in a row are taken for one for good.
+fn is_of_the_disk(error: &fjall::Error, failures: u32) -> bool {
+    const PATIENCE: u32 = 3;
+    match error {
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem => true,
+            // What is no error of the system is one of ours.
+            _ => error.raw_os_error().is_some() && failures <= PATIENCE,
+        },
+        // A write in the background failed.
+        fjall::Error::Poisoned => failures <= PATIENCE,
+        _ => false,
+    }
+}
+
 impl Drop for Writer {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let _ =
-                self.shared.failure.set(self.store.error(APPEND, "the writer stopped unexpectedly; restart catchment"));
+            let failure = LogError::Storage {
+                action: APPEND,
+                path: self.shared.disk.shown(),
+                cause: "the writer stopped unexpectedly; restart catchment".to_owned(),
+            };
+            let _ = self.shared.failure.set(failure);
         }
     }
 }

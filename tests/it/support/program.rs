@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -15,6 +16,16 @@ pub(crate) fn catchment() -> Command {
         }
     }
     command
+}
+
+/// Builds a library of `tests/it/support` that is preloaded into the program under test.
+pub(crate) fn preloaded(folder: &Path, name: &str) -> PathBuf {
+    let library = folder.join(name).with_extension("so");
+    let source = Path::new("tests/it/support").join(name).with_extension("c");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
+    assert!(compiler.status().unwrap().success());
+    library
 }
 
 /// Sends a signal to a process, or to a group of processes when its number is negative. Whether there was one.

@@ -144,6 +144,11 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// The files and sockets that it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
     /// Every event in the log.
     pub(crate) fn all_events(&self) -> Vec<Value> {
         self.events("since=1970-01-01T00:00:00Z&until=0s")
@@ -232,7 +237,7 @@ impl Frames {
         self.lines.get_ref().ended
     }
 
-    fn open(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
+    pub(crate) fn open(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
         use std::io::Write;
         let mut socket = TcpStream::connect(address).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -1,0 +1,109 @@
+//! What the writer lets everyone else see, and the place of the store.
+
+use std::collections::BTreeSet;
+#[cfg(test)]
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use tokio::sync::watch;
+
+use super::disk::Disk;
+use super::store::{State, Store};
+use crate::log::{LogError, report};
+use crate::metrics::Metrics;
+use crate::model::Seq;
+
+/// What the writer lets everyone else see.
+pub(super) struct Shared {
+    pub(super) tail: watch::Sender<Seq>,
+    pub(super) floor: AtomicU64,
+    bytes: AtomicU64,
+    /// Why no more is taken, once a write has failed for good.
+    pub(super) failure: OnceLock<LogError>,
+    pub(super) disk: Disk,
+    /// The last events of the runs that were found to be damaged.
+    damaged: Mutex<BTreeSet<Seq>>,
+    /// The open store. Nothing while it is opened anew, which who reads waits for, and once that has failed.
+    store: RwLock<Option<Store>>,
+    /// Whether the writer waits for all others to let go of it.
+    is_wanted: AtomicBool,
+    pub(super) metrics: Arc<Metrics>,
+    /// Commits that are to fail.
+    #[cfg(test)]
+    pub(super) failing_commits: AtomicU32,
+    /// Whether the next commit is to fail although it is done.
+    #[cfg(test)]
+    pub(super) fail_after_commit: AtomicBool,
+}
+
+impl Shared {
+    pub(super) fn new(store: Store, state: &State, disk: Disk, metrics: Arc<Metrics>) -> Self {
+        let shared = Self {
+            tail: watch::Sender::new(state.tail),
+            floor: AtomicU64::new(state.floor.0),
+            bytes: AtomicU64::new(state.bytes),
+            failure: OnceLock::new(),
+            disk,
+            damaged: Mutex::default(),
+            store: RwLock::new(Some(store)),
+            is_wanted: AtomicBool::new(false),
+            metrics,
+            #[cfg(test)]
+            failing_commits: AtomicU32::new(0),
+            #[cfg(test)]
+            fail_after_commit: AtomicBool::new(false),
+        };
+        shared.publish(state);
+        shared
+    }
+
+    /// Does something with the store. Not to be called within itself.
+    pub(super) fn with<T>(&self, work: impl FnOnce(&Store) -> Result<T, LogError>) -> Result<T, LogError> {
+        match &*self.store.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(store) => work(store),
+            None => Err(self.failure.get().cloned().unwrap_or(LogError::Closed)),
+        }
+    }
+
+    /// Reports events that are damaged, up to `last`: once, however often they are asked for. Gives the report back.
+    pub(super) fn set_aside(&self, last: Seq, report: LogError) -> LogError {
+        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        if damaged.insert(last) {
+            tracing::error!(error = %report, "events are lost; subscribers get a gap");
+        }
+        self.metrics.log_damaged_runs.set(i64::try_from(damaged.len()).unwrap_or(i64::MAX));
+        report
+    }
+
+    /// Whether what takes long should let go of the store.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.is_wanted.load(Ordering::Acquire)
+    }
+
+    /// Closes the store and opens it again, when nobody reads.
+    pub(super) fn reopen(&self) -> Result<State, LogError> {
+        self.is_wanted.store(true, Ordering::Release);
+        let mut place = self.store.write().unwrap_or_else(PoisonError::into_inner);
+        self.is_wanted.store(false, Ordering::Release);
+        let Some(store) = place.take() else { return Err(LogError::Closed) };
+        let (store, state) = store.reopen()?;
+        *place = Some(store);
+        Ok(state)
+    }
+
+    pub(super) fn floor(&self) -> Seq {
+        Seq(self.floor.load(Ordering::Acquire))
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Acquire)
+    }
+
+    pub(super) fn publish(&self, state: &State) {
+        self.floor.store(state.floor.0, Ordering::Release);
+        self.bytes.store(state.bytes, Ordering::Release);
+        report(&self.metrics, state.floor, state.tail, state.bytes);
+        self.tail.send_replace(state.tail);
+    }
+}
