@@ -47,8 +47,6 @@ pub use crate::log::BackupSummary;
 const INTAKE_DELIVERIES: usize = 16;
 /// Bytes of records that may be between sources and ingest loop.
 const INTAKE_BYTES: u32 = 32 << 20;
-/// How often retention by age is looked at.
-const RETENTION_EVERY: Duration = Duration::from_secs(60);
 
 /// Why the gateway did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
