@@ -44,9 +44,9 @@ use self::sources::{Sources, Starter};
 pub use crate::log::BackupSummary;
 
 /// Deliveries that may wait for the ingest loop.
-const INTAKE_DELIVERIES: usize = 64;
+const INTAKE_DELIVERIES: usize = 16;
 /// Bytes of records that may be between sources and ingest loop.
-const INTAKE_BYTES: u32 = 64 << 20;
+const INTAKE_BYTES: u32 = 32 << 20;
 
 /// Why the gateway did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]

@@ -107,7 +107,7 @@ pub(super) async fn asyncapi(_: NoParams) -> Result<Response, ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use axum::http::StatusCode;
 
@@ -162,6 +162,58 @@ mod tests {
                 };
                 let found: Vec<bool> = described.map(|(.., operation)| !by_nobody(operation)).collect();
                 assert_eq!(found, [needs], "{path}");
+            }
+        }
+    }
+
+    /// What can stand in the query, with its schema.
+    fn query_parameters<'a>(openapi: &'a Value, operation: &'a Value) -> BTreeMap<&'a str, &'a Value> {
+        let parameters = operation.get("parameters").and_then(Value::as_array).into_iter().flatten();
+        let resolved = parameters.map(|parameter| match parameter.get("$ref").and_then(Value::as_str) {
+            Some(reference) => openapi.pointer(reference.trim_start_matches('#')).unwrap(),
+            None => parameter,
+        });
+        let of_query = resolved.filter(|parameter| parameter["in"] == "query");
+        of_query.map(|parameter| (parameter["name"].as_str().unwrap(), &parameter["schema"])).collect()
+    }
+
+    #[tokio::test]
+    async fn parameters_and_their_bounds_are_those_that_the_server_knows() {
+        let world = World::new(1).await;
+        let openapi = openapi();
+        for (path, method, operation) in operations(&openapi) {
+            let described = query_parameters(&openapi, operation);
+            if operation["responses"].get("400").is_none() {
+                assert!(described.is_empty(), "{path} refuses nothing");
+                continue;
+            }
+            let uri = path.replace("{name}", "x").replace("{id}", "x");
+            let ask = async |query: &str| {
+                let answer = world.send(&method.to_uppercase(), &format!("{uri}?{query}"), &[]).await;
+                (answer.problem(), answer.json()["detail"].as_str().unwrap().to_owned())
+            };
+            let (problem, detail) = ask("surprise=1").await;
+            assert_eq!(problem, (400, "unknown_parameter".to_owned()), "{path}");
+            let (_, known) = detail.split_once("there are ").unwrap();
+            let known: BTreeSet<&str> = known.split(", ").filter(|name| *name != "none here").collect();
+            assert_eq!(known, described.keys().copied().collect(), "{path}");
+            for (name, schema) in described.iter().filter(|(_, schema)| schema["type"] == "integer") {
+                let (_, detail) = ask(&format!("{name}=x")).await;
+                let bounds = format!("from {} to {}", schema["minimum"], schema["maximum"]);
+                assert!(detail.contains(&bounds), "{path} {name}: {bounds}, and the server says: {detail}");
+            }
+        }
+    }
+
+    #[test]
+    fn people_find_every_path_and_parameter_as_well() {
+        let docs = include_str!("../../docs/API.md");
+        let openapi = openapi();
+        for (path, _, operation) in operations(&openapi) {
+            assert!(docs.contains(path), "{path} is missing in docs/API.md");
+            for name in query_parameters(&openapi, operation).keys() {
+                let told = ["`{}`", "`{}=", "?{}="].map(|form| form.replace("{}", name));
+                assert!(told.iter().any(|told| docs.contains(told)), "{name} of {path} is missing in docs/API.md");
             }
         }
     }
