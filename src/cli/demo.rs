@@ -62,7 +62,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         let _ = io::stdout().write_all(greeting(address, rate).as_bytes());
     };
     let demo = ExtraSource { id: "demo".into(), kind: "demo", source: Box::new(source) };
-    until_signalled(async |stop| Ok(app::run(config, Some(demo), greet, stop).await?))
+    let setup = app::Setup { extra: Some(demo), ..app::Setup::default() };
+    until_signalled(async |stop| Ok(app::run(config, setup, greet, stop).await?))
 }
 
 /// What to try, ready to paste.
