@@ -211,7 +211,14 @@ impl Gateway {
         let thread = std::thread::spawn(move || {
             let listening = move |address| tell.send(address).unwrap();
             let runtime = Runtime::new().unwrap();
-            runtime.block_on(Box::pin(app::run(config, Some(extra), listening, stopped))).unwrap();
+            runtime
+                .block_on(Box::pin(app::run(
+                    config,
+                    app::Setup { extra: Some(extra), ..app::Setup::default() },
+                    listening,
+                    stopped,
+                )))
+                .unwrap();
         });
         Self { address: told.recv().unwrap(), orders, published, stop, thread: Some(thread) }
     }

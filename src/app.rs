@@ -2,7 +2,9 @@
 
 mod backup;
 mod import;
+mod live;
 mod retention;
+mod sources;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -10,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
@@ -20,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::auth::{Access, AuthError, TokenFile};
-use crate::config::{Config, SourceConfig};
+use crate::config::{Config, Loaded, SourceConfig};
 use crate::descriptors;
 use crate::history::History;
 use crate::http::{self, AppState, HttpConfig, HttpConfigError, Readiness, ServeConfig};
@@ -31,25 +33,23 @@ use crate::log::{BackupError, EmbeddedLog, EventLog, LogError, MemoryLog, Retent
 use crate::metrics::Metrics;
 use crate::model::{SourceId, Time};
 use crate::normalize::Engine;
-use crate::reload::{self, Hangups, ReloadError};
+use crate::reload::{self, Hangups, ReloadError, Reloader, Reread};
 use crate::source::aws_backfill::{self, BackfillSource};
-use crate::source::aws_lookup_events::LookupEventsSource;
-use crate::source::aws_sqs::{EVENTBRIDGE_KIND, S3_KIND, SqsConfig, SqsSource};
-use crate::source::azure_event_hubs::EventHubsSource;
-use crate::source::file::FileSource;
-use crate::source::seed::{aws_config, resource_graph};
-use crate::source::supervise::supervise;
 use crate::source::{Clock, Intake, Source, SourceError, StatusBoard};
+use crate::telemetry::LogFilter;
+use crate::telemetry::otlp::Export;
 use crate::tls::{Tls, TlsConfig, TlsError};
 
 pub use self::backup::{back_up, check_backup, restore};
 pub use self::import::{Imported, import};
+use self::live::{Live, http_config};
+use self::sources::{Sources, Starter};
 pub use crate::log::BackupSummary;
 
 /// Deliveries that may wait for the ingest loop.
-const INTAKE_DELIVERIES: usize = 64;
+const INTAKE_DELIVERIES: usize = 16;
 /// Bytes of records that may be between sources and ingest loop.
-const INTAKE_BYTES: u32 = 64 << 20;
+const INTAKE_BYTES: u32 = 32 << 20;
 
 /// Why the gateway did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -119,19 +119,32 @@ pub struct ExtraSource {
     pub source: Box<dyn Source>,
 }
 
+/// What the command hands over besides the configuration.
+#[derive(Default)]
+pub struct Setup {
+    /// Reads the configuration again, for a reload; without it, a reload reads the rules again.
+    pub reread: Option<Reread>,
+    /// Changes what is logged; without it, a reload does not.
+    pub filter: Option<LogFilter>,
+    /// Sends spans to a collector.
+    pub spans: Option<Export>,
+    /// A source that is not configured.
+    pub extra: Option<ExtraSource>,
+}
+
 /// Runs the gateway until `stop` is cancelled, or until the log fails. `listening` is told the bound address.
 ///
 /// # Errors
 /// When it can't start, when the log fails, or when stopping takes longer than configured.
 pub async fn run(
     config: Config,
-    extra: Option<ExtraSource>,
+    setup: Setup,
     listening: impl FnOnce(SocketAddr),
     stop: CancellationToken,
 ) -> Result<(), AppError> {
     let metrics = Arc::new(Metrics::new()?);
     let hangups = Hangups::listen().map_err(AppError::Signals)?;
-    let engine = reload::load(config.normalizers.dir.as_deref())?;
+    let engine = reload::load(config.normalizers.dir.as_deref(), &config.redaction)?;
     let access = access(&config)?;
     let tls = config.http.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
     let address = reachable(&config, &access);
@@ -139,11 +152,29 @@ pub async fn run(
     let listener = TcpListener::bind(address).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
     let (log, inventory) = open(&config, &metrics).await?;
-    let gateway =
-        Gateway::start(&config, engine, hangups, log, inventory, metrics, Entrance { access, listener, tls })?;
+    let (engines, engine) = watch::channel(engine);
+    let Setup { reread, filter, spans, extra } = setup;
+    let entrance = Entrance { access: Arc::clone(&access), listener, tls };
+    let gateway = Gateway::start(&config, engine, log, inventory, metrics, entrance)?;
+    if let Some(spans) = spans {
+        gateway.serving.spawn(spans.run(gateway.stop_serving.clone()));
+    }
     gateway.start_sources(&config, extra).await?;
     gateway.start_backfills(&config);
     gateway.start_imports(&config);
+    gateway.reload_on(
+        hangups,
+        &config,
+        reread,
+        engines,
+        Live {
+            access,
+            http: Arc::clone(&gateway.http),
+            log: Arc::clone(&gateway.log),
+            sources: Arc::clone(&gateway.configured),
+            filter,
+        },
+    );
     info!(%address, "listening");
     listening(address);
     gateway.until_stopped(stop, Duration::from_millis(config.shutdown.drain_millis)).await
@@ -201,11 +232,7 @@ fn serve_config(config: &Config, tls: Option<Arc<Tls>>) -> ServeConfig {
 
 /// The log, and the inventory as the log has it.
 async fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<(Arc<dyn EventLog>, Arc<Inventory>), AppError> {
-    let retention = Retention {
-        max_age: config.log.retention_age(),
-        max_bytes: config.log.retention_size(),
-        ..Retention::default()
-    };
+    let retention = retention(config);
     let metrics = Arc::clone(metrics);
     if config.ephemeral {
         return Ok((Arc::new(MemoryLog::new(retention, metrics)), Arc::new(Inventory::new())));
@@ -219,6 +246,11 @@ async fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<(Arc<dyn EventL
         Ok((Arc::new(log) as Arc<dyn EventLog>, Arc::new(inventory)))
     })
     .await?
+}
+
+/// What the log is to keep.
+fn retention(config: &Config) -> Retention {
+    Retention { max_age: config.log.retention_age(), max_bytes: config.log.retention_size(), ..Retention::default() }
 }
 
 /// Where clients come in.
@@ -238,6 +270,8 @@ struct Gateway {
     ingest: tokio::task::JoinHandle<Result<(), LogError>>,
     sources: TaskTracker,
     stop_sources: CancellationToken,
+    configured: Arc<Sources>,
+    http: Arc<ArcSwap<HttpConfig>>,
     serving: TaskTracker,
     stop_serving: CancellationToken,
     readiness: Readiness,
@@ -246,8 +280,7 @@ struct Gateway {
 impl Gateway {
     fn start(
         config: &Config,
-        engine: Arc<Engine>,
-        mut hangups: Hangups,
+        engine: watch::Receiver<Arc<Engine>>,
         log: Arc<dyn EventLog>,
         inventory: Arc<Inventory>,
         metrics: Arc<Metrics>,
@@ -257,7 +290,6 @@ impl Gateway {
         let clock = Clock::system();
         metrics.start_time.set(seconds(clock.now()));
         let now = clock.clone();
-        let (engines, engine) = watch::channel(engine);
         let history = History::new(Arc::clone(&log), Arc::clone(&inventory), engine.clone());
         let ingest = Ingest::new(
             engine,
@@ -272,6 +304,7 @@ impl Gateway {
         let hub_config = HubConfig { ring_bytes: config.http.ring_bytes, ..HubConfig::default() };
         let hub = Hub::start(Arc::clone(&log), &hub_config, &serving, stop_serving.clone());
         let (statuses, readiness) = (StatusBoard::default(), Readiness::default());
+        let http = Arc::new(ArcSwap::from_pointee(http_config(config)));
         let router = http::router(AppState {
             hub: Arc::clone(&hub),
             log: Arc::clone(&log),
@@ -283,13 +316,7 @@ impl Gateway {
             readiness: readiness.clone(),
             stop: stop_serving.clone(),
             clock: now_utc,
-            config: HttpConfig {
-                heartbeat_secs: config.http.heartbeat_secs,
-                max_streams: config.http.max_streams,
-                cors_origins: config.http.cors_origins.clone(),
-                type_prefix: config.events.type_prefix.clone(),
-                asks_for_certificates: asks_for_certificates(config),
-            },
+            config: Arc::clone(&http),
         })?;
         serving.spawn(access.watch(stop_serving.clone()));
         if let Some(tls) = &tls {
@@ -302,50 +329,56 @@ impl Gateway {
         serving.spawn(served);
         let max_age = config.log.retention_age();
         serving.spawn(retention::retain(Arc::clone(&log), max_age, clock, stop_serving.clone()));
-        let hangup = async move || hangups.next().await;
-        let rules = config.normalizers.dir.clone();
-        serving.spawn(reload::run(hangup, rules, engines, Arc::clone(&metrics), stop_serving.clone()));
         let (sources, stop_sources) = (TaskTracker::new(), CancellationToken::new());
-        Ok(Self { log, metrics, statuses, intake, ingest, sources, stop_sources, serving, stop_serving, readiness })
+        let starter = Starter {
+            sources: sources.clone(),
+            intake: intake.clone(),
+            statuses: statuses.clone(),
+            metrics: Arc::clone(&metrics),
+        };
+        let configured = Sources::new(starter, Arc::clone(&log), stop_sources.clone());
+        Ok(Self {
+            log,
+            metrics,
+            statuses,
+            intake,
+            ingest,
+            sources,
+            stop_sources,
+            configured,
+            http,
+            serving,
+            stop_serving,
+            readiness,
+        })
+    }
+
+    /// Reads configuration and rules again on SIGHUP.
+    fn reload_on(
+        &self,
+        mut hangups: Hangups,
+        config: &Config,
+        reread: Option<Reread>,
+        engines: watch::Sender<Arc<Engine>>,
+        live: Live,
+    ) {
+        let current = config.clone();
+        let reread = reread.unwrap_or_else(|| Arc::new(move || Ok(Loaded::unchanged(current.clone()))));
+        let reloader = Reloader { current: config.clone(), reread, engines, metrics: Arc::clone(&self.metrics) };
+        let hangup = async move || hangups.next().await;
+        // It starts sources, so it ends with them.
+        let stop = self.stop_sources.clone();
+        self.sources.spawn(reloader.run(hangup, async move |config| live.apply(config).await, stop));
     }
 
     async fn start_sources(&self, config: &Config, extra: Option<ExtraSource>) -> Result<(), AppError> {
         let latch = self.readiness.latch("sources");
-        let clock = Clock::system();
-        for (id, source_config) in &config.sources {
-            let cursor = {
-                let (log, id) = (Arc::clone(&self.log), id.clone());
-                spawn_blocking(move || log.cursor(&id)).await??
-            };
-            let (id, clock) = (id.clone(), clock.clone());
-            let (kind, source): (_, Box<dyn Source>) = match source_config.clone() {
-                SourceConfig::File(config) => ("file", Box::new(FileSource::new(id.clone(), config, cursor, clock))),
-                SourceConfig::AwsLookupEvents(config) => {
-                    ("aws_lookup_events", Box::new(LookupEventsSource::new(id.clone(), config, cursor, clock)))
-                }
-                SourceConfig::AwsS3Sqs(config) => (S3_KIND, self.sqs_source(&id, config, cursor)),
-                SourceConfig::AwsEventbridgeSqs(config) => (EVENTBRIDGE_KIND, self.sqs_source(&id, config, cursor)),
-                SourceConfig::AzureEventHubs(config) => {
-                    ("azure_event_hubs", Box::new(EventHubsSource::new(id.clone(), config, cursor, clock)))
-                }
-                SourceConfig::AwsConfig(config) => {
-                    (aws_config::KIND, Box::new(config.source(id.clone(), cursor, clock)))
-                }
-                SourceConfig::AzureResourceGraph(config) => {
-                    (resource_graph::KIND, Box::new(config.source(id.clone(), cursor, clock)))
-                }
-            };
-            self.starter().start(ExtraSource { id, kind, source }, self.stop_sources.clone());
-        }
+        self.configured.apply(&config.sources).await?;
         if let Some(extra) = extra {
             self.starter().start(extra, self.stop_sources.clone());
         }
         latch.release();
         Ok(())
-    }
-
-    fn sqs_source(&self, id: &SourceId, config: SqsConfig, cursor: Option<Bytes>) -> Box<dyn Source> {
-        Box::new(SqsSource::new(id.clone(), config, cursor, Clock::system(), Arc::clone(&self.metrics)))
     }
 
     fn starter(&self) -> Starter {
@@ -362,12 +395,12 @@ impl Gateway {
         if config.ephemeral {
             return;
         }
-        let (starter, log, configured) = (self.starter(), Arc::clone(&self.log), config.sources.clone());
+        let (starter, log, configured) = (self.starter(), Arc::clone(&self.log), Arc::clone(&self.configured));
         let begin = move |begun: aws_backfill::Begun| {
             let (starter, log) = (starter.clone(), Arc::clone(&log));
-            let named = begun.job.source.as_deref().and_then(|name| configured.get(&SourceId::from(name)));
+            let named = begun.job.source.as_deref().and_then(|name| configured.config(&SourceId::from(name)));
             let access = match named {
-                Some(SourceConfig::AwsS3Sqs(config)) => Some(config.clone()),
+                Some(SourceConfig::AwsS3Sqs(config)) => Some(config),
                 _ => None,
             };
             async move {
@@ -404,8 +437,8 @@ impl Gateway {
         // What waits for the disk was not acknowledged: it comes again.
         self.log.stop_waiting();
         let mut in_time = finished("sources", self.sources.wait(), deadline).await.is_some();
-        // The last sender: the ingest loop ends when the queue is worked off.
-        drop(self.intake);
+        // The last senders: the ingest loop ends when the queue is worked off.
+        drop((self.intake, self.configured));
         let outcome = match failed {
             Some(ended) => ended?,
             None => match finished("ingest", self.ingest, deadline).await {
@@ -432,22 +465,6 @@ impl Gateway {
         }
         info!("stopped");
         Ok(())
-    }
-}
-
-/// What starting a source takes.
-#[derive(Clone)]
-struct Starter {
-    sources: TaskTracker,
-    intake: Intake,
-    statuses: StatusBoard,
-    metrics: Arc<Metrics>,
-}
-
-impl Starter {
-    fn start(&self, ExtraSource { id, kind, source }: ExtraSource, stop: CancellationToken) {
-        let (intake, status) = (self.intake.clone(), self.statuses.register(id, kind));
-        supervise(&self.sources, source, intake, status, Arc::clone(&self.metrics), Clock::system(), stop);
     }
 }
 

@@ -1,14 +1,26 @@
 //! Every metric name, in one place. Prometheus naming (<https://prometheus.io/docs/practices/naming/>); labels are
 //! bounded: sources by configuration, outcomes and reasons by code, unmapped calls by [`UNMAPPED_LIMIT`].
 
-use std::collections::HashSet;
+mod process;
+
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::Collector;
+use prometheus::proto::{LabelPair, Metric, MetricFamily};
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
+
+pub use process::resident_memory;
+
+use crate::model::Time;
+
+/// Upper bounds of what a write to disk may take, in seconds.
+const DISK_SECONDS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
+/// Upper bounds of what an answer may take, in seconds.
+const ANSWER_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0];
 
 /// Distinct unmapped call names that are counted by name; later ones are counted as `other`.
 pub const UNMAPPED_LIMIT: usize = 500;
@@ -30,6 +42,8 @@ pub struct Metrics {
     unmapped_names: Mutex<HashSet<(String, String)>>,
     /// `catchment_rule_reloads_total{outcome}`: `success`, or `failure`, which leaves the rules as they were.
     pub rule_reloads: IntCounterVec,
+    /// `catchment_config_reloads_total{outcome}`: `success`, or `failure`, which leaves everything as it was.
+    pub config_reloads: IntCounterVec,
     /// `catchment_events_total{provider,action}`.
     pub events: IntCounterVec,
     /// `catchment_novel_events_total{facet}`: an event counts under each of its facets.
@@ -42,8 +56,16 @@ pub struct Metrics {
     pub assets: IntGauge,
     /// `catchment_log_append_seconds`: from taking a batch to its fsync.
     pub log_append_seconds: Histogram,
+    /// `catchment_log_fsync_seconds`: of that, writing a group of batches to the journal with its fsync.
+    pub log_fsync_seconds: Histogram,
     /// `catchment_log_size_bytes`.
     pub log_size_bytes: IntGauge,
+    /// `catchment_log_disk_bytes`: what the store takes on disk: events, indexes, assets, journals.
+    pub log_disk_bytes: IntGauge,
+    /// `catchment_quarantine_records`: kept now.
+    pub quarantine_records: IntGauge,
+    /// `catchment_quarantine_bytes`.
+    pub quarantine_bytes: IntGauge,
     /// `catchment_log_tail_sequence`.
     pub log_tail: IntGauge,
     /// `catchment_log_floor_sequence`.
@@ -65,6 +87,12 @@ pub struct Metrics {
     pub source_notices: IntCounterVec,
     /// `catchment_stream_clients`.
     pub stream_clients: IntGauge,
+    /// `catchment_stream_clients_behind`: of those, which have not got everything that there is.
+    pub stream_clients_behind: IntGauge,
+    /// `catchment_stream_clients_replaying`: of those, which are served from disk.
+    pub stream_clients_replaying: IntGauge,
+    /// `catchment_stream_lag_events`: how many events the slowest has not looked at.
+    pub stream_lag_events: IntGauge,
     /// `catchment_stream_events_total`: events sent to subscribers.
     pub stream_events: IntCounter,
     /// `catchment_stream_bytes_total`: bytes sent to subscribers.
@@ -83,6 +111,12 @@ pub struct Metrics {
     pub tls_reloads: IntCounterVec,
     /// `catchment_http_requests_total{route,status}`: route is the template, not the path.
     pub http_requests: IntCounterVec,
+    /// `catchment_http_request_seconds{route}`: until the answer is ready to be sent; streams are left out.
+    pub http_request_seconds: HistogramVec,
+    /// `catchment_http_refusals_total{code}`: requests without a good credential, or beyond its limits.
+    pub http_refusals: IntCounterVec,
+    /// `catchment_tokens`: tokens that are in force.
+    pub tokens: IntGauge,
     /// `catchment_start_time_seconds`: Unix time of the start.
     pub start_time: Gauge,
 }
@@ -108,6 +142,10 @@ impl Metrics {
         let counter =
             |name: &str, help: &str, labels: &[&str]| registered(r, IntCounterVec::new(Opts::new(name, help), labels)?);
         let gauge = |name: &str, help: &str| registered(r, IntGauge::new(name, help)?);
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            registered(r, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
+        };
+        registry.register(Box::new(process::Process::new()?))?;
         Ok(Self {
             records_received: counter("catchment_records_received_total", "Records taken in", &["source"])?,
             records: counter("catchment_records_total", "What became of the records taken in", &["source", "outcome"])?,
@@ -128,6 +166,11 @@ impl Metrics {
                 "Times that the rules were read again",
                 &["outcome"],
             )?,
+            config_reloads: counter(
+                "catchment_config_reloads_total",
+                "Times that the configuration was read again",
+                &["outcome"],
+            )?,
             events: counter("catchment_events_total", "Asset events logged", &["provider", "action"])?,
             novel_events: counter("catchment_novel_events_total", "Asset events with something new", &["facet"])?,
             novelty_facts: gauge("catchment_novelty_facts", "Facts remembered to tell what is new")?,
@@ -136,14 +179,20 @@ impl Metrics {
                 "Operations told in several records whose last has not come",
             )?,
             assets: gauge("catchment_assets", "Assets in the inventory")?,
-            log_append_seconds: registered(
-                r,
-                Histogram::with_opts(
-                    HistogramOpts::new("catchment_log_append_seconds", "Time from taking a batch to its fsync")
-                        .buckets(vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0]),
-                )?,
+            log_append_seconds: histogram(
+                "catchment_log_append_seconds",
+                "Time from taking a batch to its fsync",
+                &DISK_SECONDS,
+            )?,
+            log_fsync_seconds: histogram(
+                "catchment_log_fsync_seconds",
+                "Time of writing a group of batches to the journal with its fsync",
+                &DISK_SECONDS,
             )?,
             log_size_bytes: gauge("catchment_log_size_bytes", "Bytes that the kept events take in the store")?,
+            log_disk_bytes: gauge("catchment_log_disk_bytes", "Bytes that the store takes on disk, with all it keeps")?,
+            quarantine_records: gauge("catchment_quarantine_records", "Records kept in quarantine")?,
+            quarantine_bytes: gauge("catchment_quarantine_bytes", "Bytes that the records in quarantine take")?,
             log_tail: gauge("catchment_log_tail_sequence", "Sequence of the newest durable event")?,
             log_floor: gauge("catchment_log_floor_sequence", "Sequence of the oldest kept event")?,
             log_writable: gauge("catchment_log_writable", "0 while the log takes nothing because of its disk")?,
@@ -179,6 +228,18 @@ impl Metrics {
                 &["source", "outcome"],
             )?,
             stream_clients: gauge("catchment_stream_clients", "Open event streams")?,
+            stream_clients_behind: gauge(
+                "catchment_stream_clients_behind",
+                "Open event streams that have not got every event yet",
+            )?,
+            stream_clients_replaying: gauge(
+                "catchment_stream_clients_replaying",
+                "Open event streams that are served from disk, further behind than memory reaches",
+            )?,
+            stream_lag_events: gauge(
+                "catchment_stream_lag_events",
+                "Events that the slowest open event stream has not got to yet",
+            )?,
             stream_events: registered(
                 r,
                 IntCounter::new("catchment_stream_events_total", "Events sent to subscribers")?,
@@ -217,6 +278,20 @@ impl Metrics {
                 &["outcome"],
             )?,
             http_requests: counter("catchment_http_requests_total", "HTTP requests answered", &["route", "status"])?,
+            http_request_seconds: registered(
+                r,
+                HistogramVec::new(
+                    HistogramOpts::new("catchment_http_request_seconds", "Time until an answer is ready to be sent")
+                        .buckets(ANSWER_SECONDS.to_vec()),
+                    &["route"],
+                )?,
+            )?,
+            http_refusals: counter(
+                "catchment_http_refusals_total",
+                "Requests refused for their credential or its limits",
+                &["code"],
+            )?,
+            tokens: gauge("catchment_tokens", "Tokens in force")?,
             start_time: registered(r, Gauge::new("catchment_start_time_seconds", "Unix time of the start")?)?,
             registry,
         })
@@ -234,10 +309,38 @@ impl Metrics {
         }
     }
 
+    /// Says nothing more of how a source fares that is no longer configured. What it counted stays.
+    pub fn forget_source(&self, source: &str) {
+        // They are missing where the source never told them.
+        let _ = self.source_up.remove_label_values(&[source]);
+        let _ = self.source_lag_seconds.remove_label_values(&[source]);
+    }
+
     /// Counts the requests that a source makes: `catchment_source_requests_total{source,operation}`.
     #[must_use]
     pub fn requests(&self, source: &str) -> Requests {
         Requests { counter: self.source_requests.clone(), source: source.into() }
+    }
+
+    /// What became of the records of all sources since the start, by outcome; and `received`.
+    #[must_use]
+    pub fn outcomes(&self) -> BTreeMap<String, u64> {
+        let mut outcomes = BTreeMap::from([("received".to_owned(), 0)]);
+        for metric in self.records_received.collect().iter().flat_map(MetricFamily::get_metric) {
+            *outcomes.entry("received".to_owned()).or_default() += count(metric);
+        }
+        for metric in self.records.collect().iter().flat_map(MetricFamily::get_metric) {
+            let outcome = metric.get_label().iter().find(|label| label.name() == "outcome");
+            *outcomes.entry(outcome.map_or("", LabelPair::value).to_owned()).or_default() += count(metric);
+        }
+        outcomes
+    }
+
+    /// When the program started, as [`start_time`](Self::start_time) tells.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "a Unix time in milliseconds")]
+    pub fn started(&self) -> Time {
+        Time::from_millis((self.start_time.get() * 1_000.0) as i64)
     }
 
     /// The Prometheus text exposition format, version 0.0.4.
@@ -263,6 +366,12 @@ impl Requests {
     pub fn count(&self, operation: &str) {
         self.counter.with_label_values(&[&*self.source, operation]).inc();
     }
+}
+
+/// A counter's value; counters count one by one.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+fn count(metric: &Metric) -> u64 {
+    metric.get_counter().get_value() as u64
 }
 
 fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {

@@ -1,9 +1,9 @@
-//! Rules anew while running: SIGHUP reads the folder of rules again. The new rules take over only when they compile and
-//! pass the fixtures in the folder; else the old ones stay.
+//! Configuration and rules anew while running, on SIGHUP: all of it, or where anything is wrong, nothing. Rules take over
+//! when they compile and pass the fixtures in their folder. [`KEYS`] tells of each key whether it takes a restart.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::watch;
@@ -11,9 +11,10 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::config::{Config, LoadError, Loaded};
 use crate::fixture::{self, FixtureError};
 use crate::metrics::Metrics;
-use crate::normalize::{CatalogError, Engine};
+use crate::normalize::{CatalogError, Engine, Redaction};
 
 /// Why new rules were not taken.
 #[derive(Debug, thiserror::Error)]
@@ -57,8 +58,8 @@ impl Hangups {
 ///
 /// # Errors
 /// When the rules don't compile, or fail a fixture.
-pub fn load(folder: Option<&Path>) -> Result<Arc<Engine>, ReloadError> {
-    let engine = Arc::new(Engine::load(folder)?);
+pub fn load(folder: Option<&Path>, redaction: &Redaction) -> Result<Arc<Engine>, ReloadError> {
+    let engine = Arc::new(Engine::redacting(folder, redaction)?);
     let cases = match folder {
         Some(folder) => fixture::find(&folder.join("fixtures"))?,
         None => Vec::new(),
@@ -68,52 +69,185 @@ pub fn load(folder: Option<&Path>) -> Result<Arc<Engine>, ReloadError> {
     if failed.is_empty() { Ok(engine) } else { Err(ReloadError::Fixtures { cases: cases.len(), failed }) }
 }
 
-/// Loads the rules again whenever `next` asks for it, until it ends or `stop` is cancelled.
-pub async fn run(
-    mut next: impl AsyncFnMut() -> Option<()>,
-    folder: Option<PathBuf>,
-    engines: watch::Sender<Arc<Engine>>,
-    metrics: Arc<Metrics>,
-    stop: CancellationToken,
-) {
-    while let Some(Some(())) = stop.run_until_cancelled(next()).await {
-        let Some(folder) = folder.clone() else {
-            warn!("asked to reload the rules, but no folder of rules is configured (normalizers.dir)");
-            continue;
-        };
-        let loaded = spawn_blocking(move || load(Some(&folder))).await;
-        let outcome = match loaded {
-            Ok(Ok(engine)) if engine.version() == engines.borrow().version() => {
-                info!(version = %engine.version(), "rules reloaded: no difference");
-                "success"
-            }
-            Ok(Ok(engine)) => {
-                info!(version = %engine.version(), before = %engines.borrow().version(), "rules reloaded");
-                engines.send_replace(engine);
-                "success"
+/// Reads the configuration again.
+pub type Reread = Arc<dyn Fn() -> Result<Loaded, LoadError> + Send + Sync>;
+
+/// A key, or a section of keys that are alike: whether it differs, and where it takes a restart, how the value before is
+/// kept.
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    differs: fn(&Config, &Config) -> bool,
+    keep: Option<fn(&Config, &mut Config)>,
+}
+
+macro_rules! live {
+    ($name:literal, $($path:tt).+) => {
+        Key { name: $name, differs: |a, b| a.$($path).+ != b.$($path).+, keep: None }
+    };
+}
+
+macro_rules! fixed {
+    ($name:literal, $($path:tt).+) => {
+        Key {
+            name: $name,
+            differs: |a, b| a.$($path).+ != b.$($path).+,
+            keep: Some(|before, after| after.$($path).+.clone_from(&before.$($path).+)),
+        }
+    };
+}
+
+/// Every key, and whether it takes a restart. Tokens and certificates are looked after by themselves.
+pub const KEYS: &[Key] = &[
+    fixed!("data_dir", data_dir),
+    fixed!("ephemeral", ephemeral),
+    fixed!("http.listen", http.listen),
+    fixed!("http.cors_origins", http.cors_origins),
+    live!("http.heartbeat_secs", http.heartbeat_secs),
+    live!("http.max_streams", http.max_streams),
+    fixed!("http.stalled_after_secs", http.stalled_after_secs),
+    fixed!("http.request_timeout_secs", http.request_timeout_secs),
+    fixed!("http.max_connections", http.max_connections),
+    fixed!("http.max_connections_per_address", http.max_connections_per_address),
+    fixed!("http.ring_bytes", http.ring_bytes),
+    fixed!("http.tls", http.tls),
+    fixed!("auth.tokens_file", auth.tokens_file),
+    live!("auth.anonymous", auth.anonymous),
+    live!("auth.query_tokens", auth.query_tokens),
+    live!("auth.requests_per_minute", auth.requests_per_minute),
+    live!("auth.streams_per_token", auth.streams_per_token),
+    live!("auth.oidc", auth.oidc),
+    live!("log.retention_days", log.retention_days),
+    live!("log.retention_bytes", log.retention_bytes),
+    fixed!("log.min_free_bytes", log.min_free_bytes),
+    fixed!("events", events),
+    fixed!("novelty", novelty),
+    live!("normalizers", normalizers),
+    live!("redaction", redaction),
+    live!("telemetry.log", telemetry.log),
+    fixed!("telemetry.otlp_endpoint", telemetry.otlp_endpoint),
+    fixed!("telemetry.otlp_sampling", telemetry.otlp_sampling),
+    fixed!("shutdown", shutdown),
+    live!("sources", sources),
+];
+
+/// Reads configuration and rules again.
+pub struct Reloader {
+    /// What is in force.
+    pub current: Config,
+    /// Reads the configuration.
+    pub reread: Reread,
+    /// Takes the rules.
+    pub engines: watch::Sender<Arc<Engine>>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Reloader {
+    /// Reloads whenever `next` asks for it, until it ends or `stop` is cancelled. `apply` is handed the configuration
+    /// that is to be in force.
+    pub async fn run<E: fmt::Display>(
+        mut self,
+        mut next: impl AsyncFnMut() -> Option<()>,
+        apply: impl AsyncFn(Config) -> Result<(), E>,
+        stop: CancellationToken,
+    ) {
+        while let Some(Some(())) = stop.run_until_cancelled(next()).await {
+            let outcome = if self.reload(&apply).await { "success" } else { "failure" };
+            self.metrics.config_reloads.with_label_values(&[outcome]).inc();
+        }
+    }
+
+    async fn reload<E: fmt::Display>(&mut self, apply: &impl AsyncFn(Config) -> Result<(), E>) -> bool {
+        const STAYS: &str = "nothing was reloaded; what was before stays in force";
+        let reread = Arc::clone(&self.reread);
+        let loaded = match spawn_blocking(move || reread()).await {
+            Ok(Ok(loaded)) => loaded,
+            Ok(Err(LoadError::Invalid(findings))) => {
+                findings.iter().for_each(|finding| error!(%finding, "configuration: {STAYS}"));
+                return false;
             }
             Ok(Err(error)) => {
-                error!(%error, "the rules were not reloaded; those before stay in force");
-                "failure"
+                error!(%error, "configuration: {STAYS}");
+                return false;
             }
             Err(error) => {
-                error!(%error, "reloading the rules broke down; those before stay in force");
-                "failure"
+                error!(%error, "reading the configuration broke down: {STAYS}");
+                return false;
             }
         };
-        metrics.rule_reloads.with_label_values(&[outcome]).inc();
+        loaded.warnings.iter().for_each(|finding| warn!(%finding, "configuration"));
+        let (config, fixed) = self.settled(loaded.config);
+        let engine = match self.rules(&config).await {
+            Ok(engine) => engine,
+            Err(error) => {
+                error!(%error, "rules: {STAYS}");
+                return false;
+            }
+        };
+        if let Err(error) = apply(config.clone()).await {
+            error!(%error, "the configuration was not applied as a whole");
+            return false;
+        }
+        for key in fixed {
+            warn!(key, "takes a restart; the value before stays in force");
+        }
+        let live: Vec<_> =
+            KEYS.iter().filter(|key| (key.differs)(&self.current, &config)).map(|key| key.name).collect();
+        info!(changed = live.join(","), "configuration reloaded");
+        self.take_rules(engine, self.current.redaction != config.redaction);
+        self.current = config;
+        true
+    }
+
+    /// The configuration that can be in force without a restart, and the keys that can't.
+    fn settled(&self, mut config: Config) -> (Config, Vec<&'static str>) {
+        let mut fixed = Vec::new();
+        for key in KEYS {
+            if let Some(keep) = key.keep.filter(|_| (key.differs)(&self.current, &config)) {
+                keep(&self.current, &mut config);
+                fixed.push(key.name);
+            }
+        }
+        (config, fixed)
+    }
+
+    async fn rules(&self, config: &Config) -> Result<Arc<Engine>, String> {
+        let (folder, redaction) = (config.normalizers.dir.clone(), config.redaction.clone());
+        let loaded = spawn_blocking(move || load(folder.as_deref(), &redaction)).await;
+        let outcome =
+            loaded.map_err(|error| error.to_string()).and_then(|loaded| loaded.map_err(|error| error.to_string()));
+        self.metrics.rule_reloads.with_label_values(&[if outcome.is_ok() { "success" } else { "failure" }]).inc();
+        outcome
+    }
+
+    fn take_rules(&self, engine: Arc<Engine>, redacts_otherwise: bool) {
+        let before = Arc::clone(self.engines.borrow().version());
+        if *engine.version() == before && !redacts_otherwise {
+            return;
+        }
+        info!(version = %engine.version(), %before, "rules reloaded");
+        self.engines.send_replace(engine);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
-    use tokio::sync::mpsc;
 
     const RULE: &str = "service = \"ec2.amazonaws.com\"\n[events.CreateVpc]\nskip = \"ours\"\n";
 
+    fn reloader(current: &Config, next: Arc<Mutex<Config>>) -> (Reloader, watch::Receiver<Arc<Engine>>) {
+        let (engines, engine) = watch::channel(load(current.normalizers.dir.as_deref(), &current.redaction).unwrap());
+        let reread: Reread = Arc::new(move || Ok(Loaded::unchanged(next.lock().unwrap().clone())));
+        let metrics = Arc::new(Metrics::new().unwrap());
+        (Reloader { current: current.clone(), reread, engines, metrics }, engine)
+    }
+
     #[tokio::test]
-    async fn rules_that_fail_leave_those_before_in_force() {
+    async fn rules_that_fail_leave_all_that_was_before_in_force() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             let path = folder.path().join(name);
@@ -121,36 +255,71 @@ mod tests {
             std::fs::write(path, text).unwrap();
         };
         write("aws/ours.toml", RULE);
-        let (engines, engine) = watch::channel(load(Some(folder.path())).unwrap());
+        let mut current = Config::default();
+        current.normalizers.dir = Some(folder.path().to_owned());
+        let mut next = current.clone();
+        next.http.heartbeat_secs = 7;
+        let (mut reloader, engine) = reloader(&current, Arc::new(Mutex::new(next)));
         let version = || engine.borrow().version().to_string();
-        let (ask, mut asked) = mpsc::channel(1);
-        let (metrics, stop) = (Arc::new(Metrics::new().unwrap()), CancellationToken::new());
-        let path = Some(folder.path().to_owned());
-        let tracker = tokio_util::task::TaskTracker::new();
-        let next = async move || asked.recv().await;
-        tracker.spawn(run(next, path, engines, Arc::clone(&metrics), stop));
-        let count = |outcome: &str| metrics.rule_reloads.with_label_values(&[outcome]).get();
-        let reloaded = async |outcome: &str, times: u64| {
-            ask.send(()).await.unwrap();
-            while count(outcome) < times {
-                tokio::task::yield_now().await;
-            }
+        let applied = Mutex::new(Vec::new());
+        let apply = async |config: Config| {
+            applied.lock().unwrap().push(config.http.heartbeat_secs);
+            Ok::<_, String>(())
         };
         let first = version();
         write("aws/ours.toml", &RULE.replace("skip", "skp"));
-        reloaded("failure", 1).await;
-        assert_eq!(version(), first, "a rule that does not compile");
-
+        assert!(!reloader.reload(&apply).await, "a rule that does not compile");
         write("aws/ours.toml", &RULE.replace("ours", "not ours"));
         write("fixtures/aws/ec2/CreateVpc.json", "{ \"record\": {} }");
-        reloaded("failure", 2).await;
-        assert_eq!(version(), first, "a rule that fails its fixture");
-
+        assert!(!reloader.reload(&apply).await, "a rule that fails its fixture");
+        assert_eq!((version(), applied.lock().unwrap().len()), (first.clone(), 0));
         std::fs::remove_dir_all(folder.path().join("fixtures")).unwrap();
-        reloaded("success", 1).await;
+        assert!(reloader.reload(&apply).await);
         assert_ne!(version(), first);
-        drop(ask);
-        tracker.close();
-        tracker.wait().await;
+        assert_eq!(*applied.lock().unwrap(), [7]);
+    }
+
+    #[tokio::test]
+    async fn what_takes_a_restart_stays_and_is_told_every_time() {
+        let current = Config::default();
+        let mut next = current.clone();
+        next.events.type_prefix = "com.example".to_owned();
+        next.redaction.names = vec!["pin".to_owned()];
+        let (mut reloader, mut engine) = reloader(&current, Arc::new(Mutex::new(next.clone())));
+        assert_eq!(reloader.settled(next.clone()).1, ["events"]);
+        assert!(
+            reloader
+                .reload(&async |config: Config| {
+                    assert_eq!(config.events.type_prefix, "io.catchment");
+                    Ok::<_, String>(())
+                })
+                .await
+        );
+        assert!(engine.has_changed().unwrap(), "other redaction, other rules");
+        engine.mark_unchanged();
+        assert_eq!(reloader.settled(next).1, ["events"]);
+        assert_eq!(reloader.current.redaction.names, ["pin"]);
+    }
+
+    /// A key that is missing in the table would be ignored in silence.
+    #[test]
+    fn every_key_is_in_the_table() {
+        for line in crate::config::DEFAULT_FILE.lines().map(|line| line.trim_start_matches("# ")) {
+            let Some(section) = line.strip_prefix('[').and_then(|rest| rest.split(']').next()) else { continue };
+            let section = section.split('.').next().unwrap();
+            let known = |key: &Key| key.name == section || key.name.starts_with(&format!("{section}."));
+            assert!(section.contains([' ', '{', '"']) || KEYS.iter().any(known), "{section}");
+        }
+        let whole = |name: &str| KEYS.iter().any(|key| key.name == name);
+        for section in ["http", "auth", "log", "telemetry"] {
+            let begin = crate::config::DEFAULT_FILE.find(&format!("\n[{section}]")).unwrap() + 2;
+            let text = &crate::config::DEFAULT_FILE[begin..];
+            let text = text.split("\n[").next().unwrap().split("\n# [").next().unwrap();
+            for line in text.lines().skip(1).map(|line| line.trim_start_matches("# ")) {
+                if let Some((key, _)) = line.split_once(" = ").filter(|(key, _)| !key.contains([' ', '{'])) {
+                    assert!(whole(&format!("{section}.{key}")), "{section}.{key}");
+                }
+            }
+        }
     }
 }

@@ -1,14 +1,22 @@
-//! The process's own log: on stderr, for people or as JSON lines, filtered by `CATCHMENT_LOG`.
+//! The process's own log: on stderr, for people or as JSON lines, filtered by `CATCHMENT_LOG` or `telemetry.log`; and
+//! its spans, which [`otlp`] sends to a collector where one is configured.
+
+pub mod otlp;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, reload};
 
-/// What is logged when `CATCHMENT_LOG` is not set: our own news, and only the worries of libraries. What the Event Hubs
-/// SDK warns of, its source tells itself.
+use self::otlp::Spans;
+
+/// What is logged when nobody says: our own news, and only the worries of libraries. What the Event Hubs SDK warns of, its
+/// source tells itself.
 pub const DEFAULT_FILTER: &str = "warn,catchment=info,azure_messaging_eventhubs=error";
 
 /// How a line of the log looks.
@@ -25,30 +33,63 @@ pub enum LogFormat {
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// `CATCHMENT_LOG` is no filter.
-    #[error("environment variable CATCHMENT_LOG: {0:?} is not a filter such as info, debug or catchment=debug,warn")]
-    Filter(String),
+    #[error("environment variable CATCHMENT_LOG: {0}")]
+    Filter(FilterError),
     /// Somebody installed a log already.
     #[error("the log of this process is set up twice")]
     Twice,
 }
 
-/// Starts the log of the process. `filter` is that of `CATCHMENT_LOG`; without it, `default_filter`.
+/// A text that is no filter.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a filter such as info, debug or catchment=debug,warn")]
+pub struct FilterError(String);
+
+/// Changes what is logged while the program runs. Cheap to clone.
+#[derive(Clone)]
+pub struct LogFilter(Arc<dyn Fn(EnvFilter) -> bool + Send + Sync>);
+
+impl LogFilter {
+    /// From now on this is logged; `None`: the default.
+    ///
+    /// # Errors
+    /// When the text is no filter.
+    pub fn set(&self, filter: Option<&str>) -> Result<(), FilterError> {
+        // It fails when the log is gone, which nobody could be told.
+        (self.0)(parse_filter(filter.unwrap_or(DEFAULT_FILTER))?);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for LogFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogFilter")
+    }
+}
+
+/// Starts the log of the process. `filter` is that of `CATCHMENT_LOG`; without it, `default_filter`. Spans go to a
+/// collector besides, where one is given.
 ///
 /// # Errors
 /// When the filter can't be read, or the log was started before.
-pub fn init(format: LogFormat, filter: Option<&str>, default_filter: &str) -> Result<(), TelemetryError> {
-    let filter = parse_filter(filter.unwrap_or(default_filter))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| OneLine(io::stderr()))
-        .with_span_events(FmtSpan::NONE)
-        // A stderr that nobody reads any more must not stop the program.
-        .log_internal_errors(false);
-    let outcome = match format {
-        LogFormat::Human => builder.with_ansi(colour()).with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+pub fn init(
+    format: LogFormat,
+    filter: Option<&str>,
+    default_filter: &str,
+    spans: Option<Spans>,
+) -> Result<LogFilter, TelemetryError> {
+    let filter = parse_filter(filter.unwrap_or(default_filter)).map_err(TelemetryError::Filter)?;
+    let (filter, handle) = reload::Layer::new(filter);
+    // A stderr that nobody reads any more must not stop the program.
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| OneLine(io::stderr())).log_internal_errors(false);
+    let lines = match format {
+        LogFormat::Human => lines.with_ansi(colour()).with_target(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    outcome.map_err(|_| TelemetryError::Twice)
+    let outcome =
+        tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans.map(Spans::layer)).try_init();
+    outcome.map_err(|_| TelemetryError::Twice)?;
+    Ok(LogFilter(Arc::new(move |filter| handle.reload(filter).is_ok())))
 }
 
 /// Keeps each event on one line, whatever a client or a record has put into what it tells: a line that somebody else has
@@ -79,15 +120,23 @@ fn one_line(event: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(text.iter().flat_map(escape).chain(end.iter().copied()).collect())
 }
 
-fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
+/// Whether a text is a filter.
+///
+/// # Errors
+/// When it is not.
+pub fn check_filter(filter: &str) -> Result<(), FilterError> {
+    parse_filter(filter).map(|_| ())
+}
+
+fn parse_filter(filter: &str) -> Result<EnvFilter, FilterError> {
     // Stricter than the library, which takes any word for the name of a crate: `CATCHMENT_LOG=inof` would be silence.
     let known_level =
         |part: &str| part.contains(['=', ':', '[']) || (!part.is_empty() && part.parse::<LevelFilter>().is_ok());
     let parts: Vec<&str> = filter.split(',').map(str::trim).collect();
     if !parts.iter().copied().all(known_level) {
-        return Err(TelemetryError::Filter(filter.to_owned()));
+        return Err(FilterError(filter.to_owned()));
     }
-    EnvFilter::try_new(parts.join(",")).map_err(|_| TelemetryError::Filter(filter.to_owned()))
+    EnvFilter::try_new(parts.join(",")).map_err(|_| FilterError(filter.to_owned()))
 }
 
 /// <https://no-color.org>: any value but an empty one.
@@ -117,10 +166,10 @@ mod tests {
     #[test]
     fn a_filter_is_taken_or_refused_by_name() {
         for filter in ["info", "off", "catchment=debug,warn", "warn, catchment::hub=trace", DEFAULT_FILTER] {
-            assert!(parse_filter(filter).is_ok(), "{filter}");
+            assert!(check_filter(filter).is_ok(), "{filter}");
         }
         for filter in ["inof", "", "catchment=loud", "info,,debug"] {
-            let error = parse_filter(filter).map(|_| ()).unwrap_err().to_string();
+            let error = TelemetryError::Filter(check_filter(filter).unwrap_err()).to_string();
             assert!(error.contains("CATCHMENT_LOG") && error.contains(&format!("{filter:?}")), "{error}");
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use catchment::auth::{Access, AuthConfig};
 use catchment::history::History;
-use catchment::http::{AppState, HttpConfig, Readiness, ServeConfig, router, serve};
+use catchment::http::{AppState, Readiness, ServeConfig, router, serve};
 use catchment::hub::{FanOut, FanOutConfig, Hub, HubConfig};
 use catchment::inventory::Inventory;
 use catchment::log::{Batch, EventLog, MemoryLog, NewEvent, Retention};
@@ -66,7 +66,7 @@ async fn start(log: Arc<dyn EventLog>, metrics: Arc<Metrics>) -> SocketAddr {
         readiness: Readiness::default(),
         stop: stop.clone(),
         clock: Time::default,
-        config: HttpConfig::default(),
+        config: Arc::default(),
     })
     .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

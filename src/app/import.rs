@@ -50,7 +50,7 @@ pub async fn import(config: &Config, begun: Begun, stop: CancellationToken) -> R
         Err(AppError::Log(LogError::InUse { .. })) => return Ok(Imported::ByServer),
         opened => opened?,
     };
-    let engine = reload::load(config.normalizers.dir.as_deref())?;
+    let engine = reload::load(config.normalizers.dir.as_deref(), &config.redaction)?;
     let (_engines, engine) = watch::channel(engine);
     let clock = Clock::system();
     let (now, status) = (clock.clone(), StatusBoard::default().register(begun.id.clone(), import::KIND));

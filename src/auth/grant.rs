@@ -44,6 +44,11 @@ impl Grant {
         }
     }
 
+    /// The same within other limits. It ends with this one; streams that are open count here.
+    pub(super) fn within(&self, limits: Limits) -> Self {
+        Self { ended: self.ended.clone(), ..Self::new(&self.name, self.scope.clone(), self.expires, limits) }
+    }
+
     /// Everybody's, where no credential is asked for.
     pub(super) fn anonymous() -> Self {
         Self {

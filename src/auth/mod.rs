@@ -15,9 +15,11 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use serde::Deserialize;
@@ -133,17 +135,36 @@ pub enum Refusal {
 /// Decides about every request.
 #[derive(Debug)]
 pub struct Access {
-    config: AuthConfig,
+    settings: ArcSwap<Settings>,
     type_prefix: String,
     file: Option<TokenFile>,
     tokens: RwLock<Vec<Known>>,
-    oidc: Option<Oidc>,
+    /// A credential was configured once. From then on one is asked for: that the last token is revoked opens nothing.
+    guarded: AtomicBool,
     jwts: Mutex<HashMap<TokenHash, Arc<Grant>>>,
     sessions: Passes,
     tickets: Passes,
     failures: DefaultKeyedRateLimiter<IpAddr>,
     anonymous: Arc<Grant>,
     clock: fn() -> Time,
+}
+
+/// What may change while the server runs.
+#[derive(Debug)]
+struct Settings {
+    config: AuthConfig,
+    oidc: Option<Oidc>,
+}
+
+impl Settings {
+    fn new(config: AuthConfig, type_prefix: &str) -> Result<Self, AuthError> {
+        let oidc = config.oidc.clone().map(|oidc| Oidc::new(oidc, type_prefix)).transpose()?;
+        Ok(Self { config, oidc })
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { requests_per_minute: self.config.requests_per_minute, streams: self.config.streams_per_token }
+    }
 }
 
 #[derive(Debug)]
@@ -165,13 +186,14 @@ impl Access {
         clock: fn() -> Time,
     ) -> Result<Arc<Self>, AuthError> {
         let file = config.tokens_file.clone().map(TokenFile::new).or(file);
-        let oidc = config.oidc.clone().map(|oidc| Oidc::new(oidc, &type_prefix)).transpose()?;
+        let settings = Settings::new(config, &type_prefix)?;
+        let guarded = AtomicBool::new(settings.oidc.is_some());
         let access = Self {
-            config,
+            settings: ArcSwap::from_pointee(settings),
             type_prefix,
             file,
             tokens: RwLock::default(),
-            oidc,
+            guarded,
             jwts: Mutex::default(),
             sessions: Passes::new("session_", SESSION, false),
             tickets: Passes::new("ticket_", TICKET, true),
@@ -185,22 +207,54 @@ impl Access {
         Ok(Arc::new(access))
     }
 
-    /// Whether no credential is configured, so that none can be asked for.
+    /// Takes another `[auth]`. Tokens go on as they are, within the new limits; bearers of JWTs show them again.
+    ///
+    /// # Errors
+    /// When the provider's section can't be used; nothing changes then.
+    pub fn reconfigure(&self, config: AuthConfig) -> Result<(), AuthError> {
+        let before = self.settings.load_full();
+        if before.config == config {
+            return Ok(());
+        }
+        let settings = Arc::new(Settings::new(config, &self.type_prefix)?);
+        if settings.oidc.is_some() {
+            self.guarded.store(true, Ordering::Relaxed);
+        }
+        let (limits, other_provider) = (settings.limits(), settings.config.oidc != before.config.oidc);
+        self.settings.store(settings);
+        for known in &mut *self.tokens.write().unwrap_or_else(PoisonError::into_inner) {
+            known.grant = Arc::new(known.grant.within(limits));
+        }
+        if other_provider {
+            let mut jwts = self.jwts.lock().unwrap_or_else(PoisonError::into_inner);
+            jwts.drain().for_each(|(_, grant)| grant.ended().cancel());
+        }
+        Ok(())
+    }
+
+    /// Whether no credential is configured, nor ever was, so that none can be asked for.
     #[must_use]
     pub fn is_unconfigured(&self) -> bool {
-        self.oidc.is_none() && self.tokens.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.guarded.load(Ordering::Relaxed)
+    }
+
+    /// Tokens that are in force.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        let now = (self.clock)();
+        self.tokens.read().unwrap_or_else(PoisonError::into_inner).iter().filter(|it| !it.grant.is_over(now)).count()
     }
 
     /// Whether everybody is let in for want of a credential to ask for, and not because the configuration says so.
     #[must_use]
     pub fn is_local_only(&self) -> bool {
-        !self.config.anonymous && self.is_unconfigured()
+        !self.settings.load().config.anonymous && self.is_unconfigured()
     }
 
     /// Whether `access_token` in the query is taken.
     #[must_use]
     pub fn takes_query_tokens(&self) -> bool {
-        self.config.query_tokens
+        self.settings.load().config.query_tokens
     }
 
     /// Decides about a request that came from `peer`.
@@ -209,7 +263,7 @@ impl Access {
     /// With the reason, for the client and for the log.
     pub async fn admit(&self, credential: Option<Credential<'_>>, peer: IpAddr) -> Result<Arc<Grant>, Refusal> {
         let Some(credential) = credential else {
-            let open = self.config.anonymous || self.is_unconfigured();
+            let open = self.settings.load().config.anonymous || self.is_unconfigured();
             return if open { Ok(Arc::clone(&self.anonymous)) } else { Err(Refusal::Missing) };
         };
         let now = (self.clock)();
@@ -225,10 +279,13 @@ impl Access {
         match credential {
             Credential::Ticket(ticket) => self.tickets.redeem(ticket, now).ok_or(Refusal::Unknown("ticket")),
             Credential::Session(session) => self.sessions.redeem(session, now).ok_or(Refusal::Unknown("session")),
-            Credential::Bearer(token) => match &self.oidc {
-                Some(oidc) if !token.starts_with(PREFIX) => self.jwt(oidc, token, now).await,
-                _ => self.token(token, now).ok_or(Refusal::Unknown("token")),
-            },
+            Credential::Bearer(token) => {
+                let settings = self.settings.load_full();
+                match &settings.oidc {
+                    Some(oidc) if !token.starts_with(PREFIX) => self.jwt(oidc, settings.limits(), token, now).await,
+                    _ => self.token(token, now).ok_or(Refusal::Unknown("token")),
+                }
+            }
         }
     }
 
@@ -245,14 +302,14 @@ impl Access {
         found.filter(|grant| !grant.is_over(now)).cloned()
     }
 
-    async fn jwt(&self, oidc: &Oidc, token: &str, now: Time) -> Result<Arc<Grant>, Refusal> {
+    async fn jwt(&self, oidc: &Oidc, limits: Limits, token: &str, now: Time) -> Result<Arc<Grant>, Refusal> {
         let hash = TokenHash::of(token);
         let known = self.jwts.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
         if let Some(grant) = known.filter(|grant| !grant.is_over(now)) {
             return Ok(grant);
         }
         let bearer = oidc.check(token).await?;
-        let grant = Arc::new(Grant::new(&bearer.name, bearer.scope, Some(bearer.expires), self.limits()));
+        let grant = Arc::new(Grant::new(&bearer.name, bearer.scope, Some(bearer.expires), limits));
         let mut jwts = self.jwts.lock().unwrap_or_else(PoisonError::into_inner);
         if jwts.len() >= MAX_JWTS {
             jwts.retain(|_, grant| !grant.is_over(now));
@@ -341,6 +398,10 @@ impl Access {
         if tokens.iter().map(|known| &known.record).eq(&records) {
             return Ok(());
         }
+        if !records.is_empty() {
+            self.guarded.store(true, Ordering::Relaxed);
+        }
+        let limits = self.settings.load().limits();
         let mut next = Vec::with_capacity(records.len());
         for record in records {
             let kept = tokens.iter().find(|known| known.record == record).map(|known| Arc::clone(&known.grant));
@@ -349,7 +410,7 @@ impl Access {
                 None => {
                     let failed = |cause| AuthError::Scope { name: record.name.clone(), cause };
                     let scope = record.scope.compile(&self.type_prefix).map_err(failed)?;
-                    Arc::new(Grant::new(&record.name, scope, record.expires, self.limits()))
+                    Arc::new(Grant::new(&record.name, scope, record.expires, limits))
                 }
             };
             next.push(Known { record, grant });
@@ -361,10 +422,6 @@ impl Access {
             }
         }
         Ok(())
-    }
-
-    fn limits(&self) -> Limits {
-        Limits { requests_per_minute: self.config.requests_per_minute, streams: self.config.streams_per_token }
     }
 }
 

@@ -140,3 +140,34 @@ fn streams_of_one_credential_are_bounded() {
     drop(held);
     assert!(grant.open_stream().is_some());
 }
+
+#[tokio::test]
+async fn the_last_token_that_is_revoked_opens_nothing() {
+    let case = Case::new();
+    case.token("soc", None);
+    let access = case.access(AuthConfig::default());
+    case.file.revoke("soc").unwrap();
+    access.look().unwrap();
+    assert_eq!(access.admit(None, PEER).await.unwrap_err(), Refusal::Missing);
+    assert!(!access.is_local_only());
+}
+
+#[tokio::test]
+async fn other_settings_hold_from_the_next_request_on() {
+    let case = Case::new();
+    let token = case.token("soc", None);
+    let access = case.access(AuthConfig { streams_per_token: 1, ..AuthConfig::default() });
+    let grant = admit(&access, Credential::Bearer(&token)).await.unwrap();
+    let _stream = grant.open_stream().unwrap();
+    assert!(grant.open_stream().is_none());
+    access.reconfigure(AuthConfig { streams_per_token: 2, anonymous: true, ..AuthConfig::default() }).unwrap();
+    let more = admit(&access, Credential::Bearer(&token)).await.unwrap();
+    assert!(more.open_stream().is_some() && access.admit(None, PEER).await.is_ok());
+    case.file.revoke("soc").unwrap();
+    access.look().unwrap();
+    assert!(grant.ended().is_cancelled() && more.ended().is_cancelled(), "what began under either ends");
+    let wrong =
+        AuthConfig { oidc: Some(toml::from_str("issuer = \"x\"\naudience = \"\"").unwrap()), ..AuthConfig::default() };
+    assert!(access.reconfigure(wrong).is_err());
+    assert!(access.admit(None, PEER).await.is_ok(), "those before stay in force");
+}

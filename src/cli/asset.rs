@@ -2,21 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use azure_core::http::{Method, Request, Url, new_http_client};
 use jsonptr::PointerBuf;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
-use super::{Failure, local_url, until_signalled};
-use crate::config::{self, Environment, Flags};
+use super::server::{Place, Server, harmless, text};
+use super::{Failure, until_signalled};
+use crate::config::Environment;
 use crate::inventory::{Change, ChangeOp, diff};
 use crate::model::KeyedSet;
 
-const TIMEOUT: Duration = Duration::from_secs(60);
 /// Characters of a value that are printed; `--json` prints all.
 const LONGEST: usize = 160;
 
@@ -48,12 +45,8 @@ pub(super) struct Arguments {
     /// Print JSON: what the server answers; with --diff the two configurations' difference
     #[arg(long)]
     json: bool,
-    /// Where the server is [default: the configured address, on this machine]
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
-    /// The configuration file of the server
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
 }
 
 pub(super) fn run(arguments: &Arguments, environment: &Environment, output: &mut dyn Write) -> Result<(), Failure> {
@@ -61,29 +54,14 @@ pub(super) fn run(arguments: &Arguments, environment: &Environment, output: &mut
         let hint = "names begin with asset://; /v1/assets lists them";
         return Err(Failure::Usage(format!("{:?} is no name of an asset: {hint}", arguments.name)));
     }
-    let base = match &arguments.url {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => {
-            let flags = Flags { config: arguments.config.clone(), ..Flags::default() };
-            let http = config::load(&flags, environment)?.config.http;
-            if http.tls.is_some() {
-                // The certificate is of the server's name, which only its operator knows.
-                let message =
-                    "the configured server speaks HTTPS; give its name: --url https://catchment.example.com:8780";
-                return Err(Failure::Usage(message.to_owned()));
-            }
-            local_url(http.listen)
-        }
-    };
-    let bearer = environment.token().map(|token| format!("Bearer {token}"));
-    let server = Server { base, name: arguments.name.clone(), bearer };
+    let server = Asset { server: Server::at(&arguments.place, environment)?, name: arguments.name.clone() };
     until_signalled(async |stop| {
         let work = Box::pin(print(arguments, &server, output));
         stop.run_until_cancelled(work).await.unwrap_or(Ok(()))
     })
 }
 
-async fn print(arguments: &Arguments, server: &Server, output: &mut dyn Write) -> Result<(), Failure> {
+async fn print(arguments: &Arguments, server: &Asset, output: &mut dyn Write) -> Result<(), Failure> {
     if let Some([from, to]) = arguments.diff.as_deref() {
         let [before, after] = [server.then(from).await?, server.then(to).await?];
         let changes = changes(&before["configuration"], &after["configuration"]);
@@ -102,38 +80,17 @@ async fn print(arguments: &Arguments, server: &Server, output: &mut dyn Write) -
 }
 
 /// The running server, and the asset that it is asked about.
-struct Server {
-    base: String,
+struct Asset {
+    server: Server,
     name: String,
-    bearer: Option<String>,
 }
 
-impl Server {
+impl Asset {
     /// The answer about the asset, or the problem that the server has with the question.
     async fn get(&self, of: &str, as_of: Option<&str>) -> Result<Result<Value, Value>, Failure> {
         let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
         let query = as_of.map(|time| format!("?as_of={}", encode(time))).unwrap_or_default();
-        let address = format!("{}/v1/assets/{}{of}{query}", self.base, encode(&self.name));
-        let failed = |cause: &dyn std::fmt::Display| Failure::run(format!("ask {}", self.base), cause);
-        let url = Url::parse(&address).map_err(|error| failed(&error))?;
-        let mut request = Request::new(url, Method::Get);
-        if let Some(bearer) = &self.bearer {
-            request.insert_header("authorization", bearer.clone());
-        }
-        let answer = async {
-            let answer = new_http_client(None).execute_request(&request).await?;
-            let status = u16::from(answer.status());
-            Ok::<_, azure_core::Error>((status, answer.into_body().collect().await?))
-        };
-        let answer = tokio::time::timeout(TIMEOUT, Box::pin(answer)).await;
-        let (status, body) = answer
-            .map_err(|_| failed(&format!("no answer within {} s", TIMEOUT.as_secs())))?
-            .map_err(|error| failed(&error))?;
-        match serde_json::from_slice::<Value>(&body) {
-            Ok(answer) if status == 200 => Ok(Ok(answer)),
-            Ok(problem) if problem["code"].is_string() => Ok(Err(problem)),
-            _ => Err(failed(&format!("status {status}, and not an answer of Catchment's; --url names the server"))),
-        }
+        self.server.get(&format!("/v1/assets/{}{of}{query}", encode(&self.name))).await
     }
 
     /// The asset at a time; an empty answer where nothing is known of it then.
@@ -145,7 +102,7 @@ impl Server {
     }
 
     fn refused(&self, problem: &Value) -> Failure {
-        Failure::run(format!("ask {}", self.base), text(&problem["detail"]))
+        self.server.refused(problem)
     }
 }
 
@@ -212,8 +169,7 @@ fn difference(before: &Value, after: &Value, changes: &[Change]) -> String {
 fn portrait(asset: &Value, blame: &Value) -> String {
     let mut out = String::new();
     let mut line = |text: String| {
-        // What providers tell must not steer the terminal.
-        out.extend(text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }));
+        out.push_str(&harmless(&text));
         out.push('\n');
     };
     line(text(&asset["name"]));
@@ -265,11 +221,6 @@ fn shortened(value: &Value) -> String {
         Some((end, _)) => format!("{}… ({} bytes)", text.get(..end).unwrap_or_default(), text.len()),
         None => text,
     }
-}
-
-/// Text as it is; anything else as JSON.
-fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 #[cfg(test)]

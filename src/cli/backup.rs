@@ -79,7 +79,7 @@ pub(super) fn run(
             let config = config::load(&flags, environment)?.config;
             match app::back_up(&config, output)? {
                 Some(_) => Ok(()),
-                None => fetch(&local_url(config.http.listen), environment, output),
+                None => fetch(&local_url(&config.http)?, environment, output),
             }
         }
     };

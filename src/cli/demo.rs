@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{Failure, local_url, until_signalled};
+use super::{Failure, clear_url, until_signalled};
 use crate::app::{self, ExtraSource};
 use crate::config::{self, Config, HttpConfig};
 use crate::model::NoveltyLimits;
@@ -62,12 +62,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         let _ = io::stdout().write_all(greeting(address, rate).as_bytes());
     };
     let demo = ExtraSource { id: "demo".into(), kind: "demo", source: Box::new(source) };
-    until_signalled(async |stop| Ok(app::run(config, Some(demo), greet, stop).await?))
+    let setup = app::Setup { extra: Some(demo), ..app::Setup::default() };
+    until_signalled(async |stop| Ok(app::run(config, setup, greet, stop).await?))
 }
 
 /// What to try, ready to paste.
 fn greeting(address: SocketAddr, rate: f64) -> String {
-    let url = local_url(address);
+    let url = clear_url(address);
     format!(
         r#"
 An invented organisation of two AWS accounts, with about {rate} records a second, is live on {url}

@@ -17,6 +17,8 @@ mod import;
 mod normalize;
 mod records;
 mod serve;
+mod server;
+mod status;
 mod test;
 mod token;
 
@@ -30,7 +32,7 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::AppError;
-use crate::config::{Environment, LoadError};
+use crate::config::{Environment, HttpConfig, LoadError};
 use crate::fixture::FixtureError;
 use crate::normalize::CatalogError;
 use crate::shutdown::{self, Signal, Signals};
@@ -50,13 +52,14 @@ Examples:
   catchment test --normalizers rules         run a folder of rules over its fixtures
   catchment token create dashboard           a token, so that others than this machine may ask
   catchment asset NAME --diff 2d 0s          what changed about an asset, asked of a running server
+  catchment status                           how a running server fares
   catchment doctor azure                     find what is missing between Azure and here
 
 Environment:
   CATCHMENT_CONFIG   the configuration file, as --config
   CATCHMENT_LOG      what is logged: error, warn, info, debug or trace, or by part of the
                      program: warn,catchment::source=debug
-  CATCHMENT_TOKEN    the token by which catchment asset asks a server that wants one
+  CATCHMENT_TOKEN    the token by which catchment asset and status ask a server
   CATCHMENT_...      any key of the configuration: CATCHMENT_HTTP__LISTEN=0.0.0.0:8780
 
 Exit codes:
@@ -92,6 +95,7 @@ enum Command {
     Coverage(coverage::Arguments),
     Token(token::Arguments),
     Asset(asset::Arguments),
+    Status(status::Arguments),
     Azure(azure::Arguments),
     Doctor(doctor::Arguments),
 }
@@ -113,6 +117,7 @@ impl Command {
             | Self::Coverage(_)
             | Self::Token(_)
             | Self::Asset(_)
+            | Self::Status(_)
             | Self::Azure(_) => "warn",
             // What the SDK has to say of a step, the report says.
             Self::Doctor(_) => "error",
@@ -204,9 +209,13 @@ fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment,
             };
         }
     };
-    let outcome = telemetry::init(cli.log_format, environment.log_filter().as_deref(), cli.command.default_filter())
-        .map_err(Failure::from)
-        .and_then(|()| execute(cli.command, environment, output));
+    let outcome = match cli.command {
+        // Its configuration says what is logged.
+        Command::Serve(arguments) => serve::run(arguments, cli.log_format, environment),
+        command => telemetry::init(cli.log_format, environment.log_filter().as_deref(), command.default_filter(), None)
+            .map_err(Failure::from)
+            .and_then(|_| execute(command, environment, output)),
+    };
     match outcome {
         Ok(()) => 0,
         Err(failure) => {
@@ -221,7 +230,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment,
 
 fn execute(command: Command, environment: &Environment, output: &mut dyn Write) -> Result<(), Failure> {
     match command {
-        Command::Serve(arguments) => serve::run(arguments, environment),
+        Command::Serve(_) => Ok(()),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Normalize(arguments) => normalize::run(&arguments, output),
         Command::Check(arguments) => check::run(&arguments, environment, output),
@@ -231,6 +240,7 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
         Command::Restore(arguments) => backup::restore(arguments, environment, output),
         Command::Token(arguments) => token::run(arguments, environment, output),
         Command::Asset(arguments) => asset::run(&arguments, environment, output),
+        Command::Status(arguments) => status::run(&arguments, environment, output),
         Command::Azure(arguments) => azure::run(&arguments, output),
         Command::Doctor(arguments) => doctor::run(&arguments, environment, output),
         Command::Test(arguments) => test::run(&arguments, output),
@@ -240,8 +250,20 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
     output.flush().map_err(Failure::from)
 }
 
+/// The address of the server on this machine that is configured so.
+///
+/// # Errors
+/// When it speaks HTTPS: its certificate is of its name, which only its operator knows.
+fn local_url(http: &HttpConfig) -> Result<String, Failure> {
+    if http.tls.is_some() {
+        let message = "the configured server speaks HTTPS; give its name: --url https://catchment.example.com:8780";
+        return Err(Failure::Usage(message.to_owned()));
+    }
+    Ok(clear_url(http.listen))
+}
+
 /// The address of a server on this machine that listens on `address`, in the clear.
-fn local_url(address: SocketAddr) -> String {
+fn clear_url(address: SocketAddr) -> String {
     // A wildcard address is one to listen on, not one to connect to.
     let host = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::{Failure, until_signalled};
-use crate::app;
+use crate::app::{self, Setup};
 use crate::config::{self, Environment, Flags, Loaded};
+use crate::reload::Reread;
+use crate::telemetry::{self, DEFAULT_FILTER, LogFormat, otlp};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,6 +20,7 @@ Without --config, the file is that of CATCHMENT_CONFIG, else ./catchment.toml, e
 /etc/catchment/catchment.toml; the last two only where they exist. An environment variable
 overrides a key of the file, and the options above override both.
 
+SIGHUP reads configuration and rules again: what is wrong is logged, and then nothing changes.
 SIGTERM or Ctrl-C stops: sources first, then what is on its way is made durable, then the
 streams end. Killing the process at any moment loses nothing.";
 
@@ -41,10 +45,16 @@ pub(super) struct Arguments {
     normalizers: Option<PathBuf>,
 }
 
-pub(super) fn run(arguments: Arguments, environment: &Environment) -> Result<(), Failure> {
+pub(super) fn run(arguments: Arguments, format: LogFormat, environment: &Environment) -> Result<(), Failure> {
     let Arguments { config, listen, data_dir, ephemeral, normalizers } = arguments;
     let flags = Flags { config, listen, data_dir, ephemeral, normalizers };
     let Loaded { config, file, warnings } = config::load(&flags, environment)?;
+    let collector = config.telemetry.collector();
+    let failed = |error| Failure::run("set up the export of spans", error);
+    let (spans, export) = collector.map(|it| otlp::spans(&it).map_err(failed)).transpose()?.unzip();
+    let given = environment.log_filter();
+    let filter = given.as_deref().or(config.telemetry.log.as_deref());
+    let log = telemetry::init(format, filter, DEFAULT_FILTER, spans)?;
     match &file {
         Some(file) => tracing::info!(file = %file.display(), "configuration read"),
         None => tracing::info!("no configuration file; defaults, environment and command line only"),
@@ -52,5 +62,9 @@ pub(super) fn run(arguments: Arguments, environment: &Environment) -> Result<(),
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    until_signalled(async |stop| Ok(app::run(config, None, |_| {}, stop).await?))
+    let filter = given.is_none().then_some(log);
+    let environment = environment.clone();
+    let reread: Reread = Arc::new(move || config::load(&flags, &environment));
+    let setup = Setup { reread: Some(reread), filter, spans: export, extra: None };
+    until_signalled(async |stop| Ok(app::run(config, setup, |_| {}, stop).await?))
 }

@@ -70,7 +70,7 @@ fn each_failure_has_its_exit_code() {
         (Failure::Usage(String::new()), 64),
         (Failure::Check(String::new()), 64),
         (Failure::Load(LoadError::Invalid(Vec::new())), 64),
-        (Failure::Telemetry(TelemetryError::Filter(String::new())), 64),
+        (Failure::Telemetry(TelemetryError::Filter(telemetry::check_filter("inof").unwrap_err())), 64),
         (Failure::run("listen", "in use"), 1),
         (output(io::ErrorKind::StorageFull), 1),
         (output(io::ErrorKind::BrokenPipe), 0),

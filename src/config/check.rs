@@ -6,10 +6,11 @@ use std::path::Path;
 
 use super::{
     AwsConfigConfig, Config, FileConfig, Finding, HttpConfig, LookupEventsConfig, Origin, Severity, SourceConfig,
-    SqsConfig,
+    SqsConfig, TelemetryConfig,
 };
 use crate::model::SourceId;
 use crate::secret::Secret;
+use crate::telemetry::check_filter;
 use crate::tls::{self, Tls, TlsConfig};
 
 /// CloudTrail's event history goes back 90 days.
@@ -39,6 +40,10 @@ pub(super) fn check(config: &Config, origins: &BTreeMap<String, Origin>) -> Vec<
     if let Some(dir) = config.normalizers.dir.as_deref().filter(|dir| !dir.is_dir()) {
         report.error("normalizers.dir", &format!("{} is not a folder", dir.display()));
     }
+    for mistake in config.redaction.mistakes() {
+        report.error(&format!("redaction.{}", mistake.key), &mistake.message);
+    }
+    check_telemetry(&config.telemetry, &mut report);
     if config.shutdown.drain_millis > PATIENCE_MILLIS {
         report.warn("shutdown.drain_millis", "is longer than the 30 s that most supervisors wait before they kill");
     }
@@ -125,6 +130,16 @@ fn check_tls(config: &TlsConfig, report: &mut Report<'_>) {
     }
     if config.private_key.metadata().is_ok_and(|file| file.permissions().mode() & 0o007 != 0) {
         report.warn("http.tls.private_key", "every user of this machine can read the key; chmod o= takes that away");
+    }
+}
+
+fn check_telemetry(telemetry: &TelemetryConfig, report: &mut Report<'_>) {
+    if let Some(Err(error)) = telemetry.log.as_deref().map(check_filter) {
+        report.error("telemetry.log", &error.to_string());
+    }
+    check_url("otlp_endpoint", telemetry.otlp_endpoint.as_deref(), &|field| format!("telemetry.{field}"), report);
+    if !(0.0..=1.0).contains(&telemetry.otlp_sampling) {
+        report.error("telemetry.otlp_sampling", "must be from 0 to 1");
     }
 }
 

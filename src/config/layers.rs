@@ -94,6 +94,14 @@ pub struct Loaded {
     pub warnings: Vec<Finding>,
 }
 
+impl Loaded {
+    /// A configuration that no file holds.
+    #[must_use]
+    pub fn unchanged(config: Config) -> Self {
+        Self { config, file: None, warnings: Vec::new() }
+    }
+}
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {

@@ -30,6 +30,8 @@ pub use source::{
 
 use crate::auth::AuthConfig;
 use crate::model::{NoveltyLimits, SourceId};
+use crate::normalize::Redaction;
+use crate::telemetry::otlp::Collector;
 use crate::tls::TlsConfig;
 
 /// The default configuration as a file with comments: what `catchment check --print-default` prints.
@@ -55,6 +57,10 @@ pub struct Config {
     pub novelty: NoveltyLimits,
     /// `[normalizers]`.
     pub normalizers: NormalizersConfig,
+    /// `[redaction]`.
+    pub redaction: Redaction,
+    /// `[telemetry]`.
+    pub telemetry: TelemetryConfig,
     /// `[shutdown]`.
     pub shutdown: ShutdownConfig,
     /// `[sources.<name>.<kind>]`, by name.
@@ -130,6 +136,33 @@ pub struct NormalizersConfig {
     pub dir: Option<PathBuf>,
 }
 
+/// The program's own log and spans.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetryConfig {
+    /// What is logged, as `CATCHMENT_LOG` says it, which wins.
+    pub log: Option<String>,
+    /// The collector that spans are sent to, by OTLP over HTTP: `http://127.0.0.1:4318`.
+    pub otlp_endpoint: Option<String>,
+    /// Which part of the traces is sent, from 0 to 1.
+    pub otlp_sampling: f64,
+}
+
+impl TelemetryConfig {
+    /// Where spans go, where they do.
+    #[must_use]
+    pub fn collector(&self) -> Option<Collector> {
+        let endpoint = self.otlp_endpoint.clone()?;
+        Some(Collector { endpoint, sampling: self.otlp_sampling })
+    }
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self { log: None, otlp_endpoint: None, otlp_sampling: 1.0 }
+    }
+}
+
 /// Stopping.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -149,6 +182,8 @@ impl Default for Config {
             events: EventsConfig::default(),
             novelty: NoveltyLimits::default(),
             normalizers: NormalizersConfig::default(),
+            redaction: Redaction::default(),
+            telemetry: TelemetryConfig::default(),
             shutdown: ShutdownConfig::default(),
             sources: BTreeMap::new(),
         }

@@ -135,8 +135,9 @@ fn the_examples_of_the_default_file_are_read() {
 #[test]
 fn the_default_file_tells_every_key() {
     let sqs = "[sources.c.aws_s3_sqs]\nqueue_url = \"x\"\n";
-    let sample =
-        format!("{LOOKUP}{sqs}[sources.b.file]\npath = \"x\"\n{TLS}[log]\n[events]\n[normalizers]\n[shutdown]");
+    let sample = format!(
+        "{LOOKUP}{sqs}[sources.b.file]\npath = \"x\"\n{TLS}[log]\n[events]\n[normalizers]\n[redaction]\n[telemetry]\n[shutdown]"
+    );
     let keys = Document::parse(&"x".into(), &sample).unwrap().known_keys::<Config>();
     assert!(keys.len() > 25, "{keys:?}");
     for key in keys {

@@ -14,10 +14,10 @@ use serde_json::{Map, Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use super::assets::AssetBody;
 use super::error::ApiError;
 use super::params::NoParams;
+use super::{App, Shared};
 use crate::auth::{Access, Credential, Grant, Refusal, SESSION};
 use crate::hub::{AssetView, Filter, Projection, View};
 use crate::inventory::Held;
@@ -144,22 +144,23 @@ pub(super) async fn admit(State(app): State<Shared>, mut request: Request, next:
     let peer = request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
     let shown = match Given::take(&mut request, &app.state.access) {
         Ok(shown) => shown,
-        Err(error) => return refuse(error, &request, peer),
+        Err(error) => return refuse(&app, error, &request, peer),
     };
     let grant = match app.state.access.admit(shown.as_ref().map(Given::credential), peer).await {
         Ok(grant) => grant,
-        Err(refusal) => return refuse(refusal.into(), &request, peer),
+        Err(refusal) => return refuse(&app, refusal.into(), &request, peer),
     };
-    let asks_nobody = app.state.access.is_local_only() && !app.state.config.asks_for_certificates;
+    let asks_nobody = app.state.access.is_local_only() && !app.state.config.load().asks_for_certificates;
     if shown.is_none() && asks_nobody && !names_this_machine(&request) {
-        return refuse(ApiError::ForeignHost, &request, peer);
+        return refuse(&app, ApiError::ForeignHost, &request, peer);
     }
     request.extensions_mut().insert(Caller(grant));
     next.run(request).await
 }
 
-/// Answers and tells the log. Nothing of the credential itself is in it.
-fn refuse(error: ApiError, request: &Request, peer: IpAddr) -> Response {
+/// Answers, counts and tells the log. Nothing of the credential itself is in it.
+fn refuse(app: &App, error: ApiError, request: &Request, peer: IpAddr) -> Response {
+    app.state.metrics.http_refusals.with_label_values(&[error.code()]).inc();
     // Debug escapes what a client might hide in a path.
     let path = request.uri().path();
     tracing::warn!(target: "audit", %peer, method = %request.method(), ?path, reason = %error, "request refused");

@@ -1,7 +1,7 @@
 //! One connection, from its first byte to its last: in the clear, where streams leave hyper for the fan-out, or over
 //! TLS, where hyper writes every answer, over HTTP/2 or HTTP/1.1 as the two sides agree (ALPN).
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -34,8 +34,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Without an open request for so long, a connection that is to end has nothing on its way. Some clients take the word
 /// that it ends (GOAWAY) for its end, though answers are allowed to follow.
 const MOMENT: Duration = Duration::from_millis(50);
-/// How long a client may take to leave that was told of the end of an idle connection.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take to leave that was told of the end and has its answers: the stop of the server waits for it.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 
 type Encrypted = TokioIo<TlsStream<Socket>>;
 
@@ -190,62 +190,58 @@ async fn encrypted(server: &Server, tls: &Tls, socket: TcpStream, peer: Peer) {
     let (io, service) = (TokioIo::new(stream), server.routed(None, peer));
     if !is_http2 {
         let http = server.http1.serve_connection(io, service);
-        // hyper itself ends what is idle.
-        let leave = async {
-            server.stop.cancelled().await;
-            Leave::Stopping
-        };
-        return until_over(server, http, http1::Connection::<Encrypted, _>::graceful_shutdown, leave, watch, peer)
-            .await;
+        return until_over(server, http, http1::Connection::<Encrypted, _>::graceful_shutdown, None, watch, peer).await;
     }
     let stalled_after = server.config.stalled_after;
     let requests = Requests::new(server.connections.clone(), Arc::clone(&server.metrics), stalled_after);
     let http = builder(requests.clone(), stalled_after).serve_connection(io, RoutedPaced(service));
-    let leave = async {
-        tokio::select! {
-            () = server.stop.cancelled() => {
-                // A client that goes on asking, only to hear of it, does not hold up the end.
-                let _ = tokio::time::timeout(MOMENT * 5, requests.idle(MOMENT)).await;
-                Leave::Stopping
-            }
-            () = requests.idle(server.config.request_timeout) => Leave::Idle,
-        }
-    };
-    until_over(server, http, http2::Connection::<Encrypted, _, _>::graceful_shutdown, leave, watch, peer).await;
+    let wind_down = http2::Connection::<Encrypted, _, _>::graceful_shutdown;
+    until_over(server, http, wind_down, Some(&requests), watch, peer).await;
 }
 
-/// Why a connection is to end.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Leave {
-    /// The server stops; how long that may take is not for a connection to say.
-    Stopping,
-    /// Nothing was asked for.
-    Idle,
-}
-
-/// Serves until the connection is over: by itself, because its client takes nothing, or because it is told to leave.
+/// Serves until the connection is over: by itself, because its client takes nothing, or because it is told to end. The
+/// requests are those of HTTP/2; over HTTP/1.1 hyper itself ends a connection without any.
 async fn until_over<C: Future<Output = Result<(), hyper::Error>>>(
     server: &Server,
     http: C,
     wind_down: fn(Pin<&mut C>),
-    leave: impl Future<Output = Leave>,
+    requests: Option<&Requests>,
     watch: &Watch,
     peer: Peer,
 ) {
     let mut http = Box::pin(http);
     let mut stalled = pin!(watch.stalled(server.config.stalled_after));
-    let why = tokio::select! {
+    tokio::select! {
         biased;
         outcome = &mut http => return ended(outcome),
         () = &mut stalled => return server.tell_of_stalled(peer),
-        why = leave => why,
-    };
+        () = end(server, requests) => {}
+    }
     wind_down(http.as_mut());
     tokio::select! {
         outcome = &mut http => ended(outcome),
         () = stalled => server.tell_of_stalled(peer),
-        () = tokio::time::sleep(LEAVE_TIMEOUT), if why == Leave::Idle => {}
+        () = left_behind(requests) => tracing::debug!(peer = %peer.0, "connection dropped: its client does not leave"),
     }
+}
+
+/// Returns when a connection is to end.
+async fn end(server: &Server, requests: Option<&Requests>) {
+    let Some(requests) = requests else { return server.stop.cancelled().await };
+    tokio::select! {
+        () = server.stop.cancelled() => {
+            // A client that goes on asking, only to hear of it, does not hold up the end.
+            let _ = tokio::time::timeout(MOMENT * 5, requests.idle(MOMENT)).await;
+        }
+        () = requests.idle(server.config.request_timeout) => {}
+    }
+}
+
+/// Returns when a client was told that its connection ends, has its answers, and stays.
+async fn left_behind(requests: Option<&Requests>) {
+    let Some(requests) = requests else { return pending().await };
+    tokio::time::sleep(LEAVE_TIMEOUT).await;
+    requests.idle(MOMENT).await;
 }
 
 fn ended(outcome: Result<(), hyper::Error>) {

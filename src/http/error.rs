@@ -125,6 +125,11 @@ impl ApiError {
         }
     }
 
+    /// The stable word that programs go by.
+    pub(super) fn code(&self) -> &'static str {
+        self.status_and_code().1
+    }
+
     /// Seconds after which the same request may be taken.
     fn retry_after(&self) -> Option<u64> {
         match self {

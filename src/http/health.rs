@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::access::Caller;
 use super::error::ApiError;
-use super::{App, Shared};
+use super::{App, AppState, Shared};
 use crate::hub::blocking;
 
 /// Ready is when every part that took a [`Latch`] has released it. Cheap to clone.
@@ -55,16 +55,22 @@ pub(super) async fn live() -> &'static str {
 
 /// `GET /readyz`: 200, or 503 with what is missing. A log that waits for its disk serves all the same.
 pub(super) async fn ready(State(app): State<Shared>) -> Response {
-    let mut missing = app.state.readiness.missing();
-    if !app.state.hub.is_following() {
-        missing.push("hub");
-    }
+    let missing = missing(&app);
     let stopping = app.state.stop.is_cancelled();
     let ready = missing.is_empty() && !stopping;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let log_waits_for = app.state.log.waits_for();
     let body = json!({ "ready": ready, "stopping": stopping, "missing": missing, "log_waits_for": log_waits_for });
     (status, Json(body)).into_response()
+}
+
+/// The parts that are waited for.
+pub(super) fn missing(app: &App) -> Vec<&'static str> {
+    let mut missing = app.state.readiness.missing();
+    if !app.state.hub.is_following() {
+        missing.push("hub");
+    }
+    missing
 }
 
 /// `GET /metrics`: the Prometheus text format. The gauges of the log are read now.
@@ -80,11 +86,20 @@ pub(super) async fn metrics(
 }
 
 fn render(app: &App) -> Result<String, prometheus::Error> {
-    let (metrics, log) = (&app.state.metrics, &app.state.log);
+    let AppState { metrics, log, hub, access, .. } = &app.state;
     let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.log_tail.set(gauge(log.tail().borrow().0));
     metrics.log_floor.set(gauge(log.floor().0));
     metrics.log_size_bytes.set(gauge(log.size_bytes()));
+    // Where it can't be measured now, the figure before stays.
+    if let Ok(bytes) = log.disk_bytes() {
+        metrics.log_disk_bytes.set(gauge(bytes));
+    }
+    let lag = hub.lag();
+    metrics.stream_clients_behind.set(gauge(lag.behind as u64));
+    metrics.stream_clients_replaying.set(gauge(lag.replaying as u64));
+    metrics.stream_lag_events.set(gauge(lag.events));
+    metrics.tokens.set(gauge(access.tokens() as u64));
     metrics.log_free_bytes.set(gauge(log.free_bytes().unwrap_or(0)));
     metrics.log_writable.set(i64::from(log.waits_for().is_none()));
     metrics.render()

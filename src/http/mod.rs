@@ -21,12 +21,16 @@ mod reports;
 mod schema;
 mod serve;
 mod socket;
+mod stats;
+mod status;
 mod stream;
 #[cfg(test)]
 mod testing;
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -37,6 +41,8 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
+use tracing::field::Empty;
+use tracing::{Instrument, debug_span};
 
 use crate::auth::Access;
 use crate::history::History;
@@ -51,7 +57,11 @@ pub use health::{Latch, Readiness};
 pub use schema::ASSET_EVENT_SCHEMA;
 pub use serve::{ServeConfig, serve};
 
+use access::Peer;
 use error::ApiError;
+
+/// Where the stream is: its answers last as long as the client likes.
+const STREAM: &str = "/v1/events";
 
 /// How the interface behaves.
 #[derive(Clone, Debug, Deserialize)]
@@ -121,15 +131,17 @@ pub struct AppState {
     pub stop: CancellationToken,
     /// The time of day.
     pub clock: fn() -> Time,
-    /// How it behaves.
-    pub config: HttpConfig,
+    /// How it behaves; may be exchanged while it runs, but for origins and prefix.
+    pub config: Arc<ArcSwap<HttpConfig>>,
 }
 
 /// What handlers share.
 struct App {
     state: AppState,
-    /// One permit per open stream.
+    /// One permit per open stream, of more than there may be: the limit may change.
     streams: Arc<Semaphore>,
+    /// One permit per answer of `/v1/stats` that is computed.
+    stats: Semaphore,
     /// One backup at a time: it reads the whole log.
     backups: Arc<Semaphore>,
 }
@@ -142,10 +154,12 @@ type Resource = (&'static str, MethodRouter<Shared>);
 /// What asks for a credential, where there is any.
 fn protected() -> Vec<Resource> {
     vec![
-        ("/v1/events", get(stream::stream)),
+        (STREAM, get(stream::stream)),
         ("/v1/events/{id}", get(events::event)),
         ("/v1/assets", get(assets::list)),
         ("/v1/assets/{*name}", get(asset::one)),
+        ("/v1/stats", get(stats::stats)),
+        ("/v1/status", get(status::status)),
         ("/v1/sources", get(reports::sources)),
         ("/v1/quarantine", get(reports::quarantine)),
         ("/v1/backup", get(backup::backup)),
@@ -178,13 +192,14 @@ fn gather(resources: Vec<Resource>) -> Router<Shared> {
 /// # Errors
 /// When the configuration can't be used.
 pub fn router(state: AppState) -> Result<Router, HttpConfigError> {
-    let config = &state.config;
+    let config = state.config.load_full();
     if !(1..=stream::MAX_HEARTBEAT_SECS).contains(&config.heartbeat_secs) {
         return Err(HttpConfigError::Heartbeat { secs: config.heartbeat_secs });
     }
     let cors = cors(&config.cors_origins)?;
-    let streams = Arc::new(Semaphore::new(config.max_streams.min(Semaphore::MAX_PERMITS)));
-    let app = Arc::new(App { state, streams, backups: Arc::new(Semaphore::new(1)) });
+    let streams = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+    let (stats, backups) = (Semaphore::new(stats::AT_ONCE), Arc::new(Semaphore::new(1)));
+    let app = Arc::new(App { state, streams, stats, backups });
     let protected = gather(protected()).route_layer(middleware::from_fn_with_state(Arc::clone(&app), access::admit));
     let router = gather(open())
         .merge(protected)
@@ -236,9 +251,22 @@ async fn other_method(method: Method) -> Response {
 }
 
 async fn count(State(app): State<Shared>, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+    let begun = Instant::now();
     let route = path.as_ref().map_or("unmatched", MatchedPath::as_str);
-    app.state.metrics.http_requests.with_label_values(&[route, response.status().as_str()]).inc();
+    // A stream lasts as long as its client likes: what is told of it is the head.
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    let span = debug_span!(
+        "request", http.request.method = %request.method(), http.route = route, client.address = peer.map(tracing::field::display),
+        otel.kind = "server", http.response.status_code = Empty
+    );
+    let mut response = next.run(request).instrument(span.clone()).await;
+    span.record("http.response.status_code", response.status().as_u16());
+    drop(span);
+    let metrics = &app.state.metrics;
+    metrics.http_requests.with_label_values(&[route, response.status().as_str()]).inc();
+    if route != STREAM {
+        metrics.http_request_seconds.with_label_values(&[route]).observe(begun.elapsed().as_secs_f64());
+    }
     const NOSNIFF: HeaderName = header::X_CONTENT_TYPE_OPTIONS;
     response.headers_mut().insert(NOSNIFF, HeaderValue::from_static("nosniff"));
     response

@@ -16,7 +16,7 @@ use super::params::{NoParams, Params};
 use crate::hub::blocking;
 use crate::log::Quarantined;
 use crate::model::{SourceId, Time};
-use crate::source::SourceStatus;
+use crate::source::{SourceStatus, StatusBoard};
 
 const RECORDS_PER_PAGE: u64 = 20;
 const MAX_RECORDS_PER_PAGE: u64 = 200;
@@ -24,7 +24,7 @@ const MAX_RECORDS_PER_PAGE: u64 = 200;
 const PAGE_BYTES: usize = 4 << 20;
 
 #[derive(Serialize)]
-struct Source {
+pub(super) struct Source {
     name: SourceId,
     #[serde(flatten)]
     status: SourceStatus,
@@ -43,9 +43,12 @@ pub(super) async fn sources(
     _: NoParams,
 ) -> Result<Response, ApiError> {
     caller.sees_everything()?;
-    let sources = app.state.sources.snapshot().into_iter().map(|(name, status)| Source { name, status });
-    let list = SourceList { sources: sources.collect(), log_waits_for: app.state.log.waits_for() };
+    let list = SourceList { sources: source_list(&app.state.sources), log_waits_for: app.state.log.waits_for() };
     Ok(Json(list).into_response())
+}
+
+pub(super) fn source_list(board: &StatusBoard) -> Vec<Source> {
+    board.snapshot().into_iter().map(|(name, status)| Source { name, status }).collect()
 }
 
 #[derive(Serialize)]

@@ -596,11 +596,12 @@ async fn cross_origin_readers_are_those_allowed() {
     assert!(answer.header("access-control-allow-headers").contains("last-event-id"));
     for origin in ["dash.example.com", "https://", "https://dash.example.com/", "://x", "https://a b"] {
         let mut state = open.state.clone();
-        state.config.cors_origins = vec![origin.to_owned()];
+        let config = HttpConfig { cors_origins: vec![origin.to_owned()], ..HttpConfig::default() };
+        state.config = Arc::new(ArcSwap::from_pointee(config));
         assert_eq!(router(state).err(), Some(HttpConfigError::Origin { origin: origin.to_owned() }));
     }
     let mut state = open.state.clone();
-    state.config.heartbeat_secs = 0;
+    state.config = Arc::new(ArcSwap::from_pointee(HttpConfig { heartbeat_secs: 0, ..HttpConfig::default() }));
     assert_eq!(router(state).err(), Some(HttpConfigError::Heartbeat { secs: 0 }));
 }
 

@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::access::Caller;
@@ -65,7 +66,7 @@ impl StreamRequest {
         let mut params = Params::parse(uri)?;
         let now = (state.clock)();
         let format = parse_format(&mut params, headers)?;
-        let mut filter = parse_filter(&mut params, &state.config.type_prefix)?;
+        let mut filter = parse_filter(&mut params, &state.config.load().type_prefix)?;
         let projection = parse_projection(&mut params)?;
         let header = last_event_id(headers)?;
         let query = params.cursor("last_event_id")?;
@@ -93,7 +94,7 @@ impl StreamRequest {
             (None, None, None) if until_passed => Position::Oldest,
             (None, None, None) => Position::Live,
         };
-        let default_heartbeat = (format == Format::Sse).then_some(state.config.heartbeat_secs);
+        let default_heartbeat = (format == Format::Sse).then_some(state.config.load().heartbeat_secs);
         Ok(Self {
             format,
             gzip: accepts_gzip(headers),
@@ -163,7 +164,7 @@ pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
     gzip > 0.0 && gzip >= identity.unwrap_or(0.0)
 }
 
-fn parse_filter(params: &mut Params, type_prefix: &str) -> Result<Filter, ApiError> {
+pub(super) fn parse_filter(params: &mut Params, type_prefix: &str) -> Result<Filter, ApiError> {
     Ok(Filter::parse(type_prefix, |name| params.take(name))?)
 }
 
@@ -232,9 +233,7 @@ pub(super) async fn stream(
         return Err(ApiError::Stopping);
     }
     let request = StreamRequest::parse(&app.state, &uri, &headers)?;
-    let permit = Arc::clone(&app.streams)
-        .try_acquire_owned()
-        .map_err(|_| ApiError::TooManyStreams { limit: app.state.config.max_streams })?;
+    let permit = open_stream(&app)?;
     let of_caller = caller.open_stream()?;
     let start = resolve(&app, &request).await?;
     let (format, bounded, gzip) = (request.format, request.is_bounded(), request.gzip);
@@ -269,6 +268,14 @@ pub(super) async fn stream(
             (stream_headers(format, gzip), [(header::CONNECTION, "close")], Body::new(body)).into_response()
         }
     })
+}
+
+/// A place among the streams of all.
+fn open_stream(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
+    let limit = app.state.config.load().max_streams;
+    let permit = Arc::clone(&app.streams).try_acquire_owned().map_err(|_| ApiError::TooManyStreams { limit })?;
+    let open = Semaphore::MAX_PERMITS - app.streams.available_permits();
+    if open > limit { Err(ApiError::TooManyStreams { limit }) } else { Ok(permit) }
 }
 
 /// What a client gets that comes back to a read whose end lies in the past; `None` when there is nothing left. The

@@ -93,7 +93,7 @@ impl World {
             readiness: Readiness::default(),
             stop: stop.clone(),
             clock: now,
-            config,
+            config: Arc::new(arc_swap::ArcSwap::from_pointee(config)),
         };
         let router = router(state.clone()).unwrap();
         let world = Self { log, hub, router, state, stop, address: None, tracker };

@@ -10,6 +10,7 @@ mod compressed;
 mod fanout;
 mod filter;
 mod gzip;
+mod lag;
 mod matching;
 mod projection;
 mod reader;
@@ -39,6 +40,7 @@ use crate::retry::Backoff;
 pub use cel::{Expression, ExpressionError, View};
 pub use fanout::{FanOut, FanOutConfig, PlainStream};
 pub use filter::{AssetTypes, AssetView, Filter, FilterError, OneOf};
+pub use lag::Lag;
 pub use matching::{Filters, InternedFilter, Matches};
 pub use projection::{Projection, ProjectionError};
 pub use reader::{ClosingReason, Gap, GapReason, Notice, Start, SubscriptionOptions};
@@ -102,6 +104,7 @@ pub struct Hub {
     replayed: Cache<Seq, Arc<Segment>, ByWeight>,
     encoded: Cache<EncodedKey, Arc<Segment>, ByWeight>,
     filters: Filters,
+    readers: lag::Readers,
     reads: Semaphore,
     tail: watch::Sender<Seq>,
     following: AtomicBool,
@@ -120,6 +123,7 @@ impl Hub {
             replayed: Cache::with_weighter(items, config.cache_bytes, ByWeight),
             encoded: Cache::with_weighter(items, config.cache_bytes, ByWeight),
             filters: Filters::default(),
+            readers: lag::Readers::default(),
             reads: Semaphore::new(CONCURRENT_READS),
             tail: watch::Sender::new(tail),
             following: AtomicBool::new(false),
@@ -162,6 +166,14 @@ impl Hub {
     #[must_use]
     pub fn is_following(&self) -> bool {
         self.following.load(Ordering::Relaxed)
+    }
+
+    /// How far behind the subscribers are.
+    #[must_use]
+    pub fn lag(&self) -> Lag {
+        let tail = self.tail();
+        let in_memory = self.ring.read().unwrap_or_else(PoisonError::into_inner).first();
+        self.readers.lag(tail, in_memory.unwrap_or(tail.next()))
     }
 
     /// Encodes what the log gets, until `stop`. A failed read is tried again with growing waits.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::lag::Place;
 use super::matching::{FilterId, InternedFilter};
 use super::segment::{Encoding, Format, Passing, Progress, Room, Segment, Selected};
 use super::{Filter, Hub, Loaded, Projection};
@@ -167,6 +168,8 @@ pub(super) struct Reader {
     credential: Option<CancellationToken>,
     last_output: Instant,
     failure: Option<Box<LogError>>,
+    /// Where it is among those that have been behind.
+    place: Option<Place>,
     caught_up: bool,
     closed: bool,
 }
@@ -205,6 +208,7 @@ impl Reader {
             credential: options.credential,
             last_output: Instant::now(),
             failure: None,
+            place: None,
             caught_up: false,
             closed: false,
         }
@@ -235,10 +239,20 @@ impl Reader {
     /// What comes next, as of `now`. `stopping` ends the stream.
     pub(super) fn step(&mut self, hub: &Hub, now: Instant, stopping: bool) -> Step {
         let step = self.next(hub, now, stopping);
-        if let Step::Events(_) | Step::Notice(_) = step {
-            self.last_output = now;
+        match &step {
+            Step::Events(_) | Step::Notice(_) => self.last_output = now,
+            Step::Wait(_) => self.place.iter().for_each(Place::at_tail),
+            Step::Load | Step::Again | Step::End => {}
         }
         step
+    }
+
+    /// Notes where it is: it has to wait for its client or for the disk.
+    pub(super) fn waits(&mut self, hub: &Hub) {
+        match &self.place {
+            Some(place) => place.at(self.cursor),
+            None => self.place = Some(hub.readers.enter(self.cursor)),
+        }
     }
 
     fn next(&mut self, hub: &Hub, now: Instant, stopping: bool) -> Step {

@@ -35,6 +35,11 @@ impl Ring {
         }
     }
 
+    /// The oldest event that it holds.
+    pub(super) fn first(&self) -> Option<Seq> {
+        self.segments.front().map(|segment| segment.first())
+    }
+
     /// The segment that holds the event after a position.
     pub(super) fn get(&self, after: Seq) -> Option<Arc<Segment>> {
         let index = self.segments.partition_point(|segment| segment.last() <= after);

@@ -57,11 +57,14 @@ impl Subscription {
             match self.reader.step(&self.hub, Instant::now(), self.stop.is_cancelled()) {
                 Step::Events(selected) => {
                     let sum = self.reader.sent(&selected, selected.bytes).sum;
+                    // Whoever asks for more, when the client takes it, comes here again.
+                    self.reader.waits(&self.hub);
                     return Some(Output::Events { bytes: selected.text(), events: selected.events, sum });
                 }
                 Step::Notice(notice) => return Some(Output::Notice(notice)),
                 Step::Again => {}
                 Step::Load => {
+                    self.reader.waits(&self.hub);
                     let load = self.hub.load(self.reader.cursor(), self.reader.encoding());
                     if let Some(loaded) = self.stop.run_until_cancelled(load).await {
                         self.reader.loaded(&self.hub, loaded);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 pub(crate) use super::gzip::testing::decode as gunzip;
-use crate::log::{Batch, Block, EventLog, LogError, NewEvent, Pending, Quarantined};
+use crate::log::{Batch, Block, EventLog, LogError, NewEvent, Pending, QuarantineSize, Quarantined, Retention};
 use crate::model::{Action, AssetName, Epoch, EventHead, Seq, SourceId, Time};
 
 /// The event with a number: every third is a create, an update, a delete; one of ten assets; a minute after the one
@@ -188,12 +188,24 @@ impl EventLog for TestLog {
         Ok(state.quarantined.iter().filter(|one| one.number > after).take(limit).cloned().collect())
     }
 
+    fn quarantine_size(&self) -> QuarantineSize {
+        let state = self.state();
+        let (records, last) = (state.quarantined.len() as u64, state.quarantined.iter().map(|one| one.number).max());
+        QuarantineSize { records, bytes: 0, last: last.unwrap_or(0) }
+    }
+
+    fn set_retention(&self, _: Retention) {}
+
     fn retain(&self, _: Time) -> Result<(), LogError> {
         Ok(())
     }
 
     fn size_bytes(&self) -> u64 {
         self.state().events.iter().map(|event| event.json.len() as u64).sum()
+    }
+
+    fn disk_bytes(&self) -> Result<u64, LogError> {
+        Ok(self.size_bytes())
     }
 
     fn close(&self) {}

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use tokio::sync::{mpsc, watch};
+use tracing::field::Empty;
+use tracing::{Span, debug_span, info_span};
 
 use super::is_logged;
 use super::process::first_id;
@@ -17,6 +19,8 @@ pub(super) struct Normalized {
     pub(super) submission: Submission,
     pub(super) outcomes: Outcomes,
     pub(super) engine: Arc<Engine>,
+    /// That of the whole delivery.
+    pub(super) span: Span,
 }
 
 /// What the engine made of each record, in their order.
@@ -40,7 +44,10 @@ pub(super) fn run(
 ) {
     while let Some(submission) = submissions.blocking_recv() {
         let engine = Arc::clone(&engines.borrow_and_update());
-        let records = submission.delivery.records.iter();
+        let delivery = &submission.delivery;
+        let span = info_span!("delivery", source = %delivery.source, records = delivery.records.len(), events = Empty);
+        let records = delivery.records.iter();
+        let normalizing = debug_span!(parent: &span, "normalize").entered();
         let outcomes = match &submission.seed {
             None => Outcomes::Records(records.map(|record| read(&engine, log, &record.bytes)).collect()),
             Some(document) => {
@@ -48,7 +55,8 @@ pub(super) fn run(
                 Outcomes::Seeds(Arc::clone(document), found)
             }
         };
-        if normalized.send(Normalized { submission, outcomes, engine }).is_err() {
+        drop(normalizing);
+        if normalized.send(Normalized { submission, outcomes, engine, span }).is_err() {
             return;
         }
     }

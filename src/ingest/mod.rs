@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, error, info_span, warn};
+use tracing::{Span, debug, error, warn};
 
 use self::ahead::{Known, Normalized, Outcomes};
 use self::process::History;
@@ -102,14 +102,14 @@ impl Ingest {
         let log = Arc::clone(&self.log);
         let ahead = Handle::current().spawn_blocking(move || ahead::run(engines, submissions, &sender, &*log));
         while let Some(received) = self.receive(&normalized) {
-            let Some(Normalized { submission, outcomes, engine }) = received else {
+            let Some(Normalized { submission, outcomes, engine, span }) = received else {
                 // Told by time alone: no source waits for it.
                 self.processor.mark_late(false);
                 self.tell_due()?;
                 continue;
             };
             let Submission { delivery, late, reply, permit, .. } = submission;
-            let _span = info_span!("ingest.batch", source = %delivery.source, count = delivery.records.len()).entered();
+            let _span = span.entered();
             self.use_rules(engine);
             self.processor.mark_late(late);
             let pending = self.take(delivery, outcomes);
@@ -237,6 +237,7 @@ impl Ingest {
         self.finish(&mut batch)?;
         let assets = i64::try_from(self.inventory.len()).unwrap_or(i64::MAX);
         self.metrics.assets.set(assets);
+        Span::current().record("events", batch.events.len());
         self.log.append(batch)
     }
 
@@ -274,7 +275,8 @@ impl Ingest {
     }
 
     fn reject(&self, source: &SourceId, batch: &mut Batch, mut rejected: Rejected) {
-        rejected.bytes = self.engine.redact_unparsed(rejected.bytes);
+        rejected.bytes = self.engine.redact_rejected(rejected.bytes);
+        rejected.reason = self.engine.redact_reason(rejected.reason);
         self.metrics.records.with_label_values(&[&*source.0, "quarantined"]).inc();
         self.metrics.quarantined.with_label_values(&[rejected.code]).inc();
         batch.rejected.push(rejected);

@@ -101,7 +101,7 @@ use self::store::{Lock, Store, history_key, is_damage, seq_key, text_key, words}
 use self::writer::{Append, Command, Writer};
 use super::codec::{Fields, Unsealer, advice};
 use super::retention::Retention;
-use super::{Batch, Block, EventLog, LogError, Pending, Quarantined, block, record, search};
+use super::{Batch, Block, EventLog, LogError, Pending, QuarantineSize, Quarantined, block, record, search};
 use crate::metrics::Metrics;
 use crate::model::{AssetName, Epoch, Seq, SourceId, Time};
 
@@ -116,7 +116,6 @@ const QUEUE: usize = 64;
 /// The durable log. Dropping it closes it.
 pub struct EmbeddedLog {
     epoch: Epoch,
-    retention: Retention,
     shared: Arc<Shared>,
     queue: Mutex<Option<SyncSender<Command>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -154,21 +153,14 @@ impl EmbeddedLog {
         let disk = Disk::new(data_dir, &lock.path, min_free, Arc::clone(&metrics))
             .map_err(|error| failed("its lock can't be looked at", error))?;
         let (store, epoch, state) = Store::open(data_dir)?;
-        let shared = Arc::new(Shared::new(store, &state, disk, metrics));
-        let writer = Writer::new(Arc::clone(&shared), retention, state);
+        let shared = Arc::new(Shared::new(store, &state, disk, retention, metrics));
+        let writer = Writer::new(Arc::clone(&shared), state);
         let (queue, commands) = sync_channel(QUEUE);
         let thread = thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run(&commands))
             .map_err(|error| failed("the writer can't be started", error))?;
-        Ok(Self {
-            epoch,
-            retention,
-            shared,
-            queue: Mutex::new(Some(queue)),
-            writer: Mutex::new(Some(thread)),
-            _lock: lock,
-        })
+        Ok(Self { epoch, shared, queue: Mutex::new(Some(queue)), writer: Mutex::new(Some(thread)), _lock: lock })
     }
 
     /// Whether there is a log in a directory.
@@ -248,7 +240,8 @@ impl EventLog for EmbeddedLog {
         }
         self.shared.disk.wait_for_room()?;
         let (reply, pending) = Pending::new();
-        self.send(Command::Append(Append { batch, reply, taken: Instant::now() }))?;
+        let span = tracing::debug_span!("append", events = batch.events.len());
+        self.send(Command::Append(Append { batch, reply, taken: Instant::now(), span }))?;
         Ok(pending)
     }
 
@@ -401,8 +394,16 @@ impl EventLog for EmbeddedLog {
         })
     }
 
+    fn quarantine_size(&self) -> QuarantineSize {
+        self.shared.quarantine_size()
+    }
+
+    fn set_retention(&self, retention: Retention) {
+        self.shared.set_retention(retention);
+    }
+
     fn retain(&self, now: Time) -> Result<(), LogError> {
-        let goal = self.retention.goal(now, self.shared.bytes());
+        let goal = self.shared.retention().goal(now, self.shared.bytes());
         if goal.is_empty() {
             return Ok(());
         }
@@ -418,6 +419,10 @@ impl EventLog for EmbeddedLog {
 
     fn size_bytes(&self) -> u64 {
         self.shared.bytes()
+    }
+
+    fn disk_bytes(&self) -> Result<u64, LogError> {
+        self.shared.with(Store::disk_bytes)
     }
 
     fn back_up(&self, now: Time, output: &mut dyn Write) -> Result<BackupSummary, LogError> {

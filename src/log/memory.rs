@@ -10,14 +10,13 @@ use tokio::sync::watch;
 
 use super::codec::{Sealer, Unsealer, advice};
 use super::retention::{Goal, Retention};
-use super::{Batch, Block, EventLog, LogError, NewEvent, Pending, Quarantined, block, record, search};
+use super::{Batch, Block, EventLog, LogError, NewEvent, Pending, QuarantineSize, Quarantined, block, record, search};
 use crate::metrics::Metrics;
 use crate::model::{AssetName, Epoch, Rejected, Seq, SourceId, Time};
 
 /// A log that is gone when it is dropped. It obeys retention like the durable one.
 pub struct MemoryLog {
     epoch: Epoch,
-    retention: Retention,
     metrics: Arc<Metrics>,
     tail: watch::Sender<Seq>,
     inner: Mutex<Inner>,
@@ -26,6 +25,7 @@ pub struct MemoryLog {
 #[derive(Default)]
 struct Inner {
     closed: bool,
+    retention: Retention,
     blocks: VecDeque<(Seq, Bytes)>,
     floor: Seq,
     tail: Seq,
@@ -47,18 +47,19 @@ struct Quarantine {
     bytes: u64,
 }
 
+impl Quarantine {
+    fn size(&self) -> QuarantineSize {
+        QuarantineSize { records: self.records.len() as u64, bytes: self.bytes, last: self.last }
+    }
+}
+
 impl MemoryLog {
     /// An empty log with an epoch of its own.
     #[must_use]
     pub fn new(retention: Retention, metrics: Arc<Metrics>) -> Self {
-        let inner = Inner { floor: Seq(1), ..Inner::default() };
-        let log = Self {
-            epoch: super::draw_epoch(),
-            retention,
-            metrics,
-            tail: watch::Sender::new(Seq(0)),
-            inner: Mutex::new(inner),
-        };
+        let inner = Inner { floor: Seq(1), retention, ..Inner::default() };
+        let log =
+            Self { epoch: super::draw_epoch(), metrics, tail: watch::Sender::new(Seq(0)), inner: Mutex::new(inner) };
         log.publish(&log.inner());
         log
     }
@@ -68,7 +69,7 @@ impl MemoryLog {
     }
 
     fn publish(&self, inner: &Inner) {
-        super::report(&self.metrics, inner.floor, inner.tail, inner.bytes);
+        super::report(&self.metrics, inner.floor, inner.tail, inner.bytes, inner.quarantine.size());
         self.tail.send_replace(inner.tail);
     }
 }
@@ -88,7 +89,7 @@ impl Inner {
         Ok(())
     }
 
-    fn put_rejected(&mut self, rejected: &[Rejected], retention: &Retention) -> Result<(), LogError> {
+    fn put_rejected(&mut self, rejected: &[Rejected]) -> Result<(), LogError> {
         for rejected in rejected {
             let fingerprint = record::fingerprint(rejected);
             if !self.quarantine.fingerprints.insert(fingerprint) {
@@ -101,7 +102,7 @@ impl Inner {
             self.quarantine.records.push_back((self.quarantine.last, sealed.into()));
         }
         let kept = &mut self.quarantine;
-        while retention.quarantine_is_over(kept.records.len() as u64, kept.bytes) {
+        while self.retention.quarantine_is_over(kept.records.len() as u64, kept.bytes) {
             let Some((_, sealed)) = kept.records.pop_front() else { break };
             kept.bytes -= sealed.len() as u64;
             if let Ok(fingerprint) = record::fingerprint_of(&sealed) {
@@ -163,8 +164,8 @@ impl EventLog for MemoryLog {
             };
         }
         inner.cursors.extend(batch.cursor);
-        inner.put_rejected(&batch.rejected, &self.retention)?;
-        let goal = self.retention.excess_goal(inner.bytes);
+        inner.put_rejected(&batch.rejected)?;
+        let goal = inner.retention.excess_goal(inner.bytes);
         if !goal.is_empty() {
             inner.trim(&goal)?;
         }
@@ -267,9 +268,17 @@ impl EventLog for MemoryLog {
         records.range(start..).take(limit).map(read).collect()
     }
 
+    fn quarantine_size(&self) -> QuarantineSize {
+        self.inner().quarantine.size()
+    }
+
+    fn set_retention(&self, retention: Retention) {
+        self.inner().retention = retention;
+    }
+
     fn retain(&self, now: Time) -> Result<(), LogError> {
         let mut inner = self.inner();
-        let goal = self.retention.goal(now, inner.bytes);
+        let goal = inner.retention.goal(now, inner.bytes);
         inner.trim(&goal)?;
         self.publish(&inner);
         Ok(())
@@ -277,6 +286,10 @@ impl EventLog for MemoryLog {
 
     fn size_bytes(&self) -> u64 {
         self.inner().bytes
+    }
+
+    fn disk_bytes(&self) -> Result<u64, LogError> {
+        Ok(self.size_bytes())
     }
 
     fn close(&self) {

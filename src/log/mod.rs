@@ -90,6 +90,17 @@ pub struct Quarantined {
     pub rejected: Rejected,
 }
 
+/// How much quarantine holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QuarantineSize {
+    /// Records.
+    pub records: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
+    /// The number of the newest; 0 when there never was one.
+    pub last: u64,
+}
+
 /// Resolves when a batch is durable, with the position of the last event in the log.
 #[derive(Debug)]
 pub struct Pending(oneshot::Receiver<Result<Seq, LogError>>);
@@ -220,11 +231,20 @@ pub trait EventLog: Send + Sync {
     /// Quarantined records after a number, oldest first.
     fn quarantine(&self, after: u64, limit: usize) -> Result<Vec<Quarantined>, LogError>;
 
+    /// How much is in quarantine.
+    fn quarantine_size(&self) -> QuarantineSize;
+
+    /// Changes the limits of [`retain`](EventLog::retain) and of every append from now on.
+    fn set_retention(&self, retention: Retention);
+
     /// Drops what the retention limits no longer cover. `now` is handed in, so that tests choose it.
     fn retain(&self, now: Time) -> Result<(), LogError>;
 
     /// Bytes that the kept events take in the store.
     fn size_bytes(&self) -> u64;
+
+    /// Bytes that all of it takes where it is kept: on disk, for a log that is durable.
+    fn disk_bytes(&self) -> Result<u64, LogError>;
 
     /// Writes all that the log holds at one moment, while it goes on; [`restore`] reads it. `now` is noted in it.
     ///
@@ -258,9 +278,11 @@ fn draw_epoch() -> Epoch {
 }
 
 /// Tells the metrics what the log holds.
-fn report(metrics: &Metrics, floor: Seq, tail: Seq, bytes: u64) {
+fn report(metrics: &Metrics, floor: Seq, tail: Seq, bytes: u64, quarantine: QuarantineSize) {
     let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.log_floor.set(gauge(floor.0));
     metrics.log_tail.set(gauge(tail.0));
     metrics.log_size_bytes.set(gauge(bytes));
+    metrics.quarantine_records.set(gauge(quarantine.records));
+    metrics.quarantine_bytes.set(gauge(quarantine.bytes));
 }

@@ -15,7 +15,7 @@ use super::compile::{NeutralTypes, RuleError, RuleText, compile, compile_events,
 use super::mentions::{MentionRules, Mentions};
 use super::method::MethodRules;
 use super::plan::Plan;
-use super::redact::SecretNames;
+use super::redact::{Redaction, RedactionMistake, Secrets};
 use super::references::{ArnRules, References};
 use super::seed::{Forms, SeedRules};
 
@@ -34,7 +34,7 @@ pub(super) struct Catalog {
     pub(super) generic: GenericRules,
     pub(super) methods: MethodRules,
     pub(super) mentions: Mentions,
-    pub(super) secrets: SecretNames,
+    pub(super) secrets: Secrets,
     pub(super) seeds: SeedRules,
     /// `<crate version>+<hash of the rules>`.
     pub(super) version: Arc<str>,
@@ -70,12 +70,6 @@ struct Taxonomy {
     aws: BTreeMap<String, String>,
     #[serde(default)]
     azure: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Redact {
-    names: Vec<String>,
 }
 
 /// `normalizers/aws/associations.toml`.
@@ -138,10 +132,36 @@ impl Texts {
         texts
     }
 
-    /// The rules of Azure. `secrets`: names of secrets besides its own; `listed`: neutral types by provider types.
+    /// What is secret: by the files of these providers, and by the operator.
+    fn secrets(&self, providers: &[&str], own: &Redaction, errors: &mut Vec<RuleError>) -> Option<Secrets> {
+        let files = providers.iter().map(|provider| format!("{provider}/redact.toml"));
+        let parts = files.map(|file| self.parse::<Redaction>(&file, errors).map(|part| (file, part)));
+        let parts = parts.collect::<Option<Vec<_>>>()?;
+        for (file, part) in &parts {
+            let mistakes = part.mistakes().into_iter();
+            errors.extend(mistakes.map(|RedactionMistake { key, message }| self.mistake(file, key, &message)));
+        }
+        let all: Vec<&Redaction> = parts.iter().map(|(_, part)| part).chain([own]).collect();
+        // The configuration's own mistakes are told when it is read.
+        Secrets::compile(&all)
+            .map_err(|mistakes| {
+                let told = mistakes.into_iter().map(|RedactionMistake { key, message }| RuleError {
+                    file: "[redaction]".to_owned(),
+                    line: 1,
+                    key: key.to_owned(),
+                    message,
+                });
+                if errors.is_empty() {
+                    errors.extend(told);
+                }
+            })
+            .ok()
+    }
+
+    /// The rules of Azure. `secrets`: what is secret in its records; `listed`: neutral types by provider types.
     fn azure(
         &self,
-        secrets: &[String],
+        secrets: Option<Secrets>,
         listed: BTreeMap<String, String>,
         neutral_types: &NeutralTypes,
         errors: &mut Vec<RuleError>,
@@ -159,13 +179,10 @@ impl Texts {
         }
         let generic = self.parse("azure/generic.toml", errors);
         let methods = self.parse("azure/attribution.toml", errors);
-        let redact: Option<Redact> = self.parse("azure/redact.toml", errors);
         let apps = self.apps(errors);
         let (plan, mistakes) = compile("azure", &self.rules("azure"), neutral_types);
         errors.extend(mistakes);
-        let redact = redact?;
-        let secrets = SecretNames::new(secrets.iter().chain(&redact.names).map(String::as_str));
-        Some(azure::Rules::new(plan, generic?, apps?, methods?, secrets, listed))
+        Some(azure::Rules::new(plan, generic?, apps?, methods?, secrets?, listed))
     }
 
     /// The rules of seeds, for the assets of AWS.
@@ -173,8 +190,10 @@ impl Texts {
         let (events, mistakes) = compile_events("aws", &self.rules("seed"), &aws.assets);
         errors.extend(mistakes);
         let forms: Forms = self.parse("seed/forms.toml", errors)?;
-        let redact = forms.redact().map_err(|message| errors.push(self.mistake("seed/forms.toml", "redact", &message)));
-        Some(SeedRules { redact: redact.ok()?, forms, events })
+        let paths = forms.redact().and_then(|paths| Ok((paths, forms.redact_rejected()?)));
+        let paths = paths.map_err(|message| errors.push(self.mistake("seed/forms.toml", "redact", &message)));
+        let (redact, redact_rejected) = paths.ok()?;
+        Some(SeedRules { redact, redact_rejected, forms, events })
     }
 
     /// The client applications: a folder's add to the built-in ones.
@@ -230,14 +249,15 @@ fn add_folder(root: &Path, folder: &Path, texts: &mut BTreeMap<(bool, String), S
 }
 
 impl Catalog {
-    /// Loads and compiles the built-in rules and those of a folder of the same shape.
-    pub(super) fn load(overrides: Option<&Path>) -> Result<Self, CatalogError> {
+    /// Loads and compiles the built-in rules and those of a folder of the same shape. `own`: what the operator calls
+    /// secret besides.
+    pub(super) fn load(overrides: Option<&Path>, own: &Redaction) -> Result<Self, CatalogError> {
         let texts = Texts::load(overrides)?;
         let mut errors = Vec::new();
         let taxonomy: Option<Taxonomy> = texts.parse("taxonomy.toml", &mut errors);
         let generic = texts.parse("aws/generic.toml", &mut errors);
         let methods = texts.parse("aws/attribution.toml", &mut errors);
-        let redact: Option<Redact> = texts.parse("aws/redact.toml", &mut errors);
+        let secrets = texts.secrets(&["aws"], own, &mut errors);
         let listed = taxonomy.as_ref().map(|taxonomy| taxonomy.azure.clone()).unwrap_or_default();
         let neutral_types = taxonomy.map(|taxonomy| NeutralTypes {
             known: taxonomy.types.into_keys().collect(),
@@ -253,14 +273,14 @@ impl Catalog {
             errors.push(texts.mistake("aws/associations.toml", &key, "no rule file defines this type"));
             Mentions::default()
         });
-        let names = redact.as_ref().map(|redact| redact.names.as_slice()).unwrap_or_default();
-        let azure = texts.azure(names, listed, &neutral_types, &mut errors);
+        let of_azure = texts.secrets(&["aws", "azure"], own, &mut errors);
+        let azure = texts.azure(of_azure, listed, &neutral_types, &mut errors);
         let seeds = texts.seeds(&aws, &mut errors);
-        match (generic, methods, redact, azure, seeds) {
-            (Some(generic), Some(methods), Some(redact), Some(azure), Some(seeds)) if errors.is_empty() => Ok(Self {
+        match (generic, methods, secrets, azure, seeds) {
+            (Some(generic), Some(methods), Some(secrets), Some(azure), Some(seeds)) if errors.is_empty() => Ok(Self {
                 seeds,
                 neutral_types,
-                secrets: SecretNames::new(redact.names.iter().map(String::as_str)),
+                secrets,
                 version: texts.version(),
                 mentions,
                 aws,

@@ -25,10 +25,6 @@ impl<V> Keys<V> {
     pub(super) fn may_have(&self, name: &str) -> bool {
         self.lengths.get(first_letter(name)).is_some_and(|known| known & length_bit(name) != 0)
     }
-
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.by_name.keys().map(|name| &**name)
-    }
 }
 
 impl<N: Into<Box<str>>, V> FromIterator<(N, V)> for Keys<V> {

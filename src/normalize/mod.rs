@@ -31,11 +31,13 @@ use serde_json::Value;
 use self::catalog::Catalog;
 use self::json::Arena;
 use self::plan::EventPlan;
-use self::redact::SecretNames;
+use self::pointer::Path as Pointer;
+use self::redact::Secrets;
 use crate::model::{Association, Draft, OperationRecord, RecordInfo, SeedDocument, Session, Time};
 
 pub use self::catalog::CatalogError;
 pub use self::compile::RuleError;
+pub use self::redact::{Redaction, RedactionMistake};
 pub use self::seed::{SeedFault, Seeds};
 
 /// What most records need, taken at once.
@@ -106,7 +108,15 @@ impl Engine {
     /// # Errors
     /// When the folder can't be read, or with every mistake found in the rules.
     pub fn load(overrides: Option<&Path>) -> Result<Self, CatalogError> {
-        Ok(Self { catalog: Catalog::load(overrides)? })
+        Self::redacting(overrides, &Redaction::default())
+    }
+
+    /// The same, with more that is to be secret in records than what the rules say.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), or when the redaction can't be used.
+    pub fn redacting(overrides: Option<&Path>, own: &Redaction) -> Result<Self, CatalogError> {
+        Ok(Self { catalog: Catalog::load(overrides, own)? })
     }
 
     /// Every mistake in generated rules, which are otherwise compiled when they are needed.
@@ -179,20 +189,41 @@ impl Engine {
         seed::seeds(&self.catalog, item, document)
     }
 
-    /// What is kept of a record that could not be understood: its bytes, without the values of members whose names say
-    /// that they are secrets, as far as its text can be read.
+    /// What is kept of a record, or an item of an inventory, that could not be understood: its bytes without secrets, as
+    /// far as its text can be read and its call is known.
     #[must_use]
-    pub fn redact_unparsed(&self, bytes: Bytes) -> Bytes {
-        let text = std::str::from_utf8(&bytes).ok();
-        let redacted = text.and_then(|text| {
+    pub fn redact_rejected(&self, bytes: Bytes) -> Bytes {
+        let redact = |text: &str| {
             let is_aws = text.contains("\"eventSource\"");
             let secrets = if is_aws { &self.catalog.secrets } else { self.catalog.azure.secrets() };
-            redact::redact_unparsed(text, secrets)
-        });
-        match redacted {
-            Some(redacted) => redacted.into(),
-            None => bytes,
+            redact::sanitize_rejected(text, secrets, &self.paths_of(text))
+        };
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => redact(text).map_or(bytes.clone(), Bytes::from),
+            // Each byte as a letter of its own: names and marks of secrets are ASCII.
+            Err(_) => match redact(&bytes.iter().copied().map(char::from).collect::<String>()) {
+                Some(text) => text.chars().map(|letter| u8::try_from(letter).unwrap_or(b'?')).collect(),
+                None => bytes,
+            },
         }
+    }
+
+    /// A reason why a record could not be understood, which may quote of it.
+    #[must_use]
+    pub fn redact_reason(&self, reason: String) -> String {
+        self.catalog.azure.secrets().without_matches(&reason).unwrap_or(reason)
+    }
+
+    /// Where the rules of a record's call know of secrets, whatever the rules' conditions say; and where items of
+    /// inventories have them.
+    fn paths_of(&self, text: &str) -> Vec<&Pointer> {
+        let arena = Arena::new();
+        let rules = match aws::Record::head(text, &arena) {
+            Ok(record) if record.has_event_source() => aws::rules_of(&self.catalog, &record),
+            Ok(_) => azure::rules_of(&self.catalog, text),
+            Err(_) => &[],
+        };
+        rules.iter().flat_map(|rule| &rule.redact).chain(&self.catalog.seeds.redact_rejected).collect()
     }
 
     fn try_normalize(&self, bytes: &[u8]) -> Result<Outcome, Outcome> {
@@ -226,7 +257,7 @@ impl Provider {
 
 /// The text without what its rules and the names of its members say is secret.
 fn sanitize<'t, 'r>(
-    secrets: &SecretNames,
+    secrets: &Secrets,
     text: &'t str,
     rules: impl Iterator<Item = &'r EventPlan>,
 ) -> Result<Cow<'t, str>, Outcome> {

@@ -18,7 +18,9 @@ pub mod supervise;
 pub(crate) mod testing;
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -29,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use clock::Clock;
 
 use crate::log::{LogError, Pending};
-use crate::model::{RawRecord, Rejected, SeedDocument, SourceId, Time};
+use crate::model::{RawRecord, Rejected, SeedDocument, Seq, SourceId, Time};
 
 /// What a source hands over at once.
 #[derive(Debug)]
@@ -107,21 +109,51 @@ impl Intake {
         self.enqueue(delivery).await?.await.map(|_| ())
     }
 
-    /// Hands over a delivery and returns as soon as it has its place in the order; the [`Pending`] tells when it is
-    /// durable. For sources that keep several deliveries in flight.
+    /// Hands over a delivery and returns as soon as it has its place in the order; what it returns tells when it is
+    /// durable. For sources that keep several deliveries in flight, so that one is normalized while the one before is
+    /// completed and written.
     ///
     /// # Errors
-    /// As [`submit`](Intake::submit).
-    pub async fn enqueue(&self, delivery: Delivery) -> Result<Pending, LogError> {
+    /// When the pipeline has stopped.
+    pub async fn enqueue(&self, delivery: Delivery) -> Result<Enqueued, LogError> {
         let size: usize = delivery.records.iter().map(|record| record.bytes.len()).sum();
         // One delivery larger than the whole budget waits for all of it rather than for ever.
         let size = u32::try_from(size).unwrap_or(u32::MAX).min(self.budget);
         let permit = Arc::clone(&self.bytes).acquire_many_owned(size).await.map_err(|_| LogError::Closed)?;
-        let (reply, pending) = oneshot::channel();
+        let (reply, taken) = oneshot::channel();
         let seed = self.seed.clone();
         let submission = Submission { delivery, late: self.late, seed, reply, permit: Some(permit) };
         self.queue.send(submission).await.map_err(|_| LogError::Closed)?;
-        pending.await.map_err(|_| LogError::Closed)?
+        Ok(Enqueued::Waiting(taken))
+    }
+}
+
+/// A delivery that has its place in the order. Resolves when it is durable, with the position of the last event in the
+/// log; to an error when the pipeline has stopped or
+/// the log failed: nothing may be acknowledged then.
+#[derive(Debug)]
+pub enum Enqueued {
+    /// The ingest loop has not come to it yet.
+    Waiting(oneshot::Receiver<Result<Pending, LogError>>),
+    /// It is being written.
+    Appended(Pending),
+}
+
+impl Future for Enqueued {
+    type Output = Result<Seq, LogError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Self::Waiting(taken) = &mut *self {
+            match ready!(Pin::new(taken).poll(context)) {
+                Ok(Ok(pending)) => *self = Self::Appended(pending),
+                Ok(Err(error)) => return Poll::Ready(Err(error)),
+                Err(_) => return Poll::Ready(Err(LogError::Closed)),
+            }
+        }
+        match &mut *self {
+            Self::Waiting(_) => Poll::Pending,
+            Self::Appended(pending) => Pin::new(pending).poll(context),
+        }
     }
 }
 
@@ -229,6 +261,11 @@ impl StatusBoard {
         StatusHandle { board: self.clone(), source }
     }
 
+    /// Forgets a source that is no longer configured.
+    pub fn remove(&self, source: &SourceId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(source);
+    }
+
     /// All of them, by name.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<SourceId, SourceStatus> {
@@ -255,5 +292,41 @@ impl StatusHandle {
         if let Some(status) = self.board.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&self.source) {
             change(status);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivery() -> Delivery {
+        Delivery { source: "trail".into(), records: Vec::new(), rejected: Vec::new(), cursor: None }
+    }
+
+    #[tokio::test]
+    async fn several_deliveries_are_on_their_way_and_each_is_durable_when_the_log_says_so() {
+        let (intake, mut receiver) = Intake::new(2, 1 << 20);
+        let (first, second) = (intake.enqueue(delivery()).await.unwrap(), intake.enqueue(delivery()).await.unwrap());
+        let third = intake.enqueue(delivery());
+        tokio::pin!(third);
+        assert!(
+            tokio::time::timeout(std::time::Duration::from_millis(20), &mut third).await.is_err(),
+            "there is no room"
+        );
+        let mut first = Box::pin(first);
+        let (durable, pending) = Pending::new();
+        receiver.recv().await.unwrap().reply.send(Ok(pending)).unwrap();
+        assert!(poll_once(&mut first).is_pending(), "taken, and not yet durable");
+        durable.send(Ok(Seq(7))).unwrap();
+        assert!(matches!(first.await, Ok(Seq(7))));
+        third.await.unwrap();
+        receiver.recv().await.unwrap().reply.send(Err(LogError::Closed)).unwrap();
+        assert!(matches!(second.await, Err(LogError::Closed)));
+        drop(receiver);
+        assert!(matches!(intake.submit(delivery()).await, Err(LogError::Closed)));
+    }
+
+    fn poll_once<F: Future>(future: &mut Pin<Box<F>>) -> Poll<F::Output> {
+        future.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop()))
     }
 }

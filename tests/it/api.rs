@@ -118,6 +118,8 @@ fn answers_are_as_described() {
     let blame = fits("Blame", &format!("/v1/assets/{encoded}/blame"));
     assert!(blame["fields"].as_array().unwrap().iter().any(|field| field["set_by"].is_object()), "{blame:#}");
     fits("SourceList", "/v1/sources");
+    assert!(fits("Stats", "/v1/stats?since=1970-01-01T00:00:00Z")["events"].as_u64().unwrap() > 100);
+    assert_eq!(fits("Status", "/v1/status")["ready"], true);
     assert!(!fits("QuarantinePage", "/v1/quarantine")["records"].as_array().unwrap().is_empty());
     fits("Index", "/");
     fits("SchemaList", "/v1/schema");

@@ -253,10 +253,12 @@ impl Shard {
             Turn::Blocked if slot.is_writable() => self.queue.push_back(index),
             Turn::Blocked => {
                 slot.state = State::Blocked;
+                slot.reader().waits(&self.hub);
                 self.set_due(index, now.checked_add(SHED_AFTER.min(self.stalled_after)));
             }
             Turn::Load => {
                 slot.state = State::Loading;
+                slot.reader().waits(&self.hub);
                 let (id, hub, (after, encoding)) = (slot.id, Arc::clone(&self.hub), slot.wanted());
                 self.loads.spawn(async move { (index, id, hub.load(after, &encoding).await) });
             }

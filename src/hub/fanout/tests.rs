@@ -94,7 +94,7 @@ impl World {
         let open = OpenStream::new(Arc::clone(&self.metrics), [permit(), permit()]);
         let subscription = Subscription::new(Arc::clone(&self.hub), options, self.stop.clone());
         self.fan_out.serve(served, PlainStream::new(subscription, wire, open)).await.unwrap();
-        Client { socket, got: Vec::new(), last: after, gap: None, ended: false }
+        Client { socket, got: Vec::new(), last: after, gaps: Vec::new(), ended: false }
     }
 
     async fn eventually(&self, what: &str, done: impl Fn(&Self) -> bool) {
@@ -116,7 +116,7 @@ struct Client {
     got: Vec<u8>,
     /// The position that it would resume from.
     last: u64,
-    gap: Option<(u64, u64)>,
+    gaps: Vec<(u64, u64)>,
     ended: bool,
 }
 
@@ -135,7 +135,7 @@ impl Client {
             let id = text.lines().find_map(|line| line.strip_prefix("id: abc.")).expect("an id").parse().unwrap();
             if text.contains("\nevent: gap\n") {
                 let (_, from) = text.split_once(r#""from":"abc."#).unwrap();
-                self.gap = Some((from.split('"').next().unwrap().parse().unwrap(), id));
+                self.gaps.push((from.split('"').next().unwrap().parse().unwrap(), id));
             } else if text.contains("\nevent: ") {
                 assert!(id >= self.last, "{text}");
             } else {
@@ -191,7 +191,7 @@ async fn read_all(world: &World, seed: u64, total: u64) {
             .await;
         for _ in 0..random.usize(1..60) {
             let Some(events) = client.read(random.usize(1..20_000)).await else { panic!("the stream ended") };
-            if let Some((from, to)) = client.gap.take() {
+            for (from, to) in client.gaps.drain(..) {
                 missing.retain(|seq| *seq <= from || *seq > to);
             }
             for event in events {

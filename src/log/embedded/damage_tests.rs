@@ -32,9 +32,9 @@ fn written(content: &[u8]) -> usize {
     content.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1
 }
 
-/// What a log says of each position: the event, or that it is lost.
-fn told(log: &EmbeddedLog) -> Vec<Option<String>> {
-    let (mut found, tail) = (Vec::new(), log.current_tail());
+/// What a log says of each position: the event, or that it is lost; and whether it can be read to its end.
+fn told(log: &EmbeddedLog) -> (Vec<Option<String>>, bool) {
+    let (mut found, tail, mut is_readable) = (Vec::new(), log.current_tail(), true);
     while (found.len() as u64) < tail.0 {
         match log.read(Seq(found.len() as u64), 1) {
             Ok(blocks) => {
@@ -49,10 +49,16 @@ fn told(log: &EmbeddedLog) -> Vec<Option<String>> {
                 assert!(last >= first && last <= tail, "{first} to {last} of {tail}");
                 found.resize(usize::try_from(last.0).unwrap(), None);
             }
+            // The index of the store is damaged: all that is asked of it from here on fails, and says so.
+            Err(LogError::Storage { cause, .. }) => {
+                assert!(cause.contains("the store is damaged"), "{cause}");
+                found.resize(usize::try_from(tail.0).unwrap(), None);
+                is_readable = false;
+            }
             Err(other) => panic!("{other}"),
         }
     }
-    found
+    (found, is_readable)
 }
 
 /// A log whose events lie in tables, in value files and in the journal.
@@ -63,7 +69,7 @@ fn prepared(directory: &Path) -> Vec<Option<String>> {
     for n in 20..40 {
         append(&log, numbered(n));
     }
-    told(&log)
+    told(&log).0
 }
 
 #[test]
@@ -109,14 +115,16 @@ fn no_damage_makes_a_wrong_event_or_a_silent_hole() {
             }
             Ok(Ok(log)) => {
                 opened += 1;
-                let found = told(&log);
+                let (found, is_readable) = told(&log);
                 // The last batches may be taken for a write that was cut short, where nothing whole follows.
                 assert!(found.len() <= truth.len() && (found.len() >= 60 || is_cut), "{}: {what}", found.len());
                 for (found, truth) in found.iter().zip(&truth) {
                     assert!(found.is_none() || found == truth, "{found:?} is not {truth:?}: {what}");
                 }
                 holes += usize::from(found.contains(&None));
-                append(&log, of_events(vec![event(9_000, "a", 1_000_000)]));
+                if is_readable {
+                    append(&log, of_events(vec![event(9_000, "a", 1_000_000)]));
+                }
             }
         }
     }
@@ -140,11 +148,11 @@ fn a_damaged_batch_in_the_journal_is_set_aside_and_told_as_a_gap() {
     fs::write(&journal, content).unwrap();
     let log = open(directory.path()).unwrap();
     assert_eq!(log.epoch(), epoch);
-    let found = told(&log);
+    let (found, _) = told(&log);
     let lost: Vec<usize> = (0..9).filter(|at| found[*at].is_none()).collect();
     assert_eq!(lost, [3, 4, 5]);
     assert_eq!(fs::read_dir(directory.path().join("damaged")).unwrap().count(), 1);
     append(&log, numbered(3));
     drop(log);
-    assert_eq!(told(&open(directory.path()).unwrap()).iter().flatten().count(), 9);
+    assert_eq!(told(&open(directory.path()).unwrap()).0.iter().flatten().count(), 9);
 }

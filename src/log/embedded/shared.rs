@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::disk::Disk;
 use super::store::{State, Store};
-use crate::log::{LogError, report};
+use crate::log::{LogError, QuarantineSize, Retention, report};
 use crate::metrics::Metrics;
 use crate::model::Seq;
 
@@ -19,6 +19,8 @@ pub(super) struct Shared {
     pub(super) tail: watch::Sender<Seq>,
     pub(super) floor: AtomicU64,
     bytes: AtomicU64,
+    retention: Mutex<Retention>,
+    quarantine: Mutex<QuarantineSize>,
     /// Why no more is taken, once a write has failed for good.
     pub(super) failure: OnceLock<LogError>,
     pub(super) disk: Disk,
@@ -38,11 +40,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(store: Store, state: &State, disk: Disk, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(store: Store, state: &State, disk: Disk, retention: Retention, metrics: Arc<Metrics>) -> Self {
         let shared = Self {
             tail: watch::Sender::new(state.tail),
             floor: AtomicU64::new(state.floor.0),
             bytes: AtomicU64::new(state.bytes),
+            retention: Mutex::new(retention),
+            quarantine: Mutex::new(state.quarantine_size()),
             failure: OnceLock::new(),
             disk,
             damaged: Mutex::default(),
@@ -100,10 +104,24 @@ impl Shared {
         self.bytes.load(Ordering::Acquire)
     }
 
+    pub(super) fn retention(&self) -> Retention {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_retention(&self, retention: Retention) {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner) = retention;
+    }
+
+    pub(super) fn quarantine_size(&self) -> QuarantineSize {
+        *self.quarantine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn publish(&self, state: &State) {
         self.floor.store(state.floor.0, Ordering::Release);
         self.bytes.store(state.bytes, Ordering::Release);
-        report(&self.metrics, state.floor, state.tail, state.bytes);
+        let quarantine = state.quarantine_size();
+        *self.quarantine.lock().unwrap_or_else(PoisonError::into_inner) = quarantine;
+        report(&self.metrics, state.floor, state.tail, state.bytes, quarantine);
         self.tail.send_replace(state.tail);
     }
 }

@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::{FORMAT_VERSION, journal};
 use crate::log::codec::{Damage, Fields, RESTORE, advice};
-use crate::log::{LogError, draw_epoch};
+use crate::log::{LogError, QuarantineSize, draw_epoch};
 use crate::model::{AssetName, Epoch, Seq};
 
 /// Where the store lies within the data directory.
@@ -81,6 +81,14 @@ impl State {
         let numbers =
             [self.floor.0, self.tail.0, self.bytes, self.quarantine_first, self.quarantine_next, self.quarantine_bytes];
         numbers.into_iter().flat_map(u64::to_be_bytes).collect()
+    }
+
+    pub(super) fn quarantine_size(&self) -> QuarantineSize {
+        QuarantineSize {
+            records: self.quarantine_next.saturating_sub(self.quarantine_first),
+            bytes: self.quarantine_bytes,
+            last: self.quarantine_next.saturating_sub(1),
+        }
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Damage> {
@@ -229,6 +237,11 @@ impl Store {
     fn get_meta(&self, key: &str) -> Result<Slice, LogError> {
         let missing = || self.error("open the log", format_args!("the keyspace meta is incomplete; {RESTORE}"));
         self.meta.get(key).map_err(|error| self.failed("open the log", &error))?.ok_or_else(missing)
+    }
+
+    /// What tables and journals take.
+    pub(super) fn disk_bytes(&self) -> Result<u64, LogError> {
+        self.database.disk_space().map_err(|error| self.failed("measure the store", &error))
     }
 
     /// A batch that is on disk, whole, when its commit returns.

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::shared::Shared;
 use super::store::{State, Store, history_key, is_damage, seq_key, text_key};
 use crate::log::codec::{Damage, Sealer, Unsealer, put_bytes};
-use crate::log::retention::{Goal, Retention};
+use crate::log::retention::Goal;
 use crate::log::{Batch, LogError, NewEvent, block, record};
 use crate::model::{AssetName, Rejected, Seq, SourceId};
 
@@ -40,6 +40,8 @@ pub(super) struct Append {
     pub(super) batch: Batch,
     pub(super) reply: Reply,
     pub(super) taken: Instant,
+    /// Ends when it is durable.
+    pub(super) span: tracing::Span,
 }
 
 /// Batches that are written together. Within one, what is said of a key last is all that is written of it.
@@ -56,6 +58,7 @@ struct Group {
 
 struct Waiting {
     reply: Reply,
+    _span: tracing::Span,
     since: Instant,
     /// Events of the group up to and with the last of this batch.
     events: u64,
@@ -64,7 +67,7 @@ struct Waiting {
 type Reply = oneshot::Sender<Result<Seq, LogError>>;
 
 impl Group {
-    fn add(&mut self, Append { batch, reply, taken }: Append) {
+    fn add(&mut self, Append { batch, reply, taken, span }: Append) {
         let events = batch.events.iter().map(|event| event.json.len());
         let assets = batch.assets.iter().map(|(name, value)| name.as_str().len() + value.len());
         let correlation = batch.correlation.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len));
@@ -75,7 +78,7 @@ impl Group {
         self.correlation.extend(batch.correlation);
         self.cursors.extend(batch.cursor);
         self.rejected.extend(batch.rejected);
-        self.waiting.push(Waiting { reply, since: taken, events: self.events.len() as u64 });
+        self.waiting.push(Waiting { reply, _span: span, since: taken, events: self.events.len() as u64 });
     }
 
     fn is_empty(&self) -> bool {
@@ -90,14 +93,13 @@ impl Group {
 /// Owns every write to the store.
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    retention: Retention,
     state: State,
     sealer: Sealer,
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, retention: Retention, state: State) -> Self {
-        Self { shared, retention, state, sealer: Sealer::default() }
+    pub(super) fn new(shared: Arc<Shared>, state: State) -> Self {
+        Self { shared, state, sealer: Sealer::default() }
     }
 
     /// Works until every sender of the queue is gone and the queue is empty.
@@ -136,12 +138,12 @@ impl Writer {
             let is_there = writer.state.tail > before;
             if is_there { Ok(()) } else { writer.write(store, &group) }
         });
-        for Waiting { reply, since, events } in waiting {
+        for Waiting { reply, since, events, .. } in waiting {
             self.shared.metrics.log_append_seconds.observe(since.elapsed().as_secs_f64());
             // Who asked may have gone; the batch is durable all the same.
             let _ = reply.send(outcome.clone().map(|()| Seq(before.0 + events)));
         }
-        let goal = self.retention.excess_goal(self.state.bytes);
+        let goal = self.shared.retention().excess_goal(self.state.bytes);
         if !goal.is_empty() {
             // A failure has been logged and kept: the next append tells of it.
             let _ = self.persevere(RETAIN, |writer, store| writer.drop_oldest(store, &goal));
@@ -263,8 +265,9 @@ impl Writer {
             fresh.push_back((state.quarantine_next, fingerprint, sealed));
             state.quarantine_next += 1;
         }
+        let retention = self.shared.retention();
         while state.quarantine_first < state.quarantine_next
-            && self.retention.quarantine_is_over(state.quarantine_next - state.quarantine_first, state.quarantine_bytes)
+            && retention.quarantine_is_over(state.quarantine_next - state.quarantine_first, state.quarantine_bytes)
         {
             let dropped = match fresh.front() {
                 Some((number, ..)) if *number == state.quarantine_first => {
@@ -327,7 +330,9 @@ impl Writer {
         {
             return Err(full().into());
         }
+        let timer = self.shared.metrics.log_fsync_seconds.start_timer();
         batch.commit()?;
+        timer.observe_duration();
         #[cfg(test)]
         if self.shared.fail_after_commit.swap(false, Ordering::SeqCst) {
             return Err(full().into());

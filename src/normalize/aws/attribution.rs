@@ -173,13 +173,13 @@ fn on_behalf_of(identity: Json<'_>) -> Option<OnBehalfOf> {
 mod tests {
     use super::*;
     use crate::normalize::json::Arena;
-    use crate::normalize::redact::SecretNames;
+    use crate::normalize::redact::Secrets;
     use serde_json::{Value, json};
 
     fn attributed(record: &Value) -> Attribution {
         let rules: MethodRules = toml::from_str(include_str!("../../../normalizers/aws/attribution.toml")).unwrap();
         let text = record.to_string();
-        rules.attribute(&Record::whole(&text, &Arena::new(), &SecretNames::default()).unwrap())
+        rules.attribute(&Record::whole(&text, &Arena::new(), &Secrets::default()).unwrap())
     }
 
     #[test]

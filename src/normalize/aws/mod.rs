@@ -48,6 +48,12 @@ fn session_told<'a>(catalog: &'a Catalog, text: &'a str, seen: &Record<'a>) -> O
     })
 }
 
+/// The rules of a record's call; none where it is not told.
+pub(super) fn rules_of<'a>(catalog: &'a Catalog, record: &Record<'_>) -> &'a [EventPlan] {
+    let rules = Call::of(record).ok().and_then(|call| catalog.aws.events(call.service, without_version(call.name)));
+    rules.unwrap_or_default()
+}
+
 fn understand<'a>(catalog: &'a Catalog, text: &'a str, seen: &Record<'a>) -> Result<Outcome, Outcome> {
     let call = Call::of(seen)?;
     let name = without_version(call.name);
@@ -72,6 +78,7 @@ fn read<'a>(
     if let Ok(record) = &record
         && redacting.is_empty()
         && !record.may_hold_secrets
+        && !catalog.secrets.lead_to_something(record.facts.root)
         && is_on_one_line(text)
     {
         return Ok((text, *record));

@@ -8,7 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Vis
 
 use super::super::expression::Facts;
 use super::super::json::{Arena, Json, KeySeed, Parser, ValueSeed};
-use super::super::redact::SecretNames;
+use super::super::redact::Secrets;
 
 /// What tells whether the record is a change at all.
 const HEAD: [&str; 7] =
@@ -36,7 +36,7 @@ impl<'a> Record<'a> {
     pub(in crate::normalize) fn likely(
         text: &'a str,
         arena: &'a Arena,
-        secrets: &SecretNames,
+        secrets: &Secrets,
     ) -> Result<Self, serde_json::Error> {
         // A wrong guess costs time, and changes nothing.
         let has = |words: &str| memchr::memmem::find(text.as_bytes(), words.as_bytes()).is_some();
@@ -56,7 +56,7 @@ impl<'a> Record<'a> {
     pub(in crate::normalize) fn whole(
         text: &'a str,
         arena: &'a Arena,
-        secrets: &SecretNames,
+        secrets: &Secrets,
     ) -> Result<Self, serde_json::Error> {
         Self::read(text, Parser::new(arena, Some(secrets)), true)
     }
@@ -172,7 +172,7 @@ mod tests {
         let text = r#"{ "eventName": "A\u0062c", "readOnly": "TRUE", "managementEvent": false, "apiVersion": 5, "errorCode": null,
             "requestParameters": "{\"a\":1}", "eventID": "", "tlsDetails": { "x": [1, 2] } }"#;
         let arena = Arena::new();
-        let record = Record::whole(text, &arena, &SecretNames::default()).unwrap();
+        let record = Record::whole(text, &arena, &Secrets::default()).unwrap();
         assert_eq!(record.text("eventName"), Some("Abc"));
         assert_eq!(record.text("apiVersion"), Some("5"));
         assert_eq!(record.text("eventID"), None);
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn what_may_be_a_secret_is_noticed() {
         let arena = Arena::new();
-        let secrets = SecretNames::new(["password"]);
+        let secrets = Secrets::named(["password"]);
         for (parameters, expected) in [
             (r#"{"user":"password","a":"{\"user\":1}"}"#, false),
             (r#"{"a":[{"PassWord":1}]}"#, true),
@@ -207,14 +207,14 @@ mod tests {
     fn what_was_left_out_for_its_size_is_absent() {
         let arena = Arena::new();
         let text = r#"{"requestParameters":{"omitted":true,"reason":"too large"},"eventName":"A"}"#;
-        let record = Record::whole(text, &arena, &SecretNames::default()).unwrap();
+        let record = Record::whole(text, &arena, &Secrets::default()).unwrap();
         assert!(record.facts.is_cut && record.value("requestParameters").is_none());
     }
 
     #[test]
     fn a_member_that_stands_twice_is_refused() {
         let arena = Arena::new();
-        for read in [Record::head, |text, arena| Record::whole(text, arena, &SecretNames::default())] {
+        for read in [Record::head, |text, arena| Record::whole(text, arena, &Secrets::default())] {
             let error = read(r#"{"eventName":"A","eventName":"B"}"#, &arena).err().unwrap();
             assert!(error.to_string().contains("stands twice"), "{error}");
             assert!(read("[1]", &arena).is_err());

@@ -30,7 +30,7 @@ use super::eval::Evaluated;
 use super::json::Arena;
 use super::method::MethodRules;
 use super::plan::{AssetPlan, EventPlan, Plan, Template};
-use super::redact::SecretNames;
+use super::redact::Secrets;
 use super::{Outcome, hashed_id, not_json, sanitize};
 use crate::model::{AssetKind, Evidence, Operation as Call, OperationRecord, Phase, RecordInfo, UniqueId};
 
@@ -50,7 +50,7 @@ pub(super) struct Rules {
     entra: Activities,
     apps: Apps,
     methods: MethodRules,
-    secrets: SecretNames,
+    secrets: Secrets,
 }
 
 /// `normalizers/azure/generic.toml`.
@@ -68,7 +68,7 @@ impl Rules {
         generic: GenericFile,
         apps: Apps,
         methods: MethodRules,
-        secrets: SecretNames,
+        secrets: Secrets,
         neutral_types: BTreeMap<String, String>,
     ) -> Self {
         let mut folded = Plan::default();
@@ -92,7 +92,7 @@ impl Rules {
     }
 
     /// The names of members that are secrets in Azure's records.
-    pub(super) fn secrets(&self) -> &SecretNames {
+    pub(super) fn secrets(&self) -> &Secrets {
         &self.secrets
     }
 
@@ -222,6 +222,20 @@ pub(super) fn normalize(catalog: &Catalog, text: &str) -> Result<Outcome, Outcom
         Kind::Other(reason) => Ok(Outcome::skipped(&reason)),
         Kind::Audit => audit(catalog, text, &record),
         Kind::Activity => activity(catalog, text, &record),
+    }
+}
+
+/// The rules of a record's operation; none where it is not told.
+pub(super) fn rules_of<'c>(catalog: &'c Catalog, text: &str) -> &'c [EventPlan] {
+    let value: Value = serde_json::from_str(text).unwrap_or_default();
+    let Some(record) = unwrapped(&value) else { return &[] };
+    let fields = Fields(&record);
+    let inner = fields.object(&["properties"]);
+    let operation = fields.text(&["operationNameValue", "operationName"]).unwrap_or_default();
+    let activity = fields.text(&["activityDisplayName"]).or_else(|| Fields(&inner).text(&["activityDisplayName"]));
+    match catalog.azure.events(operation) {
+        [] => catalog.azure.activity(activity.unwrap_or(operation)),
+        rules => rules,
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::super::redact::SecretNames;
+use super::super::redact::Secrets;
 use super::{Arena, Json, Members, Number, ordered};
 
 /// Readers differ in how deep they can go; real records stay below 20.
@@ -13,8 +13,9 @@ pub(in crate::normalize) const MAX_DEPTH: usize = 100;
 /// Parses texts into an arena, and notices on the way what may be a secret.
 pub(in crate::normalize) struct Parser<'a, 'n> {
     pub(in crate::normalize) arena: &'a Arena,
-    secrets: Option<&'n SecretNames>,
-    /// A member is called like a secret, a text may hold JSON with such a member, or an object names a member twice.
+    secrets: Option<&'n Secrets>,
+    /// A member is called like a secret, a text looks like one or may hold JSON with such a member, or an object names a
+    /// member twice.
     pub(in crate::normalize) may_hold_secrets: bool,
     depth: usize,
     // What is read of the arrays and objects that are open.
@@ -23,7 +24,7 @@ pub(in crate::normalize) struct Parser<'a, 'n> {
 }
 
 impl<'a, 'n> Parser<'a, 'n> {
-    pub(in crate::normalize) fn new(arena: &'a Arena, secrets: Option<&'n SecretNames>) -> Self {
+    pub(in crate::normalize) fn new(arena: &'a Arena, secrets: Option<&'n Secrets>) -> Self {
         Self {
             arena,
             secrets,
@@ -51,8 +52,14 @@ impl<'a, 'n> Parser<'a, 'n> {
         }
     }
 
+    fn seen(&mut self, text: &str) {
+        let holds = |secrets: &Secrets| secrets.matches(text);
+        self.may_hold_secrets = self.may_hold_secrets || self.secrets.is_some_and(holds);
+    }
+
     fn unescaped(&mut self, text: &str) -> &'a str {
-        self.may_hold_secrets |= self.secrets.is_some_and(|names| names.may_be_in_json(text));
+        self.seen(text);
+        self.may_hold_secrets |= self.secrets.is_some_and(|secrets| secrets.may_be_in_json(text));
         self.arena.alloc_str(text)
     }
 }
@@ -96,6 +103,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_, 'de, '_> {
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Json<'de>, E> {
+        self.0.seen(text);
         Ok(Json::Text(text))
     }
 

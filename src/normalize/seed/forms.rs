@@ -34,6 +34,18 @@ impl Forms {
 
     /// The pointers of secrets; of those that are none, the text.
     pub(in crate::normalize) fn redact(&self) -> Result<Vec<Path>, String> {
-        self.redact.iter().map(|text| Path::parse(text).map_err(|error| format!("{text:?}: {error}"))).collect()
+        self.redact.iter().map(|text| parsed(text)).collect()
     }
+
+    /// The same for items that were not understood and are kept as they came, whatever their form: a configuration, or
+    /// something that holds one. What Terraform's state calls sensitive can't be told apart without understanding it.
+    pub(in crate::normalize) fn redact_rejected(&self) -> Result<Vec<Path>, String> {
+        let bare = self.redact.iter().filter_map(|text| text.strip_prefix("/configuration"));
+        let all = self.redact.iter().map(String::as_str).chain(bare).chain(["/instances/*/attributes"]);
+        all.map(parsed).collect()
+    }
+}
+
+fn parsed(text: &str) -> Result<Path, String> {
+    Path::parse(text).map_err(|error| format!("{text:?}: {error}"))
 }

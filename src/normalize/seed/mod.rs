@@ -38,6 +38,8 @@ pub(super) struct SeedRules {
     pub(super) forms: Forms,
     /// Pointers into the view of an item whose values are secrets.
     pub(super) redact: Vec<Path>,
+    /// Pointers into an item as it came, for those that are rejected.
+    pub(super) redact_rejected: Vec<Path>,
     /// By provider type.
     pub(super) events: HashMap<Box<str>, Vec<EventPlan>>,
 }
@@ -123,9 +125,7 @@ impl Seeds {
     }
 
     fn own(&mut self, catalog: &Catalog, told: &Map<String, Value>, read: ReadOwn) {
-        // Redacted when it was written.
-        self.raw = json!(told).to_string().into();
-        self.keep(read(catalog, told));
+        self.sanitized(catalog, told, |told| read(catalog, told));
     }
 
     fn each(&mut self, catalog: &Catalog, told: &[Map<String, Value>], document: &SeedDocument, read: ReadAzure) {
@@ -133,18 +133,28 @@ impl Seeds {
     }
 
     fn azure(&mut self, catalog: &Catalog, told: &Map<String, Value>, document: &SeedDocument, read: ReadAzure) {
+        self.sanitized(catalog, told, |told| read(&catalog.azure, &catalog.seeds.forms, told, document));
+    }
+
+    /// Reads what is told, without its secrets.
+    fn sanitized(
+        &mut self,
+        catalog: &Catalog,
+        told: &Map<String, Value>,
+        read: impl FnOnce(&Map<String, Value>) -> Result<Seed, SeedFault>,
+    ) {
         let text = json!(told).to_string();
         let seed = match redact::sanitize(&text, catalog.azure.secrets(), &[]) {
             Err(error) => Err(SeedFault::rejected("unfit_text", error.to_string())),
             Ok(Cow::Borrowed(_)) => {
-                let seed = read(&catalog.azure, &catalog.seeds.forms, told, document);
+                let seed = read(told);
                 self.raw = text.into();
                 seed
             }
             Ok(Cow::Owned(text)) => {
-                let told = serde_json::from_str(&text).unwrap_or_default();
+                let seed = read(&serde_json::from_str(&text).unwrap_or_default());
                 self.raw = text.into();
-                read(&catalog.azure, &catalog.seeds.forms, &told, document)
+                seed
             }
         };
         self.keep(seed);

@@ -23,8 +23,7 @@ use super::aws::object::{Objects, S3};
 use super::aws::reader::{Chunk, ObjectReader, Progress, Step};
 use super::aws::{Access, AwsError, Connector};
 use super::aws_sqs::SqsConfig;
-use super::{Clock, Delivery, Intake, Source, SourceError, StatusHandle};
-use crate::log::Pending;
+use super::{Clock, Delivery, Enqueued, Intake, Source, SourceError, StatusHandle};
 use crate::metrics::Metrics;
 use crate::model::{Origin, Rejected, SourceId};
 
@@ -271,7 +270,7 @@ struct Opened {
 
 /// A delivery that was handed over.
 struct Sent {
-    pending: Pending,
+    pending: Enqueued,
     cursor: Bytes,
     count: u64,
     location: String,

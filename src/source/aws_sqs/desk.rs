@@ -16,13 +16,12 @@ use super::lanes::{Job, Lanes};
 use super::ledger::{Key, Ledger};
 use super::notice::{self, Notice};
 use super::queue::{Message, Redrive};
-use crate::log::Pending;
 use crate::metrics::Metrics;
 use crate::model::{Origin, RawRecord, Rejected, SourceId, Time};
 use crate::source::aws::AwsError;
 use crate::source::aws::reader::{Chunk, ObjectReader, Step};
 use crate::source::aws::trail_key::{TrailObject, classify};
-use crate::source::{Clock, Delivery, Intake, SourceError, SourceState, StatusHandle};
+use crate::source::{Clock, Delivery, Enqueued, Intake, SourceError, SourceState, StatusHandle};
 
 /// Records that came with messages are handed over together, up to so many.
 const DELIVERY_RECORDS: usize = 500;
@@ -69,7 +68,7 @@ pub(super) struct Desk {
 /// What is on its way into the log.
 pub(super) struct HandedOver {
     /// Nothing when there was nothing to store.
-    pending: Option<Pending>,
+    pending: Option<Enqueued>,
     cursor: Option<Bytes>,
     records: u64,
     newest: Option<Time>,

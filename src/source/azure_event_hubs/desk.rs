@@ -10,16 +10,16 @@ use super::client::{Ends, Properties};
 use super::config::Start;
 use super::error::HubError;
 use super::place::{Fit, Place, Position};
-use crate::log::{LogError, Pending};
+use crate::log::LogError;
 use crate::model::{SourceId, Time};
-use crate::source::{Clock, Delivery, Intake, PartitionStatus, SourceState, StatusHandle};
+use crate::source::{Clock, Delivery, Enqueued, Intake, PartitionStatus, SourceState, StatusHandle};
 
 /// Deliveries that may be on their way into the log at once.
 const IN_FLIGHT: usize = 16;
 
 /// A delivery that is not yet known to be durable.
 struct InFlight {
-    pending: Pending,
+    pending: Enqueued,
     records: u64,
     cursor: Bytes,
 }

@@ -25,15 +25,14 @@ use tokio_util::sync::CancellationToken;
 use self::ledger::Ledger;
 use self::reader::{Problem, Reader, Step};
 use self::walk::{Unreadable, Walk};
-use super::{Clock, Delivery, Intake, Source, SourceError, SourceState, StatusHandle};
-use crate::log::Pending;
+use super::{Clock, Delivery, Enqueued, Intake, Source, SourceError, SourceState, StatusHandle};
 use crate::model::SourceId;
 
 /// The kind, as in the configuration.
 pub const KIND: &str = "file";
 
 /// Deliveries handed over and not yet durable.
-const IN_FLIGHT: usize = 4;
+const IN_FLIGHT: usize = 8;
 
 /// `[sources.<name>.file]`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -128,7 +127,7 @@ pub struct UnreadableFile {
 /// A delivery that was handed over.
 #[derive(Debug)]
 struct Sent {
-    pending: Pending,
+    pending: Enqueued,
     cursor: Option<Bytes>,
     records: u64,
     progress: Option<String>,

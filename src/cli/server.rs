@@ -1,0 +1,82 @@
+//! A running server, asked over HTTP by the commands that print what it tells.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use azure_core::http::{Method, Request, Url, new_http_client};
+use serde_json::Value;
+
+use super::{Failure, local_url};
+use crate::config::{self, Environment, Flags};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where the server is, for commands that ask it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Place {
+    /// Where the server is [default: the configured address, on this machine]
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// The configuration file of the server
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// A running server.
+pub(super) struct Server {
+    base: String,
+    bearer: Option<String>,
+}
+
+impl Server {
+    /// The one at a place, asked with the token of `CATCHMENT_TOKEN`.
+    pub(super) fn at(place: &Place, environment: &Environment) -> Result<Self, Failure> {
+        let base = match &place.url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => {
+                let flags = Flags { config: place.config.clone(), ..Flags::default() };
+                local_url(&config::load(&flags, environment)?.config.http)?
+            }
+        };
+        Ok(Self { base, bearer: environment.token().map(|token| format!("Bearer {token}")) })
+    }
+
+    /// The answer to `GET path`, or the problem that the server has with it.
+    pub(super) async fn get(&self, path: &str) -> Result<Result<Value, Value>, Failure> {
+        let failed = |cause: &dyn std::fmt::Display| Failure::run(format!("ask {}", self.base), cause);
+        let url = Url::parse(&format!("{}{path}", self.base)).map_err(|error| failed(&error))?;
+        let mut request = Request::new(url, Method::Get);
+        if let Some(bearer) = &self.bearer {
+            request.insert_header("authorization", bearer.clone());
+        }
+        let answer = async {
+            let answer = new_http_client(None).execute_request(&request).await?;
+            let status = u16::from(answer.status());
+            Ok::<_, azure_core::Error>((status, answer.into_body().collect().await?))
+        };
+        let answer = tokio::time::timeout(TIMEOUT, Box::pin(answer)).await;
+        let (status, body) = answer
+            .map_err(|_| failed(&format!("no answer within {} s", TIMEOUT.as_secs())))?
+            .map_err(|error| failed(&error))?;
+        match serde_json::from_slice::<Value>(&body) {
+            Ok(answer) if status == 200 => Ok(Ok(answer)),
+            Ok(problem) if problem["code"].is_string() => Ok(Err(problem)),
+            _ => Err(failed(&format!("status {status}, and not an answer of Catchment's; --url names the server"))),
+        }
+    }
+
+    /// The failure that a problem is.
+    pub(super) fn refused(&self, problem: &Value) -> Failure {
+        Failure::run(format!("ask {}", self.base), text(&problem["detail"]))
+    }
+}
+
+/// Text as it is; anything else as JSON.
+pub(super) fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// A line for a terminal: what providers and servers tell must not steer it.
+pub(super) fn harmless(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
