@@ -30,6 +30,9 @@ pub(super) async fn backup(
     _: NoParams,
 ) -> Result<Response, ApiError> {
     caller.sees_everything()?;
+    if !app.state.log.is_durable() {
+        return Err(ApiError::NoBackup);
+    }
     let permit = Arc::clone(&app.backups).try_acquire_owned().map_err(|_| ApiError::BackupUnderWay)?;
     let (pieces, body) = mpsc::channel(PIECES);
     let (log, now, stop) = (Arc::clone(&app.state.log), (app.state.clock)(), app.state.stop.clone());

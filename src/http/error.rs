@@ -62,6 +62,8 @@ pub(super) enum ApiError {
          catchment token create, or let auth.anonymous = true say that everybody may ask"
     )]
     ForeignHost,
+    #[error("the log is kept in memory (ephemeral = true), and has no backup")]
+    NoBackup,
     #[error("a backup is under way; try again when it is done")]
     BackupUnderWay,
     #[error("the server is stopping")]
@@ -119,6 +121,7 @@ impl ApiError {
             Self::QueryToken => (StatusCode::UNAUTHORIZED, "query_token"),
             Self::OutOfScope => (StatusCode::FORBIDDEN, "out_of_scope"),
             Self::ForeignHost => (StatusCode::MISDIRECTED_REQUEST, "foreign_host"),
+            Self::NoBackup => (StatusCode::NOT_FOUND, "no_backup"),
             Self::BackupUnderWay => (StatusCode::SERVICE_UNAVAILABLE, "backup_under_way"),
             Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             Self::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),

@@ -532,6 +532,11 @@ async fn sources_and_quarantine() {
 }
 
 #[tokio::test]
+async fn a_log_in_memory_has_no_backup() {
+    assert_eq!(World::new(1).await.get("/v1/backup").await.problem(), (404, "no_backup".to_owned()));
+}
+
+#[tokio::test]
 async fn health() {
     let world = World::new(1).await;
     assert_eq!(world.get("/healthz").await.status, StatusCode::OK);

@@ -425,6 +425,10 @@ impl EventLog for EmbeddedLog {
         self.shared.with(Store::disk_bytes)
     }
 
+    fn is_durable(&self) -> bool {
+        true
+    }
+
     fn back_up(&self, now: Time, output: &mut dyn Write) -> Result<BackupSummary, LogError> {
         copy::back_up(&self.shared, now, output)
     }

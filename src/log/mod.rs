@@ -255,6 +255,11 @@ pub trait EventLog: Send + Sync {
         Err(LogError::Storage { action: "back up the log", path: "memory".to_owned(), cause })
     }
 
+    /// Whether it is kept on a disk.
+    fn is_durable(&self) -> bool {
+        false
+    }
+
     /// Why nothing is taken at present, for a person. What comes waits meanwhile.
     fn waits_for(&self) -> Option<String> {
         None
