@@ -105,6 +105,8 @@ pub struct Hub {
     encoded: Cache<EncodedKey, Arc<Segment>, ByWeight>,
     filters: Filters,
     readers: lag::Readers,
+    /// Each reader has a clone.
+    listener: Arc<()>,
     reads: Semaphore,
     tail: watch::Sender<Seq>,
     following: AtomicBool,
@@ -124,6 +126,7 @@ impl Hub {
             encoded: Cache::with_weighter(items, config.cache_bytes, ByWeight),
             filters: Filters::default(),
             readers: lag::Readers::default(),
+            listener: Arc::default(),
             reads: Semaphore::new(CONCURRENT_READS),
             tail: watch::Sender::new(tail),
             following: AtomicBool::new(false),
@@ -205,8 +208,17 @@ impl Hub {
         self.following.store(false, Ordering::Relaxed);
     }
 
-    /// Moves the hub's tail to `target`.
+    /// Whether there is anybody to encode for.
+    fn is_listened_to(&self) -> bool {
+        Arc::strong_count(&self.listener) > 1
+    }
+
+    /// Moves the hub's tail to `target`. What comes while nobody listens is left to those who will: they have it from
+    /// the log.
     async fn catch_up(&self, target: Seq, stop: &CancellationToken) -> Result<(), LogError> {
+        if self.tail() < target && !self.is_listened_to() {
+            self.tail.send_replace(target);
+        }
         while self.tail() < target && !stop.is_cancelled() {
             match self.read(self.tail(), Some(self.filters.clone())).await {
                 Ok(segment) => {

@@ -172,6 +172,8 @@ pub(super) struct Reader {
     place: Option<Place>,
     caught_up: bool,
     closed: bool,
+    /// As long as there is one of these, the hub encodes what comes.
+    _listener: Arc<()>,
 }
 
 /// A segment in the subscriber's encoding, or the base, and what of it the subscriber wants.
@@ -211,6 +213,7 @@ impl Reader {
             place: None,
             caught_up: false,
             closed: false,
+            _listener: Arc::clone(&hub.listener),
         }
     }
 

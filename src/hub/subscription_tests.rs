@@ -273,6 +273,7 @@ async fn a_failing_disk_closes_readers_and_the_hub_recovers() {
     let world = World::new(8, 1);
     world.push(19).await;
     world.push(1).await;
+    let _listening = world.from(20);
     world.log.fail(true);
     assert!(next(&mut world.from(0)).await.starts_with("closing 0 Failed"));
     world.log.push(1);
@@ -283,6 +284,21 @@ async fn a_failing_disk_closes_readers_and_the_hub_recovers() {
     tokio::task::yield_now().await;
     assert!(world.hub.is_following());
     assert_eq!(next(&mut world.from(0)).await, "1..=22");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_while_nobody_listens_is_not_encoded_and_is_had_from_the_log() {
+    let world = World::new(64, 64 << 20);
+    world.push(5).await;
+    assert_eq!((world.hub.tail(), world.hub.in_ring(Seq(0)).is_some()), (Seq(5), false));
+    let mut early = world.from(2);
+    world.push(3).await;
+    assert!(world.hub.in_ring(Seq(5)).is_some(), "somebody listens");
+    assert_eq!(next(&mut early).await, "3..=8");
+    drop(early);
+    world.push(1).await;
+    assert!(world.hub.in_ring(Seq(8)).is_none());
+    assert_eq!(next(&mut world.from(7)).await, "8..=9");
 }
 
 #[tokio::test(start_paused = true)]
