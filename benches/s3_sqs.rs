@@ -122,9 +122,29 @@ fn gzip(records: &[String]) -> Vec<u8> {
     file.finish().unwrap()
 }
 
-fn key(number: usize) -> String {
-    let region = ["eu-west-1", "us-east-1", "eu-central-1", "us-west-2"][number % 4];
-    format!("AWSLogs/111122223333/CloudTrail/{region}/2026/02/03/x_CloudTrail_{number:06}.json.gz")
+fn key(account: &str, region: &str, number: usize) -> String {
+    format!("AWSLogs/{account}/CloudTrail/{region}/2026/02/03/x_CloudTrail_{number:06}.json.gz")
+}
+
+/// Log files as CloudTrail writes them: each of one account and region, told of when it is full. With their keys.
+fn log_files(lines: &[String]) -> Vec<(String, Vec<u8>)> {
+    let (mut open, mut files) = (BTreeMap::<(String, String), Vec<String>>::new(), Vec::new());
+    let mut close = |(account, region): &(String, String), lines: &[String]| {
+        files.push((key(account, region, files.len()), gzip(lines)));
+    };
+    for line in lines {
+        let record: Value = serde_json::from_str(line).unwrap();
+        let text = |member: &str| record[member].as_str().unwrap().to_owned();
+        let place = (text("recipientAccountId"), text("awsRegion"));
+        let file = open.entry(place.clone()).or_default();
+        file.push(line.clone());
+        if file.len() == RECORDS_A_FILE {
+            close(&place, file);
+            file.clear();
+        }
+    }
+    open.iter().filter(|(_, lines)| !lines.is_empty()).for_each(|(place, lines)| close(place, lines));
+    files
 }
 
 fn gateway(folder: &Path, address: SocketAddr) -> Child {
@@ -148,9 +168,10 @@ fn peak_bytes(child: &Child) -> u64 {
 }
 
 /// Seconds from the first receive to the last deletion, and the peak of the gateway's memory.
-fn through_the_queue(objects: BTreeMap<String, Vec<u8>>) -> (f64, u64, BTreeMap<String, usize>) {
-    let messages = objects.len();
-    let waiting = objects.keys().cloned().collect();
+fn through_the_queue(files: Vec<(String, Vec<u8>)>) -> (f64, u64, BTreeMap<String, usize>) {
+    let messages = files.len();
+    let waiting = files.iter().map(|(key, _)| key.clone()).collect();
+    let objects = files.into_iter().collect();
     let service = Arc::new(Mutex::new(Service { objects, waiting, ..Service::default() }));
     let address = start(&service);
     let folder = tempfile::tempdir().unwrap();
@@ -180,10 +201,9 @@ fn normalize(folder: &Path) -> f64 {
 fn main() {
     let records = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(100_000);
     let lines: Vec<String> = demo::generate(7, records);
-    let files: BTreeMap<String, Vec<u8>> =
-        lines.chunks(RECORDS_A_FILE).enumerate().map(|(number, lines)| (key(number), gzip(lines))).collect();
+    let files = log_files(&lines);
     let folder = tempfile::tempdir().unwrap();
-    for (number, bytes) in files.values().enumerate() {
+    for (number, (_, bytes)) in files.iter().enumerate() {
         std::fs::write(folder.path().join(format!("{number:06}.json.gz")), bytes).unwrap();
     }
     println!("| way | records/s | ratio | peak memory | requests per 1,000 records |\n|---|---|---|---|---|");
@@ -200,7 +220,7 @@ fn main() {
     );
     println!("\nrequests: {requests:?}");
     let (large, count) = large_object(&lines);
-    let (took, peak, _) = through_the_queue(BTreeMap::from([(key(0), large)]));
+    let (took, peak, _) = through_the_queue(vec![(key("111122223333", "eu-west-1", 0), large)]);
     println!("one object of 500 MB, {count} records: {took:.1} s, peak memory {} MB", peak >> 20);
 }
 
