@@ -105,6 +105,24 @@ impl State {
     }
 }
 
+/// What the files of a folder take, those below it included.
+fn bytes_below(folder: &Path) -> io::Result<u64> {
+    fs::read_dir(folder)?.try_fold(0, |bytes, entry| {
+        let entry = entry?;
+        let found = match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+            Ok(metadata) => Ok(metadata.len()),
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(more) => Ok(bytes + more),
+            // What was merged into another file meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(bytes),
+            Err(error) => Err(error),
+        }
+    })
+}
+
 /// The exclusive hold on a data directory; ends when it is dropped, or with the process.
 pub(super) struct Lock {
     /// The file that is held.
@@ -239,9 +257,10 @@ impl Store {
         self.meta.get(key).map_err(|error| self.failed("open the log", &error))?.ok_or_else(missing)
     }
 
-    /// What tables and journals take.
+    /// What tables and journals take. Asked of the system, since the store itself does not answer before an fsync that is
+    /// under way is done.
     pub(super) fn disk_bytes(&self) -> Result<u64, LogError> {
-        self.database.disk_space().map_err(|error| self.failed("measure the store", &error))
+        bytes_below(&self.directory.join(STORE)).map_err(|error| self.error("measure the store", error))
     }
 
     /// A batch that is on disk, whole, when its commit returns.
