@@ -185,8 +185,11 @@ impl Reloader {
                 return false;
             }
         };
+        // Before the sources that begin now deliver.
+        let before = self.take_rules(engine, self.current.redaction != config.redaction);
         if let Err(error) = apply(config.clone()).await {
             error!(%error, "the configuration was not applied as a whole");
+            self.engines.send_replace(before);
             return false;
         }
         for key in fixed {
@@ -195,7 +198,6 @@ impl Reloader {
         let live: Vec<_> =
             KEYS.iter().filter(|key| (key.differs)(&self.current, &config)).map(|key| key.name).collect();
         info!(changed = live.join(","), "configuration reloaded");
-        self.take_rules(engine, self.current.redaction != config.redaction);
         self.current = config;
         true
     }
@@ -221,13 +223,14 @@ impl Reloader {
         outcome
     }
 
-    fn take_rules(&self, engine: Arc<Engine>, redacts_otherwise: bool) {
-        let before = Arc::clone(self.engines.borrow().version());
-        if *engine.version() == before && !redacts_otherwise {
-            return;
+    /// Gives the rules that were in force.
+    fn take_rules(&self, engine: Arc<Engine>, redacts_otherwise: bool) -> Arc<Engine> {
+        let before = Arc::clone(&self.engines.borrow());
+        if engine.version() != before.version() || redacts_otherwise {
+            info!(version = %engine.version(), before = %before.version(), "rules reloaded");
+            self.engines.send_replace(engine);
         }
-        info!(version = %engine.version(), %before, "rules reloaded");
-        self.engines.send_replace(engine);
+        before
     }
 }
 
