@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, GuardResult};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -271,14 +271,23 @@ impl Hub {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).get(after)
     }
 
-    /// A segment in another encoding, made once for all who ask; `None` when that would take long.
+    /// A segment in another encoding, made once for all who ask; `None` when that would take long, or somebody else is
+    /// at it: waiting for them here could hold up the very thread they need.
     fn encoded(&self, segment: &Arc<Segment>, encoding: &Encoding) -> Option<Arc<Segment>> {
         let key = EncodedKey { first: segment.first(), last: segment.last(), encoding: encoding.clone() };
         if segment.text_bytes() > ENCODE_INLINE_BYTES {
             return self.encoded.get(&key);
         }
-        let make = || Ok::<_, std::convert::Infallible>(Arc::new(segment.encode_as(self.epoch, encoding)));
-        self.encoded.get_or_insert_with(&key, make).ok()
+        match self.encoded.get_value_or_guard(&key, Some(Duration::ZERO)) {
+            GuardResult::Value(encoded) => Some(encoded),
+            GuardResult::Guard(guard) => {
+                let encoded = Arc::new(segment.encode_as(self.epoch, encoding));
+                // Refused when it was removed meanwhile: the next who asks makes it anew.
+                let _ = guard.insert(Arc::clone(&encoded));
+                Some(encoded)
+            }
+            GuardResult::Timeout => None,
+        }
     }
 
     /// Reads and encodes what follows a position that lies before the log's tail, and asks these filters about it.

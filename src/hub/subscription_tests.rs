@@ -1,12 +1,14 @@
 use std::collections::BTreeSet;
-
-use proptest::prelude::*;
-use tokio_util::task::TaskTracker;
-
 use std::time::Duration;
 
+use proptest::prelude::*;
+use quick_cache::sync::GuardResult;
+use tokio_util::task::TaskTracker;
+
 use super::*;
+use crate::hub::EncodedKey;
 use crate::hub::reader::*;
+use crate::hub::segment::Encoding;
 use crate::hub::testing::{TestLog, event, moment};
 use crate::hub::{Filter, Format, HubConfig, OneOf, Projection};
 use crate::log::EventLog;
@@ -319,6 +321,29 @@ async fn projections_are_made_once_for_all() {
         texts.push(bytes);
     }
     assert_eq!(texts[0].as_ptr(), texts[1].as_ptr(), "both readers got the same bytes");
+}
+
+/// Whoever is at it may need the thread that asks to get on.
+#[tokio::test]
+async fn what_another_encodes_is_not_waited_for_on_the_spot() {
+    let world = World::new(8, 64 << 20);
+    let _listener = world.from(0);
+    world.push(1).await;
+    let base = world.hub.in_ring(Seq(0)).unwrap();
+    let encoding = Encoding { format: Format::Ndjson, projection: None, gzip: false };
+    let key = EncodedKey { first: base.first(), last: base.last(), encoding: encoding.clone() };
+    let GuardResult::Guard(another) = world.hub.encoded.get_value_or_guard(&key, None) else { panic!("it is there") };
+    let hub = Arc::clone(&world.hub);
+    let (answer, answered) = std::sync::mpsc::channel();
+    std::thread::spawn(move || answer.send(hub.encoded(&base, &encoding).is_none()));
+    assert_eq!(answered.recv_timeout(Duration::from_secs(20)), Ok(true), "the thread waits");
+
+    let start = Start::resume(&world.hub, world.at(0));
+    let mut subscription = world.subscribe(start, |options| options.format = Format::Ndjson);
+    let mut output = std::pin::pin!(subscription.next());
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut output).await.is_err(), "it waits");
+    drop(another);
+    assert!(matches!(output.await, Some(Output::Events { events: 1, .. })));
 }
 
 #[tokio::test(start_paused = true)]
