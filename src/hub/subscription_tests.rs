@@ -334,7 +334,7 @@ async fn what_another_encodes_is_not_waited_for_on_the_spot() {
     let key = EncodedKey { first: base.first(), last: base.last(), encoding: encoding.clone() };
     let GuardResult::Guard(another) = world.hub.encoded.get_value_or_guard(&key, None) else { panic!("it is there") };
     let hub = Arc::clone(&world.hub);
-    let (answer, answered) = std::sync::mpsc::channel();
+    let (answer, answered) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || answer.send(hub.encoded(&base, &encoding).is_none()));
     assert_eq!(answered.recv_timeout(Duration::from_secs(20)), Ok(true), "the thread waits");
 
