@@ -194,7 +194,7 @@ fn report(coverage: &Coverage, output: &mut dyn Write) -> Result<(), Failure> {
             .map(|((a, b, c), count)| (format!("{a} {b} {c}").trim_end().to_owned(), count))
             .collect()
     };
-    section("calls that only the generic rules know", three(&coverage.unmapped))?;
+    section("calls covered by generic rules only", three(&coverage.unmapped))?;
     section("quarantined", three(&coverage.quarantined))?;
     section("skipped", sorted(&coverage.skipped))?;
     let by_rule =
