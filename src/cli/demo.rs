@@ -122,7 +122,7 @@ mod tests {
             ("[::]:9", "'http://[::1]:9/v1/events'"),
         ] {
             let text = greeting(listen.parse().unwrap(), 5.0);
-            assert!(text.contains(url) && text.contains("about 5 records a second"), "{text}");
+            assert!(text.contains(url) && text.contains("about 5 records per second"), "{text}");
             assert!(text.contains("jq '{asset: .subject"), "braces are written once: {text}");
         }
     }

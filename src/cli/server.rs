@@ -61,7 +61,9 @@ impl Server {
         match serde_json::from_slice::<Value>(&body) {
             Ok(answer) if status == 200 => Ok(Ok(answer)),
             Ok(problem) if problem["code"].is_string() => Ok(Err(problem)),
-            _ => Err(failed(&format!("status {status}, and the answer is not Catchment's; check the server's URL (--url)"))),
+            _ => Err(failed(&format!(
+                "status {status}, and the answer is not Catchment's; check the server's URL (--url)"
+            ))),
         }
     }
 

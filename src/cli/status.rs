@@ -208,8 +208,7 @@ mod tests {
         assert!(!told.contains('\x1b'), "{told}");
         let coloured = portrait(&status(false), true);
         assert!(
-            coloured.contains("\x1b[31mnot ready: waiting for sources\x1b[0m")
-                && coloured.contains("\x1b[31mretrying"),
+            coloured.contains("\x1b[31mnot ready: waiting for sources\x1b[0m") && coloured.contains("\x1b[31mretrying"),
             "{coloured}"
         );
     }

@@ -13,7 +13,7 @@ Examples:
   catchment test --normalizers rules                      rules against rules/fixtures
   catchment test --normalizers rules ec2/RunInstances     only cases whose names contain this
   catchment test --normalizers rules --update ec2/        rewrite the expected events
-  catchment test --fixtures fixtures                      the built-in rules against a folder of cases
+  catchment test --fixtures fixtures                      built-in rules against a folder
 
 A case is a file <provider>/<service>/<EventName>.json below the folder: records, and near misses
 with their expected outcome. The expected events are beside it in <EventName>.expected.json, which
