@@ -309,7 +309,7 @@ fn values_that_make_no_sense_are_errors() {
         ),
         (
             "[http.tls]\ncertificate = \"/dev/null\"\nprivate_key = \"/dev/null\"\nclient_certificates = \"required\"",
-            "line 4: http.tls.client_certificates: needs client_ca beside it",
+            "line 4: http.tls.client_certificates: needs client_ca, the authorities",
         ),
         (
             "[http.tls]\ncertificate = \"x\"\nprivate_key = \"x\"\nclient_certificates = \"asked\"",

@@ -95,7 +95,7 @@ impl Default for HttpConfig {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HttpConfigError {
     /// An origin that no browser sends.
-    #[error("cors_origins: {origin:?} is no origin; one looks like https://dash.example.com, without a path")]
+    #[error("cors_origins: {origin:?} is not an origin such as https://dash.example.com, without a path")]
     Origin {
         /// As configured.
         origin: String,

@@ -150,7 +150,7 @@ fn what_is_no_whole_backup_is_refused_and_leaves_nothing() {
     restore(&file, &data);
     let again = run(["restore".as_ref(), file.as_os_str(), "--data-dir".as_ref(), data.as_os_str()]);
     assert_eq!(again.code, Some(1));
-    assert!(again.stderr.contains("there is a log in"), "{}", again.stderr);
+    assert!(again.stderr.contains("contains a log already"), "{}", again.stderr);
 
     let nowhere = run(["backup".as_ref(), file.as_os_str(), "--data-dir".as_ref(), path.join("nowhere").as_os_str()]);
     assert_eq!(nowhere.code, Some(1));
