@@ -273,5 +273,6 @@ async fn count(State(app): State<Shared>, path: Option<MatchedPath>, request: Re
 }
 
 #[cfg(test)]
-#[path = "router_tests.rs"]
-mod tests;
+mod router_tests;
+#[cfg(test)]
+mod stream_tests;

@@ -20,7 +20,7 @@ use tower::ServiceExt;
 use super::{AppState, HttpConfig, Readiness, ServeConfig, router, serve};
 use crate::auth::{Access, AuthConfig};
 use crate::history::History;
-use crate::hub::testing::{TestLog, moment};
+use crate::hub::testing::{TestLog, event, moment};
 use crate::hub::{FanOut, FanOutConfig, Hub, HubConfig};
 use crate::inventory::Inventory;
 use crate::log::EventLog;
@@ -343,4 +343,9 @@ fn inventory() -> Inventory {
 pub(super) fn ids(text: &str) -> Vec<Seq> {
     let ids = text.lines().filter_map(|line| line.strip_prefix("id: abc."));
     ids.map(|id| Seq(id.parse().unwrap())).collect()
+}
+
+/// The NDJSON line of the event with this number.
+pub(super) fn line(number: u64) -> String {
+    format!("{}\n", std::str::from_utf8(&event(number).json).unwrap())
 }

@@ -139,9 +139,9 @@ fn what_is_no_whole_backup_is_refused_and_leaves_nothing() {
         assert!(finished.stderr.contains(why), "{why}: {}", finished.stderr);
         assert!(!data.join("log").exists() && !data.join("log.new").exists());
     };
-    refused(&whole[..whole.len() - 1], "cut short");
-    refused(&whole[..whole.len() / 2], "cut short");
-    refused(b"[]", "no backup");
+    refused(&whole[..whole.len() - 1], "truncated");
+    refused(&whole[..whole.len() / 2], "truncated");
+    refused(b"[]", "not a catchment backup");
     let mut changed = whole.clone();
     changed[whole.len() / 2] ^= 1;
     refused(&changed, "damaged");
