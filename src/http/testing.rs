@@ -170,6 +170,16 @@ impl World {
     }
 }
 
+/// The line of an event.
+pub(super) fn line(number: u64) -> String {
+    format!("{}\n", std::str::from_utf8(&event(number).json).unwrap())
+}
+
+/// The frame of an event.
+pub(super) fn frame(number: u64) -> String {
+    format!("id: abc.{number}\ndata: {}\n", line(number))
+}
+
 pub(super) fn build(method: &str, uri: &str, headers: &[(&str, &str)]) -> Request<Body> {
     let mut request = Request::builder().method(method).uri(uri).header("host", "x");
     for (name, value) in headers {
@@ -343,9 +353,4 @@ fn inventory() -> Inventory {
 pub(super) fn ids(text: &str) -> Vec<Seq> {
     let ids = text.lines().filter_map(|line| line.strip_prefix("id: abc."));
     ids.map(|id| Seq(id.parse().unwrap())).collect()
-}
-
-/// The NDJSON line of the event with this number.
-pub(super) fn line(number: u64) -> String {
-    format!("{}\n", std::str::from_utf8(&event(number).json).unwrap())
 }
