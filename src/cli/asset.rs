@@ -1,4 +1,4 @@
-//! `catchment asset`: what a running server holds of an asset, held at a time, or what changed between two times.
+//! `catchment asset`: the state of an asset on a running server, now or at a time, or the changes between two times.
 
 use std::collections::BTreeSet;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! An event of the log, read again.
+//! An event as read back from the log.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What the normalizer makes of one record: drafts of changes, to be completed by the inventory.
+//! The normalizer's output for a record: drafts of changes, which the inventory completes.
 
 use std::sync::Arc;
 
