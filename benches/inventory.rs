@@ -94,7 +94,7 @@ fn measure(count: u64, directory: &Path) {
         let applied = inventory.apply(time, &event_id(count + n), &mut draft, &|_, _| Vec::new());
         let held = applied.held.unwrap();
         std::hint::black_box(held.encode());
-        assert_eq!(applied.changes.len(), 1);
+        assert_ne!(&applied.changes[..], b"[]");
         start.elapsed()
     };
     // The journal fills first: from then on each change has another asset leave it.
