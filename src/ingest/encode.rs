@@ -2,22 +2,21 @@
 //!
 //! Configurations, their difference and the raw record are JSON already; their bytes are put in place as they are.
 
-use bytes::Bytes;
-use serde::Serialize;
-use serde_json::Value;
-
 use crate::inventory::{Applied, ConfigurationState, PreviousState};
+use crate::json::JsonText;
 use crate::log::NewEvent;
 use crate::model::{
     Action, AssetName, Association, Attribution, Confidence, Draft, EventHead, Novelty, Operation, RecordInfo, Time,
 };
+use bytes::Bytes;
+use serde::Serialize;
 
 /// What an event is made of.
 pub(super) struct EventParts<'a> {
     pub(super) type_prefix: &'a str,
     pub(super) record: &'a RecordInfo,
     pub(super) draft: &'a Draft,
-    pub(super) applied: &'a Applied,
+    pub(super) applied: &'a Applied<'a>,
     /// `None` where it can't be told.
     pub(super) novelty: Option<Novelty>,
     pub(super) id: &'a str,
@@ -60,7 +59,7 @@ struct Asset<'a> {
     display_name: Option<&'a str>,
     account: &'a str,
     region: &'a str,
-    tags: &'a Value,
+    tags: &'a JsonText,
 }
 
 /// `data` between the difference and the raw record.

@@ -4,11 +4,10 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::ConfigurationState;
-use super::parsed::Parsed;
+use crate::json::{Arena, Json, JsonText};
 use crate::model::{AssetName, Time};
 
 /// An asset as the inventory holds it.
@@ -38,7 +37,7 @@ pub struct Held {
     /// The name that people know.
     pub display_name: Option<String>,
     /// The tags, as a JSON object.
-    pub tags: Value,
+    pub tags: JsonText,
     /// The configuration as JSON; `None` when deleted.
     pub configuration: Option<Bytes>,
     /// How much of it is known.
@@ -53,8 +52,6 @@ pub struct Held {
     pub aliases: Vec<AssetName>,
     /// The last seed of it, if there was one.
     pub seeded: Option<Seeded>,
-    /// The configuration as a document, if it was at hand lately.
-    pub(super) parsed: Parsed,
 }
 
 /// A seed, of which the log need not have an event: where it stands among those that it has.
@@ -130,7 +127,7 @@ struct Head<'a> {
     region: Cow<'a, str>,
     #[serde(borrow)]
     display_name: Option<Cow<'a, str>>,
-    tags: Cow<'a, Value>,
+    tags: Cow<'a, JsonText>,
     state: ConfigurationState,
     first_seen: Time,
     changed: Time,
@@ -203,6 +200,11 @@ impl Held {
     pub fn size(&self) -> usize {
         const FIXED: usize = 600;
         FIXED + self.configuration.as_ref().map_or(0, Bytes::len) + 2 * self.name.as_str().len()
+    }
+
+    /// The configuration, to look into.
+    pub(super) fn document<'a>(&self, arena: &'a Arena) -> Option<Json<'a>> {
+        self.configuration.as_ref().map(|json| Json::stored(json, arena))
     }
 
     /// What lists of assets look at.
@@ -283,7 +285,6 @@ impl Held {
             last_event: head.last_event.into_owned(),
             aliases: head.aliases.into_owned(),
             seeded: head.seeded.map(Cow::into_owned),
-            parsed: Parsed::default(),
         })
     }
 }
