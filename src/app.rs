@@ -3,6 +3,7 @@
 mod backup;
 mod import;
 mod live;
+mod readable;
 mod retention;
 mod sources;
 
@@ -329,6 +330,7 @@ impl Gateway {
         serving.spawn(served);
         let max_age = config.log.retention_age();
         serving.spawn(retention::retain(Arc::clone(&log), max_age, clock, stop_serving.clone()));
+        serving.spawn(readable::watch(Arc::clone(&log), readiness.clone(), stop_serving.clone()));
         let (sources, stop_sources) = (TaskTracker::new(), CancellationToken::new());
         let starter = Starter {
             sources: sources.clone(),
@@ -453,7 +455,8 @@ impl Gateway {
         in_time &= finished("log", spawn_blocking(move || log.close()), deadline).await.is_some();
         self.stop_serving.cancel();
         self.serving.close();
-        in_time &= finished("streams", self.serving.wait(), deadline).await.is_some();
+        // A client that does not take the end is cut off. It resumes where it was: nothing is lost with it.
+        finished("streams", self.serving.wait(), deadline).await;
         if let Err(error) = outcome
             && !(stop.is_cancelled() && matches!(error, LogError::Closed))
         {

@@ -31,6 +31,7 @@ impl Live {
         }
         self.http.store(Arc::new(http_config(&config)));
         self.log.set_retention(retention(&config));
+        self.log.set_min_free(config.log.min_free_bytes);
         self.sources.apply(&config.sources).await
     }
 }

@@ -25,25 +25,25 @@ Examples:
   catchment asset NAME --diff 2d 0s
   catchment asset NAME --json --url https://catchment.example.com | jq .configuration
 
-Prints the asset as a running server holds it, each value of its configuration with the event
-that set it: when, who, by which call and with what. Times are RFC 3339, or durations before now
-(90m, 2h, 7d). --diff prints what was taken away (-) and what came (+) from the first time to the
-second. Asks the server at the configured address, or at --url, with the token of CATCHMENT_TOKEN.";
+Prints the asset as a running server holds it, and for each value of its configuration the event
+that set it: when, by whom, by which call and with which tool. Times are RFC 3339, or durations
+before now (90m, 2h, 7d). --diff prints what was removed (-) and added (+) between the two times.
+Asks the server at the configured address, or at --url, with the token in CATCHMENT_TOKEN.";
 
-/// Print an asset: what it is, what it was, who set which value, what changed
+/// Print an asset: its state now or at a time, who set each value, what changed
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The asset's name, as events and /v1/assets give it
     #[arg(value_name = "NAME")]
     name: String,
-    /// As it was at this time
+    /// Show it as of this time
     #[arg(long, value_name = "TIME", conflicts_with = "diff")]
     at: Option<String>,
-    /// What changed from one time to another
+    /// Show what changed between two times
     #[arg(long, value_names = ["FROM", "TO"], num_args = 2)]
     diff: Option<Vec<String>>,
-    /// Print JSON: what the server answers; with --diff the two configurations' difference
+    /// Print the server's answer as JSON; with --diff, the difference
     #[arg(long)]
     json: bool,
     #[command(flatten)]

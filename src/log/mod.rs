@@ -265,6 +265,9 @@ pub trait EventLog: Send + Sync {
         None
     }
 
+    /// From now on nothing is taken while fewer bytes than these are free where the log is kept.
+    fn set_min_free(&self, _bytes: u64) {}
+
     /// Bytes that are free where the log is kept, where there is such a place.
     fn free_bytes(&self) -> Option<u64> {
         None
