@@ -1,7 +1,5 @@
 //! Changes to values: each gives another value, which shares with the one before all that stayed.
 
-use std::fmt;
-
 use bumpalo::collections::Vec;
 use jsonptr::{Pointer, Token};
 
@@ -9,13 +7,8 @@ use super::{Arena, Json, Members};
 
 /// A value can't be put at a place: an array stands where the pointer tells a member, or has no such element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an array has no such element")]
 pub struct NoPlace;
-
-impl fmt::Display for NoPlace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array has no such element")
-    }
-}
 
 impl<'a> Json<'a> {
     /// What a pointer leads to (RFC 6901).
