@@ -7,7 +7,7 @@ use super::diff::diff;
 use super::identity::uid;
 use super::stored::{Held, Seeded};
 use super::{Applied, ConfigurationState, PreviousState};
-use crate::json::{Arena, Json, JsonText, Members};
+use crate::json::{Arena, Json, JsonText, Members, written};
 use crate::model::{Action, AssetName, AssetRef, Draft, DraftAction, KeyedSet, Step, Time};
 
 /// The region of what has none, or of which none is told.
@@ -79,8 +79,10 @@ pub(super) fn advance<'a>(name: &AssetName, held: Option<&Held>, told: &Told, ar
 fn changes(before: Option<Json<'_>>, document: Option<Json<'_>>, told: &Told) -> Bytes {
     let Some(document) = document else { return Bytes::from_static(b"[]") };
     let changes = diff(before.unwrap_or(Json::EMPTY), document, &told.asset.kind.sets);
-    // Keys are strings: it can be written.
-    serde_json::to_vec(&changes).unwrap_or_default().into()
+    written(|text| {
+        // Keys are strings: it can be written.
+        let _ = serde_json::to_writer(text, &changes);
+    })
 }
 
 /// A record whose place among the changes of its asset is no longer known. What was before is not known either, only

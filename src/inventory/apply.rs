@@ -1,6 +1,6 @@
 //! Steps applied to a configuration.
 
-use super::set::{align, key_of, position};
+use super::set::{align, have_same_key, position};
 use crate::json::{Arena, Json, JsonText};
 use crate::model::{KeyedSet, Step};
 
@@ -83,9 +83,9 @@ impl<'a> Application<'a, '_> {
             return;
         };
         for element in removed {
-            let key = key_of(element.value(self.arena), set);
+            let element = element.value(self.arena);
             let before = elements.len();
-            elements.retain(|held| key_of(*held, set) != key);
+            elements.retain(|held| !have_same_key(*held, element, set));
             self.complete &= elements.len() < before;
         }
         self.put(set, elements);

@@ -7,7 +7,7 @@ use jsonptr::PointerBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::set::{key_of, places};
+use super::set::{key_of, places, shared_prefix};
 use crate::json::{Json, Members};
 use crate::model::KeyedSet;
 
@@ -105,6 +105,9 @@ fn compare_sets<'v>(
     sets: &[KeyedSet],
     changes: &mut Vec<Change<Json<'v>>>,
 ) -> bool {
+    let shared = shared_prefix(old, new);
+    let (old, new) = (old.get(shared..).unwrap_or_default(), new.get(shared..).unwrap_or_default());
+    let at = |index: usize| set.at.with_trailing_token(shared + index);
     let key = |element: &Json<'_>| key_of(*element, set);
     let (old_keys, new_keys) = (old.iter().map(key).collect::<Vec<_>>(), new.iter().map(key).collect::<Vec<_>>());
     let (Some(old_places), Some(new_places)) = (places(&old_keys), places(&new_keys)) else { return false };
@@ -116,13 +119,12 @@ fn compare_sets<'v>(
     for (index, (element, key)) in old.iter().zip(&old_keys).enumerate() {
         let after = new_places.get(key.as_str()).and_then(|at| new.get(*at));
         if let Some(after) = after.filter(|after| *after != element) {
-            compare(*element, *after, &set.at.with_trailing_token(index), sets, changes);
+            compare(*element, *after, &at(index), sets, changes);
         }
     }
     for (index, (element, key)) in old.iter().zip(&old_keys).enumerate().rev() {
         if !new_places.contains_key(key.as_str()) {
-            let path = set.at.with_trailing_token(index);
-            changes.push(Change { op: ChangeOp::Remove, path, value: Json::Null, old: *element });
+            changes.push(Change { op: ChangeOp::Remove, path: at(index), value: Json::Null, old: *element });
         }
     }
     for (element, _) in came {

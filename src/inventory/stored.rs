@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::ConfigurationState;
-use crate::json::{Arena, Json, JsonText};
+use crate::json::{Arena, Json, JsonText, written};
 use crate::model::{AssetName, Time};
 
 /// An asset as the inventory holds it.
@@ -246,16 +246,16 @@ impl Held {
             configuration: None,
         };
         let configuration = self.configuration.as_deref().unwrap_or_default();
-        let mut stored = Vec::with_capacity(1024 + configuration.len());
-        stored.extend_from_slice(&[FORMAT, 0, 0, 0, 0]);
-        // Strings, numbers and JSON texts in memory: nothing here can fail to be written.
-        let _ = serde_json::to_writer(&mut stored, &head);
-        let length = u32::try_from(stored.len() - HEAD_FROM).unwrap_or(u32::MAX);
-        if let Some(place) = stored.get_mut(1..HEAD_FROM) {
-            place.copy_from_slice(&length.to_be_bytes());
-        }
-        stored.extend_from_slice(configuration);
-        stored.into()
+        written(|stored| {
+            stored.extend_from_slice(&[FORMAT, 0, 0, 0, 0]);
+            // Strings, numbers and JSON texts in memory: nothing here can fail to be written.
+            let _ = serde_json::to_writer(&mut *stored, &head);
+            let length = u32::try_from(stored.len() - HEAD_FROM).unwrap_or(u32::MAX);
+            if let Some(place) = stored.get_mut(1..HEAD_FROM) {
+                place.copy_from_slice(&length.to_be_bytes());
+            }
+            stored.extend_from_slice(configuration);
+        })
     }
 
     pub(super) fn decode(stored: &[u8]) -> Result<Self, RestoreError> {

@@ -1,5 +1,6 @@
 //! JSON values as text.
 
+use std::cell::Cell;
 use std::fmt;
 
 use bytes::Bytes;
@@ -14,12 +15,6 @@ use super::{Arena, Json, Parser};
 pub struct JsonText(Bytes);
 
 impl JsonText {
-    /// What was written by this program before: not looked at.
-    #[must_use]
-    pub fn stored(text: Bytes) -> Self {
-        Self(text)
-    }
-
     /// `{}`
     #[must_use]
     pub fn empty_object() -> Self {
@@ -63,6 +58,24 @@ impl JsonText {
     }
 }
 
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// What is kept of the buffer: longer texts are rare.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// What a function writes, in as many bytes as it takes: into a buffer that each thread keeps, then copied.
+pub fn written(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut buffer = BUFFER.take();
+    write(&mut buffer);
+    let text = Bytes::copy_from_slice(&buffer);
+    buffer.clear();
+    buffer.shrink_to(BUFFER_BYTES);
+    BUFFER.set(buffer);
+    text
+}
+
 impl<'a> Json<'a> {
     /// Reads back what this program wrote, into an arena that may outlive the text. Should it not be JSON, an empty object:
     /// an asset starts over rather than the program stopping.
@@ -81,9 +94,7 @@ impl<'a> Json<'a> {
     /// The value as text.
     #[must_use]
     pub fn to_text(self) -> JsonText {
-        let mut text = Vec::with_capacity(256);
-        self.write(&mut text);
-        JsonText(text.into())
+        JsonText(written(|text| self.write(text)))
     }
 }
 
