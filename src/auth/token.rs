@@ -96,7 +96,7 @@ pub enum TokenError {
         cause: io::Error,
     },
     /// The file is not what `catchment token` writes.
-    #[error("{path}: {cause}; restore the file, or delete it and make new tokens", path = path.display())]
+    #[error("{path}: {cause}; restore the file, or delete it and create new tokens", path = path.display())]
     Broken {
         /// The file.
         path: PathBuf,
@@ -104,13 +104,13 @@ pub enum TokenError {
         cause: serde_json::Error,
     },
     /// A name that can't stand in a log line as it is.
-    #[error("{name:?} is no name for a token: 1 to 63 of a-z, 0-9, ., _ and -")]
+    #[error("{name:?} is not a token name: it must be 1 to 63 of a-z, 0-9, ., _ and -")]
     Name {
         /// As given.
         name: String,
     },
     /// The name is taken.
-    #[error("there is a token {name} already; revoke it first, or take another name")]
+    #[error("token {name} exists already; revoke it first, or use another name")]
     Taken {
         /// The name.
         name: String,
@@ -122,7 +122,7 @@ pub enum TokenError {
         name: String,
     },
     /// The system has no random bytes.
-    #[error("the system gives no random bytes")]
+    #[error("the system provides no random bytes")]
     Random,
 }
 

@@ -335,7 +335,7 @@ fn clients_that_never_read_take_bounded_memory_and_are_let_go() {
         let mut reasons = 0;
         server.wait_until("each told of", || {
             let told = server.log_lines();
-            reasons += told.iter().filter(|line| line.contains("its client took nothing")).count();
+            reasons += told.iter().filter(|line| line.contains("the client read nothing")).count();
             reasons == READERS
         });
         for mut program in programs {
