@@ -85,7 +85,7 @@ pub enum AppError {
     #[error("rebuild the inventory: {0}")]
     Restore(#[from] RestoreError),
     /// There is nothing to back up.
-    #[error("there is no log in {path}; --data-dir names the data directory of the server")]
+    #[error("there is no log in {path}; name the server's data directory with --data-dir")]
     NoLog {
         /// The data directory.
         path: PathBuf,
@@ -97,7 +97,7 @@ pub enum AppError {
     #[error("set up the metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     /// A part of the program panicked.
-    #[error("a part of the program broke down: {0}")]
+    #[error("an internal task failed: {0}")]
     BrokeDown(#[from] JoinError),
     /// The ingest thread can't be started.
     #[error("start the ingest thread: {0}")]
@@ -106,7 +106,7 @@ pub enum AppError {
     #[error(transparent)]
     Import(SourceError),
     /// Stopping took longer than allowed.
-    #[error("stopping took longer than {0:?}; what was under way is left")]
+    #[error("stopping took longer than {0:?}; unfinished work was abandoned")]
     DrainDeadline(Duration),
 }
 
@@ -412,7 +412,7 @@ impl Gateway {
                     spawn_blocking(move || log.cursor(&id)).await
                 };
                 let Ok(Ok(cursor)) = cursor else {
-                    warn!(source = %id, "its position can't be read; it begins with the next start");
+                    warn!(source = %id, "its position can't be read; retrying at the next start");
                     return;
                 };
                 let metrics = Arc::clone(&starter.metrics);

@@ -173,7 +173,7 @@ impl Reloader {
                 return false;
             }
             Err(error) => {
-                error!(%error, "reading the configuration broke down: {STAYS}");
+                error!(%error, "reading the configuration panicked: {STAYS}");
                 return false;
             }
         };
@@ -189,12 +189,12 @@ impl Reloader {
         // Before the sources that begin now deliver.
         let before = self.take_rules(engine, self.current.redaction != config.redaction);
         if let Err(error) = apply(config.clone()).await {
-            error!(%error, "the configuration was not applied as a whole");
+            error!(%error, "the configuration was applied only in part");
             self.engines.send_replace(before);
             return false;
         }
         for key in fixed {
-            warn!(key, "takes a restart; the value before stays in force");
+            warn!(key, "needs a restart; the previous value stays in force");
         }
         let live: Vec<_> =
             KEYS.iter().filter(|key| (key.differs)(&self.current, &config)).map(|key| key.name).collect();

@@ -36,7 +36,7 @@ pub enum TelemetryError {
     #[error("environment variable CATCHMENT_LOG: {0}")]
     Filter(FilterError),
     /// Somebody installed a log already.
-    #[error("the log of this process is set up twice")]
+    #[error("logging is already set up in this process")]
     Twice,
 }
 

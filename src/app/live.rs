@@ -27,7 +27,7 @@ impl Live {
     pub(super) async fn apply(&self, config: Config) -> Result<(), AppError> {
         self.access.reconfigure(config.auth.clone())?;
         if let Some(Err(error)) = self.filter.as_ref().map(|filter| filter.set(config.telemetry.log.as_deref())) {
-            tracing::error!(%error, "the log's filter stays");
+            tracing::error!(%error, "the log filter stays");
         }
         self.http.store(Arc::new(http_config(&config)));
         self.log.set_retention(retention(&config));

@@ -86,7 +86,7 @@ fn normalize(arguments: &Arguments, output: &mut dyn Write) -> Result<(), Failur
     if run.quarantined > 0 && !arguments.explain {
         tracing::warn!(
             records = run.quarantined,
-            "records that could not be understood; --explain tells which and why"
+            "some records could not be understood; --explain shows which and why"
         );
     }
     Ok(())

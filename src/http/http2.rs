@@ -84,7 +84,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Requests {
                 () = answer => {}
                 // Dropping what answers resets the stream.
                 () = taking.stalled(stalled_after) => {
-                    tracing::info!(after = ?stalled_after, "answer reset: its client took nothing");
+                    tracing::info!(after = ?stalled_after, "response reset: the client read nothing");
                     metrics.stream_stalled.inc();
                 }
             }

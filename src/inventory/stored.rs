@@ -92,7 +92,7 @@ pub enum RestoreError {
     #[error("a stored asset can't be read: {0}")]
     Json(#[from] serde_json::Error),
     /// Written by a later version, or not by this program.
-    #[error("a stored asset can't be read: its format is unknown or it is cut short")]
+    #[error("a stored asset can't be read: its format is unknown or it is truncated")]
     Format,
     /// What is kept in memory does not decompress.
     #[error("an asset kept in memory can't be decompressed")]

@@ -62,7 +62,7 @@ enum From {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExpressionError {
     #[error(
-        "{text:?} is no JSON Pointer: {cause}; a source is a pointer such as /requestParameters/groupId, @/id, or =text"
+        "{text:?} is not a JSON Pointer: {cause}; a source is a pointer such as /requestParameters/groupId, @/id, or =text"
     )]
     Pointer { text: String, cause: String },
     #[error("unknown transform {name:?}; docs/RULES.md lists them")]

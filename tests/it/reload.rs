@@ -93,7 +93,7 @@ fn what_is_wrong_changes_nothing_and_what_takes_a_restart_is_told() {
     let told = case
         .reload("[http]\nring_bytes = 2097152\nmax_streams = 1\n[events]\ntype_prefix = \"com.example\"\n", "success")
         .join("\n");
-    for part in ["http.ring_bytes", "\"events\"", "takes a restart", "\"changed\":\"http.max_streams\""] {
+    for part in ["http.ring_bytes", "\"events\"", "needs a restart", "\"changed\":\"http.max_streams\""] {
         assert!(told.contains(part), "{part}: {told}");
     }
     let _first = case.server.stream("/v1/events", &[]);

@@ -159,7 +159,7 @@ impl Disk {
         let place = which(&mut waits);
         let (is_news, reason) = (place.is_none(), reason());
         if is_news {
-            tracing::error!(%reason, "the log takes nothing for now; sources wait, streams and queries go on");
+            tracing::error!(%reason, "intake is paused; sources wait, streams and queries continue");
         }
         *place = Some(reason);
         self.metrics.log_writable.set(0);
@@ -168,7 +168,7 @@ impl Disk {
     fn over(&self, which: impl FnOnce(&mut Waits) -> &mut Option<String>) {
         let mut waits = self.waits();
         if which(&mut waits).take().is_some() {
-            tracing::info!("the log takes batches again");
+            tracing::info!("intake has resumed");
         }
         self.metrics.log_writable.set(i64::from(waits.room.is_none() && waits.writes.is_none()));
     }
