@@ -18,6 +18,7 @@ pub mod http;
 pub mod hub;
 pub mod ingest;
 pub mod inventory;
+pub mod json;
 pub mod log;
 pub mod metrics;
 pub mod model;
