@@ -1,4 +1,4 @@
-//! Wiring: open, bind, spawn, wait, and the phases of stopping. Nothing is decided here but the order.
+//! Wiring: opens the log, binds the listeners, spawns the tasks, waits, and stops in phases. It decides only the order.
 
 mod backup;
 mod import;

@@ -1,4 +1,4 @@
-//! File descriptors: each connection takes one.
+//! The limit of open file descriptors, of which each connection takes one.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

@@ -1,5 +1,5 @@
-//! Configuration and rules anew while running, on SIGHUP: all of it, or where anything is wrong, nothing. Rules take over
-//! when they compile and pass the fixtures in their folder. [`KEYS`] tells of each key whether it takes a restart.
+//! Reloading configuration and rules on SIGHUP, all or nothing. New rules take effect if they compile and pass the
+//! fixtures in their folder. [`KEYS`] says for each key whether it needs a restart.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Secrets: named in the configuration, kept elsewhere, and never printed.
+//! Secrets: referenced in the configuration, stored elsewhere, and never printed.
 
 use std::fmt;
 

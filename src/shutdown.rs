@@ -1,4 +1,4 @@
-//! When to stop: the first signal asks, the second insists.
+//! Shutdown signals: the first one starts a graceful stop, the second ends the process.
 
 use std::fmt;
 use std::io;

@@ -1,5 +1,5 @@
-//! The process's own log: on stderr, for people or as JSON lines, filtered by `CATCHMENT_LOG` or `telemetry.log`; and
-//! its spans, which [`otlp`] sends to a collector where one is configured.
+//! The process's own log, on standard error, for people or as JSON lines, filtered by `CATCHMENT_LOG` or
+//! `telemetry.log`; and its spans, which [`otlp`] sends to a collector if one is configured.
 
 pub mod otlp;
 

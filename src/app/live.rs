@@ -1,4 +1,4 @@
-//! What a reload changes while the program runs.
+//! Applies what a reload may change while the program runs.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Whether the log can be read. While nobody asks for older events nobody would find out: readiness is to tell it before
-//! the next subscriber does.
+//! Whether the log can be read. Without readers of older events a failure would go unnoticed; with this check,
+//! readiness shows it before the next subscriber meets it.
 
 use std::pin::pin;
 use std::sync::Arc;

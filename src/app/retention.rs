@@ -1,4 +1,4 @@
-//! Drops what retention no longer covers, now and then, and does not fall for a clock that jumps.
+//! Periodically drops the events that retention no longer covers, with protection against a clock that jumps.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The configured sources: started, and on a reload stopped, started and replaced, each by itself.
+//! The configured sources: starts them, and on a reload stops, starts or replaces each independently.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! `catchment asset`: what a running server holds of an asset, held at a time, or what changed between two times.
+//! `catchment asset`: the state of an asset on a running server, now or at a time, or the changes between two times.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use jsonptr::PointerBuf;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::server::{Place, Server, harmless, text};
 use super::{Failure, until_signalled};
 use crate::config::Environment;
 use crate::inventory::{Change, ChangeOp, diff};
+use crate::json::{Arena, Json};
 use crate::model::KeyedSet;
 
 /// Characters of a value that are printed; `--json` prints all.
@@ -123,8 +124,9 @@ fn changes(before: &Value, after: &Value) -> Vec<Change> {
     let whole: Arc<[PointerBuf]> = Arc::new([PointerBuf::root()]);
     let sets: Vec<_> =
         arrays.into_iter().map(|at| KeyedSet { at, key: Arc::clone(&whole), ignore_case: false }).collect();
-    let object = |value: &Value| if value.is_null() { Value::Object(Map::new()) } else { value.clone() };
-    diff(&object(before), &object(after), &sets).iter().map(Change::to_owned).collect()
+    let arena = Arena::new();
+    let object = |value: &Value| if value.is_null() { Json::EMPTY } else { Json::copied(value, &arena) };
+    diff(object(before), object(after), &sets).into_iter().map(Change::into_owned).collect()
 }
 
 fn find_arrays(value: &Value, at: &PointerBuf, found: &mut BTreeSet<PointerBuf>) {

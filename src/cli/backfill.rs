@@ -1,4 +1,4 @@
-//! `catchment backfill`: asks for the log files that a trail's bucket holds already.
+//! `catchment backfill`: requests the log files that a trail's bucket already holds.
 
 use std::collections::BTreeSet;
 use std::io::Write;

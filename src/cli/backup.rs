@@ -1,4 +1,4 @@
-//! `catchment backup` and `catchment restore`: all that the log holds, as one file, and back.
+//! `catchment backup` and `catchment restore`: the whole log to a file, and back.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};

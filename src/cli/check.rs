@@ -1,4 +1,4 @@
-//! `catchment check`: what is wrong with the configuration and the rules, without running.
+//! `catchment check`: validates the configuration and the rules without running the gateway.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! `catchment coverage`: what the rules know of the records of files, counted.
+//! `catchment coverage`: counts which records of the given files have rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! `catchment explain`: what the rules look for in a record, what they find, and what comes of it.
+//! `catchment explain`: what the rules look for in a record, what they find, and the result.
 
 use std::convert::Infallible;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! `catchment import`: what assets were at a moment, out of files, into the inventory.
+//! `catchment import`: fills the inventory from files.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

@@ -1,4 +1,4 @@
-//! `catchment normalize`: records in, events out, no server.
+//! `catchment normalize`: records to events on standard output, without a server.
 
 use std::convert::Infallible;
 use std::io::{self, BufWriter, Write};

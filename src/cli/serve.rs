@@ -1,4 +1,4 @@
-//! `catchment serve`: the gateway.
+//! `catchment serve`: runs the gateway.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! `catchment token`: makes, lists and revokes the tokens that clients show.
+//! `catchment token`: creates, lists and revokes the tokens of clients.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! What a type can't say: values that make no sense, alone or together.
+//! Checks that types can't express: invalid values, and invalid combinations of values.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;

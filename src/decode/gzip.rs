@@ -1,4 +1,4 @@
-//! Compressed input: recognised by its magic, bounded in how much it may grow, and honest about where it broke.
+//! Compressed input: recognised by its magic number, limited in how far it may expand, with precise errors for damage.
 
 use std::io::{self, BufReader, Chain, Cursor, Read};
 

@@ -1,4 +1,4 @@
-//! Which pages of other origins may read the interface (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
+//! CORS: which pages of other origins may read the interface (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};

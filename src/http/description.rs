@@ -1,4 +1,5 @@
-//! What the interface says of itself: OpenAPI for the requests, AsyncAPI for the stream, and the index at `/`.
+//! The machine-readable descriptions of the interface: OpenAPI for the requests, AsyncAPI for the stream, and the index
+//! at `/`.
 //!
 //! The files in `schema/` refer to the schema of an event by the name of its file. Served, each holds the schema: not
 //! every tool follows references into other documents.

@@ -1,4 +1,4 @@
-//! What goes wrong in a request, as RFC 9457 problem details (<https://www.rfc-editor.org/rfc/rfc9457>).
+//! Errors of requests, as RFC 9457 problem details (<https://www.rfc-editor.org/rfc/rfc9457>).
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};

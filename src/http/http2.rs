@@ -1,5 +1,5 @@
-//! HTTP/2 (RFC 9113) within bounds: what one connection may ask for, and for how long a client may take nothing of one
-//! answer while the others of its connection go on.
+//! HTTP/2 (RFC 9113) with limits: on what a connection may request, and on how long a client may leave one response
+//! unread while it reads others on the same connection.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -5,9 +5,9 @@ use std::fmt;
 use serde::Deserialize as _;
 use serde::de::IntoDeserializer as _;
 
-use super::json::{Arena, Json};
 use super::pointer::Path;
 use super::transform::Transform;
+use crate::json::{Arena, Json};
 
 /// A record, as rules see it: a provider's own members, or a view composed of them.
 #[derive(Clone, Copy)]

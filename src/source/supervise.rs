@@ -1,4 +1,4 @@
-//! Keeps a source running: starts it again after an error, waits longer each time, and tells how it fares.
+//! Keeps a source running: restarts it after an error, with growing delays, and publishes its state.
 
 use std::sync::Arc;
 use std::time::Duration;

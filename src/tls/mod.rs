@@ -1,5 +1,5 @@
-//! The certificate that the server shows, and those that it asks its clients for: read from files, and read again when
-//! they change, so that a renewal needs no restart.
+//! The server's certificate, and the authorities for client certificates: read from files and reloaded when they
+//! change, so that a renewal needs no restart.
 
 mod files;
 mod validity;

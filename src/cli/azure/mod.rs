@@ -1,4 +1,4 @@
-//! `catchment azure plan`: what it takes to have Azure's logs streamed to an event hub, step by step.
+//! `catchment azure plan`: prints the steps that stream Azure's logs to an event hub.
 
 mod steps;
 

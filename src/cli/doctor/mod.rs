@@ -1,4 +1,4 @@
-//! `catchment doctor`: looks at each step from the cloud to here, and names the one that is missing.
+//! `catchment doctor`: checks each step from the cloud to this gateway, and names the one that is missing.
 
 mod arm;
 mod aws;
