@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Failure, local_url, until_signalled};
+use super::{Failure, local_url, server, until_signalled};
 use crate::app;
 use crate::config::{self, Environment, Flags};
 
@@ -138,7 +138,7 @@ async fn receive(address: &str, bearer: Option<String>, output: &mut dyn Write) 
         let problem = answer.text().await.unwrap_or_default();
         let problem: serde_json::Value = serde_json::from_str(&problem).unwrap_or_default();
         return Err(failed(&match problem["detail"].as_str() {
-            Some(detail) => format!("{detail} (status {})", status.as_u16()),
+            Some(_) => format!("{} (status {})", server::detail(&problem), status.as_u16()),
             None => format!("status {}, and not an answer of Catchment's; --url names the server", status.as_u16()),
         }));
     }

@@ -69,7 +69,16 @@ impl Server {
 
     /// Turns a problem document into a failure.
     pub(super) fn refused(&self, problem: &Value) -> Failure {
-        Failure::run(format!("ask {}", self.base), text(&problem["detail"]))
+        Failure::run(format!("ask {}", self.base), detail(problem))
+    }
+}
+
+/// The detail of a problem document, with the way to give a command its credential if that is what is missing.
+pub(super) fn detail(problem: &Value) -> String {
+    let detail = text(&problem["detail"]);
+    match problem["code"].as_str() {
+        Some("unauthorized" | "bad_credential") => format!("{detail}; commands present the token in CATCHMENT_TOKEN"),
+        _ => detail,
     }
 }
 

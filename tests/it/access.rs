@@ -140,7 +140,8 @@ fn a_scope_cuts_everything_that_its_token_sees() {
         finish(command.env("CATCHMENT_TOKEN", token), b"")
     };
     assert_eq!(by_token(&all).json_lines()[0]["account"], OTHER_ACCOUNT);
-    assert!(by_token("").stderr.contains("a credential is required"));
+    let told = by_token("").stderr;
+    assert!(told.contains("a credential is required") && told.contains("CATCHMENT_TOKEN"), "{told}");
     let (_, _, body) = ask("/v1/assets");
     assert!(
         body.contains(OTHER_ACCOUNT) && !body.contains(ours["data"]["asset"]["account"].as_str().unwrap()),
