@@ -51,7 +51,7 @@ pub use wire::{CutOff, OpenStream, Wire};
 use ring::Ring;
 use segment::{Encoding, SEGMENT_BYTES, Segment};
 
-/// Reads of the log that may run at once: enough to keep a disk busy, few enough to bound what is in flight.
+/// Reads of old events that may run at once: enough to keep a disk busy, few enough to bound what is in flight.
 const CONCURRENT_READS: usize = 16;
 /// Encoding more than this is left to a blocking thread (about 200 µs of work).
 const ENCODE_INLINE_BYTES: usize = 64 * 1024;
@@ -248,7 +248,7 @@ impl Hub {
         }
         let base = match self.in_ring(after) {
             Some(segment) => segment,
-            None => self.replayed.get_or_insert_async(&after, self.read(after, None)).await?,
+            None => self.replayed.get_or_insert_async(&after, self.replay(after)).await?,
         };
         if base.serves(encoding) {
             return Ok(Some(Loaded { base, encoded: None }));
@@ -290,9 +290,15 @@ impl Hub {
         }
     }
 
+    /// What [`read`](Hub::read) gives, for subscribers that are behind. However many of them wait for the disk, what
+    /// is new does not wait for them.
+    async fn replay(&self, after: Seq) -> Result<Arc<Segment>, LogError> {
+        let _permit = self.reads.acquire().await.map_err(|_| LogError::Closed)?;
+        self.read(after, None).await
+    }
+
     /// Reads and encodes what follows a position that lies before the log's tail, and asks these filters about it.
     async fn read(&self, after: Seq, filters: Option<Filters>) -> Result<Arc<Segment>, LogError> {
-        let _permit = self.reads.acquire().await.map_err(|_| LogError::Closed)?;
         let (log, epoch) = (Arc::clone(&self.log), self.epoch);
         let read = move || {
             let segment = Segment::encode(epoch, after, log.read(after, SEGMENT_BYTES)?)?;
