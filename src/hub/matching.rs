@@ -305,7 +305,7 @@ mod tests {
             (filters.intern(filter(&[("type", "create")])), filters.intern(filter(&[("provider", "aws")])));
         let (mut goes, mut comes) = (Some(goes), None);
         let events = [event(3), event(6)];
-        let (done, finished) = std::sync::mpsc::channel();
+        let (done, finished) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn(move || {
             let matches = filters.matches(views(&events).inspect(|_| {
                 drop(goes.take());
