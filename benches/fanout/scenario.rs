@@ -62,7 +62,7 @@ impl Scenario {
     /// Runs it, for about so long; an error is what a server did that it must not.
     pub(crate) fn measure(&self, door: Door, lasting: Duration) -> Result<Outcome, String> {
         let stalled_after = if self.stuck() > 0 { STALLED_AFTER } else { Duration::from_secs(300) };
-        let counts_memory = self.work == Work::Idle || self.stuck() > 0;
+        let counts_memory = matches!(self.work, Work::Idle | Work::Paced { .. });
         let mut peer = peers::start(door, self.ask, stalled_after, counts_memory);
         let prepared = if let Work::CatchUp { events } = self.work { events } else { 0 };
         publish_all(peer.as_mut(), prepared);
@@ -186,8 +186,11 @@ impl Run<'_> {
 
     /// Waits until the stuck readers are let go, by a server that does.
     fn let_go(&self, stuck: usize) -> Result<Option<usize>, String> {
+        if stuck == 0 {
+            return Ok(None);
+        }
         let since = Instant::now();
-        while let Some(stalled) = self.peer.stalled().filter(|_| stuck > 0) {
+        while let Some(stalled) = self.peer.stalled() {
             if stalled >= stuck {
                 return Ok(Some(stalled));
             }

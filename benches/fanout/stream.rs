@@ -82,11 +82,12 @@ impl Stream {
             let event = &self.kept[start..start + end];
             start += end + 2;
             let mark = memchr::memmem::find(event, MARK).and_then(|at| numbers(&event[at + MARK.len()..]));
-            let Some((number, made)) = mark else { continue };
+            // How long ago it was made tells how long its reader was away.
+            let Some((number, _)) = mark else { continue };
             let id = memchr::memmem::find(event, b"id: ").map(|at| &event[at + 4..]).expect("an event has an id");
             let id = &id[..memchr::memchr(b'\n', id).expect("a line ends")];
             self.last = Some(String::from_utf8(id.to_vec()).unwrap());
-            count(&mut self.next, self.step, number, made, seen);
+            self.next = count(self.next, self.step, number, seen);
             taken += 1;
         }
         self.kept.drain(..start);
@@ -118,7 +119,10 @@ impl Stream {
                 }
                 return;
             };
-            count(&mut self.next, self.step, number, made, seen);
+            self.next = count(self.next, self.step, number, seen);
+            if seen.latencies.len() < SAMPLES {
+                seen.latencies.push(nanos().saturating_sub(made));
+            }
         }
         // A mark that is cut off.
         if end == bytes.len() {
@@ -129,17 +133,15 @@ impl Stream {
     }
 }
 
-fn count(next: &mut u64, step: u64, number: u64, made: u64, seen: &mut Seen) {
+/// Counts an event; tells which must come next.
+fn count(expected: u64, step: u64, number: u64, seen: &mut Seen) -> u64 {
     seen.deliveries += 1;
-    if number > *next {
-        seen.gaps += (number - *next).div_ceil(step);
-    } else if number < *next {
+    if number > expected {
+        seen.gaps += (number - expected).div_ceil(step);
+    } else if number < expected {
         seen.doubles += 1;
     }
-    *next = number + step;
-    if seen.latencies.len() < SAMPLES {
-        seen.latencies.push(nanos().saturating_sub(made));
-    }
+    number + step
 }
 
 /// `17,"made":1700000000000000000,…`

@@ -16,7 +16,7 @@ pub(crate) const KEY: &str = "server.key";
 pub(crate) fn make_certificate(folder: &Path) {
     let arguments = format!(
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {KEY} -out {CERTIFICATE} -subj \
-         /CN=localhost -days 2 -addext subjectAltName=DNS:localhost"
+         /CN=localhost -days 2 -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE"
     );
     let made = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).stderr(Stdio::null()).status();
     assert!(made.unwrap().success(), "openssl {arguments}");
