@@ -1,8 +1,9 @@
-//! Wiring: open, bind, spawn, wait, and the phases of stopping. Nothing is decided here but the order.
+//! Wiring: opens the log, binds the listeners, spawns the tasks, waits, and stops in phases. It decides only the order.
 
 mod backup;
 mod import;
 mod live;
+mod readable;
 mod retention;
 mod sources;
 
@@ -84,7 +85,7 @@ pub enum AppError {
     #[error("rebuild the inventory: {0}")]
     Restore(#[from] RestoreError),
     /// There is nothing to back up.
-    #[error("there is no log in {path}; --data-dir names the data directory of the server")]
+    #[error("there is no log in {path}; name the server's data directory with --data-dir")]
     NoLog {
         /// The data directory.
         path: PathBuf,
@@ -96,7 +97,7 @@ pub enum AppError {
     #[error("set up the metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     /// A part of the program panicked.
-    #[error("a part of the program broke down: {0}")]
+    #[error("an internal task failed: {0}")]
     BrokeDown(#[from] JoinError),
     /// The ingest thread can't be started.
     #[error("start the ingest thread: {0}")]
@@ -105,7 +106,7 @@ pub enum AppError {
     #[error(transparent)]
     Import(SourceError),
     /// Stopping took longer than allowed.
-    #[error("stopping took longer than {0:?}; what was under way is left")]
+    #[error("stopping took longer than {0:?}; unfinished work was abandoned")]
     DrainDeadline(Duration),
 }
 
@@ -329,6 +330,7 @@ impl Gateway {
         serving.spawn(served);
         let max_age = config.log.retention_age();
         serving.spawn(retention::retain(Arc::clone(&log), max_age, clock, stop_serving.clone()));
+        serving.spawn(readable::watch(Arc::clone(&log), readiness.clone(), stop_serving.clone()));
         let (sources, stop_sources) = (TaskTracker::new(), CancellationToken::new());
         let starter = Starter {
             sources: sources.clone(),
@@ -410,7 +412,7 @@ impl Gateway {
                     spawn_blocking(move || log.cursor(&id)).await
                 };
                 let Ok(Ok(cursor)) = cursor else {
-                    warn!(source = %id, "its position can't be read; it begins with the next start");
+                    warn!(source = %id, "its position can't be read; retrying at the next start");
                     return;
                 };
                 let metrics = Arc::clone(&starter.metrics);
@@ -453,7 +455,8 @@ impl Gateway {
         in_time &= finished("log", spawn_blocking(move || log.close()), deadline).await.is_some();
         self.stop_serving.cancel();
         self.serving.close();
-        in_time &= finished("streams", self.serving.wait(), deadline).await.is_some();
+        // A client that does not take the end is cut off. It resumes where it was: nothing is lost with it.
+        finished("streams", self.serving.wait(), deadline).await;
         if let Err(error) = outcome
             && !(stop.is_cancelled() && matches!(error, LogError::Closed))
         {

@@ -1,4 +1,4 @@
-//! File descriptors: each connection takes one.
+//! The limit of open file descriptors, of which each connection takes one.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -16,7 +16,7 @@ pub fn raise_limit() -> Option<u64> {
     match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
         Ok(()) => limit.maximum,
         Err(error) => {
-            tracing::warn!(%error, limit = ?limit.current, "the limit of open files can't be raised to the hard one");
+            tracing::warn!(%error, limit = ?limit.current, "the open-file limit can't be raised to the hard limit");
             limit.current
         }
     }

@@ -3,7 +3,7 @@
 //! The life of one event: a [`source`] hands records to the [`ingest`] loop; [`normalize`] turns each into drafts of
 //! changes by declarative rules; the [`inventory`] adds what the asset was before; the [`log`] makes the result
 //! durable, which is when the source may acknowledge; the [`hub`] encodes it once for every subscriber of [`http`].
-//! `docs/ARCHITECTURE.md` tells the same with more words.
+//! `docs/ARCHITECTURE.md` has the details.
 
 pub mod app;
 pub mod auth;
@@ -18,6 +18,7 @@ pub mod http;
 pub mod hub;
 pub mod ingest;
 pub mod inventory;
+pub mod json;
 pub mod log;
 pub mod metrics;
 pub mod model;

@@ -1,5 +1,5 @@
-//! Configuration and rules anew while running, on SIGHUP: all of it, or where anything is wrong, nothing. Rules take over
-//! when they compile and pass the fixtures in their folder. [`KEYS`] tells of each key whether it takes a restart.
+//! Reloading configuration and rules on SIGHUP, all or nothing. New rules take effect if they compile and pass the
+//! fixtures in their folder. [`KEYS`] says for each key whether it needs a restart.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -102,7 +102,7 @@ pub const KEYS: &[Key] = &[
     fixed!("data_dir", data_dir),
     fixed!("ephemeral", ephemeral),
     fixed!("http.listen", http.listen),
-    fixed!("http.cors_origins", http.cors_origins),
+    live!("http.cors_origins", http.cors_origins),
     live!("http.heartbeat_secs", http.heartbeat_secs),
     live!("http.max_streams", http.max_streams),
     fixed!("http.stalled_after_secs", http.stalled_after_secs),
@@ -119,7 +119,7 @@ pub const KEYS: &[Key] = &[
     live!("auth.oidc", auth.oidc),
     live!("log.retention_days", log.retention_days),
     live!("log.retention_bytes", log.retention_bytes),
-    fixed!("log.min_free_bytes", log.min_free_bytes),
+    live!("log.min_free_bytes", log.min_free_bytes),
     fixed!("events", events),
     fixed!("novelty", novelty),
     live!("normalizers", normalizers),
@@ -144,8 +144,8 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Reloads whenever `next` asks for it, until it ends or `stop` is cancelled. `apply` is handed the configuration
-    /// that is to be in force.
+    /// Reloads whenever `next` asks for it, until it ends or `stop` is cancelled, which ends a reload that is under way
+    /// too. `apply` is handed the configuration that is to be in force.
     pub async fn run<E: fmt::Display>(
         mut self,
         mut next: impl AsyncFnMut() -> Option<()>,
@@ -153,7 +153,8 @@ impl Reloader {
         stop: CancellationToken,
     ) {
         while let Some(Some(())) = stop.run_until_cancelled(next()).await {
-            let outcome = if self.reload(&apply).await { "success" } else { "failure" };
+            let Some(reloaded) = stop.run_until_cancelled(self.reload(&apply)).await else { return };
+            let outcome = if reloaded { "success" } else { "failure" };
             self.metrics.config_reloads.with_label_values(&[outcome]).inc();
         }
     }
@@ -172,7 +173,7 @@ impl Reloader {
                 return false;
             }
             Err(error) => {
-                error!(%error, "reading the configuration broke down: {STAYS}");
+                error!(%error, "reading the configuration panicked: {STAYS}");
                 return false;
             }
         };
@@ -188,12 +189,12 @@ impl Reloader {
         // Before the sources that begin now deliver.
         let before = self.take_rules(engine, self.current.redaction != config.redaction);
         if let Err(error) = apply(config.clone()).await {
-            error!(%error, "the configuration was not applied as a whole");
+            error!(%error, "the configuration was applied only in part");
             self.engines.send_replace(before);
             return false;
         }
         for key in fixed {
-            warn!(key, "takes a restart; the value before stays in force");
+            warn!(key, "needs a restart; the previous value stays in force");
         }
         let live: Vec<_> =
             KEYS.iter().filter(|key| (key.differs)(&self.current, &config)).map(|key| key.name).collect();
@@ -280,6 +281,20 @@ mod tests {
         assert!(reloader.reload(&apply).await);
         assert_ne!(version(), first);
         assert_eq!(*applied.lock().unwrap(), [7]);
+    }
+
+    #[tokio::test]
+    async fn a_reload_that_is_under_way_does_not_hold_up_the_stop() {
+        let current = Config::default();
+        let (reloader, _engine) = reloader(&current, Arc::new(Mutex::new(current.clone())));
+        let (stop, metrics) = (CancellationToken::new(), Arc::clone(&reloader.metrics));
+        let apply = async |_| {
+            stop.cancel();
+            std::future::pending::<Result<(), String>>().await
+        };
+        reloader.run(async || Some(()), apply, stop.clone()).await;
+        assert!(stop.is_cancelled());
+        assert_eq!(metrics.config_reloads.with_label_values(&["success"]).get(), 0);
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Secrets: named in the configuration, kept elsewhere, and never printed.
+//! Secrets: referenced in the configuration, stored elsewhere, and never printed.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub struct Secret(String);
 pub enum SecretError {
     /// The configuration holds something else than a reference, most likely the secret itself.
     #[error(
-        "a secret can't stand in the configuration itself: put it into an environment variable or a file, and write \
+        "a secret can't be written in the configuration itself: put it into an environment variable or a file, and write \
          \"env:NAME\" or \"file:/path\" here"
     )]
     Literal,

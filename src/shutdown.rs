@@ -1,4 +1,4 @@
-//! When to stop: the first signal asks, the second insists.
+//! Shutdown signals: the first one starts a graceful stop, the second ends the process.
 
 use std::fmt;
 use std::io;
@@ -59,7 +59,7 @@ pub async fn watch(mut next: impl AsyncFnMut() -> Signal, stop: &CancellationTok
     tracing::info!(signal = %first, "stopping; a second signal ends the process at once");
     stop.cancel();
     let second = next().await;
-    tracing::warn!(signal = %second, "ended by a second signal; what was under way is left");
+    tracing::warn!(signal = %second, "ended by a second signal; unfinished work was abandoned");
     second
 }
 

@@ -1,5 +1,5 @@
-//! The process's own log: on stderr, for people or as JSON lines, filtered by `CATCHMENT_LOG` or `telemetry.log`; and
-//! its spans, which [`otlp`] sends to a collector where one is configured.
+//! The process's own log, on standard error, for people or as JSON lines, filtered by `CATCHMENT_LOG` or
+//! `telemetry.log`; and its spans, which [`otlp`] sends to a collector if one is configured.
 
 pub mod otlp;
 
@@ -36,7 +36,7 @@ pub enum TelemetryError {
     #[error("environment variable CATCHMENT_LOG: {0}")]
     Filter(FilterError),
     /// Somebody installed a log already.
-    #[error("the log of this process is set up twice")]
+    #[error("logging is already set up in this process")]
     Twice,
 }
 

@@ -1,4 +1,4 @@
-//! Backup and restore without a server.
+//! Backup and restore without a running server.
 
 use std::io::{Read, Write};
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Imports: by a server that runs, else by the command itself, which then has the data directory for as long.
+//! Imports: handed to a running server, or else done by the command itself, which then holds the lock of the data
+//! directory.
 
 use std::sync::Arc;
 

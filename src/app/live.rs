@@ -1,4 +1,4 @@
-//! What a reload changes while the program runs.
+//! Applies what a reload may change while the program runs.
 
 use std::sync::Arc;
 
@@ -27,10 +27,11 @@ impl Live {
     pub(super) async fn apply(&self, config: Config) -> Result<(), AppError> {
         self.access.reconfigure(config.auth.clone())?;
         if let Some(Err(error)) = self.filter.as_ref().map(|filter| filter.set(config.telemetry.log.as_deref())) {
-            tracing::error!(%error, "the log's filter stays");
+            tracing::error!(%error, "the log filter stays");
         }
         self.http.store(Arc::new(http_config(&config)));
         self.log.set_retention(retention(&config));
+        self.log.set_min_free(config.log.min_free_bytes);
         self.sources.apply(&config.sources).await
     }
 }

@@ -1,4 +1,4 @@
-//! Drops what retention no longer covers, now and then, and does not fall for a clock that jumps.
+//! Periodically drops the events that retention no longer covers, with protection against a clock that jumps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,8 +35,8 @@ pub(super) async fn retain(log: Arc<dyn EventLog>, max_age: Option<Duration>, cl
         };
         match spawn_blocking(work).await {
             Ok(Ok(kept)) => steady = kept,
-            Ok(Err(error)) => warn!(%error, "retention failed; tried again later"),
-            Err(error) => error!(%error, "retention broke down"),
+            Ok(Err(error)) => warn!(%error, "retention failed; retrying later"),
+            Err(error) => error!(%error, "retention panicked"),
         }
     }
 }
@@ -74,7 +74,7 @@ impl SteadyClock {
         if let Some((then, before)) = self.last.replace((at, now)) {
             let steady = later(before, at.saturating_duration_since(then));
             if now.millis().abs_diff(steady.millis()) > u64::try_from(TOLERANCE.as_millis()).unwrap_or(u64::MAX) {
-                warn!(expected = %steady, %now, "the clock has jumped; events are dropped by it when it stays so for an hour");
+                warn!(expected = %steady, %now, "the clock has jumped; retention follows it only if it stays so for an hour");
                 // After one jump upon another the first time is still the better one.
                 let believed = self.doubted(then).map_or(before, |time| time);
                 self.doubt(then, believed);

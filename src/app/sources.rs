@@ -1,4 +1,4 @@
-//! The configured sources: started, and on a reload stopped, started and replaced, each by itself.
+//! The configured sources: starts them, and on a reload stops, starts or replaces each independently.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -91,7 +91,7 @@ impl Sources {
             let in_time = timeout(PATIENCE, running.ended.wait()).await.is_ok();
             if !in_time {
                 // Beside its successor, what both deliver is kept once.
-                error!(source = %id, "it does not stop; it is left to end by itself");
+                error!(source = %id, "it does not stop; it is left to finish by itself");
             }
             if !wanted.contains_key(&id) {
                 info!(source = %id, "source removed; its position is kept");

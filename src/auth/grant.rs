@@ -1,4 +1,4 @@
-//! What a credential gives its bearer.
+//! What a credential permits.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

@@ -83,7 +83,7 @@ pub enum AuthError {
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The scope of a token.
-    #[error("token {name}: {cause}; revoke it and make another")]
+    #[error("token {name}: {cause}; revoke it and create another")]
     Scope {
         /// The token's name.
         name: String,
@@ -110,22 +110,22 @@ pub enum Credential<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No credential came.
-    #[error("a credential is needed: Authorization: Bearer with a token of catchment token create")]
+    #[error("a credential is required: Authorization: Bearer with a token from catchment token create")]
     Missing,
     /// It is not known, or no longer.
-    #[error("the {0} is not known here: it may have expired or been revoked")]
+    #[error("the {0} is unknown; it may have expired or been revoked")]
     Unknown(&'static str),
     /// A JWT.
     #[error(transparent)]
     Jwt(#[from] JwtRefusal),
     /// The credential asks for more than it may.
-    #[error("more requests than this credential may make")]
+    #[error("the request limit of this credential is exceeded")]
     TooManyRequests {
         /// When the next one is taken.
         retry_after: Duration,
     },
     /// The address tried too many wrong ones.
-    #[error("too many wrong credentials came from this address")]
+    #[error("too many wrong credentials from this address")]
     TooManyFailures {
         /// When the next one is looked at.
         retry_after: Duration,
@@ -365,7 +365,7 @@ impl Access {
             let Ok(outcome) = tokio::task::spawn_blocking(move || access.look()).await else { continue };
             let told = outcome.err().map(|error| error.to_string());
             if let Some(error) = told.as_ref().filter(|_| told != failure) {
-                tracing::error!(error, "the tokens can't be read; those known before go on");
+                tracing::error!(error, "the tokens can't be read; the previous ones stay in force");
             }
             failure = told;
         }

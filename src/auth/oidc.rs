@@ -132,13 +132,13 @@ pub enum JwtRefusal {
     #[error("{0}")]
     Invalid(String),
     /// It is good, but no grant names its claim.
-    #[error("the token's claim {claim} has no value that gives access here")]
+    #[error("the token's claim {claim} has no value that grants access here")]
     NoGrant {
         /// The claim.
         claim: String,
     },
     /// The provider's keys can't be had.
-    #[error("the identity provider's keys can't be had: {0}")]
+    #[error("the identity provider's keys can't be fetched: {0}")]
     Unavailable(String),
 }
 

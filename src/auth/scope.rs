@@ -1,4 +1,4 @@
-//! What a credential may see: a filter that is ANDed to whatever its bearer asks for, and members that are left out.
+//! A credential's scope: a filter that is ANDed to every request, and members that are hidden.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

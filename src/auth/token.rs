@@ -6,6 +6,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::{constant_time, digest, rand};
@@ -95,7 +96,7 @@ pub enum TokenError {
         cause: io::Error,
     },
     /// The file is not what `catchment token` writes.
-    #[error("{path}: {cause}; restore the file, or delete it and make new tokens", path = path.display())]
+    #[error("{path}: {cause}; restore the file, or delete it and create new tokens", path = path.display())]
     Broken {
         /// The file.
         path: PathBuf,
@@ -103,13 +104,13 @@ pub enum TokenError {
         cause: serde_json::Error,
     },
     /// A name that can't stand in a log line as it is.
-    #[error("{name:?} is no name for a token: 1 to 63 of a-z, 0-9, ., _ and -")]
+    #[error("{name:?} is not a token name: it must be 1 to 63 of a-z, 0-9, ., _ and -")]
     Name {
         /// As given.
         name: String,
     },
     /// The name is taken.
-    #[error("there is a token {name} already; revoke it first, or take another name")]
+    #[error("token {name} exists already; revoke it first, or use another name")]
     Taken {
         /// The name.
         name: String,
@@ -121,7 +122,7 @@ pub enum TokenError {
         name: String,
     },
     /// The system has no random bytes.
-    #[error("the system gives no random bytes")]
+    #[error("the system provides no random bytes")]
     Random,
 }
 
@@ -213,7 +214,7 @@ impl TokenFile {
     fn change(&self, change: impl FnOnce(&mut Vec<TokenRecord>) -> Result<(), TokenError>) -> Result<(), TokenError> {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(|cause| self.failed("make the folder of", cause))?;
-        let lock = private(&self.path.with_extension("lock")).map_err(|cause| self.failed("lock", cause))?;
+        let lock = private(folder, &self.path.with_extension("lock")).map_err(|cause| self.failed("lock", cause))?;
         lock.lock().map_err(|cause| self.failed("lock", cause))?;
         let mut tokens = self.read()?;
         change(&mut tokens)?;
@@ -225,7 +226,7 @@ impl TokenFile {
     /// Readers see the old file or the new one, also after the power failed.
     fn replace(&self, folder: &Path, text: &[u8]) -> io::Result<()> {
         let temporary = self.path.with_extension("new");
-        let mut file = private(&temporary)?;
+        let mut file = private(folder, &temporary)?;
         file.set_len(0)?;
         file.write_all(text)?;
         file.sync_all()?;
@@ -238,13 +239,18 @@ impl TokenFile {
     }
 }
 
-/// Opens a file that only its owner can read.
-fn private(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.create(true).write(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+/// Opens a file that only its owner can read: the owner of the folder, whom root makes tokens for.
+fn private(folder: &Path, path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(path)?;
+    let (own, wanted) = (file.metadata()?, folder.metadata()?);
+    if (own.uid(), own.gid()) == (wanted.uid(), wanted.gid()) {
+        return Ok(file);
+    }
+    match fchown(&file, Some(wanted.uid()), Some(wanted.gid())) {
+        // Only root may give files away; anybody else keeps what is theirs.
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+        _ => Ok(file),
+    }
 }
 
 /// A secret of 256 bits behind a prefix.
@@ -328,12 +334,27 @@ mod tests {
         assert_eq!(file.read().unwrap().len(), 8);
     }
 
-    #[cfg(unix)]
     #[test]
     fn only_the_owner_reads_it() {
         use std::os::unix::fs::PermissionsExt;
         let (_folder, file) = file();
         file.create("a", ScopeText::default(), now(), None).unwrap();
         assert_eq!(fs::metadata(file.path()).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    /// As an operator does who is root, for a server that is not. Nobody else can make this situation.
+    #[test]
+    fn the_owner_is_that_of_the_folder() {
+        let (_folder, file) = file();
+        let folder = file.path().parent().unwrap();
+        fs::create_dir_all(folder).unwrap();
+        let given = std::os::unix::fs::chown(folder, Some(65_534), Some(65_534)).is_ok();
+        file.create("a", ScopeText::default(), now(), None).unwrap();
+        let wanted = fs::metadata(folder).unwrap();
+        assert!(!given || wanted.uid() == 65_534);
+        for path in [file.path().to_owned(), file.path().with_extension("lock")] {
+            let own = fs::metadata(&path).unwrap();
+            assert_eq!((own.uid(), own.gid()), (wanted.uid(), wanted.gid()), "{}", path.display());
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! `catchment asset`: what a running server holds of an asset, held at a time, or what changed between two times.
+//! `catchment asset`: the state of an asset on a running server, now or at a time, or the changes between two times.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use jsonptr::PointerBuf;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::server::{Place, Server, harmless, text};
 use super::{Failure, until_signalled};
 use crate::config::Environment;
 use crate::inventory::{Change, ChangeOp, diff};
+use crate::json::{Arena, Json};
 use crate::model::KeyedSet;
 
 /// Characters of a value that are printed; `--json` prints all.
@@ -24,25 +25,25 @@ Examples:
   catchment asset NAME --diff 2d 0s
   catchment asset NAME --json --url https://catchment.example.com | jq .configuration
 
-Prints the asset as a running server holds it, each value of its configuration with the event
-that set it: when, who, by which call and with what. Times are RFC 3339, or durations before now
-(90m, 2h, 7d). --diff prints what was taken away (-) and what came (+) from the first time to the
-second. Asks the server at the configured address, or at --url, with the token of CATCHMENT_TOKEN.";
+Prints the asset as a running server holds it, and for each value of its configuration the event
+that set it: when, by whom, by which call and with which tool. Times are RFC 3339, or durations
+before now (90m, 2h, 7d). --diff prints what was removed (-) and added (+) between the two times.
+Asks the server at the configured address, or at --url, with the token in CATCHMENT_TOKEN.";
 
-/// Print an asset: what it is, what it was, who set which value, what changed
+/// Print an asset: its state now or at a time, who set each value, what changed
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The asset's name, as events and /v1/assets give it
     #[arg(value_name = "NAME")]
     name: String,
-    /// As it was at this time
+    /// Show it as of this time
     #[arg(long, value_name = "TIME", conflicts_with = "diff")]
     at: Option<String>,
-    /// What changed from one time to another
+    /// Show what changed between two times
     #[arg(long, value_names = ["FROM", "TO"], num_args = 2)]
     diff: Option<Vec<String>>,
-    /// Print JSON: what the server answers; with --diff the two configurations' difference
+    /// Print the server's answer as JSON; with --diff, the difference
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -123,8 +124,9 @@ fn changes(before: &Value, after: &Value) -> Vec<Change> {
     let whole: Arc<[PointerBuf]> = Arc::new([PointerBuf::root()]);
     let sets: Vec<_> =
         arrays.into_iter().map(|at| KeyedSet { at, key: Arc::clone(&whole), ignore_case: false }).collect();
-    let object = |value: &Value| if value.is_null() { Value::Object(Map::new()) } else { value.clone() };
-    diff(&object(before), &object(after), &sets).iter().map(Change::to_owned).collect()
+    let arena = Arena::new();
+    let object = |value: &Value| if value.is_null() { Json::EMPTY } else { Json::copied(value, &arena) };
+    diff(object(before), object(after), &sets).into_iter().map(Change::into_owned).collect()
 }
 
 fn find_arrays(value: &Value, at: &PointerBuf, found: &mut BTreeSet<PointerBuf>) {

@@ -1,4 +1,4 @@
-//! `catchment backfill`: asks for the log files that a trail's bucket holds already.
+//! `catchment backfill`: requests the log files that a trail's bucket already holds.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -14,45 +14,44 @@ Examples:
   catchment backfill --bucket example-trail --from 2026-01-01 --to 2026-01-31 \\
       --account 111122223333 --region eu-west-1 --region us-east-1 --records-per-second 500
 
-Writes a job into the data directory. A running server begins it within seconds, one that is
-stopped with its next start; it goes on after a crash where it was, and shows in /v1/sources
-as backfill-<job>. It reads day by day, and in each day account by account and region by region,
-at most so many records a second, beside the live sources. What is in the log already is
-dropped by its event id, so that asking twice does no harm; what is new goes out with
-\"late\": true. To end it early, delete the job's file.";
+Writes a job into the data directory. A running server starts it within seconds, otherwise the
+next start does; after a crash it resumes. /v1/sources lists it as backfill-<job>. It reads day by
+day, then account by account and region by region, beside the live sources. Events that are in
+the log already are dropped by their id, so running it twice does no harm; new ones are marked
+\"late\": true. To cancel it, delete the job's file.";
 
-/// Read the log files that a trail's bucket in S3 holds already, into the log of the server
+/// Read the log files that a trail's S3 bucket already holds into the server's log
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// The trail's bucket
     #[arg(long, value_name = "BUCKET")]
     bucket: String,
-    /// What stands before AWSLogs/ in the bucket
+    /// Key prefix before AWSLogs/ in the bucket
     #[arg(long, value_name = "PREFIX", default_value = "")]
     prefix: String,
-    /// The first day (UTC), as the bucket's folders tell it
+    /// The first day (UTC), by the date in the object keys
     #[arg(long, value_name = "DATE")]
     from: jiff::civil::Date,
-    /// The last day
+    /// The last day, inclusive
     #[arg(long, value_name = "DATE")]
     to: jiff::civil::Date,
-    /// Only this account; may be given several times
+    /// Only this account; repeatable
     #[arg(long = "account", value_name = "ACCOUNT")]
     accounts: Vec<String>,
-    /// Only this region; may be given several times
+    /// Only this region; repeatable
     #[arg(long = "region", value_name = "REGION")]
     regions: Vec<String>,
-    /// Records read per second, at most
+    /// Maximum number of records read per second
     #[arg(long, value_name = "NUMBER", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     records_per_second: u32,
-    /// The source of kind aws_s3_sqs whose credentials, role and endpoints serve [default: the only one]
+    /// The aws_s3_sqs source whose credentials, role and endpoints to use [default: the only one]
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
-    /// The configuration file of the server
+    /// The server's configuration file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The data directory of the server, where it is not that of the configuration
+    /// The server's data directory [default: from the configuration]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }

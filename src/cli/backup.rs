@@ -1,4 +1,4 @@
-//! `catchment backup` and `catchment restore`: all that the log holds, as one file, and back.
+//! `catchment backup` and `catchment restore`: the whole log to a file, and back.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Failure, local_url, until_signalled};
+use super::{Failure, local_url, server, until_signalled};
 use crate::app;
 use crate::config::{self, Environment, Flags};
 
@@ -19,49 +19,49 @@ Examples:
   catchment backup - | ssh backup.example.com 'cat > catchment.backup'
   catchment backup --url https://catchment.example.com all.backup
 
-Writes events, assets, the positions of the sources and all else that the log holds, as of one
-moment. A running server is asked for it, at the configured address or at --url, with the token of
-CATCHMENT_TOKEN, and goes on meanwhile; where none runs, this command reads the data directory. A
-file is checked before it takes its name. Not in it: the configuration, rules and tokens.json.";
+Writes events, assets, source positions and everything else in the log, as of one moment. A running
+server at the configured address or at --url is asked for it, with the token in CATCHMENT_TOKEN,
+and continues meanwhile; if none is running, this command reads the data directory. The file is
+verified before it gets its final name. Not included: configuration, rules and tokens.json.";
 
 const RESTORE_EXAMPLES: &str = "\
 Examples:
   catchment restore catchment-2026-02-03.backup --data-dir /var/lib/catchment
   ssh backup.example.com cat catchment.backup | catchment restore - --data-dir new
 
-Run it as the user that the server runs as. Sources go on from where they were when the backup was
-made. Subscribers that come back are told of a gap and get everything that is kept, from the oldest
-event on: the ids of events are the same.";
+Run it as the user that the server runs as. Sources continue from their positions at the time of the
+backup. Reconnecting subscribers receive a gap frame and then all retained events, with unchanged
+event ids.";
 
-/// Write all that the log holds into a file, while the server runs or not
+/// Back up the whole log to a file, with or without a running server
 #[derive(Debug, clap::Args)]
 #[command(after_help = BACKUP_EXAMPLES)]
 pub(super) struct BackupArguments {
-    /// The file, replaced when there is one; - is standard output
+    /// The file, overwritten if it exists; - is standard output
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Where the server is [default: the configured address, on this machine, if it runs]
+    /// The server's URL [default: the configured address on this machine, if it is running]
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// The configuration file of the server
+    /// The server's configuration file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The data directory of the server, where it is not that of the configuration
+    /// The server's data directory [default: from the configuration]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
 
-/// Make a data directory of a backup
+/// Create a data directory from a backup
 #[derive(Debug, clap::Args)]
 #[command(after_help = RESTORE_EXAMPLES)]
 pub(super) struct RestoreArguments {
     /// The backup; - is standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// The data directory, without a log; made when missing [default: that of the configuration]
+    /// The data directory, created if missing, without a log in it [default: from the configuration]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// The configuration file of the server
+    /// The server's configuration file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -138,7 +138,7 @@ async fn receive(address: &str, bearer: Option<String>, output: &mut dyn Write) 
         let problem = answer.text().await.unwrap_or_default();
         let problem: serde_json::Value = serde_json::from_str(&problem).unwrap_or_default();
         return Err(failed(&match problem["detail"].as_str() {
-            Some(detail) => format!("{detail} (status {})", status.as_u16()),
+            Some(_) => format!("{} (status {})", server::detail(&problem), status.as_u16()),
             None => format!("status {}, and not an answer of Catchment's; --url names the server", status.as_u16()),
         }));
     }

@@ -1,4 +1,4 @@
-//! `catchment check`: what is wrong with the configuration and the rules, without running.
+//! `catchment check`: validates the configuration and the rules without running the gateway.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ Examples:
   catchment check --config catchment.toml --deny-warnings
   catchment check --print-default > catchment.toml
 
-Reads the configuration, with the environment, as `serve` would; the secrets that it refers to;
-and the rules. Connects to nothing. Exits with 64 when something is wrong.";
+Reads the configuration and the environment as `serve` would, the secrets they refer to, and the
+rules. Makes no network connection. Exits with 64 if anything is wrong.";
 
-/// Check the configuration and the rules, and tell every mistake with file, line and key
+/// Validate the configuration and the rules; report every mistake with file, line and key
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -26,10 +26,10 @@ pub(super) struct Arguments {
     /// A folder of rules that add to the built-in ones or override them
     #[arg(long, value_name = "DIR")]
     normalizers: Option<PathBuf>,
-    /// Print a configuration file with every key, its default and what it does, and check nothing
+    /// Print a configuration file with every key, its default and its meaning, and check nothing
     #[arg(long, conflicts_with_all = ["config", "normalizers", "deny_warnings"])]
     print_default: bool,
-    /// Take warnings for errors
+    /// Treat warnings as errors
     #[arg(long)]
     deny_warnings: bool,
 }

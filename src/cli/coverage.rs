@@ -1,4 +1,4 @@
-//! `catchment coverage`: what the rules know of the records of files, counted.
+//! `catchment coverage`: counts which records of the given files have rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -19,21 +19,21 @@ Examples:
   zcat trail/*.gz | catchment coverage - --json | jq '.unmapped[:20]'
   catchment coverage trail.json.gz --normalizers rules --unmatched
 
-Counts what became of every record, by outcome, reason and rule: the calls that only the generic
-rules know, which are those that deserve a rule; the calls that are quarantined; and the rules
-that no record matched.";
+Counts the records by outcome, reason and rule, and lists the calls that only generic rules cover
+(candidates for a rule of their own), the calls that are quarantined, and the number of rules that
+no record matched.";
 
-/// Count which calls of the given records have rules, and which rules matched
+/// Count which calls in the given records have rules, and which rules matched
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// Files or folders of records; - is standard input, which is also read when none is named
+    /// Files or folders of records; - is standard input, the default
     #[arg(value_name = "FILES")]
     files: Vec<PathBuf>,
     /// A folder of rules that add to the built-in ones or override them
     #[arg(long, value_name = "DIR")]
     normalizers: Option<PathBuf>,
-    /// List the rules that no record matched, rather than only their number
+    /// List the rules that no record matched, not only their number
     #[arg(long)]
     unmatched: bool,
     /// Print one JSON object
@@ -194,7 +194,7 @@ fn report(coverage: &Coverage, output: &mut dyn Write) -> Result<(), Failure> {
             .map(|((a, b, c), count)| (format!("{a} {b} {c}").trim_end().to_owned(), count))
             .collect()
     };
-    section("calls that only the generic rules know", three(&coverage.unmapped))?;
+    section("calls covered by generic rules only", three(&coverage.unmapped))?;
     section("quarantined", three(&coverage.quarantined))?;
     section("skipped", sorted(&coverage.skipped))?;
     let by_rule =

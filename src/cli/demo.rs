@@ -1,4 +1,4 @@
-//! `catchment demo`: the gateway over an invented organisation.
+//! `catchment demo`: the gateway over a fictional organisation.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -14,13 +14,13 @@ const EXAMPLES: &str = "\
 Examples:
   catchment demo
   catchment demo --rate 200 --listen 127.0.0.1:9000
-  catchment demo --data-dir ./demo-data    keeps the log, and adds to it at the next start
+  catchment demo --data-dir ./demo-data    keeps the log; the next start appends to it
 
 Two AWS accounts with people, pipelines and services that change networks, instances, buckets,
-roles and functions, and now and then do something worth an alert. Nothing of it is real, no
-cloud and no configuration is needed, and what to try is printed at the start.";
+roles and functions, and occasionally do something worth an alert. None of it is real; it needs
+no cloud account and no configuration. Commands to try are printed at startup.";
 
-/// Try it: serve the changes of an invented organisation
+/// Try it: serve the changes of a fictional organisation
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -33,7 +33,7 @@ pub(super) struct Arguments {
     /// Keep the log in this folder instead of in memory
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Number of the organisation: the same number gives the same changes. Drawn when not given
+    /// Seed: the same number gives the same changes [default: random]
     #[arg(long, value_name = "NUMBER", conflicts_with = "data_dir")]
     seed: Option<u64>,
 }
@@ -71,38 +71,38 @@ fn greeting(address: SocketAddr, rate: f64) -> String {
     let url = clear_url(address);
     format!(
         r#"
-An invented organisation of two AWS accounts, with about {rate} records a second, is live on {url}
-Paste these into another terminal (jq makes them readable); Ctrl-C ends the demo.
+A fictional organisation with two AWS accounts, about {rate} records per second, is live on {url}
+Paste these into another terminal (they use jq); Ctrl-C ends the demo.
 
   The stream, as a browser's EventSource sees it:
     curl -N '{url}/v1/events'
 
-  One line per change: when, how, who, what was called, what it changed:
+  One line per change: time, method, principal, call, asset:
     curl -sN '{url}/v1/events?format=ndjson&since=5m&omit=raw' | jq -r '[.time, .data.attribution.method, .data.attribution.principal.name, .data.operation.name, .data.asset.type, .data.asset.display_name // .data.asset.id] | @tsv'
 
-  Only what touches the network, and what exactly became different:
+  Only network changes, with the exact difference:
     curl -sN '{url}/v1/events?format=ndjson&asset_type=network.*&type=io.catchment.asset.update' | jq '{{asset: .subject, changes: .data.changes}}'
 
-  Rules opened to the whole internet (watch for a few minutes, someone will):
+  Rules opened to the whole internet (wait a few minutes, someone will):
     curl -sN '{url}/v1/events?format=ndjson&asset_type=network.security_group&since=1h' | jq -c --unbuffered 'select(any(.data.changes[]?; .op == "add" and (.value | tostring | contains("0.0.0.0/0")))) | [.time, .data.attribution.principal.name, .data.attribution.ip, .data.asset.id]'
 
-  What people did by hand in the console:
+  Changes made by hand in the console:
     curl -sN '{url}/v1/events?format=ndjson&method=console&since=5m' | jq -r '[.time, .data.attribution.principal.name, .data.operation.name, .subject] | @tsv'
 
-  What is new: the first change of somebody from an address, by a method, in a region, of a type of asset:
+  What is new: a principal's first change from an address, by a method, in a region, of an asset type:
     curl -sN '{url}/v1/events?format=ndjson&novelty=any&since=1h' | jq -r '[.time, .data.attribution.principal.name, .data.attribution.ip, .data.operation.name, (.data.novelty | join(" "))] | @tsv'
 
-  Break off and resume without a gap or a double:
+  Disconnect and resume without a gap or a duplicate:
     ID=$(curl -sN '{url}/v1/events?limit=10' | sed -n 's/^id: *//p' | tail -n 1)
     curl -N -H "Last-Event-ID: $ID" '{url}/v1/events'
 
-  What exists now, and what happened to one of it:
+  What exists now, and the history of one asset:
     curl -s '{url}/v1/assets?type=network.security_group' | jq
     NAME=$(curl -s '{url}/v1/assets?type=network.security_group&limit=1' | jq -r '.assets[0].name | @uri')
     curl -s "{url}/v1/assets/$NAME" | jq
     curl -s "{url}/v1/assets/$NAME/history" | jq
 
-  How the gateway fares:
+  The health of the gateway:
     curl -s '{url}/v1/sources' | jq
     curl -s '{url}/metrics'
 
@@ -122,7 +122,7 @@ mod tests {
             ("[::]:9", "'http://[::1]:9/v1/events'"),
         ] {
             let text = greeting(listen.parse().unwrap(), 5.0);
-            assert!(text.contains(url) && text.contains("about 5 records a second"), "{text}");
+            assert!(text.contains(url) && text.contains("about 5 records per second"), "{text}");
             assert!(text.contains("jq '{asset: .subject"), "braces are written once: {text}");
         }
     }

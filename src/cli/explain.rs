@@ -1,4 +1,4 @@
-//! `catchment explain`: what the rules look for in a record, what they find, and what comes of it.
+//! `catchment explain`: what the rules look for in a record, what they find, and the result.
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -26,18 +26,18 @@ Examples:
   catchment explain trail.json.gz --event 7e96f0e7-4d78-423d-b3f5-391370685b30
   pbpaste | catchment explain - --normalizers rules --json | jq .rules
 
-Tells of each record what became of it and why; which rules the call has, which of their
-conditions hold, what every source resolves to, what each step does; and how the method of the
-change was told. Secrets are left out. All records share one inventory, which begins empty.";
+Shows for each record its outcome and why; which rules its call has, which of their conditions
+hold, what each source resolves to and what each step does; and how the method of the change was
+determined. Secrets are redacted. All records share one inventory, which starts empty.";
 
 /// Explain what the rules make of a record, and why
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// Files or folders of records; - is standard input, which is also read when none is named
+    /// Files or folders of records; - is standard input, the default
     #[arg(value_name = "RECORD")]
     files: Vec<PathBuf>,
-    /// Explain only the record with this event id, or the records with this correlation id; the others are still taken in
+    /// Explain only the record with this event id, or those with this correlation id; all are processed
     #[arg(long, value_name = "ID")]
     event: Option<String>,
     /// A folder of rules that add to the built-in ones or override them

@@ -1,4 +1,4 @@
-//! `catchment import`: what assets were at a moment, out of files, into the inventory.
+//! `catchment import`: fills the inventory from files.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -21,37 +21,37 @@ Examples:
   aws iam get-account-authorization-details | catchment import -
   az graph query -q 'Resources' --first 1000 | catchment import -
 
-Each file tells by itself what it is: snapshots, history files and query results of AWS Config,
-answers of Cloud Control, of aws ... describe, list and get, rows of Azure Resource Graph, az
-resource list, exports of Microsoft Graph (with --account for the tenant), Terraform state, and
-the assets and events of Catchment itself. Many forms may be in one file, one a line too.
+The form of each file is detected: AWS Config snapshots, history files and query results; Cloud
+Control; output of aws ... describe, list and get; Azure Resource Graph rows; az resource list;
+Microsoft Graph exports (with --account for the tenant); Terraform state; and Catchment's own
+assets and events. A file may hold several documents of any form, also one per line.
 
-A running server takes the files in from its data directory; where none runs, this command does.
-What is newer in the inventory stays. Importing a file again changes nothing.";
+A running server imports the files through its data directory; if none is running, this command
+imports them itself. Newer state in the inventory is kept. Importing a file twice changes nothing.";
 
-/// Fill the inventory with what assets were at a moment, out of snapshots, lists and exports
+/// Fill the inventory from snapshots, lists and exports
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// The files, .gz too; - is standard input
+    /// The files, plain or .gz; - is standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// When the assets were as the files say, where those do not tell it [default: when the file was written]
+    /// The time the files describe, where they do not say [default: modification time of the file]
     #[arg(long, value_name = "TIME")]
     as_of: Option<Time>,
-    /// The account, subscription or tenant of what does not tell it
+    /// The account, subscription or tenant of items that name none
     #[arg(long, value_name = "ACCOUNT")]
     account: Option<String>,
-    /// The region of what does not tell it
+    /// The region of items that name none
     #[arg(long, value_name = "REGION")]
     region: Option<String>,
-    /// Tell what differs from the inventory as events too
+    /// Also emit an event for each difference from the inventory
     #[arg(long)]
     events: bool,
-    /// The configuration file of the server
+    /// The server's configuration file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The data directory of the server, where it is not that of the configuration
+    /// The server's data directory [default: from the configuration]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }

@@ -1,6 +1,6 @@
-//! The command line: one file per command, and what becomes of errors.
+//! The command line: one file per command, and how errors become exit codes.
 //!
-//! Exit codes: 0 when all went well, 1 when something could not be done, 64 (`EX_USAGE`) when the command line, the
+//! Exit codes: 0 on success, 1 when the operation failed, 64 (`EX_USAGE`) when the command line, the
 //! configuration or a rule is wrong, 2 when open work did not end within the drain deadline or a second signal cut it
 //! short.
 
@@ -42,29 +42,29 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("CATC
 
 const EXAMPLES: &str = "\
 Examples:
-  catchment demo                             try it: an invented organisation, served live
-  catchment normalize trail.json.gz | jq     what the records of a file say, without a server
+  catchment demo                             try it: a fictional organisation, served live
+  catchment normalize trail.json.gz | jq     the events of a file's records, without a server
   catchment check --print-default            a configuration file with every key explained
   catchment serve --config catchment.toml    run the gateway
-  catchment import config-snapshot.json.gz   fill the inventory with what there was before
-  catchment backup all.backup                all that the log holds, while the server runs
-  catchment explain record.json              which rules look for what in a record, and find it
-  catchment test --normalizers rules         run a folder of rules over its fixtures
-  catchment token create dashboard           a token, so that others than this machine may ask
-  catchment asset NAME --diff 2d 0s          what changed about an asset, asked of a running server
-  catchment status                           how a running server fares
-  catchment doctor azure                     find what is missing between Azure and here
+  catchment import config-snapshot.json.gz   fill the inventory from a snapshot
+  catchment backup all.backup                back up the whole log while the server runs
+  catchment explain record.json              what the rules make of a record, and why
+  catchment test --normalizers rules         test a folder of rules against its fixtures
+  catchment token create dashboard           a token, so that other machines may connect
+  catchment asset NAME --diff 2d 0s          what changed about an asset, by a running server
+  catchment status                           the health of a running server
+  catchment doctor azure                     find what is missing in the Azure setup
 
 Environment:
-  CATCHMENT_CONFIG   the configuration file, as --config
-  CATCHMENT_LOG      what is logged: error, warn, info, debug or trace, or by part of the
-                     program: warn,catchment::source=debug
-  CATCHMENT_TOKEN    the token by which catchment asset and status ask a server
+  CATCHMENT_CONFIG   the configuration file, like --config
+  CATCHMENT_LOG      log level: error, warn, info, debug or trace, or one per module:
+                     warn,catchment::source=debug
+  CATCHMENT_TOKEN    the token that asset, status and backup present to the server
   CATCHMENT_...      any key of the configuration: CATCHMENT_HTTP__LISTEN=0.0.0.0:8780
 
 Exit codes:
-  0    all went well
-  1    something could not be done: a port in use, a file that can't be read
+  0    success
+  1    the operation failed: a port in use, a file that can't be read
   2    stopped, but open work did not end in time, or a second signal cut it short
   64   the command line, the configuration or a rule is wrong";
 
@@ -73,7 +73,7 @@ Exit codes:
 #[command(name = "catchment", version = VERSION, after_help = EXAMPLES, max_term_width = 100)]
 #[command(arg_required_else_help = true, disable_help_subcommand = true)]
 struct Cli {
-    /// How the program's own log, on standard error, looks: human or json
+    /// Format of the program's own log on standard error: human or json
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
     log_format: LogFormat,
     #[command(subcommand)]

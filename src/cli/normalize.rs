@@ -1,4 +1,4 @@
-//! `catchment normalize`: records in, events out, no server.
+//! `catchment normalize`: records to events on standard output, without a server.
 
 use std::convert::Infallible;
 use std::io::{self, BufWriter, Write};
@@ -32,29 +32,28 @@ Examples:
   catchment normalize /var/log/cloudtrail --omit raw | jq -r '[.time, .subject] | @tsv'
   zcat trail/*.gz | catchment normalize --explain
 
-Takes log files as CloudTrail writes them ({\"Records\": [...]}), Azure's records
-({\"records\": [...]}, {\"value\": [...]}), a JSON array, a single record, or records one after
-another, plain or gzip. Prints one event per line, in the order of the records. All files
-together share one inventory, which begins empty. Nothing is stored, and nothing is asked of
-the cloud.";
+Reads CloudTrail log files ({\"Records\": [...]}), Azure records ({\"records\": [...]},
+{\"value\": [...]}), a JSON array, a single record, or a sequence of records, plain or gzip. Prints
+one event per line, in the order of the records. All files share one inventory, which starts
+empty. Nothing is stored, and no cloud is contacted.";
 
 /// Turn audit records from files or standard input into events, one per line on standard output
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// Files or folders; - is standard input, which is also read when none is named
+    /// Files or folders; - is standard input, the default
     #[arg(value_name = "FILES")]
     pub(super) files: Vec<PathBuf>,
-    /// Tell instead, for every record, what became of it and which rule decided so
+    /// Print, instead of events, the outcome of every record and the rule that decided it
     #[arg(long)]
     pub(super) explain: bool,
     /// A folder of rules that add to the built-in ones or override them
     #[arg(long, value_name = "DIR")]
     pub(super) normalizers: Option<PathBuf>,
-    /// What the type of every event begins with
+    /// Prefix of every event type
     #[arg(long, value_name = "PREFIX", default_value = "io.catchment")]
     pub(super) type_prefix: String,
-    /// Members of data to leave out, with commas between: raw,previous_configuration
+    /// Members of data to leave out, comma-separated: raw,previous_configuration
     #[arg(long, value_name = "MEMBERS", value_delimiter = ',')]
     pub(super) omit: Vec<String>,
 }
@@ -87,7 +86,7 @@ fn normalize(arguments: &Arguments, output: &mut dyn Write) -> Result<(), Failur
     if run.quarantined > 0 && !arguments.explain {
         tracing::warn!(
             records = run.quarantined,
-            "records that could not be understood; --explain tells which and why"
+            "some records could not be understood; --explain shows which and why"
         );
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The records of files, folders and standard input, for the commands that take them.
+//! Reads records from files, folders and standard input, for the commands that process them.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};

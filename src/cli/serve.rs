@@ -1,4 +1,4 @@
-//! `catchment serve`: the gateway.
+//! `catchment serve`: runs the gateway.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,12 +17,12 @@ Examples:
   CATCHMENT_SOURCES__TRAIL__FILE__PATH=/var/log/cloudtrail catchment serve --ephemeral
 
 Without --config, the file is that of CATCHMENT_CONFIG, else ./catchment.toml, else
-/etc/catchment/catchment.toml; the last two only where they exist. An environment variable
-overrides a key of the file, and the options above override both.
+/etc/catchment/catchment.toml; the last two are optional. An environment variable overrides a
+key of the file, and the options above override both.
 
-SIGHUP reads configuration and rules again: what is wrong is logged, and then nothing changes.
-SIGTERM or Ctrl-C stops: sources first, then what is on its way is made durable, then the
-streams end. Killing the process at any moment loses nothing.";
+SIGHUP reloads configuration and rules; if anything is wrong, it is logged and nothing changes.
+SIGTERM or Ctrl-C stops the sources, makes pending records durable, and then ends the streams.
+Killing the process at any moment loses nothing that was acknowledged.";
 
 /// Run the gateway: read the configured sources, keep the log, serve the stream
 #[derive(Debug, clap::Args)]
@@ -34,10 +34,10 @@ pub(super) struct Arguments {
     /// IP address and port to serve HTTP on [default: 127.0.0.1:8780]
     #[arg(long, value_name = "ADDRESS", value_parser = config::parse_address)]
     listen: Option<SocketAddr>,
-    /// Where the log is kept; made when missing [default: ./catchment-data]
+    /// Folder for the log; created if missing [default: ./catchment-data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Keep the log in memory only: it is gone at the end
+    /// Keep the log in memory only; it is lost on exit
     #[arg(long, conflicts_with = "data_dir")]
     ephemeral: bool,
     /// A folder of rules that add to the built-in ones or override them

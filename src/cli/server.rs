@@ -1,4 +1,4 @@
-//! A running server, asked over HTTP by the commands that print what it tells.
+//! A client of a running server, for the commands that print its answers.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use crate::config::{self, Environment, Flags};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Where the server is, for commands that ask it.
+/// The options that locate a running server.
 #[derive(Debug, clap::Args)]
 pub(super) struct Place {
-    /// Where the server is [default: the configured address, on this machine]
+    /// The server's URL [default: the configured address on this machine]
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// The configuration file of the server
+    /// The server's configuration file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -29,7 +29,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// The one at a place, asked with the token of `CATCHMENT_TOKEN`.
+    /// The server at `place`; requests carry the token in `CATCHMENT_TOKEN`.
     pub(super) fn at(place: &Place, environment: &Environment) -> Result<Self, Failure> {
         let base = match &place.url {
             Some(url) => url.trim_end_matches('/').to_owned(),
@@ -41,7 +41,7 @@ impl Server {
         Ok(Self { base, bearer: environment.token().map(|token| format!("Bearer {token}")) })
     }
 
-    /// The answer to `GET path`, or the problem that the server has with it.
+    /// The answer to `GET path`: the body, or the problem document of a refusal.
     pub(super) async fn get(&self, path: &str) -> Result<Result<Value, Value>, Failure> {
         let failed = |cause: &dyn std::fmt::Display| Failure::run(format!("ask {}", self.base), cause);
         let url = Url::parse(&format!("{}{path}", self.base)).map_err(|error| failed(&error))?;
@@ -61,13 +61,24 @@ impl Server {
         match serde_json::from_slice::<Value>(&body) {
             Ok(answer) if status == 200 => Ok(Ok(answer)),
             Ok(problem) if problem["code"].is_string() => Ok(Err(problem)),
-            _ => Err(failed(&format!("status {status}, and not an answer of Catchment's; --url names the server"))),
+            _ => Err(failed(&format!(
+                "status {status}, and the answer is not Catchment's; check the server's URL (--url)"
+            ))),
         }
     }
 
-    /// The failure that a problem is.
+    /// Turns a problem document into a failure.
     pub(super) fn refused(&self, problem: &Value) -> Failure {
-        Failure::run(format!("ask {}", self.base), text(&problem["detail"]))
+        Failure::run(format!("ask {}", self.base), detail(problem))
+    }
+}
+
+/// The detail of a problem document, with the way to give a command its credential if that is what is missing.
+pub(super) fn detail(problem: &Value) -> String {
+    let detail = text(&problem["detail"]);
+    match problem["code"].as_str() {
+        Some("unauthorized" | "bad_credential") => format!("{detail}; commands present the token in CATCHMENT_TOKEN"),
+        _ => detail,
     }
 }
 
@@ -76,7 +87,7 @@ pub(super) fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// A line for a terminal: what providers and servers tell must not steer it.
+/// Replaces control characters, so that text from providers and servers can't control the terminal.
 pub(super) fn harmless(line: &str) -> String {
     line.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

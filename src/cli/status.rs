@@ -1,4 +1,4 @@
-//! `catchment status`: how a running server fares.
+//! `catchment status`: the health of a running server.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
@@ -15,15 +15,15 @@ Examples:
   catchment status --url https://catchment.example.com
   catchment status --json | jq '.sources[] | select(.last_error)'
 
-Asks the server at the configured address, or at --url, with the token of CATCHMENT_TOKEN, which
-must be one without a scope. Exits with 0 when the server is ready, and with 1 when it is not or
-can't be asked.";
+Asks the server at the configured address, or at --url, with the token in CATCHMENT_TOKEN, which
+must have no scope. Exits with 0 if the server is ready, and with 1 if it is not or can't be
+reached.";
 
-/// Tell how a running server fares: its sources, its log, its subscribers, what it could not understand
+/// Show the health of a running server: sources, log, subscribers, quarantine
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// Print JSON: what the server answers
+    /// Print the server's answer as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -54,15 +54,15 @@ fn why(status: &Value) -> String {
         return "it is stopping".to_owned();
     }
     let missing: Vec<_> = status["missing"].as_array().into_iter().flatten().map(text).collect();
-    format!("not ready: it waits for {}", missing.join(", "))
+    format!("not ready: waiting for {}", missing.join(", "))
 }
 
-/// Colour on a terminal only, and not where somebody said no (<https://no-color.org>).
+/// Colour on a terminal only, unless `NO_COLOR` is set (<https://no-color.org>).
 fn colours() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// The status for people.
+/// The status as text.
 fn portrait(status: &Value, colours: bool) -> String {
     let mut out = String::new();
     let paint = |good: bool, word: &str| match (colours, good) {
@@ -83,7 +83,7 @@ fn portrait(status: &Value, colours: bool) -> String {
     line("assets", number(&status["assets"]).to_string());
     let streams = &status["streams"];
     let slowest = match (number(&streams["behind"]), number(&streams["replaying"])) {
-        (0, _) => "none is behind".to_owned(),
+        (0, _) => "none behind".to_owned(),
         (behind, replaying) => format!(
             "{behind} behind, {replaying} of them served from disk, the slowest by {} events",
             number(&streams["lag_events"])
@@ -119,9 +119,9 @@ fn portrait(status: &Value, colours: bool) -> String {
 fn log(log: &Value, line: &mut impl FnMut(&str, String)) {
     let [minute, hour] = ["events_last_minute", "events_last_hour"].map(|name| number(&log[name]));
     let [kept, disk] = ["bytes", "disk_bytes"].map(|name| bytes(number(&log[name])));
-    line("log", format!("{} events in {kept} ({disk} on disk with all that is kept)", number(&log["events"])));
+    line("log", format!("{} events in {kept} ({disk} on disk, indexes and assets included)", number(&log["events"])));
     if let Some(why) = log["waits_for"].as_str() {
-        line("", format!("takes nothing in: {why}"));
+        line("", format!("intake paused: {why}"));
     }
     if !log["oldest"].is_null() {
         let [floor, tail, oldest, newest] = ["floor", "tail", "oldest", "newest"].map(|name| text(&log[name]));
@@ -188,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn people_see_what_counts_and_nothing_steers_their_terminal() {
+    fn the_text_has_every_part_and_no_control_characters() {
         let told = portrait(&status(true), false);
         for part in [
             "catchment 0.1.0 (commit abc), up 1 h 2 min: ready\n",
             "10 events in 2.0 KiB (5.0 MiB on disk",
             "from 1 of A to 10 of B",
             "3 in the last minute",
-            "takes nothing in: room",
+            "intake paused: room",
             "12 since the start: 10 changes, 2 quarantined",
             "2; 1 behind, 1 of them served from disk, the slowest by 7 events",
             "1.0 GiB",
@@ -208,8 +208,7 @@ mod tests {
         assert!(!told.contains('\x1b'), "{told}");
         let coloured = portrait(&status(false), true);
         assert!(
-            coloured.contains("\x1b[31mnot ready: it waits for sources\x1b[0m")
-                && coloured.contains("\x1b[31mretrying"),
+            coloured.contains("\x1b[31mnot ready: waiting for sources\x1b[0m") && coloured.contains("\x1b[31mretrying"),
             "{coloured}"
         );
     }

@@ -10,30 +10,29 @@ use crate::normalize::Engine;
 
 const EXAMPLES: &str = "\
 Examples:
-  catchment test --normalizers rules                      rules/fixtures over rules
-  catchment test --normalizers rules ec2/RunInstances     the cases whose names contain this
-  catchment test --normalizers rules --update ec2/        write the expected events anew
-  catchment test --fixtures fixtures                      a folder of cases over the built-in rules
+  catchment test --normalizers rules                      rules against rules/fixtures
+  catchment test --normalizers rules ec2/RunInstances     only cases whose names contain this
+  catchment test --normalizers rules --update ec2/        rewrite the expected events
+  catchment test --fixtures fixtures                      built-in rules against a folder
 
 A case is a file <provider>/<service>/<EventName>.json below the folder: records, and near misses
-with what must become of them. The events that the records must give stand beside it, in
-<EventName>.expected.json, which --update writes, for a person to read. Exits with 64 when a case
-fails.";
+with their expected outcome. The expected events are beside it in <EventName>.expected.json, which
+--update writes; review it before committing. Exits with 64 if a case fails.";
 
-/// Run rules over their fixtures, and tell what differs from the expected events
+/// Run rules over their fixtures and show differences from the expected events
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// Run only the cases whose names contain one of these
+    /// Only the cases whose names contain one of these
     #[arg(value_name = "NAMES")]
     names: Vec<String>,
     /// A folder of rules that add to the built-in ones or override them
     #[arg(long, value_name = "DIR")]
     normalizers: Option<PathBuf>,
-    /// The folder of cases [default: fixtures in the folder of rules, else ./fixtures]
+    /// Folder of test cases [default: fixtures in the folder of rules, else ./fixtures]
     #[arg(long, value_name = "DIR")]
     fixtures: Option<PathBuf>,
-    /// Write the expected events anew where they differ
+    /// Rewrite the expected events where they differ
     #[arg(long)]
     update: bool,
 }

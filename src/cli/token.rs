@@ -1,4 +1,4 @@
-//! `catchment token`: makes, lists and revokes the tokens that clients show.
+//! `catchment token`: creates, lists and revokes the tokens of clients.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -21,48 +21,48 @@ Examples:
 
   curl -H \"Authorization: Bearer $TOKEN\" http://127.0.0.1:8780/v1/events
 
-A token is printed once; only its SHA-256 is kept, in tokens.json of the data directory. A running
-server takes up what changes within a second. Streams of a token that is revoked or expires get no
-event after that, and end with their next event or heartbeat. As soon as there is one token, every
-request needs one.";
+A token is printed once; only its SHA-256 hash is stored, in tokens.json in the data directory. A
+running server notices changes within a second. Streams of a revoked or expired token receive no
+further events and end at the next event or heartbeat. As soon as one token exists, every request
+needs one.";
 
-/// Make, list and revoke the tokens by which clients are let in
+/// Create, list and revoke client tokens
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     action: Action,
-    /// The configuration file of the server
+    /// The server's configuration file
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The data directory of the server, where it is not that of the configuration
+    /// The server's data directory [default: from the configuration]
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Make a token and print it
+    /// Create a token and print it
     Create {
-        /// What to call it: a-z, 0-9, ., _ and -
+        /// Name of the token: a-z, 0-9, ., _ and -
         name: String,
-        /// What it may see, as in a request for events: account=111122223333 or asset_type=network.*; several must all be met
+        /// Restrict what it sees with a filter parameter: account=111122223333; repeatable, all must match
         #[arg(long = "scope", value_name = "PARAMETER=LIST", value_parser = parameter)]
         scope: Vec<(String, String)>,
-        /// Members of events and assets that it does not see: raw,configuration
+        /// Members of events and assets to hide from it: raw,configuration
         #[arg(long, value_name = "LIST")]
         hide: Option<String>,
-        /// When it ends: 90d, 12h, or a time such as 2027-01-01T00:00:00Z [default: when it is revoked]
+        /// Expiry: 90d, 12h, or a time such as 2027-01-01T00:00:00Z [default: never]
         #[arg(long, value_name = "WHEN")]
         expires: Option<String>,
     },
-    /// Show all tokens, one per line
+    /// List all tokens, one per line
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// End a token and the streams that it opened
+    /// Revoke a token and end the streams it opened
     Revoke {
         /// The token's name
         name: String,

@@ -1,4 +1,4 @@
-//! What a type can't say: values that make no sense, alone or together.
+//! Checks that types can't express: invalid values, and invalid combinations of values.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
@@ -118,7 +118,7 @@ fn check_http(http: &HttpConfig, report: &mut Report<'_>) {
 
 fn check_tls(config: &TlsConfig, report: &mut Report<'_>) {
     if config.client_ca.is_none() && config.client_certificates.is_some() {
-        report.error("http.tls.client_certificates", "needs client_ca beside it, the authorities that they are of");
+        report.error("http.tls.client_certificates", "needs client_ca, the authorities that issue them");
     }
     match Tls::load(config.clone()) {
         Ok(loaded) => {
@@ -129,7 +129,7 @@ fn check_tls(config: &TlsConfig, report: &mut Report<'_>) {
         Err(error) => report.error(&format!("http.tls.{}", error.key()), &error.to_string()),
     }
     if config.private_key.metadata().is_ok_and(|file| file.permissions().mode() & 0o007 != 0) {
-        report.warn("http.tls.private_key", "every user of this machine can read the key; chmod o= takes that away");
+        report.warn("http.tls.private_key", "every user of this machine can read the key; remove that with chmod o=");
     }
 }
 
@@ -149,10 +149,10 @@ fn check_auth(config: &Config, report: &mut Report<'_>) {
         report.warn("auth.anonymous", "whoever reaches the address can read every event");
     }
     if auth.anonymous && auth.oidc.is_some() {
-        report.warn("auth.anonymous", "makes auth.oidc needless: a request without a credential sees everything");
+        report.warn("auth.anonymous", "makes auth.oidc pointless: a request without a credential sees everything");
     }
     if auth.query_tokens {
-        report.warn("auth.query_tokens", "tokens in addresses end up in the logs of proxies and browsers");
+        report.warn("auth.query_tokens", "tokens in URLs end up in the logs of proxies and browsers");
     }
     if auth.streams_per_token == 0 {
         report.error("auth.streams_per_token", "must be at least 1");
@@ -162,7 +162,10 @@ fn check_auth(config: &Config, report: &mut Report<'_>) {
             report.error(mistake.key, &mistake.message);
         }
         if oidc.grants.is_empty() {
-            report.error("auth.oidc.grants", "names no value of the claim, so that no JWT gives access; \"*\" is any");
+            report.error(
+                "auth.oidc.grants",
+                "names no value of the claim, so no JWT grants access; \"*\" matches any value",
+            );
         }
     }
 }
@@ -177,13 +180,13 @@ fn check_log(config: &Config, report: &mut Report<'_>) {
         report.warn("log.retention_bytes", "without a limit of age or size the log grows until the disk is full");
     }
     if config.ephemeral && report.origins.contains_key("data_dir") {
-        report.warn("ephemeral", "data_dir is set too, and not used: events are kept in memory only");
+        report.warn("ephemeral", "data_dir is set too but not used: events are kept in memory only");
     }
 }
 
 fn check_sources(sources: &BTreeMap<SourceId, SourceConfig>, report: &mut Report<'_>) {
     if sources.is_empty() {
-        report.warn("sources", "none is configured, so no event will ever come");
+        report.warn("sources", "none is configured, so there will be no events");
     }
     let mut paths: BTreeMap<&Path, &SourceId> = BTreeMap::new();
     let mut queues: BTreeMap<&str, &SourceId> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Finding the layers, merging them, and checking the result.
+//! Finds the layers of the configuration, merges them, and checks the result.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

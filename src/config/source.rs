@@ -9,6 +9,7 @@ pub use crate::source::file::FileConfig;
 pub use crate::source::seed::aws_config::AwsConfigConfig;
 pub use crate::source::seed::resource_graph::ResourceGraphConfig;
 use crate::source::seed::{aws_config, resource_graph};
+use crate::source::{aws_lookup_events, aws_sqs, azure_event_hubs, file};
 
 /// One `[sources.<name>.<kind>]`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -31,15 +32,15 @@ pub enum SourceConfig {
 }
 
 impl SourceConfig {
-    /// The kind, as it stands in the configuration.
+    /// The kind, as in the configuration.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::File(_) => "file",
-            Self::AwsLookupEvents(_) => "aws_lookup_events",
-            Self::AwsS3Sqs(_) => "aws_s3_sqs",
-            Self::AwsEventbridgeSqs(_) => "aws_eventbridge_sqs",
-            Self::AzureEventHubs(_) => "azure_event_hubs",
+            Self::File(_) => file::KIND,
+            Self::AwsLookupEvents(_) => aws_lookup_events::KIND,
+            Self::AwsS3Sqs(_) => aws_sqs::S3_KIND,
+            Self::AwsEventbridgeSqs(_) => aws_sqs::EVENTBRIDGE_KIND,
+            Self::AzureEventHubs(_) => azure_event_hubs::KIND,
             Self::AwsConfig(_) => aws_config::KIND,
             Self::AzureResourceGraph(_) => resource_graph::KIND,
         }

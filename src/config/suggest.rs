@@ -1,4 +1,4 @@
-//! Guesses what a mistyped word was meant to be.
+//! Suggestions for mistyped words.
 
 /// ` (did you mean …?)` when a known word is at most two typing slips away, a third of the word at most.
 pub(crate) fn did_you_mean(word: &str, known: &[&str]) -> String {

@@ -260,7 +260,7 @@ fn every_mistake_is_told_with_key_and_line() {
         ("\nx = [", "catchment.toml, line 2: unclosed array, expected `]`".into()),
         (
             "[sources.a.aws_lookup_events]\nregions = [\"eu-west-1\"]\naccess_key_id = \"AKIA123\"",
-            "catchment.toml, line 3: sources.a.aws_lookup_events.access_key_id: a secret can't stand in the \
+            "catchment.toml, line 3: sources.a.aws_lookup_events.access_key_id: a secret can't be written in the \
              configuration itself: put it into an environment variable or a file, and write \"env:NAME\" or \
              \"file:/path\" here"
                 .into(),
@@ -309,7 +309,7 @@ fn values_that_make_no_sense_are_errors() {
         ),
         (
             "[http.tls]\ncertificate = \"/dev/null\"\nprivate_key = \"/dev/null\"\nclient_certificates = \"required\"",
-            "line 4: http.tls.client_certificates: needs client_ca beside it",
+            "line 4: http.tls.client_certificates: needs client_ca, the authorities",
         ),
         (
             "[http.tls]\ncertificate = \"x\"\nprivate_key = \"x\"\nclient_certificates = \"asked\"",
@@ -385,7 +385,7 @@ fn what_is_hardly_meant_is_a_warning() {
             "[http]\nlisten = \"0.0.0.0:8780\"\n[auth]\nanonymous = true",
             "line 4: auth.anonymous: whoever reaches the address can read",
         ),
-        ("[auth]\nquery_tokens = true", "line 2: auth.query_tokens: tokens in addresses"),
+        ("[auth]\nquery_tokens = true", "line 2: auth.query_tokens: tokens in URLs"),
         ("[http]\nheartbeat_secs = 60", "line 2: http.heartbeat_secs: many proxies"),
         ("[http]\nmax_connections = 100", "line 2: http.max_connections: is less than http.max_streams"),
         ("[log]\nretention_days = 0\nretention_bytes = 0", "line 3: log.retention_bytes: without a limit"),

@@ -1,4 +1,4 @@
-//! A map that forgets what was put in first.
+//! A bounded map that evicts the oldest entries.
 
 use std::borrow::Borrow;
 use std::collections::{HashMap, VecDeque};

@@ -1,5 +1,5 @@
-//! Who is behind temporary credentials: from the access key of a call to the call that handed it out, and on from
-//! there to who made that.
+//! Who is behind temporary credentials: follows the access key of a call to the call that issued it, and from there to
+//! that call's own caller.
 
 use super::memory::Memory;
 use crate::model::{Assumed, Caller, RecordInfo, Session, Time};

@@ -1,4 +1,4 @@
-//! Takes a CloudTrail record out of what a service put around it.
+//! Unwraps a CloudTrail record from what a service has wrapped it in.
 
 use bytes::Bytes;
 use memchr::memmem;

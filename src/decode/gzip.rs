@@ -1,4 +1,4 @@
-//! Compressed input: recognised by its magic, bounded in how much it may grow, and honest about where it broke.
+//! Compressed input: recognised by its magic number, limited in how far it may expand, with precise errors for damage.
 
 use std::io::{self, BufReader, Chain, Cursor, Read};
 
@@ -37,13 +37,13 @@ impl Compression {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GzipError {
     /// It stops in the middle.
-    #[error("the compressed data is cut off")]
+    #[error("the compressed data is truncated")]
     Truncated,
     /// It is not gzip, or fails its checksum.
     #[error("the compressed data is corrupt ({0})")]
     Corrupt(String),
     /// It grows beyond all measure.
-    #[error("the compressed data expands to more than {0} times its size; raise max_expansion if it is to be trusted")]
+    #[error("the compressed data expands to more than {0} times its size; raise max_expansion if you trust it")]
     ExpandsTooMuch(u32),
 }
 

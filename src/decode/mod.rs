@@ -50,16 +50,6 @@ pub enum Piece {
     },
 }
 
-impl Piece {
-    /// Bytes of (expanded) input up to the piece's end.
-    #[must_use]
-    pub fn end_offset(&self) -> u64 {
-        match self {
-            Self::Record { end_offset, .. } | Self::Rejected { end_offset, .. } => *end_offset,
-        }
-    }
-}
-
 /// A place from which reading can be taken up again: the last offset that lay outside of every container, and the
 /// pieces that were cut since. For one record a line, `skip` is always 0; for a single document, `offset` is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,5 +1,6 @@
-//! The byte loop: walks over JSON text, knows strings and nesting, and tells where something ends. It checks no more
-//! of the grammar than it needs to find the next record after a broken one; whether a record is JSON is for its reader.
+//! The byte loop: walks over JSON text, tracks strings and nesting, and finds where a value ends. It checks no more of
+//! the grammar than it needs to find the next record after a broken one; whether a record is valid JSON is checked by
+//! its reader.
 
 use std::mem;
 

@@ -1,15 +1,15 @@
-//! An event of the log, read again.
+//! An event as read back from the log.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use jsonptr::PointerBuf;
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::SetBy;
 use crate::inventory::{Change, ConfigurationState, Logged, PastChange, PreviousState};
+use crate::json::JsonText;
 use crate::model::{Action, AssetKind, AssetName, AssetRef, Draft, Time};
 use crate::normalize::{Engine, Outcome};
 
@@ -52,7 +52,7 @@ struct Asset {
     display_name: Option<String>,
     account: String,
     region: String,
-    tags: Value,
+    tags: JsonText,
 }
 
 #[derive(Debug, Deserialize)]

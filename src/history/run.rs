@@ -1,4 +1,4 @@
-//! The events of an asset in the order of their times, and where among them a reader may begin.
+//! The events of an asset in the order of their times, and the points from which a reader may start.
 
 use std::ops::Range;
 

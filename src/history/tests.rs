@@ -142,7 +142,7 @@ fn append(log: &dyn EventLog, events: Vec<NewEvent>) {
 
 fn seen(held: &Held) -> (Value, ConfigurationState, Value) {
     let configuration = held.configuration.as_ref().map(|json| serde_json::from_slice(json).unwrap());
-    (configuration.unwrap_or_default(), held.state, held.tags.clone())
+    (configuration.unwrap_or_default(), held.state, held.tags.to_value())
 }
 
 fn ports(configuration: &Value) -> Vec<u64> {

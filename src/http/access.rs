@@ -1,4 +1,4 @@
-//! Who asks: the credential of a request, and what the answer to it may show.
+//! Authentication: the credential of a request, and what the response may contain.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;

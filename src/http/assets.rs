@@ -7,7 +7,6 @@ use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::Serialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::Shared;
@@ -16,6 +15,7 @@ use super::error::ApiError;
 use super::params::Params;
 use crate::hub::{AssetTypes, AssetView, Filter, OneOf, blocking};
 use crate::inventory::{ConfigurationState, Held, Outline};
+use crate::json::{Arena, JsonText};
 use crate::model::{AssetName, Time};
 
 const ASSETS_PER_PAGE: u64 = 100;
@@ -34,7 +34,7 @@ pub(super) struct AssetBody<'a> {
     display_name: Option<&'a str>,
     account: &'a str,
     region: &'a str,
-    tags: &'a Value,
+    tags: &'a JsonText,
     /// Left out, or null for an asset without.
     #[serde(skip_serializing_if = "Option::is_none")]
     configuration: Option<Option<&'a RawValue>>,
@@ -124,8 +124,9 @@ impl AssetFilter {
 }
 
 /// Whether one of the tags is wanted, by its key or by key and value.
-fn has_tag(tags: &Value, wanted: &OneOf) -> bool {
-    tags.as_object().into_iter().flatten().any(|(key, value)| {
+fn has_tag(tags: &JsonText, wanted: &OneOf) -> bool {
+    let arena = Arena::new();
+    tags.value(&arena).as_object().unwrap_or_default().iter().any(|(key, value)| {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         wanted.contains(key) || wanted.contains(&format!("{key}={value}"))
     })

@@ -1,4 +1,4 @@
-//! `GET /v1/backup`: the whole log at one moment, as `catchment restore` takes it.
+//! `GET /v1/backup`: the whole log as of one moment, in the format of `catchment restore`.
 
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;

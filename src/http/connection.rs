@@ -257,6 +257,6 @@ impl Server {
     }
 
     fn tell_of_stalled(&self, Peer(peer): Peer) {
-        tracing::info!(%peer, after = ?self.config.stalled_after, "connection dropped: its client took nothing");
+        tracing::info!(%peer, after = ?self.config.stalled_after, "connection reset: the client read nothing");
     }
 }

@@ -1,4 +1,5 @@
-//! What the interface says of itself: OpenAPI for the requests, AsyncAPI for the stream, and the index at `/`.
+//! The machine-readable descriptions of the interface: OpenAPI for the requests, AsyncAPI for the stream, and the index
+//! at `/`.
 //!
 //! The files in `schema/` refer to the schema of an event by the name of its file. Served, each holds the schema: not
 //! every tool follows references into other documents.
@@ -194,8 +195,8 @@ mod tests {
             };
             let (problem, detail) = ask("surprise=1").await;
             assert_eq!(problem, (400, "unknown_parameter".to_owned()), "{path}");
-            let (_, known) = detail.split_once("there are ").unwrap();
-            let known: BTreeSet<&str> = known.split(", ").filter(|name| *name != "none here").collect();
+            let (_, known) = detail.split_once("known parameters are ").unwrap();
+            let known: BTreeSet<&str> = known.split(", ").filter(|name| *name != "none").collect();
             assert_eq!(known, described.keys().copied().collect(), "{path}");
             for (name, schema) in described.iter().filter(|(_, schema)| schema["type"] == "integer") {
                 let (_, detail) = ask(&format!("{name}=x")).await;

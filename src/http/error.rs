@@ -1,4 +1,4 @@
-//! What goes wrong in a request, as RFC 9457 problem details (<https://www.rfc-editor.org/rfc/rfc9457>).
+//! Errors of requests, as RFC 9457 problem details (<https://www.rfc-editor.org/rfc/rfc9457>).
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -14,61 +14,61 @@ use crate::model::{Cursor, ParseCursorError, Time};
 pub(super) enum ApiError {
     #[error("parameter {name}: {reason}")]
     BadParameter { name: String, reason: String },
-    #[error("there is no parameter {name}; there are {known}")]
+    #[error("there is no parameter {name}; known parameters are {known}")]
     UnknownParameter { name: String, known: String },
     #[error("parameter {name} is given more than once; separate several values by commas")]
     RepeatedParameter { name: String },
-    #[error("{place}: {cause}; leave it out to begin anew")]
+    #[error("{place}: {cause}; leave it out to start over")]
     BadCursor { place: &'static str, cause: ParseCursorError },
-    #[error("after: no kept event has the id {id:?}, and it is no position; it may be older than what is kept")]
+    #[error("after: {id:?} is neither a position nor the id of a retained event; it may be older than the log")]
     UnknownPosition { id: String },
     #[error(
-        "events after {cursor} are no longer kept, and NDJSON has no way to tell of a gap; go on with after={resume}"
+        "events after {cursor} are no longer retained, and NDJSON can't express a gap; continue with after={resume}"
     )]
     PositionGone { cursor: Cursor, resume: Cursor },
-    #[error("no kept event has the id or position {id:?}")]
+    #[error("no retained event has the id or position {id:?}")]
     EventNotFound { id: String },
     #[error("there is no asset {name:?}; names look like asset://aws/123456789012/us-east-1/ec2/instance/i-…")]
     AssetNotFound { name: String },
-    #[error("nothing is known of asset {name:?} at {time}; what is known of it begins at {since}")]
+    #[error("nothing is known of asset {name:?} at {time}; it is known since {since}")]
     AssetNotKnownThen { name: String, time: Time, since: Time },
     #[error("there is no schema {name:?}; /v1/schema lists them")]
     SchemaNotFound { name: String },
-    #[error("there is nothing at {path}; / lists what there is")]
+    #[error("there is nothing at {path}; / lists the resources")]
     RouteNotFound { path: String },
-    #[error("this resource takes other methods: those in the header allow, and OPTIONS")]
+    #[error("this resource supports only the methods in the header allow, and OPTIONS")]
     MethodNotAllowed,
-    #[error("the request names no host or several; HTTP/1.1 wants one Host header")]
+    #[error("the request has no Host header or several; HTTP/1.1 requires exactly one")]
     BadHost,
-    #[error("the body has {length} bytes; no resource here takes one")]
+    #[error("the body has {length} bytes; no resource here accepts one")]
     BodyTooLarge { length: u64 },
-    #[error("all {limit} event streams are taken; try again later")]
+    #[error("all {limit} event streams are in use; try again later")]
     TooManyStreams { limit: usize },
-    #[error("this credential has all the event streams open that it may (auth.streams_per_token); close one first")]
+    #[error("this credential has reached its limit of open streams (auth.streams_per_token); close one first")]
     TooManyStreamsOfOne,
     #[error(transparent)]
     Refused(Refusal),
     #[error("the Authorization header is not of the form Bearer <token>")]
     BadAuthorization,
     #[error(
-        "access_token in the address is not taken: addresses end up in logs; send Authorization: Bearer, or a ticket of \
+        "access_token in the URL is not accepted, because URLs end up in logs; send Authorization: Bearer, or a ticket from \
          POST /v1/tickets"
     )]
     QueryToken,
-    #[error("the credential is limited to a scope, and what is here can't be cut to it")]
+    #[error("the credential is limited to a scope, and this resource can't be restricted to it")]
     OutOfScope,
     #[error(
-        "without a credential this server answers only under the name of its own machine, localhost; make one with \
-         catchment token create, or let auth.anonymous = true say that everybody may ask"
+        "without credentials this server only answers requests to localhost; create one with \
+         catchment token create, or set auth.anonymous = true to admit everybody"
     )]
     ForeignHost,
-    #[error("the log is kept in memory (ephemeral = true), and has no backup")]
+    #[error("the log is kept in memory (ephemeral = true) and can't be backed up")]
     NoBackup,
-    #[error("a backup is under way; try again when it is done")]
+    #[error("another backup is in progress; try again when it is done")]
     BackupUnderWay,
     #[error("the server is stopping")]
     Stopping,
-    #[error("the server failed to answer; its log says why")]
+    #[error("the server failed to answer; see its log")]
     Internal { cause: String },
 }
 
@@ -243,8 +243,9 @@ mod tests {
     fn every_code_is_documented() {
         let docs = include_str!("../../docs/API.md");
         for (code, status) in super::codes() {
-            let row = docs.lines().find(|line| line.starts_with("| `") && line.contains(&format!("`{code}`")));
-            assert!(row.is_some_and(|row| row.contains(&format!("| {status} |"))), "{code} {status}: {row:?}");
+            let [code, status] = [format!("`{code}`"), format!("| {status} |")];
+            let is_row = |line: &str| line.starts_with("| `") && line.contains(&code) && line.contains(&status);
+            assert!(docs.lines().any(is_row), "docs/API.md has no row for {code} with {status}");
         }
     }
 }

@@ -27,7 +27,7 @@ pub struct Latch {
 }
 
 impl Readiness {
-    /// Makes readiness wait for a part: `log`, `inventory`, … Dropping the latch does not release it: a part that
+    /// Makes readiness wait for a part: `log`, `sources`, … Dropping the latch does not release it: a part that
     /// failed is not ready.
     pub fn latch(&self, name: &'static str) -> Latch {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name);

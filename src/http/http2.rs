@@ -1,5 +1,5 @@
-//! HTTP/2 (RFC 9113) within bounds: what one connection may ask for, and for how long a client may take nothing of one
-//! answer while the others of its connection go on.
+//! HTTP/2 (RFC 9113) with limits: on what a connection may request, and on how long a client may leave one response
+//! unread while it reads others on the same connection.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -84,7 +84,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Requests {
                 () = answer => {}
                 // Dropping what answers resets the stream.
                 () = taking.stalled(stalled_after) => {
-                    tracing::info!(after = ?stalled_after, "answer reset: its client took nothing");
+                    tracing::info!(after = ?stalled_after, "response reset: the client read nothing");
                     metrics.stream_stalled.inc();
                 }
             }

@@ -1,6 +1,5 @@
-//! What is asked of every request as a message of HTTP, before anyone looks at what it is about. The syntax of heads is
-//! hyper's; no resource takes a body, so none is read. A small one, which some clients send with every `POST`, does no
-//! harm.
+//! Checks of every request as an HTTP message, before routing. hyper checks the syntax of heads. No resource accepts a
+//! body, so none is read; a small one, which some clients send with every `POST`, does no harm.
 
 use axum::extract::Request;
 use axum::http::{HeaderValue, Version, header};

@@ -8,6 +8,9 @@ mod asset;
 mod assets;
 mod backup;
 mod connection;
+#[cfg(test)]
+mod connection_tests;
+mod cors;
 mod description;
 mod error;
 mod events;
@@ -18,12 +21,16 @@ mod message;
 mod params;
 mod places;
 mod reports;
+#[cfg(test)]
+mod router_tests;
 mod schema;
 mod serve;
 mod socket;
 mod stats;
 mod status;
 mod stream;
+#[cfg(test)]
+mod stream_tests;
 #[cfg(test)]
 mod testing;
 
@@ -40,7 +47,6 @@ use axum::routing::{MethodRouter, get, post};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::field::Empty;
 use tracing::{Instrument, debug_span};
 
@@ -94,12 +100,6 @@ impl Default for HttpConfig {
 /// Why an [`HttpConfig`] can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HttpConfigError {
-    /// An origin that no browser sends.
-    #[error("cors_origins: {origin:?} is no origin; one looks like https://dash.example.com, without a path")]
-    Origin {
-        /// As configured.
-        origin: String,
-    },
     /// A heartbeat interval out of bounds.
     #[error("heartbeat_secs: {secs} is not within 1 to 3600")]
     Heartbeat {
@@ -131,7 +131,7 @@ pub struct AppState {
     pub stop: CancellationToken,
     /// The time of day.
     pub clock: fn() -> Time,
-    /// How it behaves; may be exchanged while it runs, but for origins and prefix.
+    /// How it behaves; may be exchanged while it runs, but for the prefix.
     pub config: Arc<ArcSwap<HttpConfig>>,
 }
 
@@ -196,7 +196,6 @@ pub fn router(state: AppState) -> Result<Router, HttpConfigError> {
     if !(1..=stream::MAX_HEARTBEAT_SECS).contains(&config.heartbeat_secs) {
         return Err(HttpConfigError::Heartbeat { secs: config.heartbeat_secs });
     }
-    let cors = cors(&config.cors_origins)?;
     let streams = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
     let (stats, backups) = (Semaphore::new(stats::AT_ONCE), Arc::new(Semaphore::new(1)));
     let app = Arc::new(App { state, streams, stats, backups });
@@ -207,39 +206,9 @@ pub fn router(state: AppState) -> Result<Router, HttpConfigError> {
         .method_not_allowed_fallback(other_method)
         .layer(middleware::from_fn(message::check))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), count))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), cors::share))
         .with_state(app);
-    Ok(match cors {
-        Some(cors) => router.layer(cors),
-        None => router,
-    })
-}
-
-/// `None` when no origin is allowed: then no request is answered with CORS headers.
-fn cors(origins: &[String]) -> Result<Option<CorsLayer>, HttpConfigError> {
-    if origins.is_empty() {
-        return Ok(None);
-    }
-    let allowed = if origins.iter().any(|origin| origin == "*") {
-        AllowOrigin::any()
-    } else {
-        AllowOrigin::list(origins.iter().map(|origin| parse_origin(origin)).collect::<Result<Vec<_>, _>>()?)
-    };
-    let layer = CorsLayer::new()
-        .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::HEAD, Method::POST])
-        .allow_headers([header::ACCEPT, header::AUTHORIZATION, header::CACHE_CONTROL, stream::LAST_EVENT_ID])
-        .max_age(std::time::Duration::from_secs(600));
-    Ok(Some(layer))
-}
-
-/// A scheme and a host, as the `Origin` header has them (<https://www.rfc-editor.org/rfc/rfc6454#section-6.2>).
-fn parse_origin(origin: &str) -> Result<HeaderValue, HttpConfigError> {
-    let refused = || HttpConfigError::Origin { origin: origin.to_owned() };
-    let (scheme, host) = origin.split_once("://").ok_or_else(refused)?;
-    if scheme.is_empty() || host.is_empty() || host.contains(['/', '?', '#', '@', ' ']) {
-        return Err(refused());
-    }
-    HeaderValue::from_str(origin).map_err(|_| refused())
+    Ok(router)
 }
 
 /// OPTIONS tells what is allowed (axum adds `allow`); anything else is refused.
@@ -271,7 +240,3 @@ async fn count(State(app): State<Shared>, path: Option<MatchedPath>, request: Re
     response.headers_mut().insert(NOSNIFF, HeaderValue::from_static("nosniff"));
     response
 }
-
-#[cfg(test)]
-#[path = "router_tests.rs"]
-mod tests;

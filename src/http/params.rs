@@ -79,7 +79,7 @@ impl Params {
         match self.given.pop_first() {
             None => Ok(()),
             Some((name, _)) if self.known.is_empty() => {
-                Err(ApiError::UnknownParameter { name, known: "none here".to_owned() })
+                Err(ApiError::UnknownParameter { name, known: "none".to_owned() })
             }
             Some((name, _)) => Err(ApiError::UnknownParameter { name, known: self.known.join(", ") }),
         }

@@ -1,4 +1,4 @@
-//! JSON Schemas of what is sent.
+//! The JSON Schemas of events.
 
 use axum::Json;
 use axum::extract::Path;

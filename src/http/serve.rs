@@ -104,7 +104,7 @@ pub async fn serve(
             },
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "no connection accepted; trying again");
+                tracing::warn!(%error, "accepting a connection failed; retrying");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

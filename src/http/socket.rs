@@ -1,4 +1,4 @@
-//! A connection's socket, with an eye on what becomes of its writes.
+//! A connection's socket, which tracks the progress of its writes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

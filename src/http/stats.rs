@@ -1,4 +1,4 @@
-//! `GET /v1/stats`: what the events of a window were about, counted for a dashboard.
+//! `GET /v1/stats`: counts of the events in a time window, for dashboards.
 
 use std::collections::HashMap;
 use std::sync::Arc;

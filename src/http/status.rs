@@ -1,4 +1,4 @@
-//! `GET /v1/status`: how the server fares, at a glance; what `catchment status` prints.
+//! `GET /v1/status`: the health of the server at a glance, as printed by `catchment status`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! `GET /v1/events`: the stream.
+//! `GET /v1/events`: the stream. Parses the request, and chooses who writes the response: hyper or the fan-out.
 
 use std::io;
 use std::sync::Arc;

@@ -20,7 +20,7 @@ use tower::ServiceExt;
 use super::{AppState, HttpConfig, Readiness, ServeConfig, router, serve};
 use crate::auth::{Access, AuthConfig};
 use crate::history::History;
-use crate::hub::testing::{TestLog, moment};
+use crate::hub::testing::{TestLog, event, moment};
 use crate::hub::{FanOut, FanOutConfig, Hub, HubConfig};
 use crate::inventory::Inventory;
 use crate::log::EventLog;
@@ -168,6 +168,16 @@ impl World {
         assert_eq!(response.status(), StatusCode::OK);
         Reading { source: Source::Body(response.into_body().into_data_stream()), text: String::new() }
     }
+}
+
+/// The line of an event.
+pub(super) fn line(number: u64) -> String {
+    format!("{}\n", std::str::from_utf8(&event(number).json).unwrap())
+}
+
+/// The frame of an event.
+pub(super) fn frame(number: u64) -> String {
+    format!("id: abc.{number}\ndata: {}\n", line(number))
 }
 
 pub(super) fn build(method: &str, uri: &str, headers: &[(&str, &str)]) -> Request<Body> {

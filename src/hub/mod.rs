@@ -203,7 +203,7 @@ impl Hub {
                 Err(LogError::Closed) => break,
                 Err(error) => {
                     self.following.store(false, Ordering::Relaxed);
-                    tracing::error!(%error, "hub can't read the log; trying again");
+                    tracing::error!(%error, "hub can't read the log; retrying");
                     Some(backoff.next_wait())
                 }
             };

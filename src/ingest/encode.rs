@@ -2,22 +2,20 @@
 //!
 //! Configurations, their difference and the raw record are JSON already; their bytes are put in place as they are.
 
-use bytes::Bytes;
-use serde::Serialize;
-use serde_json::Value;
-
 use crate::inventory::{Applied, ConfigurationState, PreviousState};
+use crate::json::{JsonText, written};
 use crate::log::NewEvent;
 use crate::model::{
     Action, AssetName, Association, Attribution, Confidence, Draft, EventHead, Novelty, Operation, RecordInfo, Time,
 };
+use serde::Serialize;
 
 /// What an event is made of.
 pub(super) struct EventParts<'a> {
     pub(super) type_prefix: &'a str,
     pub(super) record: &'a RecordInfo,
     pub(super) draft: &'a Draft,
-    pub(super) applied: &'a Applied,
+    pub(super) applied: &'a Applied<'a>,
     /// `None` where it can't be told.
     pub(super) novelty: Option<Novelty>,
     pub(super) id: &'a str,
@@ -60,7 +58,7 @@ struct Asset<'a> {
     display_name: Option<&'a str>,
     account: &'a str,
     region: &'a str,
-    tags: &'a Value,
+    tags: &'a JsonText,
 }
 
 /// `data` between the difference and the raw record.
@@ -92,13 +90,16 @@ struct Previous {
 impl EventParts<'_> {
     /// Encodes the event, with the head that the log indexes.
     pub(super) fn encode(&self) -> Result<NewEvent, serde_json::Error> {
+        let mut outcome = Ok(());
+        let json = written(|json| outcome = self.write(json));
+        outcome.map(|()| NewEvent { head: self.head(), json })
+    }
+
+    fn write(&self, json: &mut Vec<u8>) -> Result<(), serde_json::Error> {
         let kind = &self.draft.asset.kind;
         let name = &self.applied.name;
-        let configurations = [&self.applied.configuration, &self.applied.previous_configuration];
-        let known: usize = configurations.into_iter().flatten().map(Bytes::len).sum();
-        let mut json = Vec::with_capacity(2_048 + known + self.applied.changes.len() + self.record.raw.len());
         open(
-            &mut json,
+            json,
             &Envelope {
                 specversion: "1.0",
                 id: self.id,
@@ -113,7 +114,7 @@ impl EventParts<'_> {
         )?;
         json.extend_from_slice(b",\"data\":");
         open(
-            &mut json,
+            json,
             &DataHead {
                 action: self.applied.action,
                 asset: Asset {
@@ -134,13 +135,13 @@ impl EventParts<'_> {
                 associations: &self.draft.associations,
             },
         )?;
-        member(&mut json, "configuration", self.applied.configuration.as_deref());
-        more(&mut json, &State { configuration_state: self.applied.configuration_state })?;
-        member(&mut json, "previous_configuration", self.applied.previous_configuration.as_deref());
-        more(&mut json, &Previous { previous_state: self.applied.previous_state })?;
-        member(&mut json, "changes", Some(&self.applied.changes));
+        member(json, "configuration", self.applied.configuration.as_deref());
+        more(json, &State { configuration_state: self.applied.configuration_state })?;
+        member(json, "previous_configuration", self.applied.previous_configuration.as_deref());
+        more(json, &Previous { previous_state: self.applied.previous_state })?;
+        member(json, "changes", Some(&self.applied.changes));
         more(
-            &mut json,
+            json,
             &DataTail {
                 late: self.applied.late,
                 novelty: self.novelty,
@@ -152,9 +153,9 @@ impl EventParts<'_> {
                 },
             },
         )?;
-        member(&mut json, "raw", Some(&self.record.raw));
+        member(json, "raw", Some(&self.record.raw));
         json.extend_from_slice(b"}}");
-        Ok(NewEvent { head: self.head(), json: json.into() })
+        Ok(())
     }
 
     fn head(&self) -> EventHead {

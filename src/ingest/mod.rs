@@ -118,7 +118,7 @@ impl Ingest {
             // The source may have gone; its records are in the log all the same.
             let _ = reply.send(pending);
             if let Some(error) = failed {
-                error!(%error, "the log failed; no more records are taken");
+                error!(%error, "the log failed; intake has stopped");
                 return Err(error);
             }
         }
@@ -295,7 +295,7 @@ fn restore(correlator: &mut Correlator, log: &dyn EventLog) -> Result<(), LogErr
     }
     if let Err(error) = correlator.restore(values) {
         // It helps attribution, no event depends on it: better to start without than not to start.
-        warn!(%error, "what correlation remembered can't be read; it begins anew");
+        warn!(%error, "the correlation state can't be read; starting without it");
     }
     Ok(())
 }
@@ -305,7 +305,7 @@ fn restore_operations(operations: &mut Operations, log: &dyn EventLog) -> Result
     let mut values = Vec::new();
     log.for_each_correlation(correlate::OPERATIONS_PREFIX, &mut |value| values.push(value))?;
     if let Err(error) = operations.restore(values) {
-        warn!(%error, "operations under way can't be read; those that began before the restart are told without their start");
+        warn!(%error, "pending operations can't be read; those that began before the restart are sent without their start");
     }
     Ok(())
 }
@@ -317,7 +317,7 @@ fn restored_novelties(limits: NoveltyLimits, log: &dyn EventLog) -> Result<Novel
     log.for_each_correlation(correlate::NOVELTY_PREFIX, &mut |value| values.push(value))?;
     let strange = novelties.restore(values);
     if strange > 0 {
-        warn!(values = strange, "a part of what was seen before can't be read; it may be called new once more");
+        warn!(values = strange, "part of the novelty state can't be read; some facts may be reported as new again");
     }
     Ok(novelties)
 }

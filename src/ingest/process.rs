@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::encode::EventParts;
 use crate::correlate::{Correlator, Folded, Novelties, Operations};
 use crate::inventory::{Held, Inventory, PastChange};
+use crate::json::Arena;
 use crate::log::NewEvent;
 use crate::model::{Action, AssetName, Confidence, Draft, Novelty, OperationRecord, RecordInfo, Time};
 use crate::normalize::{Engine, Outcome};
@@ -65,6 +66,8 @@ pub struct Processor {
     recent: Recent,
     late: bool,
     history: History,
+    /// Where configurations are looked into while a record is applied.
+    arena: Arena,
 }
 
 /// Gives what the log tells of an asset's events, back to the newest that is not after a moment.
@@ -91,6 +94,7 @@ impl Processor {
             type_prefix,
             recent: Recent::new(recent),
             late: false,
+            arena: Arena::new(),
             history: History(Box::new(|_, _, _| Vec::new())),
         }
     }
@@ -215,7 +219,11 @@ impl Processor {
         self.recent.insert(key);
         self.correlator.attribute(&mut record, &drafts);
         let novelty = self.novelties.take(&record, &drafts);
-        Ok(self.apply(&record, drafts, &novelty, observed))
+        let mut arena = std::mem::take(&mut self.arena);
+        let processed = self.apply(&record, drafts, &novelty, observed, &arena);
+        arena.reset();
+        self.arena = arena;
+        Ok(processed)
     }
 
     /// What the log tells of an asset's earlier events.
@@ -223,19 +231,26 @@ impl Processor {
         |asset, time| (self.history.0)(&self.engine, asset, time)
     }
 
-    fn apply(&self, record: &RecordInfo, drafts: Vec<Draft>, novelty: &[Novelty], observed: Time) -> Processed {
+    fn apply(
+        &self,
+        record: &RecordInfo,
+        drafts: Vec<Draft>,
+        novelty: &[Novelty],
+        observed: Time,
+        arena: &Arena,
+    ) -> Processed {
         let mut events = Vec::with_capacity(drafts.len());
         let mut assets = Vec::with_capacity(drafts.len());
         let generic = drafts.iter().any(|draft| draft.confidence == Confidence::Low);
         let rule = drafts.first().map_or_else(|| "".into(), |draft| Arc::clone(&draft.rule));
         for (index, mut draft) in drafts.into_iter().enumerate() {
             let id = event_id(&record.event_id, index);
-            let mut applied = self.inventory.apply(record.time, &id, &mut draft, &self.past());
+            let mut applied = self.inventory.apply(record.time, &id, &mut draft, &self.past(), arena);
             applied.late |= self.late;
             assets.extend(applied.held.take());
             if let Some(document) = applied.document.take() {
                 let before = applied.before.take().filter(|_| applied.action == Action::Update);
-                draft.associations.extend(self.engine.mentioned(&draft, before.as_deref(), &document));
+                draft.associations.extend(self.engine.mentioned(&draft, before, document));
             }
             for association in &mut draft.associations {
                 association.name = self.inventory.canonical(&association.name);

@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::encode::EventParts;
 use super::{Ingest, Processor};
 use crate::inventory::{Applied, Held, SeedOutcome};
+use crate::json::Arena;
 use crate::log::{Batch, NewEvent};
 use crate::model::{
     Attribution, Confidence, Draft, Evidence, Operation, RawRecord, RecordInfo, Rejected, Seed, SeedDocument, SourceId,
@@ -78,8 +79,9 @@ impl Processor {
     }
 
     fn apply_seed(&self, mut seed: Seed, raw: &Bytes, document: &SeedDocument, observed: Time, taken: &mut Taken) {
+        let arena = Arena::new();
         let event_id = if document.events { event_id(&seed, raw) } else { String::new() };
-        let (outcome, applied) = self.inventory.seed(&event_id, &mut seed, &self.past());
+        let (outcome, applied) = self.inventory.seed(&event_id, &mut seed, &self.past(), &arena);
         document.tally.count(|counts| match outcome {
             SeedOutcome::Imported => counts.imported += 1,
             SeedOutcome::Updated => counts.updated += 1,
@@ -102,14 +104,14 @@ impl Processor {
     fn seed_event(
         &self,
         Seed { as_of, mut draft }: Seed,
-        mut applied: Applied,
+        mut applied: Applied<'_>,
         raw: &Bytes,
         id: &str,
         observed: Time,
     ) -> Result<NewEvent, serde_json::Error> {
         if let Some(after) = applied.document.take() {
             let before = applied.before.take();
-            draft.associations.extend(self.engine.mentioned(&draft, before.as_deref(), &after));
+            draft.associations.extend(self.engine.mentioned(&draft, before, after));
         }
         let record = record(&draft, as_of, id, raw.clone());
         EventParts {

@@ -1,17 +1,13 @@
 //! One change of one asset: what was held, what a record tells, what is held then.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use serde::Serialize;
-use serde_json::Value;
 
 use super::apply::Application;
 use super::diff::diff;
 use super::identity::uid;
-use super::parsed::Parsed;
 use super::stored::{Held, Seeded};
-use super::{Applied, ConfigurationState, PreviousState, empty};
+use super::{Applied, ConfigurationState, PreviousState};
+use crate::json::{Arena, Json, JsonText, Members, written};
 use crate::model::{Action, AssetName, AssetRef, Draft, DraftAction, KeyedSet, Step, Time};
 
 /// The region of what has none, or of which none is told.
@@ -40,7 +36,7 @@ impl Told {
 }
 
 /// The change, and what is held after it.
-pub(super) fn advance(name: &AssetName, held: Option<&Held>, told: &Told) -> (Applied, Held) {
+pub(super) fn advance<'a>(name: &AssetName, held: Option<&Held>, told: &Told, arena: &'a Arena) -> (Applied<'a>, Held) {
     let alive = held.filter(|held| held.is_alive());
     let action = match told.action {
         DraftAction::Known(action) => action,
@@ -53,44 +49,46 @@ pub(super) fn advance(name: &AssetName, held: Option<&Held>, told: &Told) -> (Ap
         None if told.action == DraftAction::Known(Action::Create) => PreviousState::Absent,
         None => PreviousState::Unknown,
     };
-    let (previous, before) = recall(alive, told);
-    let (document, configuration_state) = after(action, alive, before.as_deref(), told);
-    let nothing = empty();
-    let changes =
-        document.as_ref().map(|document| diff(before.as_deref().unwrap_or(&nothing), document, &told.asset.kind.sets));
-    let changes = json(&changes.unwrap_or_default());
-    let (display_name, tags) = describe(&told.asset, document.as_ref().or(before.as_deref()));
-    let uid = uid(
-        (&told.asset, &told.event_id),
-        held,
-        (action, previous_state),
-        (before.as_deref(), document.as_ref().or(before.as_deref())),
-    );
+    let (previous, before) = recall(alive, told, arena);
+    let (document, configuration_state) = after(action, alive, before, told, arena);
+    let known = document.or(before);
+    let (display_name, tags) = describe(&told.asset, known);
+    let uid = uid((&told.asset, &told.event_id), held, (action, previous_state), (before, known));
     let applied = Applied {
         name: name.clone(),
         action,
         uid,
         arn: told_arn(&told.asset, held),
-        region: region(&told.asset, document.as_ref().or(before.as_deref()), held),
+        region: region(&told.asset, known, held),
         display_name,
         tags,
-        configuration: document.as_ref().map(json),
+        configuration: document.map(|document| document.to_text().into_bytes()),
         configuration_state,
         previous_configuration: previous,
         previous_state,
-        changes,
+        changes: changes(before, document, told),
         late: false,
         held: None,
-        document: document.map(Arc::new),
+        document,
         before,
     };
     keep(applied, held, told)
 }
 
+/// The difference, as JSON; empty where the asset is gone.
+fn changes(before: Option<Json<'_>>, document: Option<Json<'_>>, told: &Told) -> Bytes {
+    let Some(document) = document else { return Bytes::from_static(b"[]") };
+    let changes = diff(before.unwrap_or(Json::EMPTY), document, &told.asset.kind.sets);
+    written(|text| {
+        // Keys are strings: it can be written.
+        let _ = serde_json::to_writer(text, &changes);
+    })
+}
+
 /// A record whose place among the changes of its asset is no longer known. What was before is not known either, only
 /// what the record itself tells.
-pub(super) fn out_of_place(name: &AssetName, held: &Held, told: &Told) -> Applied {
-    let (mut applied, _) = advance(name, None, told);
+pub(super) fn out_of_place<'a>(name: &AssetName, held: &Held, told: &Told, arena: &'a Arena) -> Applied<'a> {
+    let (mut applied, _) = advance(name, None, told, arena);
     let created = told.action == DraftAction::Known(Action::Create);
     applied.late = true;
     applied.before = None;
@@ -98,7 +96,7 @@ pub(super) fn out_of_place(name: &AssetName, held: &Held, told: &Told) -> Applie
         applied.uid = None;
     }
     applied.arn = told_arn(&told.asset, Some(held));
-    applied.region = region(&told.asset, applied.document.as_deref(), Some(held));
+    applied.region = region(&told.asset, applied.document, Some(held));
     if told.action == DraftAction::Upsert {
         applied.action = Action::Update;
     }
@@ -110,42 +108,40 @@ pub(super) fn out_of_place(name: &AssetName, held: &Held, told: &Told) -> Applie
 }
 
 /// What was held before, completed by what the record recalls of it.
-fn recall(alive: Option<&Held>, told: &Told) -> (Option<Bytes>, Option<Arc<Value>>) {
-    let previous = alive.and_then(|held| held.configuration.clone());
-    let mut before = alive.and_then(Held::document);
-    let mut added = false;
-    let recalled =
-        told.steps.iter().filter_map(|step| if let Step::Recall(value) = step { value.as_object() } else { None });
-    for (key, value) in recalled.flatten() {
-        let before = before.get_or_insert_with(|| Arc::new(empty()));
-        if let Some(members) = Arc::make_mut(before).as_object_mut()
-            && !members.contains_key(key)
-        {
-            members.insert(key.clone(), value.clone());
-            added = true;
+fn recall<'a>(alive: Option<&Held>, told: &Told, arena: &'a Arena) -> (Option<Bytes>, Option<Json<'a>>) {
+    let held = alive.and_then(|held| held.document(arena));
+    let recalled = told.steps.iter().filter_map(|step| match step {
+        Step::Recall(value) => value.value(arena).as_object().filter(|members| !members.is_empty()),
+        _ => None,
+    });
+    let mut before = held;
+    for (key, value) in recalled.flat_map(Members::iter) {
+        let members = before.and_then(Json::as_object).unwrap_or_default();
+        if members.get(key).is_none() {
+            before = Some(Json::Object(members.with(key, value, arena)));
         }
     }
-    let previous = if added { before.as_deref().map(json) } else { previous };
+    let previous = if before == held {
+        alive.and_then(|held| held.configuration.clone())
+    } else {
+        before.map(|before| before.to_text().into_bytes())
+    };
     (previous, before)
 }
 
-fn json(value: &impl Serialize) -> Bytes {
-    // Documents in memory have texts for keys: they can be written.
-    serde_json::to_vec(value).unwrap_or_default().into()
-}
-
 /// The configuration after a change, and how much of it is known.
-fn after(
+fn after<'a>(
     action: Action,
     alive: Option<&Held>,
-    before: Option<&Value>,
+    before: Option<Json<'a>>,
     told: &Told,
-) -> (Option<Value>, ConfigurationState) {
+    arena: &'a Arena,
+) -> (Option<Json<'a>>, ConfigurationState) {
     if action == Action::Delete {
         return (None, ConfigurationState::Deleted);
     }
     let base = if action == Action::Create { None } else { before };
-    let (document, complete) = run_steps(&told.asset.kind.sets, &told.steps, base, before);
+    let (document, complete) = run_steps(&told.asset.kind.sets, &told.steps, base, before, arena);
     let was_complete = alive.is_some_and(|held| held.state == ConfigurationState::Complete);
     let created = told.action == DraftAction::Known(Action::Create);
     let complete = complete.unwrap_or(created || was_complete) && !told.partial;
@@ -154,18 +150,19 @@ fn after(
 
 /// The document after the steps. The second tells whether it is complete by the steps alone: `Some(true)` after a
 /// whole replacement, `Some(false)` when a step could not be done, `None` when that hangs on what it was before.
-pub(super) fn run_steps(
+pub(super) fn run_steps<'a>(
     sets: &[KeyedSet],
     steps: &[Step],
-    base: Option<&Value>,
-    before: Option<&Value>,
-) -> (Value, Option<bool>) {
-    let document = base.cloned().unwrap_or_else(empty);
-    let mut application = Application { document, complete: true, replaced: false, sets };
+    base: Option<Json<'a>>,
+    before: Option<Json<'a>>,
+    arena: &'a Arena,
+) -> (Json<'a>, Option<bool>) {
+    let document = base.unwrap_or(Json::EMPTY);
+    let mut application = Application { document, complete: true, replaced: false, sets, arena };
     for step in steps {
         match step {
-            Step::Copy { from_at, at, .. } => match before.and_then(|before| from_at.resolve(before).ok()) {
-                Some(value) => application.assign(at, value.clone()),
+            Step::Copy { from_at, at, .. } => match before.and_then(|before| before.at(from_at)) {
+                Some(value) => application.assign(at, value),
                 None => application.complete = false,
             },
             step => application.apply(step),
@@ -183,7 +180,7 @@ pub(super) fn run_steps(
 }
 
 /// What is held after a change.
-fn keep(mut applied: Applied, before: Option<&Held>, told: &Told) -> (Applied, Held) {
+fn keep<'a>(mut applied: Applied<'a>, before: Option<&Held>, told: &Told) -> (Applied<'a>, Held) {
     let recreated = matches!(applied.previous_state, PreviousState::Deleted | PreviousState::Absent);
     let kept = before.filter(|_| !recreated);
     let mut aliases = kept.map(|held| held.aliases.clone()).unwrap_or_default();
@@ -220,7 +217,6 @@ fn keep(mut applied: Applied, before: Option<&Held>, told: &Told) -> (Applied, H
         last_event: told.event_id.clone(),
         aliases,
         seeded: seeded(kept, told, applied.configuration_state),
-        parsed: Parsed::of(applied.configuration.as_ref(), applied.document.as_ref()),
     };
     (applied, held)
 }
@@ -241,7 +237,7 @@ fn told_arn(asset: &AssetRef, held: Option<&Held>) -> Option<String> {
 }
 
 /// The region by the record's own word, else by the configuration's, else the one known before.
-fn region(asset: &AssetRef, document: Option<&Value>, held: Option<&Held>) -> String {
+fn region(asset: &AssetRef, document: Option<Json<'_>>, held: Option<&Held>) -> String {
     if asset.region != NO_REGION {
         return asset.region.clone();
     }
@@ -250,11 +246,11 @@ fn region(asset: &AssetRef, document: Option<&Value>, held: Option<&Held>) -> St
 }
 
 /// The name that people know, and the tags.
-pub(super) fn describe(asset: &AssetRef, document: Option<&Value>) -> (Option<String>, Value) {
-    let Some(document) = document else { return (None, empty()) };
-    let tags = asset.kind.tags.resolve(document).ok().filter(|tags| tags.is_object());
-    let declared = asset.kind.display.iter().filter_map(|pointer| pointer.resolve(document).ok());
+pub(super) fn describe(asset: &AssetRef, document: Option<Json<'_>>) -> (Option<String>, JsonText) {
+    let Some(document) = document else { return (None, JsonText::empty_object()) };
+    let tags = document.at(&asset.kind.tags).filter(|tags| tags.is_object());
+    let declared = asset.kind.display.iter().filter_map(|pointer| document.at(pointer));
     let named = tags.and_then(|tags| tags.get("Name"));
-    let display_name = declared.chain(named).filter_map(Value::as_str).find(|text| !text.is_empty());
-    (display_name.map(str::to_owned), tags.cloned().unwrap_or_else(empty))
+    let display_name = declared.chain(named).filter_map(Json::as_str).find(|text| !text.is_empty());
+    (display_name.map(str::to_owned), tags.map_or_else(JsonText::empty_object, Json::to_text))
 }

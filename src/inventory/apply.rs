@@ -1,45 +1,40 @@
 //! Steps applied to a configuration.
 
-use serde_json::{Map, Value};
-
-use super::set::{align, key_of, position};
+use super::set::{align, have_same_key, position};
+use crate::json::{Arena, Json, JsonText};
 use crate::model::{KeyedSet, Step};
 
 /// A configuration while steps are applied to it.
-pub(super) struct Application<'a> {
-    pub(super) document: Value,
+pub(super) struct Application<'a, 's> {
+    pub(super) document: Json<'a>,
     /// Everything that the steps wanted to do could be done.
     pub(super) complete: bool,
     /// A `replace` put a whole new document in place.
     pub(super) replaced: bool,
     /// The set declarations of the asset.
-    pub(super) sets: &'a [KeyedSet],
+    pub(super) sets: &'s [KeyedSet],
+    pub(super) arena: &'a Arena,
 }
 
-impl Application<'_> {
+impl<'a> Application<'a, '_> {
     pub(super) fn apply(&mut self, step: &Step) {
         match step {
             Step::Replace(value) => {
-                self.document = value.clone();
+                self.document = value.value(self.arena);
                 self.replaced = true;
             }
-            Step::Set { at, value } => self.assign(at, value.clone()),
-            Step::Unset { at } => {
-                at.delete(&mut self.document);
-            }
+            Step::Set { at, value } => self.assign(at, value.value(self.arena)),
+            Step::Unset { at } => self.document = self.document.deleted(at, self.arena),
             Step::Merge { at, patch } => {
-                if at.resolve(&self.document).is_err() {
-                    self.assign(at, Value::Object(Map::new()));
-                }
-                if let Ok(target) = at.resolve_mut(&mut self.document) {
-                    merge(target, patch);
-                }
+                let merged = self.document.at(at).unwrap_or(Json::EMPTY).merged(patch.value(self.arena), self.arena);
+                self.assign(at, merged);
             }
             Step::Add { set, elements } => self.add(set, elements),
             Step::Remove { set, elements } => self.remove(set, elements),
             Step::RemoveMembers { at, keys } => {
-                if let Ok(Value::Object(members)) = at.resolve_mut(&mut self.document) {
-                    members.retain(|key, _| !keys.contains(key));
+                if let Some(members) = self.document.at(at).and_then(Json::as_object) {
+                    let kept = members.iter().filter(|(key, _)| !keys.iter().any(|gone| gone == key));
+                    self.assign(at, Json::object(kept, self.arena));
                 }
             }
             Step::MergeElements { set, elements } => self.merge_elements(set, elements),
@@ -50,99 +45,75 @@ impl Application<'_> {
         }
     }
 
-    pub(super) fn assign(&mut self, at: &jsonptr::Pointer, value: Value) {
-        if at.is_root() {
-            self.document = value;
-        } else if at.assign(&mut self.document, value).is_err() {
+    pub(super) fn assign(&mut self, at: &jsonptr::Pointer, value: Json<'a>) {
+        match self.document.assigned(at, value, self.arena) {
+            Ok(document) => self.document = document,
             // An array stands where the rule expects an object: leave it, and say so.
-            self.complete = false;
+            Err(_) => self.complete = false,
         }
     }
 
-    /// The array of a set; made when it is missing.
-    fn elements(&mut self, set: &KeyedSet) -> Option<&mut Vec<Value>> {
-        if !matches!(set.at.resolve(&self.document), Ok(Value::Array(_))) {
-            self.assign(&set.at, Value::Array(Vec::new()));
-        }
-        set.at.resolve_mut(&mut self.document).ok().and_then(Value::as_array_mut)
+    /// The elements of a set, to be changed and [put back](Self::put).
+    fn elements(&self, set: &KeyedSet) -> Option<Vec<Json<'a>>> {
+        self.document.at(&set.at)?.as_array().map(<[_]>::to_vec)
     }
 
-    fn add(&mut self, set: &KeyedSet, added: &[Value]) {
-        let Some(elements) = self.elements(set) else {
-            self.complete = false;
-            return;
-        };
+    fn put(&mut self, set: &KeyedSet, elements: Vec<Json<'a>>) {
+        self.assign(&set.at, Json::array(elements, self.arena));
+    }
+
+    /// The set is made when it is missing.
+    fn add(&mut self, set: &KeyedSet, added: &[JsonText]) {
+        let mut elements = self.elements(set).unwrap_or_default();
         for element in added {
-            let place = position(elements, element, set).and_then(|index| elements.get_mut(index));
+            let element = element.value(self.arena);
+            let place = position(&elements, element, set).and_then(|index| elements.get_mut(index));
             match place {
-                Some(place) => *place = element.clone(),
-                None => elements.push(element.clone()),
+                Some(place) => *place = element,
+                None => elements.push(element),
             }
         }
+        self.put(set, elements);
     }
 
     /// What is not there can't be removed: then an earlier change was missed, or the key tells too little.
-    fn remove(&mut self, set: &KeyedSet, removed: &[Value]) {
-        let Ok(Value::Array(elements)) = set.at.resolve_mut(&mut self.document) else {
+    fn remove(&mut self, set: &KeyedSet, removed: &[JsonText]) {
+        let Some(mut elements) = self.elements(set) else {
             self.complete = false;
             return;
         };
         for element in removed {
-            let key = key_of(element, set);
+            let element = element.value(self.arena);
             let before = elements.len();
-            elements.retain(|held| key_of(held, set) != key);
+            elements.retain(|held| !have_same_key(*held, element, set));
             self.complete &= elements.len() < before;
         }
+        self.put(set, elements);
     }
 
-    fn merge_elements(&mut self, set: &KeyedSet, patches: &[Value]) {
-        let Ok(Value::Array(elements)) = set.at.resolve_mut(&mut self.document) else {
+    fn merge_elements(&mut self, set: &KeyedSet, patches: &[JsonText]) {
+        let Some(mut elements) = self.elements(set) else {
             self.complete = false;
             return;
         };
         for patch in patches {
-            match position(elements, patch, set).and_then(|index| elements.get_mut(index)) {
-                Some(element) => merge(element, patch),
+            let patch = patch.value(self.arena);
+            match position(&elements, patch, set).and_then(|index| elements.get_mut(index)) {
+                Some(element) => *element = element.merged(patch, self.arena),
                 None => self.complete = false,
             }
         }
+        self.put(set, elements);
     }
 
     /// Brings every set into the order that a difference can tell.
-    pub(super) fn align_sets(&mut self, old: &Value) {
+    pub(super) fn align_sets(&mut self, old: Json<'a>) {
         for set in self.sets {
-            let (Ok(Value::Array(before)), Ok(Value::Array(after))) =
-                (set.at.resolve(old), set.at.resolve_mut(&mut self.document))
-            else {
-                continue;
-            };
-            if before == after {
-                continue;
+            let array = |document: Json<'a>| document.at(&set.at).and_then(Json::as_array);
+            let (Some(before), Some(after)) = (array(old), array(self.document)) else { continue };
+            if before != after {
+                self.put(set, align(before, after, set));
             }
-            *after = align(before, std::mem::take(after), set);
-        }
-    }
-}
-
-/// RFC 7396.
-fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(Map::new());
-    }
-    let Some(members) = target.as_object_mut() else { return };
-    for (key, value) in patch {
-        if value.is_null() {
-            members.remove(key);
-        } else if let Some(member) = members.get_mut(key) {
-            merge(member, value);
-        } else {
-            let mut member = Value::Null;
-            merge(&mut member, value);
-            members.insert(key.clone(), member);
         }
     }
 }

@@ -5,9 +5,10 @@
 
 use jsonptr::PointerBuf;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::set::{key_of, places};
+use super::set::{key_of, places, shared_prefix};
+use crate::json::{Json, Members};
 use crate::model::KeyedSet;
 
 /// One operation of `changes`. A [difference](diff) borrows its values from the documents.
@@ -35,35 +36,27 @@ pub enum ChangeOp {
     Replace,
 }
 
-impl Change<&Value> {
+impl Change<Json<'_>> {
     /// The same with values of its own.
     #[must_use]
-    pub fn to_owned(&self) -> Change {
-        Change { op: self.op, path: self.path.clone(), value: self.value.clone(), old: self.old.clone() }
+    pub fn into_owned(self) -> Change {
+        Change { op: self.op, path: self.path, value: self.value.to_value(), old: self.old.to_value() }
     }
 }
 
-const NULL: &Value = &Value::Null;
-
 /// The difference.
 #[must_use]
-pub fn diff<'v>(old: &'v Value, new: &'v Value, sets: &[KeyedSet]) -> Vec<Change<&'v Value>> {
+pub fn diff<'v>(old: Json<'v>, new: Json<'v>, sets: &[KeyedSet]) -> Vec<Change<Json<'v>>> {
     let mut changes = Vec::new();
     compare(old, new, &PointerBuf::root(), sets, &mut changes);
     changes
 }
 
-fn compare<'v>(
-    old: &'v Value,
-    new: &'v Value,
-    at: &PointerBuf,
-    sets: &[KeyedSet],
-    changes: &mut Vec<Change<&'v Value>>,
-) {
+fn compare<'v>(old: Json<'v>, new: Json<'v>, at: &PointerBuf, sets: &[KeyedSet], changes: &mut Vec<Change<Json<'v>>>) {
     match (old, new) {
         _ if old == new => {}
-        (Value::Object(old), Value::Object(new)) => compare_objects(old, new, at, sets, changes),
-        (Value::Array(old_elements), Value::Array(new_elements)) => {
+        (Json::Object(old), Json::Object(new)) => compare_objects(old, new, at, sets, changes),
+        (Json::Array(old_elements), Json::Array(new_elements)) => {
             let set = sets.iter().find(|set| set.at == *at);
             let compared = set.is_some_and(|set| compare_sets(old_elements, new_elements, set, sets, changes));
             if !compared {
@@ -74,45 +67,48 @@ fn compare<'v>(
     }
 }
 
-fn replaced<'v>(at: &PointerBuf, old: &'v Value, new: &'v Value) -> Change<&'v Value> {
+fn replaced<'v>(at: &PointerBuf, old: Json<'v>, new: Json<'v>) -> Change<Json<'v>> {
     Change { op: ChangeOp::Replace, path: at.clone(), value: new, old }
 }
 
 fn compare_objects<'v>(
-    old: &'v Map<String, Value>,
-    new: &'v Map<String, Value>,
+    old: Members<'v>,
+    new: Members<'v>,
     at: &PointerBuf,
     sets: &[KeyedSet],
-    changes: &mut Vec<Change<&'v Value>>,
+    changes: &mut Vec<Change<Json<'v>>>,
 ) {
-    for (key, old_value) in old {
+    for (key, old_value) in old.iter() {
         let new_value = new.get(key);
         // Most members stay: a path is made for the others only.
         if new_value == Some(old_value) {
             continue;
         }
-        let path = at.with_trailing_token(key.as_str());
+        let path = at.with_trailing_token(key);
         match new_value {
             Some(new_value) => compare(old_value, new_value, &path, sets, changes),
-            None => changes.push(Change { op: ChangeOp::Remove, path, value: NULL, old: old_value }),
+            None => changes.push(Change { op: ChangeOp::Remove, path, value: Json::Null, old: old_value }),
         }
     }
-    for (key, value) in new.iter().filter(|(key, _)| !old.contains_key(*key)) {
-        let path = at.with_trailing_token(key.as_str());
-        changes.push(Change { op: ChangeOp::Add, path, value, old: NULL });
+    for (key, value) in new.iter().filter(|(key, _)| old.get(key).is_none()) {
+        let path = at.with_trailing_token(key);
+        changes.push(Change { op: ChangeOp::Add, path, value, old: Json::Null });
     }
 }
 
 /// Elements that changed, at their old places; then what left, last first, so that the places hold; then what came.
 /// False when the elements can't be told apart by their keys, or do not stand in the order that this would give.
 fn compare_sets<'v>(
-    old: &'v [Value],
-    new: &'v [Value],
+    old: &'v [Json<'v>],
+    new: &'v [Json<'v>],
     set: &KeyedSet,
     sets: &[KeyedSet],
-    changes: &mut Vec<Change<&'v Value>>,
+    changes: &mut Vec<Change<Json<'v>>>,
 ) -> bool {
-    let key = |element: &Value| key_of(element, set);
+    let shared = shared_prefix(old, new);
+    let (old, new) = (old.get(shared..).unwrap_or_default(), new.get(shared..).unwrap_or_default());
+    let at = |index: usize| set.at.with_trailing_token(shared + index);
+    let key = |element: &Json<'_>| key_of(*element, set);
     let (old_keys, new_keys) = (old.iter().map(key).collect::<Vec<_>>(), new.iter().map(key).collect::<Vec<_>>());
     let (Some(old_places), Some(new_places)) = (places(&old_keys), places(&new_keys)) else { return false };
     let stayed = old_keys.iter().filter(|key| new_places.contains_key(key.as_str()));
@@ -123,18 +119,17 @@ fn compare_sets<'v>(
     for (index, (element, key)) in old.iter().zip(&old_keys).enumerate() {
         let after = new_places.get(key.as_str()).and_then(|at| new.get(*at));
         if let Some(after) = after.filter(|after| *after != element) {
-            compare(element, after, &set.at.with_trailing_token(index), sets, changes);
+            compare(*element, *after, &at(index), sets, changes);
         }
     }
     for (index, (element, key)) in old.iter().zip(&old_keys).enumerate().rev() {
         if !new_places.contains_key(key.as_str()) {
-            let path = set.at.with_trailing_token(index);
-            changes.push(Change { op: ChangeOp::Remove, path, value: NULL, old: element });
+            changes.push(Change { op: ChangeOp::Remove, path: at(index), value: Json::Null, old: *element });
         }
     }
     for (element, _) in came {
         let path = set.at.with_trailing_token("-");
-        changes.push(Change { op: ChangeOp::Add, path, value: element, old: NULL });
+        changes.push(Change { op: ChangeOp::Add, path, value: *element, old: Json::Null });
     }
     true
 }

@@ -3,9 +3,8 @@
 //! A record names an asset by the id that it goes by then. The provider may give an asset another id, and the id to another
 //! asset; an asset may be deleted and one of the same id be created.
 
-use serde_json::Value;
-
 use super::{Held, Inventory, PreviousState};
+use crate::json::Json;
 use crate::model::{Action, AssetName, AssetRef, DraftAction, Time, UniqueId};
 
 /// What parts the name of an asset from the number of one whose id was another's before. No id that is encoded has it.
@@ -102,13 +101,13 @@ pub(super) fn uid(
     told: (&AssetRef, &str),
     held: Option<&Held>,
     (action, previous): (Action, PreviousState),
-    (before, after): (Option<&Value>, Option<&Value>),
+    (before, after): (Option<Json<'_>>, Option<Json<'_>>),
 ) -> Option<String> {
     let (asset, event_id) = told;
-    let by_provider = |document: Option<&Value>| {
+    let by_provider = |document: Option<Json<'_>>| {
         asset.kind.uid.iter().find_map(|unique| match unique {
             UniqueId::Id => Some(asset.id.clone()),
-            UniqueId::At(pointer) => pointer.resolve(document?).ok()?.as_str().map(str::to_owned),
+            UniqueId::At(pointer) => document?.at(pointer)?.as_str().map(str::to_owned),
         })
     };
     let is_new = action == Action::Create && matches!(previous, PreviousState::Absent | PreviousState::Deleted);
@@ -128,6 +127,7 @@ mod tests {
 
     use super::*;
     use crate::inventory::{Applied, ConfigurationState};
+    use crate::json::testing::arena;
     use crate::model::{AssetKind, Confidence, Draft, Step};
 
     const CREATE: DraftAction = DraftAction::Known(Action::Create);
@@ -160,9 +160,9 @@ mod tests {
         Draft { action, asset, steps, partial: false, associations: Vec::new(), rule, confidence }
     }
 
-    fn apply(inventory: &Inventory, seconds: i64, id: &str, action: DraftAction, steps: Vec<Step>) -> Applied {
+    fn apply(inventory: &Inventory, seconds: i64, id: &str, action: DraftAction, steps: Vec<Step>) -> Applied<'static> {
         let (time, event) = (Time::from_millis(seconds * 1_000), format!("e{seconds}:0"));
-        inventory.apply(time, &event, &mut draft(id, action, steps), &|_, _| Vec::new())
+        inventory.apply(time, &event, &mut draft(id, action, steps), &|_, _| Vec::new(), arena())
     }
 
     fn rename(id: &str) -> Vec<Step> {
@@ -170,11 +170,11 @@ mod tests {
     }
 
     fn note(text: &str) -> Vec<Step> {
-        vec![Step::Set { at: PointerBuf::from_tokens(["note"]), value: json!(text) }]
+        vec![Step::Set { at: PointerBuf::from_tokens(["note"]), value: json!(text).into() }]
     }
 
     fn user_id(text: &str) -> Vec<Step> {
-        vec![Step::Replace(json!({ "userId": text }))]
+        vec![Step::Replace(json!({ "userId": text }).into())]
     }
 
     /// The same after a restart.
@@ -274,19 +274,19 @@ mod tests {
         for id in ["group/net", "group/net/subnets/a"] {
             let mut draft = draft(id, CREATE, Vec::new());
             draft.asset.name = AssetName::from_text(&format!("asset://azure/s/-/{id}"));
-            inventory.apply(Time::from_millis(1_000), "e:0", &mut draft, &|_, _| Vec::new());
+            inventory.apply(Time::from_millis(1_000), "e:0", &mut draft, &|_, _| Vec::new(), arena());
         }
         let of = |id: &str| AssetName::from_text(&format!("asset://azure/s/-/{id}"));
         let mut moved = draft("group/net", UPDATE, Vec::new());
         moved.asset.name = of("group/net");
         moved.steps = vec![Step::Rename { id: "other/net".to_owned(), alias: of("other/net"), arn: None }];
-        inventory.apply(Time::from_millis(2_000), "e2:0", &mut moved, &|_, _| Vec::new());
+        inventory.apply(Time::from_millis(2_000), "e2:0", &mut moved, &|_, _| Vec::new(), arena());
         for (id, first) in
             [("other/net/subnets/a", "group/net/subnets/a"), ("other/net/subnets/b", "other/net/subnets/b")]
         {
             let mut part = draft(id, UPDATE, note("x"));
             part.asset.name = of(id);
-            let applied = inventory.apply(Time::from_millis(3_000), "e3:0", &mut part, &|_, _| Vec::new());
+            let applied = inventory.apply(Time::from_millis(3_000), "e3:0", &mut part, &|_, _| Vec::new(), arena());
             assert_eq!(applied.name, of(first), "{id}");
             let held = inventory.get(&of(id)).unwrap();
             assert_eq!((&held.name, held.state != ConfigurationState::Deleted), (&of(first), true));

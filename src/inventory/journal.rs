@@ -6,12 +6,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::advance::{Told, advance, out_of_place};
 use super::past::Past;
 use super::stored::Held;
 use super::{Applied, ConfigurationState};
+use crate::json::{Arena, JsonText};
 use crate::model::{Action, AssetName, DraftAction, Step};
 
 /// What is told in about a quarter of an hour, the time within which CloudTrail delivers, at ten changes a second.
@@ -57,13 +56,14 @@ impl Journal {
 
     /// Applies what a record tells in its place among the changes of its asset, and the later ones over it. The names are
     /// those of the assets of which no change is kept any more.
-    pub(super) fn apply(
+    pub(super) fn apply<'a>(
         &mut self,
         name: &AssetName,
         held: Option<&Arc<Held>>,
         told: Told,
         past: Past<'_>,
-    ) -> (Applied, Vec<AssetName>) {
+        arena: &'a Arena,
+    ) -> (Applied<'a>, Vec<AssetName>) {
         let fresh = || Recent { base: held.cloned(), changes: VecDeque::new() };
         let recent = self.recent.entry(name.clone()).or_insert_with(fresh);
         let (count, bytes) = (recent.changes.len(), recent.bytes());
@@ -72,8 +72,8 @@ impl Journal {
             recent.reach_back(name, told.time, past(name, told.time));
         }
         let applied = match held.filter(|_| recent.is_before_first(&told)) {
-            Some(held) => out_of_place(name, held, &told),
-            None => recent.insert(name, told),
+            Some(held) => out_of_place(name, held, &told, arena),
+            None => recent.insert(name, told, arena),
         };
         while recent.changes.len() > MAX_OF_ONE {
             recent.drop_oldest();
@@ -152,9 +152,9 @@ impl Recent {
         }
     }
 
-    pub(super) fn insert(&mut self, name: &AssetName, told: Told) -> Applied {
+    pub(super) fn insert<'a>(&mut self, name: &AssetName, told: Told, arena: &'a Arena) -> Applied<'a> {
         let place = self.place(&told);
-        let (mut applied, held) = advance(name, self.before(place).map(Arc::as_ref), &told);
+        let (mut applied, held) = advance(name, self.before(place).map(Arc::as_ref), &told, arena);
         applied.late = place < self.changes.len();
         if applied.late {
             applied.before = None;
@@ -163,7 +163,7 @@ impl Recent {
         let bytes = told.bytes() + held.size();
         self.changes.insert(place, Entry { told, after: Arc::clone(&held), bytes });
         for later in self.changes.range_mut(place + 1..) {
-            let (_, after) = advance(name, Some(&held), &later.told);
+            let (_, after) = advance(name, Some(&held), &later.told, arena);
             held = Arc::new(after);
             later.after = Arc::clone(&held);
         }
@@ -218,25 +218,13 @@ impl Told {
 
 fn step_bytes(step: &Step) -> usize {
     let values = match step {
-        Step::Replace(value) | Step::Set { value, .. } | Step::Merge { patch: value, .. } => value_bytes(value),
+        Step::Replace(value) | Step::Set { value, .. } | Step::Merge { patch: value, .. } => value.len(),
         Step::Add { elements, .. } | Step::Remove { elements, .. } | Step::MergeElements { elements, .. } => {
-            elements.iter().map(value_bytes).sum()
+            elements.iter().map(JsonText::len).sum()
         }
-        Step::Recall(value) => value_bytes(value),
+        Step::Recall(value) => value.len(),
         Step::RemoveMembers { keys, .. } => keys.iter().map(String::len).sum(),
         Step::Unset { .. } | Step::Rename { .. } | Step::Copy { .. } | Step::Touch => 0,
     };
     100 + values
-}
-
-fn value_bytes(value: &Value) -> usize {
-    const ONE: usize = size_of::<Value>();
-    match value {
-        Value::String(text) => ONE + text.len(),
-        Value::Array(elements) => ONE + elements.iter().map(value_bytes).sum::<usize>(),
-        Value::Object(members) => {
-            ONE + members.iter().map(|(key, value)| 2 * ONE + key.len() + value_bytes(value)).sum::<usize>()
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => ONE,
-    }
 }

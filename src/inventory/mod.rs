@@ -10,7 +10,6 @@ mod evict;
 mod identity;
 mod journal;
 mod packed;
-mod parsed;
 mod past;
 mod replay;
 mod restore;
@@ -24,18 +23,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use serde_json::{Map, Value};
 
 use self::advance::Told;
 pub use self::diff::{Change, ChangeOp, diff};
 use self::evict::Evictor;
 use self::journal::Journal;
 use self::packed::{Packed, Packer};
-use self::parsed::Documents;
 pub use self::past::{Past, PastChange};
 pub use self::replay::{Logged, Version, oldest, replay};
 pub use self::seed::SeedOutcome;
 pub use self::stored::{Held, Outline, RestoreError, Seeded};
+use crate::json::{Arena, Json, JsonText};
 use crate::model::{Action, AssetName, Draft, Step, Time};
 
 /// How much of a configuration is known.
@@ -66,7 +64,7 @@ pub enum PreviousState {
 
 /// A draft completed by the inventory.
 #[derive(Clone, Debug)]
-pub struct Applied {
+pub struct Applied<'a> {
     /// The asset's first name, under which it stays.
     pub name: AssetName,
     /// What happened.
@@ -80,7 +78,7 @@ pub struct Applied {
     /// The name that people know.
     pub display_name: Option<String>,
     /// The tags, as a JSON object.
-    pub tags: Value,
+    pub tags: JsonText,
     /// The configuration after, as JSON; `None` when deleted.
     pub configuration: Option<Bytes>,
     /// How much of it is known.
@@ -96,9 +94,9 @@ pub struct Applied {
     /// What is held from now on, for the log to store; nothing where a late record's place is no longer known.
     pub held: Option<Arc<Held>>,
     /// The configuration after, to look into; `None` when deleted.
-    pub document: Option<Arc<Value>>,
+    pub document: Option<Json<'a>>,
     /// The configuration before, where the asset was held and alive, and the record is not late.
-    pub before: Option<Arc<Value>>,
+    pub before: Option<Json<'a>>,
 }
 
 /// The assets.
@@ -113,7 +111,6 @@ pub struct Inventory {
     /// The names in order, for paging.
     names: Mutex<BTreeSet<AssetName>>,
     journal: Mutex<Journal>,
-    documents: Mutex<Documents>,
     evictor: Option<Mutex<Evictor>>,
 }
 
@@ -160,8 +157,7 @@ impl Inventory {
     pub fn bounded(max_bytes: usize) -> Self {
         // A part of it for what was told lately, so that late records find their place.
         let journal = Mutex::new(Journal::with_limit(max_bytes / 32));
-        let documents = Mutex::new(Documents::with_limit(max_bytes / 64));
-        Self { evictor: Some(Mutex::new(Evictor::new(max_bytes))), journal, documents, ..Self::default() }
+        Self { evictor: Some(Mutex::new(Evictor::new(max_bytes))), journal, ..Self::default() }
     }
 
     /// Number of assets held, deleted ones included.
@@ -226,14 +222,21 @@ impl Inventory {
     /// A record that is older than what the asset holds is applied in its place, as long as what came after it is still
     /// known change by change; the later changes are applied over it again.
     /// What `past` tells of the asset's events in the log reaches further back than memory, and over a restart.
-    pub fn apply(&self, time: Time, event_id: &str, draft: &mut Draft, past: Past<'_>) -> Applied {
+    pub fn apply<'a>(
+        &self,
+        time: Time,
+        event_id: &str,
+        draft: &mut Draft,
+        past: Past<'_>,
+        arena: &'a Arena,
+    ) -> Applied<'a> {
         let name = self.named(&draft.asset, draft.action, time);
         let steps = std::mem::take(&mut draft.steps).into_iter().map(|step| self.resolve(&name, step)).collect();
         let (action, asset, partial) = (draft.action, draft.asset.clone(), draft.partial);
         let told = Told { time, event_id: event_id.to_owned(), action, asset, steps, partial, is_seed: false };
         let held = self.first_named(&name);
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let (applied, left) = journal.apply(&name, held.as_ref(), told, past);
+        let (applied, left) = journal.apply(&name, held.as_ref(), told, past, arena);
         drop(journal);
         if let Some(after) = &applied.held {
             if let Some(before) = held.filter(|held| !held.aliases.is_empty()) {
@@ -242,9 +245,6 @@ impl Inventory {
             self.insert(Arc::clone(after));
         }
         left.iter().for_each(|name| self.pack(name));
-        if let Some((document, json)) = applied.document.as_ref().zip(applied.configuration.as_ref()) {
-            self.documents.lock().unwrap_or_else(PoisonError::into_inner).keep(document, json.len());
-        }
         applied
     }
 
@@ -255,10 +255,8 @@ impl Inventory {
         if self.canonical(&from) == *own {
             return Step::Copy { from, from_at, at };
         }
-        let copied = self.get(&from).and_then(|held| {
-            let other = held.document()?;
-            from_at.resolve(&*other).ok().cloned()
-        });
+        let arena = Arena::new();
+        let copied = self.get(&from).and_then(|held| Some(held.document(&arena)?.at(&from_at)?.to_text()));
         copied.map_or(Step::Touch, |value| Step::Set { at, value })
     }
 
@@ -295,15 +293,6 @@ impl Inventory {
             }
         }
     }
-}
-
-fn empty() -> Value {
-    Value::Object(Map::new())
-}
-
-/// What we stored ourselves is JSON; should it not be, the asset starts over rather than the program stopping.
-fn parse_object(json: &[u8]) -> Value {
-    serde_json::from_slice(json).unwrap_or_else(|_| empty())
 }
 
 #[cfg(test)]

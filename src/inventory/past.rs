@@ -10,6 +10,7 @@ use super::advance::{Told, advance, describe};
 use super::journal::{Entry, Recent};
 use super::stored::{Held, Seeded};
 use super::{ConfigurationState, PreviousState};
+use crate::json::{Arena, Json};
 use crate::model::{AssetName, Draft, Time};
 
 /// An event of the log, and the draft that its record gives again.
@@ -73,10 +74,10 @@ impl Recent {
                 (None, PreviousState::Present | PreviousState::Deleted) => return,
             },
         };
-        let (mut held, mut entries) = (start.clone(), VecDeque::new());
+        let (mut held, mut entries, arena) = (start.clone(), VecDeque::new(), Arena::new());
         for (draft, change) in drafts.into_iter().zip(after) {
             let told = Told::of(change.time, change.event_id, draft);
-            let (_, next) = advance(name, held.as_deref(), &told);
+            let (_, next) = advance(name, held.as_deref(), &told, &arena);
             held = Some(Arc::new(next));
             entries.extend(held.clone().map(|after| Entry { bytes: told.bytes() + after.size(), told, after }));
         }
@@ -106,7 +107,8 @@ fn state(
     configuration: Option<&Bytes>,
     state: ConfigurationState,
 ) -> Arc<Held> {
-    let (display_name, tags) = describe(&draft.asset, configuration.map(|json| super::parse_object(json)).as_ref());
+    let arena = Arena::new();
+    let (display_name, tags) = describe(&draft.asset, configuration.map(|json| Json::stored(json, &arena)));
     Arc::new(Held {
         configuration: configuration.cloned(),
         state,

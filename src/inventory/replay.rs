@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jsonptr::PointerBuf;
-use serde_json::Value;
 
 use super::advance::{Told, advance};
 use super::diff::{Change, ChangeOp, diff};
 use super::journal::Recent;
-use super::parsed::Parsed;
 use super::stored::Held;
-use super::{ConfigurationState, PreviousState, empty, parse_object};
+use super::{ConfigurationState, PreviousState};
+use crate::json::{Arena, Json, JsonText};
 use crate::model::{Action, AssetRef, Draft, DraftAction, KeyedSet, Step, Time};
 
 /// An event as it was logged.
@@ -31,7 +30,7 @@ pub struct Logged {
     /// The name that people know.
     pub display_name: Option<String>,
     /// The tags, as a JSON object.
-    pub tags: Value,
+    pub tags: JsonText,
     /// What its record tells; `None` where that is not needed or can't be had again.
     pub draft: Option<Draft>,
     /// What was known before, as far as it was told when the event was logged.
@@ -68,7 +67,7 @@ pub fn replay(events: &[Logged], first_seen: Time) -> Vec<Version> {
     let name = &oldest.asset.name;
     let mut run = Recent { base: oldest.before(first_seen), changes: VecDeque::new() };
     for event in events {
-        run.insert(name, event.told(events.len() == 1));
+        run.insert(name, event.told(events.len() == 1), &Arena::new());
     }
     let mut versions = Vec::with_capacity(events.len());
     let mut before = run.base;
@@ -124,7 +123,6 @@ impl Logged {
             last_event: String::new(),
             aliases: Vec::new(),
             seeded: None,
-            parsed: Parsed::default(),
         }))
     }
 
@@ -138,17 +136,20 @@ impl Logged {
     fn told(&self, alone: bool) -> Told {
         if let Some(draft) = &self.draft {
             let told = Told::of(self.time, self.event_id.clone(), draft.clone());
-            let (again, _) = advance(&self.asset.name, self.before(self.time).as_deref(), &told);
-            if json(again.configuration.as_ref()) == json(self.configuration.as_ref()) {
+            let arena = Arena::new();
+            let (again, _) = advance(&self.asset.name, self.before(self.time).as_deref(), &told, &arena);
+            if is_same(again.configuration.as_ref(), self.configuration.as_ref()) {
                 return told;
             }
         }
         let steps = match &self.configuration {
             None => Vec::new(),
-            Some(configuration) if alone => vec![Step::Replace(parse_object(configuration))],
+            Some(configuration) if alone => vec![Step::Replace(Json::stored(configuration, &Arena::new()).to_text())],
             Some(_) => {
-                let before = json(self.previous_configuration.as_ref()).unwrap_or_else(empty);
-                self.changes.iter().map(|change| step(change, &before)).collect()
+                let arena = Arena::new();
+                let before =
+                    self.previous_configuration.as_ref().map_or(Json::EMPTY, |json| Json::stored(json, &arena));
+                self.changes.iter().map(|change| step(change, before)).collect()
             }
         };
         let partial = !alone || self.configuration_state == ConfigurationState::Partial;
@@ -165,32 +166,36 @@ impl Logged {
 
     /// What it changed, and the asset after it: by its own words, where what it was told of is what is known now.
     fn completed(&self, before: Option<&Bytes>, after: &Arc<Held>, sets: &[KeyedSet]) -> (Vec<Change>, Arc<Held>) {
-        let is_as_told = json(before) == json(self.previous_configuration.as_ref())
-            && json(after.configuration.as_ref()) == json(self.configuration.as_ref());
+        let is_as_told = is_same(before, self.previous_configuration.as_ref())
+            && is_same(after.configuration.as_ref(), self.configuration.as_ref());
         if is_as_told {
             let (display_name, tags) = (self.display_name.clone(), self.tags.clone());
             let (arn, uid) = (self.asset.arn.clone(), self.uid.clone().or_else(|| after.uid.clone()));
             return (self.changes.clone(), Arc::new(Held { display_name, tags, arn, uid, ..Held::clone(after) }));
         }
         let changes = after.configuration.as_ref().map_or_else(Vec::new, |after| {
-            let (before, after) = (before.map_or_else(empty, |before| parse_object(before)), parse_object(after));
-            diff(&before, &after, sets).iter().map(Change::to_owned).collect()
+            let arena = Arena::new();
+            let before = before.map_or(Json::EMPTY, |before| Json::stored(before, &arena));
+            diff(before, Json::stored(after, &arena), sets).into_iter().map(Change::into_owned).collect()
         });
         (changes, Arc::clone(after))
     }
 }
 
-fn json(configuration: Option<&Bytes>) -> Option<Value> {
-    configuration.map(|json| parse_object(json))
+/// Whether two configurations are the same, however they are written.
+fn is_same(one: Option<&Bytes>, other: Option<&Bytes>) -> bool {
+    let arena = Arena::new();
+    let value = |json: Option<&Bytes>| json.map(|json| Json::stored(json, &arena));
+    one == other || value(one) == value(other)
 }
 
 /// A change of a document as a step: elements of arrays by their value, since they may stand elsewhere than when it was
 /// told.
-fn step(change: &Change, before: &Value) -> Step {
-    let (at, value) = (change.path.clone(), change.value.clone());
+fn step(change: &Change, before: Json<'_>) -> Step {
+    let (at, value) = (change.path.clone(), JsonText::from(&change.value));
     let array = change.path.split_back().filter(|(parent, last)| {
         last.decoded() == "-"
-            || (change.op == ChangeOp::Remove && parent.resolve(before).is_ok_and(|parent| parent.is_array()))
+            || (change.op == ChangeOp::Remove && before.at(parent).is_some_and(|parent| parent.as_array().is_some()))
     });
     let set = array.map(|(parent, _)| KeyedSet {
         at: parent.to_buf(),
@@ -199,7 +204,7 @@ fn step(change: &Change, before: &Value) -> Step {
     });
     match (change.op, set) {
         (ChangeOp::Add, Some(set)) => Step::Add { set, elements: vec![value] },
-        (ChangeOp::Remove, Some(set)) => Step::Remove { set, elements: vec![change.old.clone()] },
+        (ChangeOp::Remove, Some(set)) => Step::Remove { set, elements: vec![(&change.old).into()] },
         (ChangeOp::Remove, None) => Step::Unset { at },
         (ChangeOp::Add | ChangeOp::Replace, _) => Step::Set { at, value },
     }

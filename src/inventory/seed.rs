@@ -5,11 +5,10 @@
 
 use std::sync::{Arc, PoisonError};
 
-use serde_json::Value;
-
 use super::advance::{Told, advance, run_steps};
 use super::journal::is_before;
 use super::{Applied, Held, Inventory, Past};
+use crate::json::{Arena, Json};
 use crate::model::{Draft, DraftAction, Seed, Step};
 
 /// What became of a seed.
@@ -29,19 +28,25 @@ impl Inventory {
     /// Takes what a seed tells, whose steps are used up. `Applied` is there where what is held changed by it.
     ///
     /// A partial seed tells the members of the configuration that it has; those that it does not have stay.
-    pub fn seed(&self, event_id: &str, seed: &mut Seed, past: Past<'_>) -> (SeedOutcome, Option<Applied>) {
+    pub fn seed<'a>(
+        &self,
+        event_id: &str,
+        seed: &mut Seed,
+        past: Past<'_>,
+        arena: &'a Arena,
+    ) -> (SeedOutcome, Option<Applied<'a>>) {
         let name = self.canonical(&seed.draft.asset.name);
-        let told = told(event_id, seed);
+        let told = told(event_id, seed, arena);
         let held = self.first_named(&name);
         match &held {
             None if told.action != DraftAction::Upsert => return (SeedOutcome::Unchanged, None),
-            Some(held) if !is_before(&told, held) && is_same(held, &advance(&name, Some(held), &told).1) => {
+            Some(held) if !is_before(&told, held) && is_same(held, &advance(&name, Some(held), &told, arena).1) => {
                 return (SeedOutcome::Unchanged, None);
             }
             _ => {}
         }
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let (applied, left) = journal.apply(&name, held.as_ref(), told, past);
+        let (applied, left) = journal.apply(&name, held.as_ref(), told, past, arena);
         drop(journal);
         let next = applied.held.as_ref().filter(|next| held.as_ref().is_none_or(|held| !is_same(held, next)));
         if let Some(next) = next {
@@ -58,19 +63,19 @@ impl Inventory {
 }
 
 /// The seed as a change: of all that it tells, and of nothing else.
-fn told(event_id: &str, seed: &mut Seed) -> Told {
+fn told(event_id: &str, seed: &mut Seed, arena: &Arena) -> Told {
     let Draft { action, asset, steps, partial, .. } = &mut seed.draft;
     let mut steps = std::mem::take(steps);
     if *action == DraftAction::Upsert {
-        let (document, complete) = run_steps(&asset.kind.sets, &steps, None, None);
+        let (document, complete) = run_steps(&asset.kind.sets, &steps, None, None, arena);
         let partial = *partial || complete == Some(false);
         steps.retain(|step| matches!(step, Step::Rename { .. }));
         match document {
-            Value::Object(members) if partial => steps.extend(members.into_iter().map(|(key, value)| {
+            Json::Object(members) if partial => steps.extend(members.iter().map(|(key, value)| {
                 let at = jsonptr::PointerBuf::from_tokens([key]);
-                Step::Set { at, value }
+                Step::Set { at, value: value.to_text() }
             })),
-            document => steps.push(Step::Replace(document)),
+            document => steps.push(Step::Replace(document.to_text())),
         }
     }
     Told {

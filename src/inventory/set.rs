@@ -2,29 +2,55 @@
 
 use std::collections::HashMap;
 
-use jsonptr::PointerBuf;
-use serde_json::Value;
-
+use crate::json::{Json, Number};
 use crate::model::KeyedSet;
 
 /// What makes an element itself, as text: the JSON of the values under the key pointers. A missing value is as null.
-pub(super) fn key_of(element: &Value, set: &KeyedSet) -> String {
-    let key = key_by(element, &set.key);
+pub(super) fn key_of(element: Json<'_>, set: &KeyedSet) -> String {
+    let mut key = Vec::new();
+    for pointer in &*set.key {
+        write_part(element.at(pointer).unwrap_or(Json::Null), &mut key);
+        key.push(b'\x1f');
+    }
+    in_one_case(key, set)
+}
+
+/// Numbers as text and numbers as numbers are the same key: providers are not strict.
+fn write_part(value: Json<'_>, key: &mut Vec<u8>) {
+    let quote: &[u8] = if matches!(value, Json::Number(_)) { b"\"" } else { b"" };
+    key.extend_from_slice(quote);
+    value.write(key);
+    key.extend_from_slice(quote);
+}
+
+fn in_one_case(key: Vec<u8>, set: &KeyedSet) -> String {
+    let key = String::from_utf8(key).unwrap_or_default();
     if set.ignore_case { key.to_lowercase() } else { key }
 }
 
-fn key_by(element: &Value, pointers: &[PointerBuf]) -> String {
-    let mut key = String::new();
-    for pointer in pointers {
-        let value = pointer.resolve(element).unwrap_or(&Value::Null);
-        // Numbers as text and numbers as numbers are the same key: providers are not strict.
-        match value {
-            Value::Number(number) => key.push_str(&format!("\"{number}\"")),
-            value => key.push_str(&value.to_string()),
+/// Whether two elements have the same key.
+pub(super) fn have_same_key(one: Json<'_>, other: Json<'_>, set: &KeyedSet) -> bool {
+    set.key.iter().all(|pointer| match (one.at(pointer), other.at(pointer)) {
+        (Some(Json::Text(one)), Some(Json::Text(other))) if !set.ignore_case => one == other,
+        (Some(Json::Number(Number::Unsigned(one))), Some(Json::Number(Number::Unsigned(other)))) => one == other,
+        (one, other) => {
+            let part = |value: Option<Json<'_>>| {
+                let mut key = Vec::new();
+                write_part(value.unwrap_or(Json::Null), &mut key);
+                in_one_case(key, set)
+            };
+            part(one) == part(other)
         }
-        key.push('\u{1f}');
-    }
-    key
+    })
+}
+
+/// How many elements at the beginning of both are the very same: one list was made of the other.
+pub(super) fn shared_prefix(one: &[Json<'_>], other: &[Json<'_>]) -> usize {
+    let is_shared = |(one, other): &(&Json<'_>, &Json<'_>)| match (one, other) {
+        (Json::Object(one), Json::Object(other)) => one.is(*other),
+        _ => false,
+    };
+    one.iter().zip(other).take_while(is_shared).count()
 }
 
 /// Where each key stands. `None` when two elements share a key.
@@ -35,18 +61,26 @@ pub(super) fn places(keys: &[String]) -> Option<HashMap<&str, usize>> {
 }
 
 /// The place of the element that has the same key as `wanted`.
-pub(super) fn position(elements: &[Value], wanted: &Value, set: &KeyedSet) -> Option<usize> {
-    let key = key_of(wanted, set);
-    elements.iter().position(|element| key_of(element, set) == key)
+pub(super) fn position(elements: &[Json<'_>], wanted: Json<'_>, set: &KeyedSet) -> Option<usize> {
+    elements.iter().position(|element| have_same_key(*element, wanted, set))
 }
 
 /// Puts `new` into the order that a difference can tell: what stayed in its old order, then what came.
-pub(super) fn align(old: &[Value], new: Vec<Value>, set: &KeyedSet) -> Vec<Value> {
-    let keys = |elements: &[Value]| elements.iter().map(|element| key_of(element, set)).collect::<Vec<_>>();
-    let (old_keys, new_keys) = (keys(old), keys(&new));
-    let (Some(_), Some(places)) = (places(&old_keys), places(&new_keys)) else { return new };
-    let mut rest: Vec<Option<Value>> = new.into_iter().map(Some).collect();
-    let mut aligned = Vec::with_capacity(rest.len());
+pub(super) fn align<'a>(old: &[Json<'a>], new: &[Json<'a>], set: &KeyedSet) -> Vec<Json<'a>> {
+    let (stays, new) = new.split_at(shared_prefix(old, new));
+    let old = old.get(stays.len()..).unwrap_or_default();
+    let mut aligned = stays.to_vec();
+    if old.is_empty() {
+        aligned.extend(new);
+        return aligned;
+    }
+    let keys = |elements: &[Json<'a>]| elements.iter().map(|element| key_of(*element, set)).collect::<Vec<_>>();
+    let (old_keys, new_keys) = (keys(old), keys(new));
+    let (Some(_), Some(places)) = (places(&old_keys), places(&new_keys)) else {
+        aligned.extend(new);
+        return aligned;
+    };
+    let mut rest: Vec<_> = new.iter().copied().map(Some).collect();
     for key in &old_keys {
         if let Some(stayed) = places.get(key.as_str()).and_then(|index| rest.get_mut(*index)?.take()) {
             aligned.push(stayed);
@@ -54,4 +88,40 @@ pub(super) fn align(old: &[Value], new: Vec<Value>, set: &KeyedSet) -> Vec<Value
     }
     aligned.extend(rest.into_iter().flatten());
     aligned
+}
+
+#[cfg(test)]
+mod tests {
+    use jsonptr::PointerBuf;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::json::testing::arena;
+
+    fn part() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(Value::Null),
+            (0..3).prop_map(Value::from),
+            (-2..0).prop_map(Value::from),
+            "[0-2aAéÉ]{0,2}".prop_map(Value::from),
+            "[aA]".prop_map(|text| json!([text])),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn elements_have_the_same_key_when_their_keys_are_the_same(
+            parts in prop::array::uniform4(part()),
+            ignore_case in any::<bool>(),
+        ) {
+            let pointers = ["/a", "/b"].map(|pointer| PointerBuf::parse(pointer).unwrap());
+            let set = KeyedSet { at: PointerBuf::root(), key: pointers.to_vec().into(), ignore_case };
+            let [one, other] = [[0, 1], [2, 3]].map(|[a, b]| {
+                Json::copied(&json!({ "a": parts[a], "b": parts[b] }), arena())
+            });
+            prop_assert_eq!(have_same_key(one, other, &set), key_of(one, &set) == key_of(other, &set));
+            prop_assert!(have_same_key(one, one, &set));
+        }
+    }
 }

@@ -4,11 +4,10 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::ConfigurationState;
-use super::parsed::Parsed;
+use crate::json::{Arena, Json, JsonText, written};
 use crate::model::{AssetName, Time};
 
 /// An asset as the inventory holds it.
@@ -38,7 +37,7 @@ pub struct Held {
     /// The name that people know.
     pub display_name: Option<String>,
     /// The tags, as a JSON object.
-    pub tags: Value,
+    pub tags: JsonText,
     /// The configuration as JSON; `None` when deleted.
     pub configuration: Option<Bytes>,
     /// How much of it is known.
@@ -53,8 +52,6 @@ pub struct Held {
     pub aliases: Vec<AssetName>,
     /// The last seed of it, if there was one.
     pub seeded: Option<Seeded>,
-    /// The configuration as a document, if it was at hand lately.
-    pub(super) parsed: Parsed,
 }
 
 /// A seed, of which the log need not have an event: where it stands among those that it has.
@@ -95,7 +92,7 @@ pub enum RestoreError {
     #[error("a stored asset can't be read: {0}")]
     Json(#[from] serde_json::Error),
     /// Written by a later version, or not by this program.
-    #[error("a stored asset can't be read: its format is unknown or it is cut short")]
+    #[error("a stored asset can't be read: its format is unknown or it is truncated")]
     Format,
     /// What is kept in memory does not decompress.
     #[error("an asset kept in memory can't be decompressed")]
@@ -130,7 +127,7 @@ struct Head<'a> {
     region: Cow<'a, str>,
     #[serde(borrow)]
     display_name: Option<Cow<'a, str>>,
-    tags: Cow<'a, Value>,
+    tags: Cow<'a, JsonText>,
     state: ConfigurationState,
     first_seen: Time,
     changed: Time,
@@ -205,6 +202,11 @@ impl Held {
         FIXED + self.configuration.as_ref().map_or(0, Bytes::len) + 2 * self.name.as_str().len()
     }
 
+    /// The configuration, to look into.
+    pub(super) fn document<'a>(&self, arena: &'a Arena) -> Option<Json<'a>> {
+        self.configuration.as_ref().map(|json| Json::stored(json, arena))
+    }
+
     /// What lists of assets look at.
     #[must_use]
     pub fn outline(&self) -> Outline<'_> {
@@ -244,16 +246,16 @@ impl Held {
             configuration: None,
         };
         let configuration = self.configuration.as_deref().unwrap_or_default();
-        let mut stored = Vec::with_capacity(1024 + configuration.len());
-        stored.extend_from_slice(&[FORMAT, 0, 0, 0, 0]);
-        // Strings, numbers and JSON texts in memory: nothing here can fail to be written.
-        let _ = serde_json::to_writer(&mut stored, &head);
-        let length = u32::try_from(stored.len() - HEAD_FROM).unwrap_or(u32::MAX);
-        if let Some(place) = stored.get_mut(1..HEAD_FROM) {
-            place.copy_from_slice(&length.to_be_bytes());
-        }
-        stored.extend_from_slice(configuration);
-        stored.into()
+        written(|stored| {
+            stored.extend_from_slice(&[FORMAT, 0, 0, 0, 0]);
+            // Strings, numbers and JSON texts in memory: nothing here can fail to be written.
+            let _ = serde_json::to_writer(&mut *stored, &head);
+            let length = u32::try_from(stored.len() - HEAD_FROM).unwrap_or(u32::MAX);
+            if let Some(place) = stored.get_mut(1..HEAD_FROM) {
+                place.copy_from_slice(&length.to_be_bytes());
+            }
+            stored.extend_from_slice(configuration);
+        })
     }
 
     pub(super) fn decode(stored: &[u8]) -> Result<Self, RestoreError> {
@@ -283,7 +285,6 @@ impl Held {
             last_event: head.last_event.into_owned(),
             aliases: head.aliases.into_owned(),
             seeded: head.seeded.map(Cow::into_owned),
-            parsed: Parsed::default(),
         })
     }
 }

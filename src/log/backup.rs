@@ -47,17 +47,17 @@ pub enum BackupError {
     #[error("read the backup: {0}")]
     Read(#[from] io::Error),
     /// It is something else.
-    #[error("this is no backup of catchment")]
+    #[error("this is not a catchment backup")]
     Foreign,
     /// Its end is missing.
-    #[error("the backup is cut short: what came after byte {at} is missing; take another copy of it, or an older one")]
+    #[error("the backup is truncated after byte {at}; use another copy of it, or an older one")]
     Cut {
         /// How much there is.
         at: u64,
     },
     /// Its content is not what was written.
     #[error(
-        "the backup is damaged: the part that begins at byte {at}: {cause}; take another copy of it, or an older one"
+        "the backup is damaged in the part that begins at byte {at}: {cause}; use another copy of it, or an older one"
     )]
     Damaged {
         /// Where.
@@ -76,7 +76,7 @@ pub enum BackupError {
         known: u32,
     },
     /// There is a log already.
-    #[error("there is a log in {path} already; name another directory, or move it away")]
+    #[error("{path} contains a log already; use another directory, or move the log away")]
     HasLog {
         /// The directory.
         path: String,

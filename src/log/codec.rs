@@ -29,7 +29,7 @@ const KEPT_BYTES: usize = 2 << 20;
 /// Why a stored value can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Damage {
-    #[error("it is cut short")]
+    #[error("it is truncated")]
     Short,
     #[error("its format is {0}, this program reads format {FORMAT}")]
     Format(u8),
@@ -37,7 +37,7 @@ pub(super) enum Damage {
     Checksum,
     #[error("it does not decompress: {0}")]
     Compression(String),
-    #[error("its fields do not add up")]
+    #[error("its fields are inconsistent")]
     Fields,
 }
 

@@ -1,4 +1,4 @@
-//! What every implementation of [`EventLog`] has to do, run on each of them.
+//! The tests that every implementation of [`EventLog`] must pass.
 
 use std::collections::HashMap;
 use std::sync::Arc;

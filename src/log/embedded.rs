@@ -437,6 +437,10 @@ impl EventLog for EmbeddedLog {
         self.shared.disk.waits_for()
     }
 
+    fn set_min_free(&self, bytes: u64) {
+        self.shared.disk.set_min_free(bytes);
+    }
+
     fn free_bytes(&self) -> Option<u64> {
         self.shared.disk.free_bytes()
     }

@@ -126,7 +126,7 @@ impl Future for Pending {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LogError {
     /// The position is older than what retention kept.
-    #[error("position {after} is older than the oldest kept event {floor}")]
+    #[error("position {after} is older than the oldest retained event {floor}")]
     BelowFloor {
         /// The position asked for.
         after: Seq,
@@ -150,7 +150,7 @@ pub enum LogError {
     Closed,
     /// Another process has the data directory.
     #[error(
-        "open the log in {path}: in use by another process (process id {holder}); stop that one, or set another data_dir"
+        "open the log in {path}: in use by another process (process id {holder}); stop it, or set another data_dir"
     )]
     InUse {
         /// The data directory.
@@ -264,6 +264,9 @@ pub trait EventLog: Send + Sync {
     fn waits_for(&self) -> Option<String> {
         None
     }
+
+    /// From now on nothing is taken while fewer bytes than these are free where the log is kept.
+    fn set_min_free(&self, _bytes: u64) {}
 
     /// Bytes that are free where the log is kept, where there is such a place.
     fn free_bytes(&self) -> Option<u64> {

@@ -1,4 +1,4 @@
-//! How long things are kept.
+//! Retention: which blocks are too old, or too many.
 
 use std::time::Duration;
 

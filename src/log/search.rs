@@ -1,4 +1,4 @@
-//! The search for a moment.
+//! Binary search for the position of a point in time.
 
 use super::codec::Unsealer;
 use super::{LogError, block};

@@ -1,6 +1,6 @@
-//! What the system tells of this process, under the names that Prometheus's own libraries use
-//! (<https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>). Read from `/proc`
-//! (`man 5 proc`) at each scrape; elsewhere than on Linux there is none.
+//! Metrics of this process, under the names that Prometheus's own client libraries use
+//! (<https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>). Read from `/proc` (`man 5 proc`)
+//! at each scrape; there are none on systems other than Linux.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Asset names and what can happen to an asset.
+//! Asset names, and the actions on an asset.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Who did it, from where, with what.
+//! Attribution: who made a change, from where and with which tool.
 
 use std::borrow::Cow;
 use std::sync::Arc;

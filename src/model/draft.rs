@@ -1,13 +1,12 @@
-//! What the normalizer makes of one record: drafts of changes, to be completed by the inventory.
+//! The normalizer's output for a record: drafts of changes, which the inventory completes.
 
 use std::sync::Arc;
 
+use super::{Action, AssetName, Attribution, Confidence, Evidence, Time};
+use crate::json::{Json, JsonText};
 use bytes::Bytes;
 use jsonptr::PointerBuf;
 use serde::Serialize;
-use serde_json::Value;
-
-use super::{Action, AssetName, Attribution, Confidence, Evidence, Time};
 
 /// A record that was understood, with all that its events share.
 #[derive(Clone, Debug)]
@@ -113,8 +112,8 @@ impl AssetKind {
     /// The region that a configuration tells: a resource of Azure's keeps its place in `location`, as people
     /// (`West Europe`) or as programs write it (`westeurope`).
     #[must_use]
-    pub fn region_in(&self, configuration: &Value) -> Option<String> {
-        let location = configuration.get("location").filter(|_| self.provider == "azure")?.as_str()?;
+    pub fn region_in(&self, configuration: Json<'_>) -> Option<String> {
+        let location = configuration.get("location").filter(|_| self.provider == "azure").and_then(Json::as_str)?;
         let name: String =
             location.chars().filter(|letter| !letter.is_whitespace()).flat_map(char::to_lowercase).collect();
         (!name.is_empty() && name != "global").then_some(name)
@@ -145,13 +144,13 @@ pub struct KeyedSet {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// The configuration becomes this.
-    Replace(Value),
+    Replace(JsonText),
     /// The value at a place becomes this.
     Set {
         /// The place; missing parents are made.
         at: PointerBuf,
         /// The value.
-        value: Value,
+        value: JsonText,
     },
     /// What is at a place goes.
     Unset {
@@ -163,21 +162,21 @@ pub enum Step {
         /// The object.
         at: PointerBuf,
         /// The patch.
-        patch: Value,
+        patch: JsonText,
     },
     /// Elements come into a set; one with the same key is replaced.
     Add {
         /// The set.
         set: KeyedSet,
         /// The elements.
-        elements: Vec<Value>,
+        elements: Vec<JsonText>,
     },
     /// Elements leave a set.
     Remove {
         /// The set.
         set: KeyedSet,
         /// Elements, or as much of them as the key needs.
-        elements: Vec<Value>,
+        elements: Vec<JsonText>,
     },
     /// Members leave an object: tags by their keys. What is not there is as it should be.
     RemoveMembers {
@@ -191,7 +190,7 @@ pub enum Step {
         /// The set.
         set: KeyedSet,
         /// The patches.
-        elements: Vec<Value>,
+        elements: Vec<JsonText>,
     },
     /// The provider gave the asset another id. It keeps its first name.
     Rename {
@@ -212,7 +211,7 @@ pub enum Step {
         at: PointerBuf,
     },
     /// What the asset held before, as the record tells it: taken where nothing of the same name is held.
-    Recall(Value),
+    Recall(JsonText),
     /// Something changed that the record does not tell.
     Touch,
 }

@@ -1,4 +1,4 @@
-//! What filters and indexes need to know of an event, without its configurations and raw record.
+//! The members of an event that filters and indexes use, without its configurations and raw record.
 
 use serde::Deserialize;
 

@@ -1,4 +1,4 @@
-//! The types that the parts share. Pure: no clock, no I/O, no runtime.
+//! The types shared by all parts. Pure: no clock, no I/O, no runtime.
 
 mod asset;
 mod attribution;

@@ -1,4 +1,4 @@
-//! Operations that a provider tells in several records: a start, progress, an end.
+//! Operations that a provider reports in several records: start, progress and end.
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! What documents tell of assets as they were at a moment: snapshots, lists, descriptions.
+//! The state of assets at a moment, as told by snapshots, lists and descriptions.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! What records tell about credentials and operations, for those who relate records to one another.
+//! What records say about credentials and operations, for the correlation of records.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! One timestamp format for everything that leaves.
+//! The timestamp, in the one format used in all output.
 
 use std::fmt;
 use std::str::FromStr;

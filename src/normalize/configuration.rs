@@ -1,7 +1,7 @@
 //! What of a request or a response is the asset's configuration.
 
-use super::json::{Arena, Json};
 use super::transform::Transform;
+use crate::json::{Arena, Json};
 
 /// Members that steer a call, and say nothing of the asset: tokens of idempotency, locks, pages.
 const STEERING: [&str; 33] = [

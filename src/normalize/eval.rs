@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::arn::Arn;
 use super::azure::{self, ArmId};
 use super::expression::{Facts, Scope, Sources};
 use super::plan::{
     AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, EventPlan, OpPlan, Parts, Plan, StepPlan, Vars,
 };
+use crate::json::Json;
 use crate::model::{Action, AssetKind, AssetRef, Association, Draft, DraftAction, Step};
 
 /// Where the record's assets live, unless a rule says otherwise.
@@ -218,13 +217,15 @@ impl<'e> Evaluation<'e> {
 }
 
 pub(super) fn step(plan: &StepPlan, asset: &AssetPlan, parts: &Parts<'_>, scope: Scope<'_>) -> Option<Step> {
-    let some = |elements: Vec<Value>| (!elements.is_empty()).then_some(elements);
+    let some =
+        |elements: Vec<Json<'_>>| (!elements.is_empty()).then(|| elements.into_iter().map(Json::to_text).collect());
     Some(match &plan.op {
-        OpPlan::Replace(value) => Step::Replace(value.value(scope)?),
-        OpPlan::Set { at, value } => Step::Set { at: at.clone(), value: value.value(scope)? },
+        OpPlan::Replace(value) => Step::Replace(value.value(scope)?.to_text()),
+        OpPlan::Set { at, value } => Step::Set { at: at.clone(), value: value.value(scope)?.to_text() },
         OpPlan::Unset { at } => Step::Unset { at: at.clone() },
         OpPlan::Merge { at, patch } => {
-            Step::Merge { at: at.clone(), patch: patch.value(scope).filter(Value::is_object)? }
+            let patch = patch.value(scope).filter(|patch| patch.is_object())?;
+            Step::Merge { at: at.clone(), patch: patch.to_text() }
         }
         OpPlan::Add { set, elements } => Step::Add { set: set.clone(), elements: some(elements.elements(scope))? },
         OpPlan::Remove { set, elements } => {
@@ -250,7 +251,7 @@ pub(super) fn step(plan: &StepPlan, asset: &AssetPlan, parts: &Parts<'_>, scope:
             let parts = Parts { id, vars: &[], ..*parts };
             Step::Copy { from: other.asset_name(&parts)?, from_at: from_at.clone(), at: at.clone() }
         }
-        OpPlan::Recall(value) => Step::Recall(value.value(scope).filter(Value::is_object)?),
+        OpPlan::Recall(value) => Step::Recall(value.value(scope).filter(|value| value.is_object())?.to_text()),
         OpPlan::Touch => Step::Touch,
     })
 }

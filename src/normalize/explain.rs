@@ -6,11 +6,11 @@ use serde_json::{Map, Value, json};
 
 use super::eval::{Evaluated, Place, evaluate, step};
 use super::expression::{Facts, Scope, Sources};
-use super::json::Json;
 use super::plan::{
     AssetPick, AssociationPlan, Body, ChangePlan, Condition, ElementsPlan, EventPlan, OpPlan, Parts, Plan, StepPlan,
     ValuePlan,
 };
+use crate::json::Json;
 use crate::model::{Draft, DraftAction};
 
 /// Each rule of the call, in the order in which they are tried.
@@ -161,7 +161,7 @@ fn elements(plan: &ElementsPlan, scope: Scope<'_>) -> Value {
     if let Some(each) = &plan.each {
         told.insert("each".to_owned(), sources(each, scope));
     }
-    told.insert("elements".to_owned(), plan.elements(scope).into());
+    told.insert("elements".to_owned(), plan.elements(scope).into_iter().map(Json::to_value).collect());
     told.into()
 }
 

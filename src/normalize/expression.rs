@@ -5,9 +5,9 @@ use std::fmt;
 use serde::Deserialize as _;
 use serde::de::IntoDeserializer as _;
 
-use super::json::{Arena, Json};
 use super::pointer::Path;
 use super::transform::Transform;
+use crate::json::{Arena, Json};
 
 /// A record, as rules see it: a provider's own members, or a view composed of them.
 #[derive(Clone, Copy)]
@@ -62,7 +62,7 @@ enum From {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExpressionError {
     #[error(
-        "{text:?} is no JSON Pointer: {cause}; a source is a pointer such as /requestParameters/groupId, @/id, or =text"
+        "{text:?} is not a JSON Pointer: {cause}; a source is a pointer such as /requestParameters/groupId, @/id, or =text"
     )]
     Pointer { text: String, cause: String },
     #[error("unknown transform {name:?}; docs/RULES.md lists them")]

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use jsonptr::PointerBuf;
 use serde::Deserialize;
-use serde_json::{Map, Value};
 
 use super::eval::Place;
 use super::keys::Keys;
 use super::plan::{AssetPlan, Glob};
 use super::references::{References, Referred};
 use super::rule::Relation;
+use crate::json::{Json, Members};
 use crate::model::{AssetName, AssetRef, Association, RelationChange};
 
 /// Texts looked at more closely in one configuration. Beyond that, which of them came or went is not told.
@@ -74,8 +74,8 @@ impl Mentions {
         &self,
         references: &References,
         asset: &AssetRef,
-        before: Option<&Value>,
-        after: &Value,
+        before: Option<Json<'_>>,
+        after: Json<'_>,
         told: &[Association],
     ) -> Vec<Association> {
         let now = self.texts(asset, after);
@@ -153,8 +153,8 @@ impl Mentions {
     }
 
     /// The texts of a configuration that may refer to something, each once.
-    fn texts<'v>(&self, asset: &AssetRef, document: &'v Value) -> Vec<Mention<'v>> {
-        let tags = asset.kind.tags.resolve(document).ok().map(std::ptr::from_ref);
+    fn texts<'v>(&self, asset: &AssetRef, document: Json<'v>) -> Vec<Mention<'v>> {
+        let tags = document.at(&asset.kind.tags).and_then(Json::as_object);
         let mut walk = Walk { rules: self, tags, path: Vec::new(), found: Vec::new() };
         walk.value(document, "", None);
         walk.found
@@ -192,7 +192,7 @@ struct Mention<'v> {
     text: &'v str,
     /// The member that it stands under, through arrays.
     key: &'v str,
-    members: Option<&'v Map<String, Value>>,
+    members: Option<Members<'v>>,
     path: Vec<Token<'v>>,
 }
 
@@ -217,7 +217,7 @@ enum Token<'v> {
 
 struct Walk<'w, 'v> {
     rules: &'w Mentions,
-    tags: Option<*const Value>,
+    tags: Option<Members<'v>>,
     path: Vec<Token<'v>>,
     found: Vec<Mention<'v>>,
 }
@@ -227,23 +227,21 @@ impl<'v> Walk<'_, 'v> {
         self.found.iter().any(|mention| mention.text == text)
     }
 
-    fn value(&mut self, value: &'v Value, key: &'v str, members: Option<&'v Map<String, Value>>) {
+    fn value(&mut self, value: Json<'v>, key: &'v str, members: Option<Members<'v>>) {
         match value {
-            Value::String(text)
-                if self.found.len() < MOST && self.rules.may_refer(key, text) && !self.is_found(text) =>
-            {
+            Json::Text(text) if self.found.len() < MOST && self.rules.may_refer(key, text) && !self.is_found(text) => {
                 self.found.push(Mention { text, key, members, path: self.path.clone() });
             }
-            Value::Array(elements) => {
+            Json::Array(elements) => {
                 for (index, element) in elements.iter().enumerate() {
                     self.path.push(Token::Index(index));
-                    self.value(element, key, members);
+                    self.value(*element, key, members);
                     self.path.pop();
                 }
             }
-            Value::Object(inner) => {
+            Json::Object(inner) => {
                 // People write what they like into tags; those of the provider's own begin with `aws:`.
-                let is_tags = self.tags == Some(std::ptr::from_ref(value));
+                let is_tags = self.tags.is_some_and(|tags| tags.is(inner));
                 for (key, value) in inner.iter().filter(|(key, _)| !is_tags || key.starts_with("aws:")) {
                     self.path.push(Token::Key(key));
                     self.value(value, key, Some(inner));

@@ -9,7 +9,6 @@ mod configuration;
 mod eval;
 mod explain;
 mod expression;
-mod json;
 mod keys;
 mod mentions;
 mod method;
@@ -29,10 +28,10 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use self::catalog::Catalog;
-use self::json::Arena;
 use self::plan::EventPlan;
 use self::pointer::Path as Pointer;
 use self::redact::Secrets;
+use crate::json::{Arena, Json};
 use crate::model::{Association, Draft, OperationRecord, RecordInfo, SeedDocument, Session, Time};
 
 pub use self::catalog::CatalogError;
@@ -147,7 +146,7 @@ impl Engine {
     /// The assets that a draft's configuration mentions besides those that its rule told: as ARNs, and as ids whose form or
     /// key says what they are. With the configuration before, those that came and went are marked.
     #[must_use]
-    pub fn mentioned(&self, draft: &Draft, before: Option<&Value>, after: &Value) -> Vec<Association> {
+    pub fn mentioned(&self, draft: &Draft, before: Option<Json<'_>>, after: Json<'_>) -> Vec<Association> {
         if draft.asset.kind.provider != "aws" {
             return Vec::new();
         }

@@ -11,9 +11,9 @@ use super::arn::ArnIndex;
 use super::azure::ArmId;
 use super::compile::{LazyEvents, RuleError};
 use super::expression::{Scope, Sources};
-use super::json::Json;
 use super::pointer::Path;
 use super::references::References;
+use crate::json::Json;
 use crate::model::{Action, AssetKind, AssetName, Confidence, KeyedSet, RelationChange};
 
 /// The compiled rules of one provider.
@@ -168,21 +168,20 @@ pub(super) enum ValuePlan {
 }
 
 impl ValuePlan {
-    pub(super) fn value(&self, scope: Scope<'_>) -> Option<Value> {
+    pub(super) fn value<'a>(&'a self, scope: Scope<'a>) -> Option<Json<'a>> {
+        let arena = scope.record.arena;
         match self {
-            Self::From(sources) => sources.value(scope).map(Json::to_value),
-            Self::Literal(value) => Some(value.clone()),
+            Self::From(sources) => sources.value(scope),
+            Self::Literal(value) => Some(Json::copied(value, arena)),
             Self::Object(fields) => {
-                let members: serde_json::Map<_, _> =
-                    fields.iter().filter_map(|(key, field)| Some((key.clone(), field.value(scope)?))).collect();
-                (!members.is_empty()).then_some(Value::Object(members))
+                let told = fields.iter().filter_map(|(key, field)| Some((key.as_str(), field.value(scope)?)));
+                Some(Json::object(told, arena)).filter(|object| *object != Json::EMPTY)
             }
             Self::Without(whole, left_out) => {
-                let mut value = whole.value(scope)?;
-                if let Value::Object(members) = &mut value {
-                    members.retain(|key, _| !left_out.iter().any(|name| name.eq_ignore_ascii_case(key)));
-                }
-                Some(value)
+                let value = whole.value(scope)?;
+                let Some(members) = value.as_object() else { return Some(value) };
+                let is_left_out = |key: &str| left_out.iter().any(|name| name.eq_ignore_ascii_case(key));
+                Some(Json::object(members.iter().filter(|(key, _)| !is_left_out(key)), arena))
             }
         }
     }
@@ -198,11 +197,11 @@ pub(super) struct ElementsPlan {
 }
 
 impl ElementsPlan {
-    pub(super) fn elements(&self, scope: Scope<'_>) -> Vec<Value> {
+    pub(super) fn elements<'a>(&'a self, scope: Scope<'a>) -> Vec<Json<'a>> {
         match (&self.each, &self.value) {
             (None, None) => Vec::new(),
             (None, Some(value)) => value.value(scope).into_iter().collect(),
-            (Some(each), None) => each.elements(scope).iter().map(|element| element.to_value()).collect(),
+            (Some(each), None) => each.elements(scope).to_vec(),
             (Some(each), Some(value)) => {
                 each.elements(scope).iter().filter_map(|element| value.value(scope.with(*element))).collect()
             }

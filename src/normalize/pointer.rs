@@ -5,7 +5,7 @@ use std::fmt;
 
 use jsonptr::Pointer;
 
-use super::json::{Arena, Json};
+use crate::json::{Arena, Json};
 
 /// A pointer, parsed and split once.
 #[derive(Clone, Debug, PartialEq, Eq)]

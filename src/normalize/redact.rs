@@ -21,8 +21,8 @@ use serde_json::value::RawValue;
 use self::scan::Scan;
 pub(super) use self::secrets::Secrets;
 pub use self::secrets::{Redaction, RedactionMistake};
-use super::json::{Json, MAX_DEPTH};
 use super::pointer::Path;
+use crate::json::{Json, MAX_DEPTH};
 
 /// What stands in the place of a secret,
 const MASK: &str = "[redacted]";

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 
 use super::configuration::configuration;
-use super::json::{Arena, Json, Members, Number};
+use crate::json::{Arena, Json, Members, Number};
 use crate::model::Time;
 
 /// A transform, as rules name it. `docs/RULES.md` says what each does.

@@ -1,4 +1,4 @@
-//! The time of day as sources see it: handed in, so that tests choose it.
+//! The wall clock of the sources, injected so that tests control it.
 
 use std::fmt;
 use std::sync::Arc;

@@ -18,9 +18,11 @@ pub mod supervise;
 pub(crate) mod testing;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::{fs, io};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -292,6 +294,18 @@ impl StatusHandle {
         if let Some(status) = self.board.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&self.source) {
             change(status);
         }
+    }
+}
+
+/// The paths in a folder of jobs; none if it does not exist.
+///
+/// # Errors
+/// When the folder exists and can't be read.
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Keeps a source running: starts it again after an error, waits longer each time, and tells how it fares.
+//! Keeps a source running: restarts it after an error, with growing delays, and publishes its state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,16 +98,16 @@ impl Supervisor {
 
     fn failed(&self, error: &SourceError, wait: Duration) {
         let name = self.status.source();
-        tracing::warn!(source = %name, %error, wait_secs = wait.as_secs_f64(), "source failed; trying again");
+        tracing::warn!(source = %name, %error, wait_secs = wait.as_secs_f64(), "source failed; retrying");
         self.metrics.source_failures.with_label_values(&[&name.0]).inc();
         self.tell(error.to_string());
         self.enter(SourceState::Retrying);
     }
 
     fn broke_down(&self, error: &tokio::task::JoinError) {
-        tracing::error!(source = %self.status.source(), %error, "source broke down; restart the program to run it again");
+        tracing::error!(source = %self.status.source(), %error, "source panicked; restart the program to run it again");
         self.metrics.source_failures.with_label_values(&[&self.status.source().0]).inc();
-        self.tell(format!("broke down ({error}); it runs again after a restart of the program"));
+        self.tell(format!("panicked ({error}); restart the program to run it again"));
         self.enter(SourceState::Stopped);
     }
 
@@ -247,6 +247,6 @@ mod tests {
         let stage = Stage::begin(&[Act::Panic]);
         stage.tracker.wait().await;
         assert_eq!((stage.status().state, stage.up(), stage.failures()), (SourceState::Stopped, 0, 1));
-        assert!(stage.status().last_error.unwrap().contains("broke down"));
+        assert!(stage.status().last_error.unwrap().contains("panicked"));
     }
 }

@@ -1,13 +1,16 @@
-//! What the tests of sources share: a pipeline that keeps what it is given.
+//! Shared by the tests of sources: a pipeline that keeps what it receives, and a source running on it.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Intake, Submission};
+use super::{Intake, SourceError, SourceStatus, StatusBoard, StatusHandle, Submission};
 use crate::log::{LogError, Pending};
 use crate::model::{RawRecord, Rejected, Seq};
 
@@ -85,5 +88,60 @@ async fn work_off(mut receiver: mpsc::Receiver<Submission>, kept: Arc<Mutex<Kept
         reply.send(Ok(pending)).ok();
         durable.send(Ok(Seq(taken as u64))).ok();
         drop(permit);
+    }
+}
+
+/// A source running on a pipeline; `T` is what its task returns.
+pub(crate) struct Running<T = Result<(), SourceError>> {
+    pub(crate) board: StatusBoard,
+    pub(crate) stop: CancellationToken,
+    pub(crate) task: JoinHandle<T>,
+}
+
+impl<T: Send + 'static> Running<T> {
+    /// Runs `source`, whose status is registered under `name`.
+    pub(crate) fn start<F>(
+        name: &str,
+        kind: &'static str,
+        pipeline: &Pipeline,
+        source: impl FnOnce(Intake, StatusHandle, CancellationToken) -> F,
+    ) -> Self
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (board, stop) = (StatusBoard::default(), CancellationToken::new());
+        let status = board.register(name.into(), kind);
+        let task = TaskTracker::new().spawn(source(pipeline.intake.clone(), status, stop.clone()));
+        Self { board, stop, task }
+    }
+
+    pub(crate) fn status(&self) -> SourceStatus {
+        self.board.snapshot().into_values().next().unwrap()
+    }
+
+    /// Waits until the status is as wished; fails after ten seconds.
+    pub(crate) async fn until(&self, wished: impl Fn(&SourceStatus) -> bool) -> SourceStatus {
+        for _ in 0..10_000 {
+            let status = self.status();
+            if wished(&status) {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("still {:?}", self.status());
+    }
+
+    /// Stops the source and returns what it ended with.
+    pub(crate) async fn end(self) -> T {
+        self.stop.cancel();
+        self.task.await.unwrap()
+    }
+
+    /// The same on a paused clock, where the source must end without waiting for anything.
+    pub(crate) async fn end_at_once(self) -> T {
+        let begun = Instant::now();
+        let outcome = self.end().await;
+        assert_eq!(begun.elapsed(), Duration::ZERO, "a stop takes effect at once");
+        outcome
     }
 }

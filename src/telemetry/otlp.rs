@@ -148,7 +148,7 @@ impl Export {
         match failure {
             None if *failing => {
                 let lost = self.dropped.swap(0, Ordering::Relaxed);
-                tracing::info!(endpoint, lost, "the collector takes spans again");
+                tracing::info!(endpoint, lost, "the collector accepts spans again");
             }
             None => {}
             Some(error) => {
@@ -157,7 +157,7 @@ impl Export {
                     tracing::warn!(
                         endpoint,
                         error,
-                        "spans can't be sent; they are dropped until the collector takes some"
+                        "spans can't be sent; they are dropped until the collector accepts them"
                     );
                 }
                 *failing = true;

@@ -1,4 +1,4 @@
-//! The files: what can be wrong with them, and what is made of them.
+//! Reads and validates the certificate and key files.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -1,5 +1,5 @@
-//! The certificate that the server shows, and those that it asks its clients for: read from files, and read again when
-//! they change, so that a renewal needs no restart.
+//! The server's certificate, and the authorities for client certificates: read from files and reloaded when they
+//! change, so that a renewal needs no restart.
 
 mod files;
 mod validity;
@@ -117,7 +117,7 @@ impl Tls {
             let Ok(outcome) = tokio::task::spawn_blocking(move || tls.look()).await else { continue };
             let renewed = outcome.as_ref().is_ok_and(|renewed| *renewed);
             if let Some(error) = failure.told(outcome.err().map(|error| error.to_string())) {
-                tracing::error!(error, "the TLS files can't be used; those before stay in force");
+                tracing::error!(error, "the TLS files can't be used; the previous ones stay in force");
                 metrics.tls_reloads.with_label_values(&["failure"]).inc();
             }
             if renewed {

@@ -140,7 +140,8 @@ fn a_scope_cuts_everything_that_its_token_sees() {
         finish(command.env("CATCHMENT_TOKEN", token), b"")
     };
     assert_eq!(by_token(&all).json_lines()[0]["account"], OTHER_ACCOUNT);
-    assert!(by_token("").stderr.contains("a credential is needed"));
+    let told = by_token("").stderr;
+    assert!(told.contains("a credential is required") && told.contains("CATCHMENT_TOKEN"), "{told}");
     let (_, _, body) = ask("/v1/assets");
     assert!(
         body.contains(OTHER_ACCOUNT) && !body.contains(ours["data"]["asset"]["account"].as_str().unwrap()),
@@ -231,8 +232,8 @@ fn tokens_are_listed_without_themselves() {
     let listed = case.token(&["list"]).stdout;
     assert!(listed.contains("one") && listed.contains("account=1,2 hide=raw") && !listed.contains(&token), "{listed}");
     for (arguments, expected) in [
-        (vec!["create", "one"], "there is a token one already"),
-        (vec!["create", "a b"], "is no name for a token"),
+        (vec!["create", "one"], "token one exists already"),
+        (vec!["create", "a b"], "is not a token name"),
         (vec!["create", "two", "--scope", "acount=1"], "a scope has no \"acount\""),
         (vec!["create", "two", "--scope", "account"], "is not of the form"),
         (vec!["create", "two", "--hide", "rwa"], "hide: "),

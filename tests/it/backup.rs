@@ -139,9 +139,9 @@ fn what_is_no_whole_backup_is_refused_and_leaves_nothing() {
         assert!(finished.stderr.contains(why), "{why}: {}", finished.stderr);
         assert!(!data.join("log").exists() && !data.join("log.new").exists());
     };
-    refused(&whole[..whole.len() - 1], "cut short");
-    refused(&whole[..whole.len() / 2], "cut short");
-    refused(b"[]", "no backup");
+    refused(&whole[..whole.len() - 1], "truncated");
+    refused(&whole[..whole.len() / 2], "truncated");
+    refused(b"[]", "not a catchment backup");
     let mut changed = whole.clone();
     changed[whole.len() / 2] ^= 1;
     refused(&changed, "damaged");
@@ -150,7 +150,7 @@ fn what_is_no_whole_backup_is_refused_and_leaves_nothing() {
     restore(&file, &data);
     let again = run(["restore".as_ref(), file.as_os_str(), "--data-dir".as_ref(), data.as_os_str()]);
     assert_eq!(again.code, Some(1));
-    assert!(again.stderr.contains("there is a log in"), "{}", again.stderr);
+    assert!(again.stderr.contains("contains a log already"), "{}", again.stderr);
 
     let nowhere = run(["backup".as_ref(), file.as_os_str(), "--data-dir".as_ref(), path.join("nowhere").as_os_str()]);
     assert_eq!(nowhere.code, Some(1));

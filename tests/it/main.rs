@@ -36,6 +36,7 @@ mod operations;
 mod packaging;
 mod reload;
 mod schema;
+mod secret_answers;
 mod secrets;
 mod seeding;
 mod soak;

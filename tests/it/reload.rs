@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::support::program::finish;
 use crate::support::server::{Server, folder};
 use crate::support::trail::{add, create_group};
 
@@ -92,7 +93,7 @@ fn what_is_wrong_changes_nothing_and_what_takes_a_restart_is_told() {
     let told = case
         .reload("[http]\nring_bytes = 2097152\nmax_streams = 1\n[events]\ntype_prefix = \"com.example\"\n", "success")
         .join("\n");
-    for part in ["http.ring_bytes", "\"events\"", "takes a restart", "\"changed\":\"http.max_streams\""] {
+    for part in ["http.ring_bytes", "\"events\"", "needs a restart", "\"changed\":\"http.max_streams\""] {
         assert!(told.contains(part), "{part}: {told}");
     }
     let _first = case.server.stream("/v1/events", &[]);
@@ -124,4 +125,29 @@ fn redaction_log_and_access_change_at_once() {
     std::fs::write(case.folder.path().join("catchment.toml"), text).unwrap();
     case.server.signal("HUP");
     case.server.wait_until("it asks for one", || case.server.get("/v1/sources").0 == 401);
+}
+
+#[test]
+fn who_may_read_from_a_page_and_how_much_stays_free_change_at_once() {
+    let case = Case::new("");
+    let a = case.source("a");
+    case.reload(&format!("[log]\nmin_free_bytes = 9223372036854775807\n{a}"), "success");
+    let waits_for = || case.server.get_json("/readyz")["log_waits_for"].as_str().map(str::to_owned);
+    case.server.wait_until("it waits for room", || waits_for().is_some());
+    assert!(case.groups().is_empty());
+    let told = case.reload(
+        &format!("[log]\nmin_free_bytes = 0\n[http]\ncors_origins = [\"https://dash.example.com\"]\n{a}"),
+        "success",
+    );
+    let told = told.join("\n");
+    assert!(told.contains("\"changed\":\"http.cors_origins,log.min_free_bytes\""), "{told}");
+    case.server.wait_until("a is read", || case.groups() == ["a1"]);
+    let allowed = |origin: &str| {
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["-s", "-D", "-", "-H", &format!("Origin: {origin}")]).arg(case.server.url("/healthz"));
+        finish(&mut curl, b"").stdout.contains(&format!("access-control-allow-origin: {origin}"))
+    };
+    assert!(allowed("https://dash.example.com") && !allowed("https://other.example.com"));
+    case.reload(&a, "success");
+    assert!(!allowed("https://dash.example.com"));
 }

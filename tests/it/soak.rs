@@ -262,4 +262,8 @@ fn minutes_of_coming_and_going_leave_nothing_behind_and_lose_nothing() {
     assert!(memory_after <= MOST_KIB, "{memory:?}");
     assert!(length() < LONG || memory_after <= memory_before + GROWTH_KIB, "{memory:?}");
     assert!(files_after <= files_before + MORE_FILES, "{open_files:?}");
+    let mut server = server;
+    server.signal("TERM");
+    let status = server.wait();
+    assert!(status.success(), "{status}: {}", server.log_lines().join("\n"));
 }

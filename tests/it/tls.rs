@@ -248,7 +248,7 @@ fn a_certificate_is_replaced_under_open_streams_and_a_broken_one_is_not_taken() 
     std::fs::copy(&other.certificate, &case.pair.certificate).unwrap();
     server.wait_until("the broken pair refused", || server.metric("catchment_tls_reloads_total", "failure") == 1.0);
     let told = server.log_lines().join("\n");
-    assert!(told.contains("those before stay in force") && told.contains("is not the key of the first"), "{told}");
+    assert!(told.contains("the previous ones stay in force") && told.contains("is not the key of the first"), "{told}");
     assert_eq!(shown(&server), renewed);
 
     add(&case.trail(), &create_group("after"));
@@ -344,7 +344,7 @@ fn a_stalled_stream_is_reset_and_its_neighbour_goes_on() {
     let reset = told.find(|told| told.get("data").is_none()).unwrap();
     assert_eq!(reset["reset"], true, "{reset}");
     assert_eq!(server.metric("catchment_stream_stalled_total", ""), 1.0);
-    assert!(server.log_lines().iter().any(|line| line.contains("answer reset: its client took nothing")));
+    assert!(server.log_lines().iter().any(|line| line.contains("response reset: the client read nothing")));
     add(&case.trail(), &create_group("after"));
     assert!(told.any(|told| told["data"].as_str().is_some_and(|data| data.contains("after:0"))));
     client.kill().unwrap();

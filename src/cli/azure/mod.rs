@@ -1,4 +1,4 @@
-//! `catchment azure plan`: what it takes to have Azure's logs streamed to an event hub, step by step.
+//! `catchment azure plan`: prints the steps that stream Azure's logs to an event hub.
 
 mod steps;
 
@@ -13,8 +13,8 @@ Examples:
   catchment azure plan --management-group ROOT --subscription 00000000-0000-0000-0000-000000000001 \\
     --resource-group logs > azure-logs.sh     # read it, then run it where you are signed in with az
 
-Prints a shell script and runs nothing. docs/azure.md says what each step needs; deploy/azure does
-the same with Terraform; `catchment doctor azure` tells which step is missing.";
+Prints a shell script and runs nothing. docs/azure.md lists the permissions each step
+needs; deploy/azure does the same with Terraform; `catchment doctor azure` finds missing steps.";
 
 /// Set up Azure to stream its activity log and Entra's audit log
 #[derive(Debug, clap::Args)]
@@ -29,23 +29,23 @@ enum Command {
     Plan(PlanArguments),
 }
 
-/// Print the steps that stream the logs of a management group and of Entra ID to an event hub
+/// Print a script that streams the logs of a management group and of Entra ID to an event hub
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 struct PlanArguments {
-    /// The management group whose changes are wanted: for all of them the root group, whose id is the tenant's
+    /// The management group to cover; the root group, whose id is the tenant's, covers everything
     #[arg(long, value_name = "ID")]
     management_group: String,
-    /// The subscription that is to hold the event hub
+    /// The subscription for the event hub
     #[arg(long, value_name = "ID")]
     subscription: String,
-    /// The resource group that is to hold it; made when missing
+    /// The resource group for it; created if missing
     #[arg(long, value_name = "NAME")]
     resource_group: String,
     /// The region of the event hub
     #[arg(long, value_name = "REGION", default_value = "westeurope")]
     location: String,
-    /// The Event Hubs namespace; its name is taken once in all of Azure [default: catchment- and the subscription's
+    /// The Event Hubs namespace, unique across Azure [default: catchment- and the subscription's
     /// first eight digits]
     #[arg(long, value_name = "NAME")]
     namespace: Option<String>,

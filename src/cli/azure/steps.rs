@@ -1,4 +1,4 @@
-//! The steps, each with the command that does it. Setting up and checking both go by these.
+//! The steps of the Azure setup, each with its command. Both the plan and the doctor use them.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Questions to Azure Resource Manager.
+//! Requests to Azure Resource Manager.
 
 use std::time::Duration;
 

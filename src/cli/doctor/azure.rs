@@ -1,4 +1,4 @@
-//! The steps from Azure to here.
+//! `catchment doctor azure`: every step from name resolution to the records in the hub.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

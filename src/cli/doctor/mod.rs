@@ -1,4 +1,4 @@
-//! `catchment doctor`: looks at each step from the cloud to here, and names the one that is missing.
+//! `catchment doctor`: checks each step from the cloud to this gateway, and names the one that is missing.
 
 mod arm;
 mod aws;
@@ -14,12 +14,12 @@ const EXAMPLES: &str = "\
 Examples:
   catchment doctor aws --config catchment.toml
   catchment doctor azure --config catchment.toml
-  catchment doctor azure --management-group ROOT    # looks at the diagnostic settings too
+  catchment doctor azure --management-group ROOT    # checks the diagnostic settings too
 
-Looks only, and changes nothing: Catchment's place in the hub stays as it is. Exits with 1 when a
-step is missing; below each such step stands the command that mends it.";
+Changes nothing: Catchment's position in the hub stays as it is. Exits with 1 if a step is missing;
+the command that fixes it is printed below each such step.";
 
-/// Check each step between a cloud and Catchment, and tell how to mend the one that is missing
+/// Check each step between a cloud and Catchment, and say how to fix what is missing
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -39,31 +39,31 @@ struct AwsArguments {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Only this source
+    /// Check only this source
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
-    /// The trail's bucket, where the queue's policy does not name it
+    /// The trail's bucket, if the queue's policy does not name it
     #[arg(long, value_name = "BUCKET")]
     bucket: Option<String>,
-    /// What stands before AWSLogs/ in the bucket
+    /// Key prefix before AWSLogs/ in the bucket
     #[arg(long, value_name = "PREFIX", default_value = "")]
     prefix: String,
 }
 
-/// Check a source of the kind `azure_event_hubs`: name, connection, token, rights, records
+/// Check an azure_event_hubs source: name, connection, token, permissions, records
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 struct AzureArguments {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Which source, where several are of this kind
+    /// Which source, if there are several of this kind
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
-    /// The management group whose diagnostic settings are to be looked at
+    /// Also check the diagnostic settings of this management group
     #[arg(long, value_name = "ID")]
     management_group: Option<String>,
-    /// Another address of Azure Resource Manager than the cloud's own
+    /// Another endpoint for Azure Resource Manager
     #[arg(long, value_name = "URL")]
     resource_manager: Option<String>,
 }

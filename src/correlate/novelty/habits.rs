@@ -1,4 +1,4 @@
-//! When a principal usually makes changes, in UTC.
+//! The hours at which a principal usually makes changes, in UTC.
 
 use super::facts::take;
 use crate::model::Time;

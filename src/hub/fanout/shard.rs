@@ -336,7 +336,7 @@ impl Shard {
         let epoch = self.hub.epoch();
         let Some(slot) = self.slot(index) else { return };
         let position = Cursor { epoch, seq: slot.reader().cursor() };
-        tracing::info!(%position, after = ?self.stalled_after, "stream let go: its client took nothing; it can resume");
+        tracing::info!(%position, after = ?self.stalled_after, "stream reset: the client read nothing; it can resume");
         self.metrics.stream_stalled.inc();
         self.remove(index, true);
     }

@@ -5,9 +5,14 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::journal::Journal;
-use super::super::{ConfigurationState, PastChange, parse_object};
+use super::super::{ConfigurationState, PastChange};
 use super::*;
+use crate::json::testing::arena;
 use crate::model::{Action, AssetKind, AssetName, AssetRef, Confidence, Time};
+
+fn json_of(text: &[u8]) -> Value {
+    serde_json::from_slice(text).unwrap()
+}
 
 fn name() -> AssetName {
     AssetName::new("aws", "111122223333", "eu-west-1", "ec2/security-group/sg-1")
@@ -39,26 +44,26 @@ fn at(seconds: i64) -> Time {
 }
 
 fn set(key: &str, value: Value) -> Step {
-    Step::Set { at: PointerBuf::from_tokens([key]), value }
+    Step::Set { at: PointerBuf::from_tokens([key]), value: value.into() }
 }
 
 const CREATE: DraftAction = DraftAction::Known(Action::Create);
 const UPDATE: DraftAction = DraftAction::Known(Action::Update);
 const DELETE: DraftAction = DraftAction::Known(Action::Delete);
 
-fn event(inventory: &Inventory, time: i64, action: DraftAction, steps: Vec<Step>) -> Applied {
-    inventory.apply(at(time), &format!("e{time}:0"), &mut draft(action, steps, false), &|_, _| Vec::new())
+fn event(inventory: &Inventory, time: i64, action: DraftAction, steps: Vec<Step>) -> Applied<'static> {
+    inventory.apply(at(time), &format!("e{time}:0"), &mut draft(action, steps, false), &|_, _| Vec::new(), arena())
 }
 
 fn seed(inventory: &Inventory, time: i64, action: DraftAction, document: Value, partial: bool) -> SeedOutcome {
-    let mut seed = Seed { as_of: at(time), draft: draft(action, vec![Step::Replace(document)], partial) };
-    inventory.seed("", &mut seed, &|_, _| Vec::new()).0
+    let mut seed = Seed { as_of: at(time), draft: draft(action, vec![Step::Replace(document.into())], partial) };
+    inventory.seed("", &mut seed, &|_, _| Vec::new(), arena()).0
 }
 
 /// What is held: the configuration, and how much of it is known.
 fn held(inventory: &Inventory) -> Option<(Value, ConfigurationState)> {
     let held = inventory.get(&name())?;
-    Some((held.configuration.as_deref().map_or(Value::Null, parse_object), held.state))
+    Some((held.configuration.as_deref().map_or(Value::Null, json_of), held.state))
 }
 
 /// As after a restart: nothing is known change by change.
@@ -89,19 +94,19 @@ fn a_partial_seed_leaves_what_it_does_not_tell() {
     let inventory = Inventory::new();
     assert_eq!(seed(&inventory, 1, DraftAction::Upsert, json!({ "a": 1 }), true), SeedOutcome::Imported);
     assert_eq!(held(&inventory), Some((json!({ "a": 1 }), ConfigurationState::Partial)));
-    event(&inventory, 2, CREATE, vec![Step::Replace(json!({ "a": { "x": 1 }, "b": 1 }))]);
+    event(&inventory, 2, CREATE, vec![Step::Replace(json!({ "a": { "x": 1 }, "b": 1 }).into())]);
     assert_eq!(seed(&inventory, 3, DraftAction::Upsert, json!({ "a": { "y": 1 } }), true), SeedOutcome::Updated);
     assert_eq!(held(&inventory), Some((json!({ "a": { "y": 1 }, "b": 1 }), ConfigurationState::Complete)));
     let mut touched =
         Seed { as_of: at(4), draft: draft(DraftAction::Upsert, vec![set("a", json!(2)), Step::Touch], false) };
-    assert_eq!(inventory.seed("", &mut touched, &|_, _| Vec::new()).0, SeedOutcome::Updated);
+    assert_eq!(inventory.seed("", &mut touched, &|_, _| Vec::new(), arena()).0, SeedOutcome::Updated);
     assert_eq!(held(&inventory), Some((json!({ "a": 2, "b": 1 }), ConfigurationState::Complete)));
 }
 
 #[test]
 fn a_seed_of_before_what_is_held_and_no_longer_known_in_steps_is_ignored() {
     let inventory = Inventory::new();
-    event(&inventory, 5, CREATE, vec![Step::Replace(json!({ "a": 5 }))]);
+    event(&inventory, 5, CREATE, vec![Step::Replace(json!({ "a": 5 }).into())]);
     let inventory = restarted(&inventory);
     let before = held(&inventory);
     assert_eq!(seed(&inventory, 4, DraftAction::Upsert, json!({ "a": 4 }), false), SeedOutcome::Older);
@@ -126,9 +131,9 @@ struct Log(Vec<PastChange>);
 
 impl Log {
     /// Applies what a record tells, with what the log has of the time before, and logs it.
-    fn take(&mut self, inventory: &Inventory, time: i64, action: DraftAction, steps: Vec<Step>) -> Applied {
+    fn take(&mut self, inventory: &Inventory, time: i64, action: DraftAction, steps: Vec<Step>) -> Applied<'static> {
         let (event_id, draft) = (format!("e{time}:0"), draft(action, steps, false));
-        let applied = inventory.apply(at(time), &event_id, &mut draft.clone(), &|_, time| self.back_to(time));
+        let applied = inventory.apply(at(time), &event_id, &mut draft.clone(), &|_, time| self.back_to(time), arena());
         self.0.push(PastChange {
             time: at(time),
             event_id,
@@ -152,18 +157,18 @@ impl Log {
 fn after_a_restart_a_record_between_a_seed_and_a_later_event_has_its_place() {
     for partial in [false, true] {
         let (inventory, mut log) = (Inventory::new(), Log::default());
-        log.take(&inventory, 5, CREATE, vec![Step::Replace(json!({ "old": true }))]);
+        log.take(&inventory, 5, CREATE, vec![Step::Replace(json!({ "old": true }).into())]);
         seed(&inventory, 10, DraftAction::Upsert, json!({ "a": 10, "b": 10 }), partial);
         let seeded = held(&inventory).unwrap();
         log.take(&inventory, 20, UPDATE, vec![set("a", json!(20))]);
         let inventory = restarted(&inventory);
         let late = log.take(&inventory, 15, UPDATE, vec![set("a", json!(15)), set("b", json!(15))]);
         assert!(late.late && late.held.is_some());
-        assert_eq!(late.previous_configuration.as_deref().map(parse_object), Some(seeded.0.clone()));
+        assert_eq!(late.previous_configuration.as_deref().map(json_of), Some(seeded.0.clone()));
         // And once more, now that the event after the seed is another.
         let inventory = restarted(&inventory);
         let later = log.take(&inventory, 12, UPDATE, vec![set("c", json!(12))]);
-        assert_eq!(later.previous_configuration.as_deref().map(parse_object), Some(seeded.0.clone()));
+        assert_eq!(later.previous_configuration.as_deref().map(json_of), Some(seeded.0.clone()));
         let (configuration, state) = held(&inventory).unwrap();
         assert_eq!(
             (&configuration["a"], &configuration["b"], &configuration["c"]),
@@ -180,9 +185,9 @@ fn after_a_restart_a_record_between_a_seed_and_a_later_event_has_its_place() {
 
 /// A seed of another asset.
 fn seed_another(inventory: &Inventory, n: usize) {
-    let mut draft = draft(DraftAction::Upsert, vec![Step::Replace(json!({ "text": "x".repeat(500) }))], false);
+    let mut draft = draft(DraftAction::Upsert, vec![Step::Replace(json!({ "text": "x".repeat(500) }).into())], false);
     draft.asset.name = AssetName::new("aws", "111122223333", "eu-west-1", &format!("ec2/security-group/sg-other-{n}"));
-    let outcome = inventory.seed("", &mut Seed { as_of: at(100), draft }, &|_, _| Vec::new()).0;
+    let outcome = inventory.seed("", &mut Seed { as_of: at(100), draft }, &|_, _| Vec::new(), arena()).0;
     assert_eq!(outcome, SeedOutcome::Imported);
 }
 
@@ -190,12 +195,12 @@ fn seed_another(inventory: &Inventory, n: usize) {
 fn an_import_does_not_push_out_what_late_records_need() {
     let journal = Mutex::new(Journal::with_limit(64 << 10));
     let inventory = Inventory { journal, ..Inventory::default() };
-    event(&inventory, 10, CREATE, vec![Step::Replace(json!({ "a": 10 }))]);
+    event(&inventory, 10, CREATE, vec![Step::Replace(json!({ "a": 10 }).into())]);
     event(&inventory, 30, UPDATE, vec![set("a", json!(30))]);
     (0..1_000).for_each(|n| seed_another(&inventory, n));
     assert!(inventory.journal.lock().unwrap().bytes() <= 64 << 10);
     let late = event(&inventory, 20, UPDATE, vec![set("a", json!(20)), set("b", json!(20))]);
-    assert_eq!(late.previous_configuration.as_deref().map(parse_object), Some(json!({ "a": 10 })));
+    assert_eq!(late.previous_configuration.as_deref().map(json_of), Some(json!({ "a": 10 })));
     assert_eq!(held(&inventory), Some((json!({ "a": 30, "b": 20 }), ConfigurationState::Complete)));
     assert_eq!(inventory.len(), 1_001);
 }
@@ -205,7 +210,7 @@ fn what_a_seed_says_is_gone_is_gone() {
     let inventory = Inventory::new();
     assert_eq!(seed(&inventory, 1, DELETE, json!({}), false), SeedOutcome::Unchanged);
     assert_eq!(held(&inventory), None);
-    event(&inventory, 2, CREATE, vec![Step::Replace(json!({ "a": 1 }))]);
+    event(&inventory, 2, CREATE, vec![Step::Replace(json!({ "a": 1 }).into())]);
     assert_eq!(seed(&inventory, 3, DELETE, json!({}), false), SeedOutcome::Updated);
     assert_eq!(held(&inventory), Some((Value::Null, ConfigurationState::Deleted)));
     assert_eq!(seed(&inventory, 4, DraftAction::Upsert, json!({ "a": 2 }), false), SeedOutcome::Imported);
@@ -226,7 +231,7 @@ proptest! {
             let (key, value) = keys[n];
             let time = 10 * i64::try_from(n).unwrap();
             let (action, steps) = match n {
-                0 => (CREATE, vec![Step::Replace(json!({ "k1": value }))]),
+                0 => (CREATE, vec![Step::Replace(json!({ "k1": value }).into())]),
                 _ => (UPDATE, vec![set(&format!("k{key}"), json!(value))]),
             };
             event(inventory, time, action, steps);

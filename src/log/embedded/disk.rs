@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ const PROBE_BYTES: usize = 1 << 20;
 pub(super) struct Disk {
     directory: PathBuf,
     /// Free bytes below which no batch is taken.
-    min_free: u64,
+    min_free: AtomicU64,
     /// Asks the system how many are.
     free: Free,
     /// The file that tells this directory from another in its place.
@@ -48,7 +49,7 @@ impl Disk {
         metrics.log_writable.set(1);
         Ok(Self {
             directory: directory.to_owned(),
-            min_free,
+            min_free: AtomicU64::new(min_free),
             free: Box::new(|directory| {
                 let found = rustix::fs::statvfs(directory).ok()?;
                 Some(found.f_bavail.saturating_mul(found.f_frsize))
@@ -65,17 +66,31 @@ impl Disk {
         (self.free)(&self.directory)
     }
 
+    /// Who waits goes by it within a second.
+    pub(super) fn set_min_free(&self, bytes: u64) {
+        self.min_free.store(bytes, Ordering::Relaxed);
+    }
+
+    fn min_free(&self) -> u64 {
+        self.min_free.load(Ordering::Relaxed)
+    }
+
     /// Returns when a batch may be written. Once there was too little room, there has to be an eighth more than
     /// enough, so that it does not come and go with every batch.
     pub(super) fn wait_for_room(&self) -> Result<(), LogError> {
         self.check_directory()?;
-        let mut enough = self.min_free;
+        let mut waited = false;
         // Where the system does not tell, the write itself will.
-        while let Some(free) = self.free_bytes().filter(|free| *free < enough) {
-            enough = self.min_free.saturating_add(self.min_free / 8);
+        while let Some(free) = self.free_bytes() {
+            let min_free = self.min_free();
+            let enough = if waited { min_free.saturating_add(min_free / 8) } else { min_free };
+            if free >= enough {
+                break;
+            }
+            waited = true;
             self.tell(
                 |waits| &mut waits.room,
-                || format!("{} has {free} bytes free, less than log.min_free_bytes = {}", self.shown(), self.min_free),
+                || format!("{} has {free} bytes free, less than log.min_free_bytes = {min_free}", self.shown()),
             );
             self.pause()?;
             self.check_directory()?;
@@ -92,7 +107,7 @@ impl Disk {
         }
         loop {
             self.check_directory()?;
-            let room = self.free_bytes().is_none_or(|free| free >= self.min_free);
+            let room = self.free_bytes().is_none_or(|free| free >= self.min_free());
             if room && self.probe().is_ok() {
                 return Ok(());
             }
@@ -144,7 +159,7 @@ impl Disk {
         let place = which(&mut waits);
         let (is_news, reason) = (place.is_none(), reason());
         if is_news {
-            tracing::error!(%reason, "the log takes nothing for now; sources wait, streams and queries go on");
+            tracing::error!(%reason, "intake is paused; sources wait, streams and queries continue");
         }
         *place = Some(reason);
         self.metrics.log_writable.set(0);
@@ -153,7 +168,7 @@ impl Disk {
     fn over(&self, which: impl FnOnce(&mut Waits) -> &mut Option<String>) {
         let mut waits = self.waits();
         if which(&mut waits).take().is_some() {
-            tracing::info!("the log takes batches again");
+            tracing::info!("intake has resumed");
         }
         self.metrics.log_writable.set(i64::from(waits.room.is_none() && waits.writes.is_none()));
     }
@@ -181,8 +196,6 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
     use super::*;
     use crate::log::conformance::metrics;
 
@@ -242,6 +255,21 @@ mod tests {
         assert_eq!((disk.waits_for(), disk.metrics.log_writable.get()), (None, 1));
         free.store(800, Ordering::SeqCst);
         disk.wait_for_room().unwrap();
+    }
+
+    #[test]
+    fn who_waits_for_room_goes_by_a_smaller_reserve_as_soon_as_there_is_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = disk(directory.path(), u64::MAX);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| disk.wait_for_room());
+            while disk.waits_for().is_none() {
+                std::thread::yield_now();
+            }
+            disk.set_min_free(1);
+            waiting.join().unwrap().unwrap();
+        });
+        assert_eq!(disk.waits_for(), None);
     }
 
     #[test]

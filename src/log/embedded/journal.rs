@@ -61,7 +61,7 @@ pub(super) fn mend(store: &Path, aside: &Path) -> io::Result<()> {
         for piece in &pieces {
             let bytes = content.get(piece.start..piece.end).unwrap_or_default();
             if piece.is_last && Some(number) == newest {
-                tracing::warn!(path = %path.display(), bytes = bytes.len(), "a write that was cut short is discarded");
+                tracing::warn!(path = %path.display(), bytes = bytes.len(), "an incomplete write is discarded");
                 continue;
             }
             fs::create_dir_all(aside)?;
@@ -69,7 +69,7 @@ pub(super) fn mend(store: &Path, aside: &Path) -> io::Result<()> {
             write_synced(&copy, &[bytes])?;
             tracing::error!(
                 path = %path.display(), bytes = bytes.len(), kept = %copy.display(),
-                "a part of the journal is damaged and set aside; what was in it is lost, and told to subscribers as a gap"
+                "part of the journal is damaged and was set aside; its events are lost, and subscribers receive a gap"
             );
         }
         replace(&path, &wholes(&content, &pieces))?;

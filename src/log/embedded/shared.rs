@@ -1,4 +1,4 @@
-//! What the writer lets everyone else see, and the place of the store.
+//! The state that the writer shares with readers, and the location of the store.
 
 use std::collections::BTreeSet;
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The directory and its keyspaces: opening, creating, the keys, and errors that a person can act on.
+//! The directory and its keyspaces: opening and creating them, the layout of keys, and errors that an operator can act
+//! on.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};

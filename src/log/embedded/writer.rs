@@ -1,4 +1,4 @@
-//! The only writer, on its own thread.
+//! The single writer of the log, on its own thread.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::ErrorKind;

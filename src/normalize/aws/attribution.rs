@@ -5,10 +5,10 @@
 
 use std::net::IpAddr;
 
-use super::super::json::Json;
 use super::super::method::{Field, MethodRules, Seen};
 use super::record::Record;
 use super::workload;
+use crate::json::Json;
 use crate::model::{Assumed, Attribution, Human, OnBehalfOf, Principal};
 
 /// The fields that the rules look at.
@@ -172,7 +172,7 @@ fn on_behalf_of(identity: Json<'_>) -> Option<OnBehalfOf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::normalize::json::Arena;
+    use crate::json::Arena;
     use crate::normalize::redact::Secrets;
     use serde_json::{Value, json};
 

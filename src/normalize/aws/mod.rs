@@ -14,10 +14,10 @@ use bytes::Bytes;
 use self::generic::Known;
 use super::catalog::Catalog;
 use super::eval::{Evaluated, Place, evaluate, partition, without_version};
-use super::json::Arena;
 use super::plan::{EventPlan, Parts};
 use super::redact::{is_on_one_line, leads_to_secret};
 use super::{Outcome, explain, hashed_id, not_json, sanitize};
+use crate::json::Arena;
 use crate::model::{Operation, RecordInfo, Session, Time};
 
 pub(super) use self::generic::GenericRules;

@@ -7,8 +7,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
 use super::super::expression::Facts;
-use super::super::json::{Arena, Json, KeySeed, Parser, ValueSeed};
 use super::super::redact::Secrets;
+use crate::json::{Arena, Json, KeySeed, Parser, ValueSeed, Watch};
 
 /// What tells whether the record is a change at all.
 const HEAD: [&str; 7] =
@@ -58,7 +58,7 @@ impl<'a> Record<'a> {
         arena: &'a Arena,
         secrets: &Secrets,
     ) -> Result<Self, serde_json::Error> {
-        Self::read(text, Parser::new(arena, Some(secrets)), true)
+        Self::read(text, Parser::new(arena, secrets), true)
     }
 
     /// Reads what tells whether the record is a change, and passes over the rest.
@@ -66,10 +66,10 @@ impl<'a> Record<'a> {
     /// # Errors
     /// When the text is no JSON object, or names one of these members twice.
     pub(in crate::normalize) fn head(text: &'a str, arena: &'a Arena) -> Result<Self, serde_json::Error> {
-        Self::read(text, Parser::new(arena, None), false)
+        Self::read(text, Parser::new(arena, &()), false)
     }
 
-    fn read(text: &'a str, mut parser: Parser<'a, '_>, whole: bool) -> Result<Self, serde_json::Error> {
+    fn read<W: Watch>(text: &'a str, mut parser: Parser<'a, '_, W>, whole: bool) -> Result<Self, serde_json::Error> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let members = MembersSeed { parser: &mut parser, whole }.deserialize(&mut deserializer)?;
         deserializer.end()?;
@@ -83,7 +83,7 @@ impl<'a> Record<'a> {
             (key, if is_omitted { Json::Null } else { value })
         });
         let root = Json::object(members, arena);
-        Ok(Self { facts: Facts { root, is_cut, arena }, is_whole: whole, may_hold_secrets: parser.may_hold_secrets })
+        Ok(Self { facts: Facts { root, is_cut, arena }, is_whole: whole, may_hold_secrets: parser.noticed })
     }
 
     /// CloudTrail's own mark.
@@ -122,12 +122,12 @@ fn document<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
     text.and_then(|text| Json::parse(text, arena).ok()).unwrap_or(value)
 }
 
-struct MembersSeed<'p, 'a, 'n> {
-    parser: &'p mut Parser<'a, 'n>,
+struct MembersSeed<'p, 'a, 'n, W> {
+    parser: &'p mut Parser<'a, 'n, W>,
     whole: bool,
 }
 
-impl<'de> DeserializeSeed<'de> for MembersSeed<'_, 'de, '_> {
+impl<'de, W: Watch> DeserializeSeed<'de> for MembersSeed<'_, 'de, '_, W> {
     type Value = Vec<(&'de str, Json<'de>)>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -135,7 +135,7 @@ impl<'de> DeserializeSeed<'de> for MembersSeed<'_, 'de, '_> {
     }
 }
 
-impl<'de> Visitor<'de> for MembersSeed<'_, 'de, '_> {
+impl<'de, W: Watch> Visitor<'de> for MembersSeed<'_, 'de, '_, W> {
     type Value = Vec<(&'de str, Json<'de>)>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

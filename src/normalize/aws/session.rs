@@ -1,7 +1,7 @@
 //! What a CloudTrail record tells about credentials: which made the call, and which it handed out.
 
-use super::super::json::Json;
 use super::record::Record;
+use crate::json::Json;
 use crate::model::{AssetName, Attribution, Caller, Evidence, Session, Time, Workload};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -94,7 +94,7 @@ fn expiration(value: Json<'_>) -> Option<Time> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::normalize::json::Arena;
+    use crate::json::Arena;
     use crate::normalize::{Engine, Outcome};
     use serde_json::{Value, json};
 

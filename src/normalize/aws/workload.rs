@@ -1,6 +1,6 @@
 //! The program behind a call, and the deployment that it is a part of, as one CloudTrail record tells them.
 
-use super::super::json::Json;
+use crate::json::Json;
 use crate::model::{Assumed, Deployment, Principal, Workload};
 
 /// The program that holds the credentials, by the strongest evidence that the record has.
@@ -85,7 +85,7 @@ fn tag<'a>(value: Json<'a>, wanted: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::normalize::json::Arena;
+    use crate::json::Arena;
     use serde_json::{Value, json};
 
     fn role_session(session: &str) -> (Principal, Assumed) {

@@ -9,7 +9,6 @@ use serde_json::{Map, Value, json};
 
 use super::super::eval::{Evaluated, Place, evaluate};
 use super::super::expression::Facts;
-use super::super::json::{Arena, Json};
 use super::super::rule::{Relation, RuleAction};
 use super::super::transform::camel as camel_case;
 use super::Rules;
@@ -17,6 +16,7 @@ use super::activity::Activity;
 use super::arm::{ArmId, has_prefix, is_all_upper};
 use super::fields::member;
 use super::generic::Verdict;
+use crate::json::{Arena, Json};
 use crate::model::{Action, AssetRef, Association, Confidence, Draft, DraftAction, Phase, Step};
 
 /// More than any resource has of others; what is beyond is a list that somebody keeps in a resource.
@@ -300,9 +300,9 @@ fn written(rules: &Rules, operation: &Operation<'_>) -> (Vec<Step>, bool) {
     let masked = drop_masked_tags(&mut configuration);
     let mut steps = Vec::with_capacity(2);
     if whole {
-        steps.push(Step::Replace(configuration));
+        steps.push(Step::Replace(configuration.into()));
     } else {
-        steps.push(Step::Merge { at: PointerBuf::root(), patch: configuration });
+        steps.push(Step::Merge { at: PointerBuf::root(), patch: configuration.into() });
     }
     steps.extend(named(operation, whole));
     (steps, masked)
@@ -314,12 +314,12 @@ fn named(operation: &Operation<'_>, whole: bool) -> Option<Step> {
     let own = operation.resource.name();
     let name = told.filter(|told| told.eq_ignore_ascii_case(own)).unwrap_or(own);
     let at = PointerBuf::from_tokens(["name"]);
-    (whole || !is_all_upper(name)).then(|| Step::Set { at, value: json!(name) })
+    (whole || !is_all_upper(name)).then(|| Step::Set { at, value: json!(name).into() })
 }
 
 /// What a delete answers with is how the resource was.
 fn last_words(rules: &Rules, operation: &Operation<'_>) -> Vec<Step> {
-    let was = operation.response().map(|body| Step::Recall(rules.generic.configuration(body)));
+    let was = operation.response().map(|body| Step::Recall(rules.generic.configuration(body).into()));
     was.into_iter().collect()
 }
 

@@ -14,12 +14,12 @@ use serde_json::{Map, Value, json};
 use super::super::Outcome;
 use super::super::eval::{Evaluated, Place, evaluate};
 use super::super::explain;
-use super::super::json::Arena;
 use super::super::plan::{Glob, Parts};
 use super::super::rule::RuleAction;
 use super::Rules;
 use super::change::View;
 use super::fields::{Fields, text_of};
+use crate::json::Arena;
 use crate::model::{Action, AssetRef, Confidence, Draft, DraftAction, Step, Time};
 
 /// The event source of the rules in `normalizers/azure/entra.toml`.
@@ -373,13 +373,13 @@ fn steps(target: &Map<String, Value>, action: Action) -> (Vec<Step>, bool) {
     let old = target.get("old").and_then(Value::as_object).cloned().unwrap_or_default();
     let new = target.get("new").and_then(Value::as_object).cloned().unwrap_or_default();
     let told = !new.is_empty();
-    let mut steps = vec![Step::Recall(Value::Object(old))];
+    let mut steps = vec![Step::Recall(Value::Object(old).into())];
     let at = |key: String| PointerBuf::from_tokens([key]);
     if action != Action::Delete {
-        steps.extend(own.map(|(key, value)| Step::Set { at: at(key), value }));
+        steps.extend(own.map(|(key, value)| Step::Set { at: at(key), value: value.into() }));
         steps.extend(new.into_iter().map(|(key, value)| match value {
             Value::Null => Step::Unset { at: at(key) },
-            value => Step::Set { at: at(key), value },
+            value => Step::Set { at: at(key), value: value.into() },
         }));
     }
     (steps, told)

@@ -4,13 +4,13 @@ use serde_json::{Map, Value, json};
 
 use super::super::catalog::Catalog;
 use super::super::eval::Place;
-use super::super::json::Arena;
 use super::super::{explain, not_json, sanitize};
 use super::activity::Activity;
 use super::change::{self, Operation};
 use super::entra::{self, Audit};
 use super::generic::Verdict;
 use super::{Kind, Outcome, Rules, recognize, redacting, unwrapped};
+use crate::json::Arena;
 
 /// Each rule of a record with what it finds, secrets left out. `{"records": [...]}` is taken for one operation, as `raw` of
 /// an event holds it. Empty where it comes to no rule.

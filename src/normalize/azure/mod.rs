@@ -27,11 +27,11 @@ use self::fields::Fields;
 use self::generic::Verdict;
 use super::catalog::Catalog;
 use super::eval::Evaluated;
-use super::json::Arena;
 use super::method::MethodRules;
 use super::plan::{AssetPlan, EventPlan, Plan, Template};
 use super::redact::Secrets;
 use super::{Outcome, hashed_id, not_json, sanitize};
+use crate::json::Arena;
 use crate::model::{AssetKind, Evidence, Operation as Call, OperationRecord, Phase, RecordInfo, UniqueId};
 
 pub(super) use self::arm::ArmId;

@@ -65,7 +65,8 @@ pub(in crate::normalize) fn seed_resource(
     let (body, partial) = body(told);
     let at = PointerBuf::from_tokens(["name"]);
     let name = told.get("name").and_then(Value::as_str).unwrap_or_else(|| id.name());
-    let steps = vec![Step::Replace(rules.generic.configuration(&body)), Step::Set { at, value: json!(name) }];
+    let steps =
+        vec![Step::Replace(rules.generic.configuration(&body).into()), Step::Set { at, value: json!(name).into() }];
     let asset = AssetRef {
         name: id.asset_name(&tenant),
         kind: Arc::clone(&kind.kind),
@@ -153,7 +154,7 @@ pub(in crate::normalize) fn seed_object(
         let is_people = ["members", "owners"].contains(&key.as_str());
         (key.clone(), if is_people { people(value) } else { value.clone() })
     });
-    let steps = vec![Step::Replace(Value::Object(configuration.collect()))];
+    let steps = vec![Step::Replace(Value::Object(configuration.collect()).into())];
     let asset = AssetRef {
         kind: Arc::clone(&plan.kind),
         name,

@@ -1,8 +1,9 @@
 use super::*;
+use crate::json::Arena;
 use crate::model::{AssetKind, AssetName};
 use crate::normalize::Engine;
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 fn function() -> AssetRef {
     AssetRef {
@@ -27,7 +28,9 @@ fn function() -> AssetRef {
 /// `relation name at`, with `+` or `-` before what came or went.
 fn told(engine: &Engine, before: Option<&Value>, after: &Value, known: &[Association]) -> Vec<String> {
     let (mentions, references) = (&engine.catalog.mentions, &engine.catalog.aws.references);
-    let found = mentions.associations(references, &function(), before, after, known);
+    let arena = Arena::new();
+    let json = |value| Json::copied(value, &arena);
+    let found = mentions.associations(references, &function(), before.map(json), json(after), known);
     let line = |association: &Association| {
         let sign = match association.change {
             None => "",
@@ -113,7 +116,9 @@ proptest! {
         let document: Value =
             ids.iter().zip(&keys).map(|(id, key)| (key.clone(), json!([{ "inner": id }]))).collect::<Map<_, _>>().into();
         let (mentions, references) = (&ENGINE.catalog.mentions, &ENGINE.catalog.aws.references);
-        for association in mentions.associations(references, &function(), Some(&document), &document, &[]) {
+        let arena = Arena::new();
+        let json = Json::copied(&document, &arena);
+        for association in mentions.associations(references, &function(), Some(json), json, &[]) {
             let at = association.at.unwrap();
             prop_assert_eq!(at.resolve(&document).unwrap().as_str(), Some(association.id.as_str()));
             prop_assert_eq!(association.change, None);

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::secrets::Secrets;
 use super::{Edit, MAX_NESTED_TEXTS, REDACTED, UnfitText, replace};
-use crate::normalize::json::MAX_DEPTH;
+use crate::json::MAX_DEPTH;
 
 /// One pass over the tokens of a JSON text.
 pub(super) struct Scan<'t> {

@@ -5,7 +5,7 @@ use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 
 use super::MASK;
-use crate::normalize::json::{Json, MAX_DEPTH};
+use crate::json::{Json, MAX_DEPTH, Watch};
 use crate::normalize::keys::Keys;
 use crate::normalize::pointer::Path;
 
@@ -84,6 +84,22 @@ pub(in crate::normalize) struct Secrets {
     any_pattern: Option<Regex>,
     /// Some patterns are an operator's: nothing is known of where in a text they match.
     own_patterns: bool,
+}
+
+/// What may be a secret.
+impl Watch for Secrets {
+    fn notices_name(&self, name: &str) -> bool {
+        self.contains(name)
+    }
+
+    fn notices_text(&self, text: &str) -> bool {
+        self.matches(text)
+    }
+
+    /// It may hold JSON with such a member.
+    fn notices_escaped(&self, text: &str) -> bool {
+        self.may_be_in_json(text)
+    }
 }
 
 impl Secrets {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::normalize::json::Arena;
+use crate::json::Arena;
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use serde_json::{Map, Value, json};
 
 use super::super::arn::Arn;
-use super::super::json::{Arena, Json};
 use super::super::transform::Transform;
 use super::forms::Forms;
+use crate::json::{Arena, Json};
 use crate::model::Time;
 
 /// Who tells an item, as rules see it under `/form`.

@@ -23,11 +23,11 @@ use super::catalog::Catalog;
 use super::configuration::configuration;
 use super::eval::{Evaluated, Place, evaluate, partition};
 use super::expression::Facts;
-use super::json::{Arena, Json};
 use super::plan::{EventPlan, Parts};
 use super::pointer::Path;
 use super::references::Referred;
 use super::{azure, redact};
+use crate::json::{Arena, Json};
 use crate::model::{Action, AssetRef, Confidence, Draft, DraftAction, Seed, SeedDocument, Step, Time};
 
 pub(super) use self::forms::Forms;
@@ -293,10 +293,10 @@ fn plain(catalog: &Catalog, item: &Item, view: &Value, place: &Place<'_>) -> Res
     let composed = || asset.arn.as_ref()?.render(&parts, false);
     let arena = Arena::new();
     let told = view.get("configuration").map(|told| Json::copied(told, &arena));
-    let configuration = told.and_then(|told| configuration(told, &arena)).map_or_else(|| json!({}), Json::to_value);
-    let mut steps = vec![Step::Replace(configuration)];
+    let configuration = told.and_then(|told| configuration(told, &arena)).unwrap_or(Json::EMPTY);
+    let mut steps = vec![Step::Replace(configuration.to_text())];
     if let Some(tags) = view.get("tags").filter(|tags| tags.is_object()) {
-        steps.push(Step::Set { at: asset.kind.tags.clone(), value: tags.clone() });
+        steps.push(Step::Set { at: asset.kind.tags.clone(), value: tags.into() });
     }
     Ok(Draft {
         action: DraftAction::Upsert,

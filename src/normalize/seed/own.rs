@@ -46,7 +46,7 @@ fn seed(
     let configuration = state.get("configuration").filter(|configuration| configuration.is_object());
     let mut steps = Vec::new();
     match configuration {
-        Some(configuration) if !gone => steps.push(Step::Replace(configuration.clone())),
+        Some(configuration) if !gone => steps.push(Step::Replace(configuration.into())),
         None if !gone => {
             let reason = "an asset without its configuration; ask for it with include=configuration";
             return Err(SeedFault::rejected("no_configuration", reason));

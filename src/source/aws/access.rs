@@ -1,4 +1,4 @@
-//! Credentials, roles and endpoints: from the configuration to the clients of the services.
+//! Credentials, roles and endpoints: builds the service clients from the configuration.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Objects in S3, behind a trait so that what is made of them can be tested without a service.
+//! Objects in S3, behind a trait so that their processing can be tested without a service.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -65,14 +65,8 @@ pub(crate) type Found = (PathBuf, Result<Job, String>);
 /// # Errors
 /// When there is a folder and it can't be read.
 pub(crate) fn list(folder: &Path) -> io::Result<BTreeMap<String, Found>> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(error),
-    };
     let mut jobs = BTreeMap::new();
-    for entry in entries {
-        let path = entry?.path();
+    for path in crate::source::entries(folder)? {
         let (Some(name), true) =
             (path.file_stem().and_then(|name| name.to_str()), path.extension().is_some_and(|e| e == EXTENSION))
         else {

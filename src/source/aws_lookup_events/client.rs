@@ -1,4 +1,4 @@
-//! The one call that is made, behind a trait so that the loop can be tested without a service.
+//! The LookupEvents call, behind a trait so that the polling loop can be tested without a service.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The loop of one region.
+//! The polling loop of one region of one account.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,15 +1,14 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Mutex;
 
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::client::{LookupError, PAGE_EVENTS, Page};
 use super::window::Window;
 use super::*;
-use crate::source::testing::Pipeline;
-use crate::source::{SourceStatus, StatusBoard};
+use crate::source::StatusBoard;
+use crate::source::testing::{Pipeline, Running};
 
 /// When the tests begin.
 const BEGIN: i64 = 1_700_000_000;
@@ -93,38 +92,15 @@ fn clock() -> Clock {
     })
 }
 
-struct Running {
-    board: StatusBoard,
-    stop: CancellationToken,
-    task: JoinHandle<Result<(), SourceError>>,
-}
-
-impl Running {
-    fn begin(config: &LookupEventsConfig, clients: &[(&str, &Arc<Fake>)], pipeline: &Pipeline) -> Self {
-        let clock = clients[0].1.clock.clone();
-        let mut source = LookupEventsSource::new("trail".into(), config.clone(), pipeline.cursor(), clock);
-        let client = |(region, fake): &(&str, &Arc<Fake>)| {
-            let client: Arc<dyn LookupEvents> = Arc::<Fake>::clone(fake);
-            ((*region).to_owned(), client)
-        };
-        source.clients = Some(clients.iter().map(client).collect());
-        let (board, stop) = (StatusBoard::default(), CancellationToken::new());
-        let status = board.register("trail".into(), KIND);
-        let (intake, token) = (pipeline.intake.clone(), stop.clone());
-        let task = TaskTracker::new().spawn(async move { source.run(intake, status, token).await });
-        Self { board, stop, task }
-    }
-
-    fn status(&self) -> SourceStatus {
-        self.board.snapshot().into_values().next().unwrap()
-    }
-
-    async fn end(self) {
-        let begun = Instant::now();
-        self.stop.cancel();
-        self.task.await.unwrap().unwrap();
-        assert_eq!(begun.elapsed(), Duration::ZERO, "a stop is obeyed at once");
-    }
+fn begin(config: &LookupEventsConfig, clients: &[(&str, &Arc<Fake>)], pipeline: &Pipeline) -> Running {
+    let clock = clients[0].1.clock.clone();
+    let mut source = LookupEventsSource::new("trail".into(), config.clone(), pipeline.cursor(), clock);
+    let client = |(region, fake): &(&str, &Arc<Fake>)| {
+        let client: Arc<dyn LookupEvents> = Arc::<Fake>::clone(fake);
+        ((*region).to_owned(), client)
+    };
+    source.clients = Some(clients.iter().map(client).collect());
+    Running::start("trail", KIND, pipeline, async move |intake, status, stop| source.run(intake, status, stop).await)
 }
 
 fn config() -> LookupEventsConfig {
@@ -150,7 +126,7 @@ async fn events_come_once_and_oldest_first() {
         fake.add(format!("{n:03}"), BEGIN - 800 + n * 3, 0);
     }
     let pipeline = Pipeline::new();
-    let running = Running::begin(&config(), &[("eu-west-1", &fake)], &pipeline);
+    let running = begin(&config(), &[("eu-west-1", &fake)], &pipeline);
     minutes(1).await;
     let expected: Vec<_> = (0..200).map(|n| format!("{n:03}")).collect();
     assert_eq!(ids(&pipeline), expected);
@@ -164,7 +140,7 @@ async fn events_come_once_and_oldest_first() {
     assert_eq!(status.newest_record, Some(from_secs(BEGIN + 60 + 99 * 5)));
     assert!(status.lag_secs.unwrap() < 61.0, "{status:?}");
     assert!(status.position.unwrap().starts_with("eu-west-1 up to 2023-11-14T22:"));
-    running.end().await;
+    running.end_at_once().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -180,9 +156,9 @@ async fn a_thousand_and_a_half_events_in_one_second_are_found() {
     fake.add("before", BEGIN - 101, 0);
     fake.add("after", BEGIN - 49, 0);
     let pipeline = Pipeline::new();
-    let running = Running::begin(&config(), &[("eu-west-1", &fake)], &pipeline);
+    let running = begin(&config(), &[("eu-west-1", &fake)], &pipeline);
     minutes(10).await;
-    running.end().await;
+    running.end_at_once().await.unwrap();
     let found = ids(&pipeline);
     assert_eq!(found.len(), 6_502);
     assert_eq!(found.iter().cloned().collect::<HashSet<_>>(), fake.ids());
@@ -196,11 +172,11 @@ async fn late_events_are_found() {
     fake.add("two minutes late", BEGIN - 20, BEGIN + 100);
     fake.add("a quarter of an hour late", BEGIN - 30, BEGIN + 870);
     let pipeline = Pipeline::new();
-    let running = Running::begin(&config(), &[("eu-west-1", &fake)], &pipeline);
+    let running = begin(&config(), &[("eu-west-1", &fake)], &pipeline);
     minutes(1).await;
     assert_eq!(ids(&pipeline), ["first"]);
     minutes(20).await;
-    running.end().await;
+    running.end_at_once().await.unwrap();
     assert_eq!(ids(&pipeline), ["first", "two minutes late", "a quarter of an hour late"]);
 }
 
@@ -221,20 +197,20 @@ async fn accounts_are_asked_each_with_a_budget_and_a_position_of_its_own() {
     let config = LookupEventsConfig { accounts, ..config() };
     let clients = [("111122223333/us-east-1", &other), ("eu-west-1", &own)];
     let pipeline = Pipeline::new();
-    let running = Running::begin(&config, &clients, &pipeline);
+    let running = begin(&config, &clients, &pipeline);
     minutes(2).await;
     assert_eq!(pipeline.kept.lock().unwrap().records.len(), 121);
     let location = pipeline.kept.lock().unwrap().records[0].origin.location.to_string();
     assert_eq!(location, "lookup-events:111122223333/us-east-1");
-    running.end().await;
+    running.end_at_once().await.unwrap();
     let cursor = String::from_utf8(pipeline.cursor().unwrap().to_vec()).unwrap();
     assert!(cursor.contains(r#""111122223333/us-east-1""#) && cursor.contains(r#""eu-west-1""#), "{cursor}");
 
     other.add("later", BEGIN + 200, 0);
     let asked = own.requests();
-    let running = Running::begin(&config, &clients, &pipeline);
+    let running = begin(&config, &clients, &pipeline);
     minutes(5).await;
-    running.end().await;
+    running.end_at_once().await.unwrap();
     assert!(ids(&pipeline).contains(&"later".to_owned()));
     assert!(own.requests() > asked, "the other account does not take its turns");
 }
@@ -248,7 +224,7 @@ async fn failures_keep_the_page() {
     let pipeline = Pipeline::new();
     let throttled = || LookupError::Throttled("ThrottlingException".to_owned());
     let unavailable = || LookupError::Unavailable("status 500".to_owned());
-    let running = Running::begin(&config(), &[("eu-west-1", &fake)], &pipeline);
+    let running = begin(&config(), &[("eu-west-1", &fake)], &pipeline);
     sleep(Duration::from_millis(600)).await;
     assert_eq!(fake.requests(), 2, "two requests a second");
     fake.answer_next([throttled(), unavailable(), throttled(), throttled(), unavailable()]);
@@ -260,7 +236,7 @@ async fn failures_keep_the_page() {
     minutes(2).await;
     assert_eq!(running.status().state, SourceState::Running);
     assert_eq!(ids(&pipeline), (0..180).map(|n| format!("{n:03}")).collect::<Vec<_>>());
-    running.end().await;
+    running.end_at_once().await.unwrap();
     let requests = fake.requests.lock().unwrap();
     assert!(requests[2..8].iter().all(|(_, _, token)| *token == requests[2].2 && token.is_some()), "{requests:?}");
     let apart: Vec<_> = requests.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
@@ -275,11 +251,11 @@ async fn an_expired_token_begins_the_window_anew() {
         fake.add(format!("{n:03}"), BEGIN - 200 + n, 0);
     }
     let pipeline = Pipeline::new();
-    let running = Running::begin(&config(), &[("eu-west-1", &fake)], &pipeline);
+    let running = begin(&config(), &[("eu-west-1", &fake)], &pipeline);
     sleep(Duration::from_millis(600)).await;
     fake.answer_next([LookupError::TokenExpired]);
     minutes(1).await;
-    running.end().await;
+    running.end_at_once().await.unwrap();
     assert_eq!(ids(&pipeline), (0..180).map(|n| format!("{n:03}")).collect::<Vec<_>>());
     let tokens: Vec<_> = fake.requests.lock().unwrap().iter().map(|(_, _, token)| token.is_some()).collect();
     assert_eq!(tokens[..7], [false, true, true, false, true, true, true]);
@@ -299,7 +275,7 @@ async fn a_refusal_is_told_and_does_not_hold_up_other_regions() {
     other.add("not held up", BEGIN - 1, 0);
     let pipeline = Pipeline::new();
     let config = LookupEventsConfig::new(vec!["eu-west-1".to_owned(), "us-east-1".to_owned()]);
-    let running = Running::begin(&config, &[("eu-west-1", &refusing), ("us-east-1", &other)], &pipeline);
+    let running = begin(&config, &[("eu-west-1", &refusing), ("us-east-1", &other)], &pipeline);
     minutes(4).await;
     let status = running.status();
     assert_eq!(status.state, SourceState::Retrying);
@@ -314,7 +290,7 @@ async fn a_refusal_is_told_and_does_not_hold_up_other_regions() {
     assert!(other.requests() >= 4);
     minutes(16).await;
     assert_eq!(running.status().state, SourceState::Running);
-    running.end().await;
+    running.end_at_once().await.unwrap();
     assert_eq!(ids(&pipeline), ["not held up", "held up"]);
     let position: Position = serde_json::from_slice(&pipeline.cursor().unwrap()).unwrap();
     assert_eq!(position.done.len(), 2);
@@ -333,10 +309,10 @@ async fn progress_through_a_long_history_is_kept() {
     let mut before = 0;
     for _ in 0..40 {
         let pipeline = Pipeline::failing_after(usize::MAX, Arc::clone(&kept));
-        let running = Running::begin(&config, &[("eu-west-1", &fake)], &pipeline);
+        let running = begin(&config, &[("eu-west-1", &fake)], &pipeline);
         // Cut off long before it could be through.
         sleep(Duration::from_secs(45)).await;
-        running.end().await;
+        running.end_at_once().await.unwrap();
         let found = ids(&pipeline);
         if found.len() > before && found.iter().collect::<HashSet<_>>().len() == 6_000 {
             break;
@@ -362,13 +338,13 @@ async fn breaking_off_at_any_delivery_loses_nothing() {
         }
         let kept = Arc::default();
         let failing = Pipeline::failing_after(deliveries, Arc::clone(&kept));
-        let running = Running::begin(&config(), &[("eu-west-1", &fake)], &failing);
+        let running = begin(&config(), &[("eu-west-1", &fake)], &failing);
         minutes(2).await;
         assert!(matches!(running.task.await.unwrap(), Err(SourceError::Log(_))));
         let pipeline = Pipeline::failing_after(usize::MAX, kept);
-        let running = Running::begin(&config(), &[("eu-west-1", &fake)], &pipeline);
+        let running = begin(&config(), &[("eu-west-1", &fake)], &pipeline);
         minutes(2).await;
-        running.end().await;
+        running.end_at_once().await.unwrap();
         let found = ids(&pipeline);
         assert_eq!(found.iter().cloned().collect::<HashSet<_>>(), fake.ids(), "{deliveries}");
     }

@@ -121,7 +121,7 @@ impl Hand {
                 let receipts: Vec<String> = some.iter().map(|(_, receipt)| receipt.clone()).collect();
                 let visible_at = Instant::now() + self.invisible;
                 if let Err(error) = self.queue.keep(&receipts, self.invisible).await {
-                    tracing::warn!(%error, messages = receipts.len(), "can't keep messages; they may come twice");
+                    tracing::warn!(%error, messages = receipts.len(), "can't extend the visibility timeout of messages; they may be delivered twice");
                     break;
                 }
                 self.held(|(_, held)| {
@@ -162,14 +162,17 @@ impl Hand {
         while !receipts.is_empty() {
             match self.queue.delete(&receipts).await {
                 Ok(rest) => receipts = rest,
-                Err(error) => tracing::warn!(%error, messages = receipts.len(), "can't delete messages; trying again"),
+                Err(error) => tracing::warn!(%error, messages = receipts.len(), "can't delete messages; retrying"),
             }
             if receipts.is_empty() {
                 break;
             }
             let wait = backoff.next_wait();
             if backoff.failures() >= DELETE_TRIES {
-                tracing::warn!(messages = receipts.len(), "not deleted; they come again, and are known by then");
+                tracing::warn!(
+                    messages = receipts.len(),
+                    "messages not deleted; they will be delivered again and recognised as duplicates"
+                );
                 self.held(|(_, held)| numbers.iter().for_each(|number| drop(held.remove(number))));
                 return;
             }

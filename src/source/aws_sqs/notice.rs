@@ -45,7 +45,7 @@ pub(super) struct Notice {
 
 /// A message that is none of the known shapes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the message is no notice of S3, CloudTrail, SNS or EventBridge that is known: {0}")]
+#[error("the message is not a known notification from S3, CloudTrail, SNS or EventBridge: {0}")]
 pub(super) struct NotANotice(String);
 
 #[derive(Deserialize)]

@@ -3,16 +3,15 @@ use std::collections::{BTreeMap, HashSet};
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
 use serde_json::json;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::queue::BATCH;
 use super::*;
 use crate::model::Time;
+use crate::source::SourceState;
 use crate::source::aws::object::{Body, Listed, Listing, ObjectRef};
-use crate::source::testing::{Kept, Pipeline};
-use crate::source::{SourceState, SourceStatus, StatusBoard};
+use crate::source::testing::{Kept, Pipeline, Running};
 
 const VISIBLE_AFTER: Duration = Duration::from_secs(30);
 
@@ -187,11 +186,8 @@ impl World {
         let mut source =
             SqsSource::new("trail".into(), self.config.clone(), pipeline.cursor(), clock, Arc::clone(&self.metrics));
         source.peers = Some((self.queue.clone(), self.bucket.clone()));
-        let (board, stop) = (StatusBoard::default(), CancellationToken::new());
-        let status = board.register("trail".into(), S3_KIND);
-        let (intake, token) = (pipeline.intake.clone(), stop.clone());
-        let task = TaskTracker::new().spawn(async move { source.run(intake, status, token).await });
-        Running { board, stop, task }
+        let source = async move |intake, status, stop| source.run(intake, status, stop).await;
+        Running::start("trail", S3_KIND, pipeline, source)
     }
 
     fn notices(&self, outcome: &str) -> u64 {
@@ -206,23 +202,6 @@ impl World {
             sleep(Duration::from_millis(50)).await;
         }
         panic!("{} messages are left", self.queue.left());
-    }
-}
-
-struct Running {
-    board: StatusBoard,
-    stop: CancellationToken,
-    task: JoinHandle<Result<(), SourceError>>,
-}
-
-impl Running {
-    fn status(&self) -> SourceStatus {
-        self.board.snapshot().into_values().next().unwrap()
-    }
-
-    async fn end(self) {
-        self.stop.cancel();
-        self.task.await.unwrap().unwrap();
     }
 }
 
@@ -251,7 +230,7 @@ async fn a_queue_of_every_shape_is_emptied_and_accounted_for() {
     let running = world.run(&pipeline);
     world.until_empty().await;
     pipeline.until(|kept| kept.records.len() == 3).await;
-    running.end().await;
+    running.end().await.unwrap();
     let kept = pipeline.kept.lock().unwrap();
     assert_eq!(ids(&kept).into_iter().collect::<HashSet<_>>(), ["1", "2", "3"].map(str::to_owned).into());
     assert_eq!(kept.codes(), ["not_a_notice"]);
@@ -290,7 +269,7 @@ async fn nothing_is_deleted_before_it_is_durable() {
     }));
     let running = world.run(&pipeline);
     world.until_empty().await;
-    running.end().await;
+    running.end().await.unwrap();
     assert_eq!(*early.lock().unwrap(), Vec::<String>::new(), "deleted before durable");
     assert_eq!((world.queue.deleted.lock().unwrap().len(), pipeline.kept.lock().unwrap().records.len()), (100, 100));
 }
@@ -305,7 +284,7 @@ async fn a_slow_object_is_kept_invisible_and_comes_once() {
     let pipeline = Pipeline::new();
     let running = world.run(&pipeline);
     world.until_empty().await;
-    running.end().await;
+    running.end().await.unwrap();
     assert_eq!(world.bucket.gets.lock().unwrap().len(), 1, "read once");
     assert_eq!(ids(&pipeline.kept.lock().unwrap()), ["1"]);
 }
@@ -331,7 +310,7 @@ async fn the_objects_of_a_lane_keep_their_order_and_do_not_wait_for_other_lanes(
     let pipeline = Pipeline::new();
     let running = world.run(&pipeline);
     world.until_empty().await;
-    running.end().await;
+    running.end().await.unwrap();
     let ids = ids(&pipeline.kept.lock().unwrap());
     for region in ["eu-west-1", "us-east-1"] {
         let of_region: Vec<&String> = ids.iter().filter(|id| id.starts_with(region)).collect();
@@ -362,7 +341,7 @@ async fn what_was_cut_off_goes_on_where_it_was() {
     let pipeline = Pipeline::failing_after(usize::MAX, Arc::clone(&kept));
     let running = world.run(&pipeline);
     world.until_empty().await;
-    running.end().await;
+    running.end().await.unwrap();
     let kept = kept.lock().unwrap();
     assert_eq!(ids(&kept), (0..1_200).map(|n: i32| n.to_string()).collect::<Vec<_>>());
     assert_eq!(kept.codes(), ["not_a_record"], "and what is broken is told once");
@@ -379,7 +358,7 @@ async fn a_message_that_comes_twice_tells_nothing_twice() {
         world.queue.send(notice(std::slice::from_ref(&log)));
         world.queue.send(notice(&[log.clone(), log.clone()]));
         world.until_empty().await;
-        running.end().await;
+        running.end().await.unwrap();
     }
     assert_eq!(pipeline.kept.lock().unwrap().codes(), ["not_a_record"]);
 }
@@ -398,7 +377,7 @@ async fn an_object_that_can_never_be_read_is_quarantined_by_name() {
     assert_eq!(running.status().state, SourceState::Retrying);
     assert!(running.status().last_error.unwrap().contains("NoSuchKey"));
     world.until_empty().await;
-    running.end().await;
+    running.end().await.unwrap();
     let kept = pipeline.kept.lock().unwrap();
     assert_eq!(kept.codes(), ["unreadable_object"]);
     let reason = &kept.rejected[0].reason;
@@ -415,7 +394,7 @@ async fn a_redrive_policy_decides_where_there_is_one() {
     let pipeline = Pipeline::new();
     let running = world.run(&pipeline);
     world.until_empty().await;
-    running.end().await;
+    running.end().await.unwrap();
     assert_eq!((world.queue.deleted.lock().unwrap().len(), world.queue.dead.lock().unwrap().len()), (0, 1));
     let kept = pipeline.kept.lock().unwrap();
     assert!(kept.rejected[0].reason.contains(":dead"));
@@ -441,7 +420,7 @@ async fn what_is_refused_waits_until_it_is_granted() {
     world.bucket.errors.lock().unwrap().clear();
     world.until_empty().await;
     assert_eq!(running.status().state, SourceState::Running);
-    running.end().await;
+    running.end().await.unwrap();
     assert_eq!(ids(&pipeline.kept.lock().unwrap()), ["1"]);
 }
 
@@ -454,7 +433,7 @@ async fn a_stop_gives_back_what_is_in_hand() {
     let running = world.run(&Pipeline::new());
     sleep(Duration::from_secs(1)).await;
     let begun = Instant::now();
-    running.end().await;
+    running.end().await.unwrap();
     assert!(begun.elapsed() < Duration::from_millis(1_400));
     let messages = world.queue.messages.lock().unwrap();
     assert!(messages.values().all(|message| message.visible_at <= Instant::now()), "seen by others at once");
@@ -477,7 +456,7 @@ async fn a_queue_that_can_not_be_received_from_is_told() {
     world.queue.send(format!(r#"{{"detail-type":"AWS API Call via CloudTrail","detail":{}}}"#, record("1")));
     world.until_empty().await;
     assert_eq!((running.status().state, running.status().records), (SourceState::Running, 1));
-    running.end().await;
+    running.end().await.unwrap();
 }
 
 /// A pipeline that takes its time for each delivery, one at a time.
@@ -512,7 +491,7 @@ async fn a_slow_log_holds_up_the_queue_and_not_the_memory() {
     }
     assert!((100..=hand::MOST).contains(&most), "{most} messages in hand at most");
     let read = world.bucket.gets.lock().unwrap().len();
-    running.end().await;
+    running.end().await.unwrap();
     assert_eq!((kept.lock().unwrap().records.len(), read), (600, 600), "each once, however long it took");
     log.abort();
 }

@@ -38,7 +38,7 @@ pub(super) enum HubError {
         secs: u64,
     },
     /// Events are there, but do not come.
-    #[error("the link fell silent: events up to number {last} are there, and none came for {secs} s")]
+    #[error("the link fell silent: events up to number {last} are there, but none arrived for {secs} s")]
     Stalled {
         /// The newest event's sequence number.
         last: i64,

@@ -1,16 +1,14 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
-use tokio_util::task::TaskTracker;
 
 use super::client::{Connection, Event, Events};
 use super::place::Place;
 use super::*;
 use crate::model::Time;
-use crate::source::testing::Pipeline;
-use crate::source::{SourceState, SourceStatus, StatusBoard};
+use crate::source::SourceState;
+use crate::source::testing::{Pipeline, Running};
 
 /// A hub in memory, whose links fail as a test says.
 #[derive(Clone)]
@@ -119,49 +117,18 @@ fn offset(sequence: i64) -> String {
     (sequence * 64).to_string()
 }
 
-struct Running {
-    board: StatusBoard,
-    stop: CancellationToken,
-    task: JoinHandle<(Result<(), SourceError>, Option<Bytes>)>,
-}
+/// What the source ended with, and its last position.
+type Ended = (Result<(), SourceError>, Option<Bytes>);
 
-impl Running {
-    fn begin(fake: &Fake, pipeline: &Pipeline) -> Self {
-        let config = EventHubsConfig { check_secs: 1, ..EventHubsConfig::new("acme", "activity") };
-        let clock = Clock::from_fn(|| Time::from_millis(10_000));
-        let mut source = EventHubsSource::new("azure".into(), config, pipeline.cursor(), clock);
-        source.connect = Some(Arc::new(fake.clone()));
-        let (board, stop) = (StatusBoard::default(), CancellationToken::new());
-        let status = board.register("azure".into(), KIND);
-        let (intake, token) = (pipeline.intake.clone(), stop.clone());
-        let task = TaskTracker::new().spawn(async move {
-            let outcome = source.run(intake, status, token).await;
-            (outcome, source.cursor)
-        });
-        Self { board, stop, task }
-    }
-
-    fn status(&self) -> SourceStatus {
-        self.board.snapshot().into_values().next().unwrap()
-    }
-
-    async fn until(&self, wished: impl Fn(&SourceStatus) -> bool) -> SourceStatus {
-        for _ in 0..100_000 {
-            let status = self.status();
-            if wished(&status) {
-                return status;
-            }
-            sleep(Duration::from_millis(1)).await;
-        }
-        panic!("still {:?}", self.status());
-    }
-
-    async fn end(self) {
-        let begun = Instant::now();
-        self.stop.cancel();
-        self.task.await.unwrap().0.unwrap();
-        assert_eq!(begun.elapsed(), Duration::ZERO, "a stop is obeyed at once");
-    }
+fn begin(fake: &Fake, pipeline: &Pipeline) -> Running<Ended> {
+    let config = EventHubsConfig { check_secs: 1, ..EventHubsConfig::new("acme", "activity") };
+    let clock = Clock::from_fn(|| Time::from_millis(10_000));
+    let mut source = EventHubsSource::new("azure".into(), config, pipeline.cursor(), clock);
+    source.connect = Some(Arc::new(fake.clone()));
+    Running::start("azure", KIND, pipeline, async move |intake, status, stop| {
+        let outcome = source.run(intake, status, stop).await;
+        (outcome, source.cursor)
+    })
 }
 
 /// What became durable of a partition, in order.
@@ -191,18 +158,18 @@ async fn every_event_once_and_in_order_through_failing_links_and_a_failing_log()
                     task.abort();
                 }
                 pipeline = Pipeline::failing_after(random.usize(0..9), Arc::clone(&pipeline.kept));
-                running = Some(Running::begin(&fake, &pipeline));
+                running = Some(begin(&fake, &pipeline));
             }
             sleep(Duration::from_millis(random.u64(0..3_000))).await;
         }
         running.unwrap().task.abort();
         pipeline = Pipeline::failing_after(usize::MAX, Arc::clone(&pipeline.kept));
-        let running = Running::begin(&fake, &pipeline);
+        let running = begin(&fake, &pipeline);
         pipeline.until(|kept| kept.records.len() >= total).await;
         for partition in ["0", "1"] {
             assert_eq!(kept(&pipeline, partition), fake.expected(partition), "seed {seed}");
         }
-        running.end().await;
+        running.end_at_once().await.0.unwrap();
     }
 }
 
@@ -211,7 +178,7 @@ async fn when_the_log_fails_the_source_ends_with_the_position_that_is_durable() 
     let fake = Fake::new(1);
     fake.append("0");
     let pipeline = Pipeline::failing_after(2, Arc::default());
-    let running = Running::begin(&fake, &pipeline);
+    let running = begin(&fake, &pipeline);
     pipeline.until(|kept| kept.records.len() == 1).await;
     fake.append("0");
     let (outcome, cursor) = running.task.await.unwrap();
@@ -225,7 +192,7 @@ async fn a_link_that_gives_nothing_though_events_are_there_is_opened_anew() {
     let fake = Fake::new(1);
     fake.append("0");
     let pipeline = Pipeline::new();
-    let running = Running::begin(&fake, &pipeline);
+    let running = begin(&fake, &pipeline);
     pipeline.until(|kept| kept.records.len() == 1).await;
     sleep(Duration::from_secs(600)).await;
     assert_eq!(fake.hub().connections.len(), 2, "a quiet partition is left alone");
@@ -240,7 +207,7 @@ async fn a_link_that_gives_nothing_though_events_are_there_is_opened_anew() {
     let status = running.until(|status| status.state == SourceState::Running && status.records == 2).await;
     assert_eq!(status.partitions[0].error, None);
     running.until(|status| status.lag_secs == Some(0.0)).await;
-    running.end().await;
+    running.end_at_once().await.0.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -248,14 +215,14 @@ async fn a_hub_that_stays_away_is_asked_less_and_less() {
     let fake = Fake::new(1);
     fake.hub().refusals = 14;
     let pipeline = Pipeline::new();
-    let running = Running::begin(&fake, &pipeline);
+    let running = begin(&fake, &pipeline);
     sleep(Duration::from_secs(600)).await;
     assert_eq!(running.status().state, SourceState::Running);
     let waits: Vec<Duration> = fake.hub().connections.windows(2).map(|pair| pair[1] - pair[0]).take(13).collect();
     assert!(waits[0] <= Duration::from_millis(250), "{waits:?}");
     assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(30)), "{waits:?}");
     assert!(waits[8..].iter().all(|wait| *wait >= Duration::from_secs(15)), "{waits:?}");
-    running.end().await;
+    running.end_at_once().await.0.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -263,7 +230,7 @@ async fn a_position_of_another_version_is_told() {
     let fake = Fake::new(1);
     let pipeline = Pipeline::new();
     pipeline.kept.lock().unwrap().cursor = Some(Bytes::from_static(b"{}"));
-    let (outcome, _) = Running::begin(&fake, &pipeline).task.await.unwrap();
+    let (outcome, _) = begin(&fake, &pipeline).task.await.unwrap();
     let error = outcome.unwrap_err().to_string();
     assert!(error.contains("acme.servicebus.windows.net/activity: the saved position"), "{error}");
 }

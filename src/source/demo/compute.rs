@@ -1,4 +1,4 @@
-//! Machines: instances, volumes, snapshots and the scaling group.
+//! Compute resources of the demo: instances, volumes, snapshots and the scaling group.
 
 use serde_json::{Value, json};
 

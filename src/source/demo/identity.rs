@@ -1,4 +1,4 @@
-//! IAM: users, access keys, roles and policies. Everything of it is logged in us-east-1.
+//! IAM resources of the demo: users, access keys, roles and policies, all logged in us-east-1.
 
 use serde_json::{Value, json};
 

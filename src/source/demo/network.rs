@@ -1,4 +1,4 @@
-//! Networks: VPCs, subnets, routes, addresses and security groups.
+//! Network resources of the demo: VPCs, subnets, routes, addresses and security groups.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Who works in the invented organisation, and how their calls look: identity, address and user agent.
+//! The principals of the fictional organisation, with their identity, address and user agent.
 
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64;

@@ -1,4 +1,4 @@
-//! Functions, topics, containers and stacks.
+//! Further resources of the demo: functions, topics, containers and stacks.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! What exists in one account and region of the invented organisation.
+//! The resources in one account and region of the fictional organisation.
 
 use super::scribe::Place;
 

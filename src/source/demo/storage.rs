@@ -1,4 +1,4 @@
-//! Buckets, and the keys that encrypt them.
+//! Storage resources of the demo: buckets, and the keys that encrypt them.
 
 use serde_json::{Value, json};
 

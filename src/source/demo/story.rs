@@ -1,5 +1,5 @@
-//! Incidents: a few changes that belong together, minutes apart, among everything else. Somebody does something worth
-//! an alert, and somebody else puts it right.
+//! Incidents: a few related changes, minutes apart, among all others. Somebody does something worth an alert, and
+//! somebody else reverts it.
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,4 @@
-//! The invented organisation: what it begins with, and what happens in it from one moment to the next.
+//! The fictional organisation: its initial state, and what happens in it over time.
 
 use serde_json::{Value, json};
 

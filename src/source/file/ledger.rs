@@ -114,7 +114,7 @@ struct SavedEntry {
 
 /// A cursor that can't be read.
 #[derive(Debug, thiserror::Error)]
-#[error("the saved position is not one of this version: {0}")]
+#[error("the saved position is not valid for this version: {0}")]
 pub(super) struct LedgerError(String);
 
 /// Positions of all files.

@@ -5,57 +5,23 @@ use std::sync::Arc;
 
 use flate2::{Compression as Level, write::GzEncoder};
 use tempfile::TempDir;
-use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::model::{RawRecord, Time};
-use crate::source::testing::Pipeline;
-use crate::source::{SourceStatus, StatusBoard};
+use crate::source::StatusBoard;
+use crate::source::testing::{Pipeline, Running};
 
 const POLL_MILLIS: u64 = 20;
 
-/// A source that runs beside the test.
-struct Running {
-    board: StatusBoard,
-    stop: CancellationToken,
-    task: JoinHandle<Result<(), SourceError>>,
-}
-
-impl Running {
-    fn begin(path: &Path, follow: bool, pipeline: &Pipeline) -> Self {
-        let config = FileConfig { follow, poll_millis: POLL_MILLIS, ..FileConfig::new(path) };
-        let clock = Clock::from_fn(|| Time::from_millis(0));
-        let mut source = FileSource::new("trail".into(), config, pipeline.cursor(), clock);
-        let (board, stop) = (StatusBoard::default(), CancellationToken::new());
-        let status = board.register("trail".into(), KIND);
-        let (intake, token) = (pipeline.intake.clone(), stop.clone());
-        let task = TaskTracker::new().spawn(async move { source.run(intake, status, token).await });
-        Self { board, stop, task }
-    }
-
-    fn status(&self) -> SourceStatus {
-        self.board.snapshot().into_values().next().unwrap()
-    }
-
-    async fn until(&self, wished: impl Fn(&SourceStatus) -> bool) -> SourceStatus {
-        for _ in 0..1_000 {
-            let status = self.status();
-            if wished(&status) {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("still {:?}", self.status());
-    }
-
-    async fn end(self) -> Result<(), SourceError> {
-        self.stop.cancel();
-        self.task.await.unwrap()
-    }
+fn begin(path: &Path, follow: bool, pipeline: &Pipeline) -> Running {
+    let config = FileConfig { follow, poll_millis: POLL_MILLIS, ..FileConfig::new(path) };
+    let clock = Clock::from_fn(|| Time::from_millis(0));
+    let mut source = FileSource::new("trail".into(), config, pipeline.cursor(), clock);
+    Running::start("trail", KIND, pipeline, async move |intake, status, stop| source.run(intake, status, stop).await)
 }
 
 async fn read_once(path: &Path, pipeline: &Pipeline) -> Result<(), SourceError> {
-    Running::begin(path, false, pipeline).task.await.unwrap()
+    begin(path, false, pipeline).task.await.unwrap()
 }
 
 async fn some_polls() {
@@ -141,7 +107,7 @@ async fn a_folder_is_read_once_in_order() {
 async fn a_growing_file_is_followed() {
     let (_folder, path) = folder();
     let pipeline = Pipeline::new();
-    let running = Running::begin(&path, true, &pipeline);
+    let running = begin(&path, true, &pipeline);
     let status = running.until(|status| status.state == SourceState::Retrying).await;
     assert!(status.last_error.unwrap().contains("trail.jsonl: it does not exist; waiting for it"));
 
@@ -167,7 +133,7 @@ async fn rotation_loses_nothing() {
         fs::remove_file(&rotated).ok();
         fs::write(&path, lines(0..2)).unwrap();
         let pipeline = Pipeline::new();
-        let running = Running::begin(&root, true, &pipeline);
+        let running = begin(&root, true, &pipeline);
         until_records(&pipeline, 2).await;
         // The writer goes on with the old file for a while.
         fs::rename(&path, &rotated).unwrap();
@@ -184,7 +150,7 @@ async fn rotation_loses_nothing() {
         fs::remove_file(&rotated).unwrap();
         fs::rename(&path, &rotated).unwrap();
         append(&path, lines(6..7));
-        let running = Running::begin(&root, true, &pipeline);
+        let running = begin(&root, true, &pipeline);
         until_records(&pipeline, 7).await;
         running.end().await.unwrap();
         assert_eq!(texts(&pipeline), records(0..7), "{}", root.display());
@@ -198,7 +164,7 @@ async fn a_file_that_is_removed_is_read_to_its_end() {
     fs::write(&path, lines(0..1)).unwrap();
     fs::write(folder.path().join("other.jsonl"), "").unwrap();
     let pipeline = Pipeline::new();
-    let running = Running::begin(folder.path(), true, &pipeline);
+    let running = begin(folder.path(), true, &pipeline);
     until_records(&pipeline, 1).await;
     let mut writer = OpenOptions::new().append(true).open(&path).unwrap();
     fs::remove_file(&path).unwrap();
@@ -213,7 +179,7 @@ async fn a_file_written_anew_is_read_from_the_start() {
     let (_folder, path) = folder();
     fs::write(&path, lines(0..3)).unwrap();
     let pipeline = Pipeline::new();
-    let running = Running::begin(&path, true, &pipeline);
+    let running = begin(&path, true, &pipeline);
     until_records(&pipeline, 3).await;
     OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
     some_polls().await;
@@ -326,7 +292,7 @@ async fn a_document_that_stays_cut_off_is_told() {
     let compressed = gzip(&document(3..2_000));
     fs::write(folder.path().join("b.json.gz"), &compressed[..compressed.len() / 2]).unwrap();
     let pipeline = Pipeline::new();
-    let running = Running::begin(folder.path(), true, &pipeline);
+    let running = begin(folder.path(), true, &pipeline);
     pipeline.until(|kept| kept.rejected.len() == 3).await;
     some_polls().await;
     running.end().await.unwrap();
@@ -421,7 +387,7 @@ async fn a_stop_is_obeyed_within_something_endless() {
     let pipeline = Pipeline::new();
     // A sparse file: 1 TiB of NUL bytes.
     fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
-    let running = Running::begin(&path, true, &pipeline);
+    let running = begin(&path, true, &pipeline);
     some_polls().await;
     let begun = Instant::now();
     running.end().await.unwrap();

@@ -155,14 +155,8 @@ pub(super) type Found = (Place, Result<Job, String>);
 /// # Errors
 /// When there is a folder and it can't be read.
 pub(super) fn list(folder: &Path) -> io::Result<BTreeMap<String, Found>> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(error),
-    };
     let mut jobs = BTreeMap::new();
-    for entry in entries {
-        let path = entry?.path();
+    for path in crate::source::entries(folder)? {
         let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.')) else {
             continue;
         };

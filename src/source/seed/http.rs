@@ -1,4 +1,4 @@
-//! One request with a JSON body, and what its answer means.
+//! A single request with a JSON body, and the meaning of its response.
 
 use std::sync::Arc;
 use std::time::Duration;

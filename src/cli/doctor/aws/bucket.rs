@@ -1,4 +1,4 @@
-//! The bucket: whether its log files can be read.
+//! The bucket: whether its log files can be listed, read and decrypted.
 
 use super::super::Report;
 use super::{AwsArguments, statement};

@@ -1,5 +1,5 @@
-//! How the queue gets notice of the bucket's new log files: from the bucket itself, through a topic of SNS that bucket or
-//! trail tells, or through a rule of EventBridge.
+//! How the queue is notified of new log files: by the bucket itself, through an SNS topic of the bucket or trail, or
+//! through an EventBridge rule.
 
 use aws_sdk_cloudtrail::types::Trail;
 use aws_sdk_s3::Client;

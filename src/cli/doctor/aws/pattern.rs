@@ -1,4 +1,4 @@
-//! Event patterns of EventBridge: whether a rule would pass an event on
+//! EventBridge event patterns: whether a rule matches an event
 //! (<https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-create-pattern-operators.html>).
 
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! Policies of resources: whom they let do what
+//! Resource policies: whom they allow what
 //! (<https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_grammar.html>).
 
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! The queue: whether it is there, who may send to it, and whether we may take from it.
+//! The queue: whether it exists, who may send to it, and whether this identity may receive from it.
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::ProvideErrorMetadata;

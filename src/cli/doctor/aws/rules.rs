@@ -1,4 +1,4 @@
-//! EventBridge: whether a rule sends the queue what it is to get.
+//! EventBridge: whether a rule sends the required events to the queue.
 
 use aws_sdk_eventbridge::Client;
 use aws_sdk_eventbridge::types::RuleState;

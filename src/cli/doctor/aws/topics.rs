@@ -1,4 +1,4 @@
-//! SNS: whether a topic that is given notice hands it on to the queue.
+//! SNS: whether a topic that receives notifications forwards them to the queue.
 
 use aws_sdk_sns::Client;
 use serde_json::json;

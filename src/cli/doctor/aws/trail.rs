@@ -1,4 +1,4 @@
-//! The trail: whether one logs, where, and whether its last delivery went well.
+//! The trail: whether one is logging, where, and whether its last delivery succeeded.
 
 use aws_sdk_cloudtrail::Client;
 use aws_sdk_cloudtrail::types::Trail;

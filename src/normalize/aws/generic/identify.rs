@@ -1,8 +1,8 @@
 //! What a record's parameters say of the asset: an id or an ARN, and the noun that it belongs to.
 
-use super::super::super::json::{Json, Members};
 use super::super::super::plan::Glob;
 use super::super::super::rule::RuleAction;
+use crate::json::{Json, Members};
 
 /// An id or ARN, and what it is the id of.
 #[derive(Debug, PartialEq, Eq)]

@@ -17,10 +17,10 @@ use super::super::arn::{Arn, ArnIndex, Named};
 use super::super::compile::NeutralTypes;
 use super::super::configuration::configuration;
 use super::super::eval::{Evaluated, Place, partition, unclassified};
-use super::super::json::{Json, Members};
 use super::super::plan::{AssetPlan, Glob, Parts};
 use super::super::rule::RuleAction;
 use super::record::Record;
+use crate::json::{Json, Members};
 use crate::model::{Action, AssetKind, AssetName, AssetRef, Confidence, Draft, DraftAction, Step};
 
 /// `normalizers/aws/generic.toml`.
@@ -139,9 +139,9 @@ impl GenericRules {
             },
             asset,
             steps: match action {
-                RuleAction::Create | RuleAction::Upsert => vec![Step::Replace(configured.to_value())],
+                RuleAction::Create | RuleAction::Upsert => vec![Step::Replace(configured.to_text())],
                 RuleAction::Update => {
-                    vec![Step::Merge { at: jsonptr::PointerBuf::root(), patch: configured.to_value() }]
+                    vec![Step::Merge { at: jsonptr::PointerBuf::root(), patch: configured.to_text() }]
                 }
                 RuleAction::Delete => Vec::new(),
             },

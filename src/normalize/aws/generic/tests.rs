@@ -69,17 +69,25 @@ fn the_name_people_know_and_the_tags() {
     let pointers: Vec<_> = draft.asset.kind.display.iter().map(|pointer| pointer.as_str()).collect();
     assert_eq!(pointers, ["/meshName", "/MeshName", "/name", "/Name"]);
     let expected = json!({ "meshName": "orders", "tags": { "team": "blue" }, "spec": { "tags": [1] } });
-    assert_eq!(draft.steps, [Step::Replace(expected)]);
+    assert_eq!(draft.steps, [Step::Replace(expected.into())]);
 
     for key in ["Tags", "tagList", "tagsList", "tagSet"] {
         let request = json!({ "meshName": "orders", key: tags });
         let [draft] = drafts("appmesh CreateMesh", request, Value::Null).try_into().unwrap();
-        assert_eq!(draft.steps, [Step::Replace(json!({ "meshName": "orders", "tags": { "team": "blue" } }))], "{key}");
+        assert_eq!(
+            draft.steps,
+            [Step::Replace(json!({ "meshName": "orders", "tags": { "team": "blue" } }).into())],
+            "{key}"
+        );
     }
     let request = json!({ "meshName": "orders", "tags": ["team"] });
     let [draft] = drafts("appmesh UpdateMesh", request, Value::Null).try_into().unwrap();
     let patch = json!({ "meshName": "orders" });
-    assert_eq!(draft.steps, [Step::Merge { at: jsonptr::PointerBuf::root(), patch }], "keys of tags are no tags");
+    assert_eq!(
+        draft.steps,
+        [Step::Merge { at: jsonptr::PointerBuf::root(), patch: patch.into() }],
+        "keys of tags are no tags"
+    );
 }
 
 #[test]

@@ -4,39 +4,80 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::super::redact::Secrets;
 use super::{Arena, Json, Members, Number, ordered};
 
 /// Readers differ in how deep they can go; real records stay below 20.
-pub(in crate::normalize) const MAX_DEPTH: usize = 100;
+pub const MAX_DEPTH: usize = 100;
+/// For what is read back: whatever depth `serde_json` reads.
+const ANY_DEPTH: usize = usize::MAX;
 
-/// Parses texts into an arena, and notices on the way what may be a secret.
-pub(in crate::normalize) struct Parser<'a, 'n> {
-    pub(in crate::normalize) arena: &'a Arena,
-    secrets: Option<&'n Secrets>,
-    /// A member is called like a secret, a text looks like one or may hold JSON with such a member, or an object names a
-    /// member twice.
-    pub(in crate::normalize) may_hold_secrets: bool,
+/// Looks at the names and texts that are read.
+pub trait Watch {
+    /// Whether a member's name is to be noticed.
+    fn notices_name(&self, name: &str) -> bool;
+    /// Whether a text is to be noticed.
+    fn notices_text(&self, text: &str) -> bool;
+    /// The same of a text that was written with escapes: it may be JSON.
+    fn notices_escaped(&self, text: &str) -> bool;
+}
+
+/// Notices nothing.
+impl Watch for () {
+    fn notices_name(&self, _: &str) -> bool {
+        false
+    }
+
+    fn notices_text(&self, _: &str) -> bool {
+        false
+    }
+
+    fn notices_escaped(&self, _: &str) -> bool {
+        false
+    }
+}
+
+/// Parses texts into an arena, and notices on the way what its [`Watch`] wants noticed.
+pub struct Parser<'a, 'n, W> {
+    /// Where the tree lives.
+    pub arena: &'a Arena,
+    watch: &'n W,
+    /// Something was noticed, or an object names a member twice.
+    pub noticed: bool,
     depth: usize,
+    max_depth: usize,
     // What is read of the arrays and objects that are open.
     elements: Vec<Json<'a>>,
     members: Vec<(&'a str, Json<'a>)>,
 }
 
-impl<'a, 'n> Parser<'a, 'n> {
-    pub(in crate::normalize) fn new(arena: &'a Arena, secrets: Option<&'n Secrets>) -> Self {
+impl<'a> Parser<'a, 'static, ()> {
+    /// For what was written by this program.
+    #[must_use]
+    pub fn trusting(arena: &'a Arena) -> Self {
+        Self { max_depth: ANY_DEPTH, ..Self::new(arena, &()) }
+    }
+}
+
+impl<'a, 'n, W: Watch> Parser<'a, 'n, W> {
+    /// A parser of texts that nest no deeper than [`MAX_DEPTH`].
+    #[must_use]
+    pub fn new(arena: &'a Arena, watch: &'n W) -> Self {
         Self {
             arena,
-            secrets,
-            may_hold_secrets: false,
+            watch,
+            noticed: false,
             depth: 0,
+            max_depth: MAX_DEPTH,
             elements: Vec::new(),
             members: Vec::with_capacity(64),
         }
     }
 
     /// The value of a text.
-    pub(in crate::normalize) fn value(&mut self, text: &'a str) -> Result<Json<'a>, serde_json::Error> {
+    ///
+    /// # Errors
+    /// When the text is no JSON, or nested too deep.
+    pub fn value(&mut self, text: &'a str) -> Result<Json<'a>, serde_json::Error> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let value = ValueSeed(self).deserialize(&mut deserializer)?;
         deserializer.end()?;
@@ -45,7 +86,7 @@ impl<'a, 'n> Parser<'a, 'n> {
 
     fn opened<E: Error>(&mut self) -> Result<(), E> {
         self.depth += 1;
-        if self.depth > MAX_DEPTH {
+        if self.depth > self.max_depth {
             Err(E::custom(format_args!("nested deeper than {MAX_DEPTH} levels")))
         } else {
             Ok(())
@@ -53,21 +94,22 @@ impl<'a, 'n> Parser<'a, 'n> {
     }
 
     fn seen(&mut self, text: &str) {
-        let holds = |secrets: &Secrets| secrets.matches(text);
-        self.may_hold_secrets = self.may_hold_secrets || self.secrets.is_some_and(holds);
+        self.noticed = self.noticed || self.watch.notices_text(text);
     }
 
     fn unescaped(&mut self, text: &str) -> &'a str {
-        self.seen(text);
-        self.may_hold_secrets |= self.secrets.is_some_and(|secrets| secrets.may_be_in_json(text));
+        self.noticed = self.noticed || self.watch.notices_text(text) || self.watch.notices_escaped(text);
         self.arena.alloc_str(text)
     }
 }
 
 /// A value of any kind.
-pub(in crate::normalize) struct ValueSeed<'p, 'a, 'n>(pub(in crate::normalize) &'p mut Parser<'a, 'n>);
+pub struct ValueSeed<'p, 'a, 'n, W>(
+    /// What reads it.
+    pub &'p mut Parser<'a, 'n, W>,
+);
 
-impl<'de> DeserializeSeed<'de> for ValueSeed<'_, 'de, '_> {
+impl<'de, W: Watch> DeserializeSeed<'de> for ValueSeed<'_, 'de, '_, W> {
     type Value = Json<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json<'de>, D::Error> {
@@ -75,7 +117,7 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_, 'de, '_> {
     }
 }
 
-impl<'de> Visitor<'de> for ValueSeed<'_, 'de, '_> {
+impl<'de, W: Watch> Visitor<'de> for ValueSeed<'_, 'de, '_, W> {
     type Value = Json<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -136,7 +178,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_, 'de, '_> {
         let read = parser.members.get_mut(start..).unwrap_or_default();
         let length = ordered(read);
         // The tree does not show what a second member of the same name hides.
-        parser.may_hold_secrets |= length < read.len();
+        parser.noticed |= length < read.len();
         let object = Json::Object(Members(parser.arena.alloc_slice_copy(read.get(..length).unwrap_or_default())));
         parser.members.truncate(start);
         parser.depth -= 1;
@@ -145,15 +187,18 @@ impl<'de> Visitor<'de> for ValueSeed<'_, 'de, '_> {
 }
 
 /// A member's name.
-pub(in crate::normalize) struct KeySeed<'p, 'a, 'n>(pub(in crate::normalize) &'p mut Parser<'a, 'n>);
+pub struct KeySeed<'p, 'a, 'n, W>(
+    /// What reads it.
+    pub &'p mut Parser<'a, 'n, W>,
+);
 
-impl KeySeed<'_, '_, '_> {
+impl<W: Watch> KeySeed<'_, '_, '_, W> {
     fn seen(&mut self, key: &str) {
-        self.0.may_hold_secrets |= self.0.secrets.is_some_and(|names| names.contains(key));
+        self.0.noticed |= self.0.watch.notices_name(key);
     }
 }
 
-impl<'de> DeserializeSeed<'de> for KeySeed<'_, 'de, '_> {
+impl<'de, W: Watch> DeserializeSeed<'de> for KeySeed<'_, 'de, '_, W> {
     type Value = &'de str;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<&'de str, D::Error> {
@@ -161,7 +206,7 @@ impl<'de> DeserializeSeed<'de> for KeySeed<'_, 'de, '_> {
     }
 }
 
-impl<'de> Visitor<'de> for KeySeed<'_, 'de, '_> {
+impl<'de, W: Watch> Visitor<'de> for KeySeed<'_, 'de, '_, W> {
     type Value = &'de str;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,60 +1,91 @@
-//! JSON as the normalizer looks at it: a tree in an arena, parsed in one pass, that borrows its texts from the record.
+//! JSON as the hot path works with it: a tree in an arena, parsed in one pass, that borrows its texts.
 //!
-//! A value is two words and a tag, and cheap to copy: sources and transforms hand on parts of the record instead of
-//! copies. Members of an object are in the order of their keys, each key once (the last of several counts), as in
-//! `serde_json::Map`; what becomes part of a configuration is turned into `serde_json::Value` at the end.
+//! A value is two words and a tag, and cheap to copy: whoever changes one (`edit`) gets another that shares all that is
+//! the same, and the arena is dropped as a whole. Members of an object are in the order of their keys, each key once (the
+//! last of several counts), as in `serde_json::Map`. What outlives the arena is written as a [`JsonText`].
 
+mod edit;
 mod parse;
+mod text;
 
 use std::fmt;
 
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-pub(super) use self::parse::{KeySeed, MAX_DEPTH, Parser, ValueSeed};
+pub use self::parse::{KeySeed, MAX_DEPTH, Parser, ValueSeed, Watch};
+pub use self::text::{JsonText, written};
 
 /// Where all that is parsed or composed of one record lives.
-pub(super) type Arena = bumpalo::Bump;
+pub type Arena = bumpalo::Bump;
 
 /// A JSON value.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Json<'a> {
+#[derive(Clone, Copy, Debug)]
+pub enum Json<'a> {
+    /// `null`
     Null,
+    /// `true` or `false`
     Bool(bool),
+    /// A number.
     Number(Number),
+    /// A string, without its escapes.
     Text(&'a str),
+    /// An array.
     Array(&'a [Self]),
+    /// An object.
     Object(Members<'a>),
+}
+
+impl PartialEq for Json<'_> {
+    /// What two values share is not looked into.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Null, Self::Null) => true,
+            (Self::Bool(one), Self::Bool(other)) => one == other,
+            (Self::Number(one), Self::Number(other)) => one == other,
+            (Self::Text(one), Self::Text(other)) => one == other,
+            (Self::Array(one), Self::Array(other)) => std::ptr::eq(*one, *other) || one == other,
+            (Self::Object(one), Self::Object(other)) => one.is(*other) || one.0 == other.0,
+            _ => false,
+        }
+    }
 }
 
 /// A number as `serde_json` tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Number {
+pub enum Number {
+    /// An integer that is not negative.
     Unsigned(u64),
+    /// A negative integer.
     Signed(i64),
+    /// Any other.
     Float(f64),
 }
 
 /// The members of an object, in the order of their keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Members<'a>(&'a [(&'a str, Json<'a>)]);
+pub struct Members<'a>(&'a [(&'a str, Json<'a>)]);
 
 impl<'a> Json<'a> {
-    pub(super) const EMPTY: Self = Self::Object(Members(&[]));
+    /// An object without members.
+    pub const EMPTY: Self = Self::Object(Members(&[]));
 
     /// Parses a text.
     ///
     /// # Errors
     /// When the text is no JSON, or nested deeper than [`MAX_DEPTH`].
-    pub(super) fn parse(text: &'a str, arena: &'a Arena) -> Result<Self, serde_json::Error> {
-        Parser::new(arena, None).value(text)
+    pub fn parse(text: &'a str, arena: &'a Arena) -> Result<Self, serde_json::Error> {
+        Parser::new(arena, &()).value(text)
     }
 
-    pub(super) fn array(elements: impl IntoIterator<Item = Self>, arena: &'a Arena) -> Self {
+    /// An array of these elements.
+    pub fn array(elements: impl IntoIterator<Item = Self>, arena: &'a Arena) -> Self {
         let elements: bumpalo::collections::Vec<'_, _> = bumpalo::collections::Vec::from_iter_in(elements, arena);
         Self::Array(elements.into_bump_slice())
     }
 
-    pub(super) fn object(members: impl IntoIterator<Item = (&'a str, Self)>, arena: &'a Arena) -> Self {
+    /// An object of these members, in any order; the last under one key counts.
+    pub fn object(members: impl IntoIterator<Item = (&'a str, Self)>, arena: &'a Arena) -> Self {
         let mut members: bumpalo::collections::Vec<'_, _> = bumpalo::collections::Vec::from_iter_in(members, arena);
         let length = ordered(&mut members);
         members.truncate(length);
@@ -62,7 +93,8 @@ impl<'a> Json<'a> {
     }
 
     /// A copy of a value that lives elsewhere.
-    pub(super) fn copied(value: &Value, arena: &'a Arena) -> Self {
+    #[must_use]
+    pub fn copied(value: &Value, arena: &'a Arena) -> Self {
         match value {
             Value::Null => Self::Null,
             Value::Bool(flag) => Self::Bool(*flag),
@@ -76,8 +108,9 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// The value for itself, which outlives the record.
-    pub(super) fn to_value(self) -> Value {
+    /// The value for itself, which outlives the arena.
+    #[must_use]
+    pub fn to_value(self) -> Value {
         match self {
             Self::Null => Value::Null,
             Self::Bool(flag) => Value::Bool(flag),
@@ -90,27 +123,39 @@ impl<'a> Json<'a> {
         }
     }
 
-    pub(super) fn is_null(self) -> bool {
+    /// Whether it is null.
+    #[must_use]
+    pub fn is_null(self) -> bool {
         matches!(self, Self::Null)
     }
 
-    pub(super) fn is_object(self) -> bool {
+    /// Whether it is an object.
+    #[must_use]
+    pub fn is_object(self) -> bool {
         matches!(self, Self::Object(_))
     }
 
-    pub(super) fn as_str(self) -> Option<&'a str> {
+    /// A string.
+    #[must_use]
+    pub fn as_str(self) -> Option<&'a str> {
         if let Self::Text(text) = self { Some(text) } else { None }
     }
 
-    pub(super) fn as_array(self) -> Option<&'a [Self]> {
+    /// The elements of an array.
+    #[must_use]
+    pub fn as_array(self) -> Option<&'a [Self]> {
         if let Self::Array(elements) = self { Some(elements) } else { None }
     }
 
-    pub(super) fn as_object(self) -> Option<Members<'a>> {
+    /// The members of an object.
+    #[must_use]
+    pub fn as_object(self) -> Option<Members<'a>> {
         if let Self::Object(members) = self { Some(members) } else { None }
     }
 
-    pub(super) fn as_i64(self) -> Option<i64> {
+    /// An integer that fits.
+    #[must_use]
+    pub fn as_i64(self) -> Option<i64> {
         match self {
             Self::Number(Number::Unsigned(number)) => i64::try_from(number).ok(),
             Self::Number(Number::Signed(number)) => Some(number),
@@ -119,18 +164,21 @@ impl<'a> Json<'a> {
     }
 
     /// A member of an object, by its exact key.
-    pub(super) fn get(self, key: &str) -> Option<Self> {
+    #[must_use]
+    pub fn get(self, key: &str) -> Option<Self> {
         self.as_object()?.get(key)
     }
 
     /// The text that a path of exact keys leads to, if there is one and it is not empty.
-    pub(super) fn text_at(self, path: &[&str]) -> Option<&'a str> {
+    #[must_use]
+    pub fn text_at(self, path: &[&str]) -> Option<&'a str> {
         let found = path.iter().try_fold(self, |value, key| value.get(key))?;
         found.as_str().filter(|text| !text.is_empty())
     }
 
     /// A scalar as text; `None` for null, arrays and objects.
-    pub(super) fn scalar_text(self, arena: &'a Arena) -> Option<&'a str> {
+    #[must_use]
+    pub fn scalar_text(self, arena: &'a Arena) -> Option<&'a str> {
         match self {
             Self::Text(text) => Some(text),
             Self::Number(number) => Some(arena.alloc_str(&number.to_string())),
@@ -141,24 +189,37 @@ impl<'a> Json<'a> {
 }
 
 impl<'a> Members<'a> {
-    pub(super) fn iter(self) -> impl DoubleEndedIterator<Item = (&'a str, Json<'a>)> + Clone {
+    /// Whether it is the very same object, not only an equal one.
+    #[must_use]
+    pub fn is(self, other: Self) -> bool {
+        std::ptr::eq(self.0, other.0)
+    }
+
+    /// Keys and values, in the order of the keys.
+    pub fn iter(self) -> impl DoubleEndedIterator<Item = (&'a str, Json<'a>)> + Clone {
         self.0.iter().copied()
     }
 
-    pub(super) fn keys(self) -> impl Iterator<Item = &'a str> {
+    /// The keys, in order.
+    pub fn keys(self) -> impl Iterator<Item = &'a str> {
         self.0.iter().map(|(key, _)| *key)
     }
 
-    pub(super) fn len(self) -> usize {
+    /// How many there are.
+    #[must_use]
+    pub fn len(self) -> usize {
         self.0.len()
     }
 
-    pub(super) fn is_empty(self) -> bool {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
         self.0.is_empty()
     }
 
     /// A member by its exact key.
-    pub(super) fn get(self, key: &str) -> Option<Json<'a>> {
+    #[must_use]
+    pub fn get(self, key: &str) -> Option<Json<'a>> {
         // Most objects are small, and most keys differ in length.
         const SMALL: usize = 16;
         if self.0.len() <= SMALL {
@@ -169,7 +230,8 @@ impl<'a> Members<'a> {
     }
 
     /// A member by its key: exactly, else ignoring the case of the first letter, else ignoring case.
-    pub(super) fn get_in_any_case(self, key: &str) -> Option<Json<'a>> {
+    #[must_use]
+    pub fn get_in_any_case(self, key: &str) -> Option<Json<'a>> {
         self.get(key).or_else(|| {
             let ignoring_case = || self.0.iter().filter(|(name, _)| name.eq_ignore_ascii_case(key));
             let same_but_first_letter = |name: &str| name.get(1..).is_some() && name.get(1..) == key.get(1..);
@@ -219,9 +281,42 @@ impl From<Number> for serde_json::Number {
     }
 }
 
+impl Serialize for Number {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match *self {
+            Self::Unsigned(number) => serializer.serialize_u64(number),
+            Self::Signed(number) => serializer.serialize_i64(number),
+            Self::Float(number) => serializer.serialize_f64(number),
+        }
+    }
+}
+
+impl Serialize for Json<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => serializer.serialize_unit(),
+            Self::Bool(flag) => serializer.serialize_bool(*flag),
+            Self::Number(number) => number.serialize(serializer),
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Array(elements) => serializer.collect_seq(*elements),
+            Self::Object(members) => serializer.collect_map(members.iter()),
+        }
+    }
+}
+
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         serde_json::Number::from(*self).fmt(f)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::Arena;
+
+    /// One that is never given back.
+    pub(crate) fn arena() -> &'static Arena {
+        Box::leak(Box::default())
     }
 }
 

@@ -1,0 +1,181 @@
+//! JSON values as text.
+
+use std::cell::Cell;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::{Arena, Json, Parser};
+
+/// A JSON value as text: without white space, members in the order of their keys. Cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JsonText(Bytes);
+
+impl JsonText {
+    /// `{}`
+    #[must_use]
+    pub fn empty_object() -> Self {
+        Self(Bytes::from_static(b"{}"))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+
+    /// Its length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Never: the shortest value is one digit.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The value for itself.
+    #[cfg(test)]
+    pub(crate) fn to_value(&self) -> Value {
+        serde_json::from_slice(&self.0).unwrap()
+    }
+
+    /// The value, in an arena that may outlive the text.
+    #[must_use]
+    pub fn value<'a>(&self, arena: &'a Arena) -> Json<'a> {
+        Json::stored(&self.0, arena)
+    }
+}
+
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// What is kept of the buffer: longer texts are rare.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// What a function writes, in as many bytes as it takes: into a buffer that each thread keeps, then copied.
+pub fn written(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut buffer = BUFFER.take();
+    write(&mut buffer);
+    let text = Bytes::copy_from_slice(&buffer);
+    buffer.clear();
+    buffer.shrink_to(BUFFER_BYTES);
+    BUFFER.set(buffer);
+    text
+}
+
+impl<'a> Json<'a> {
+    /// Reads back what this program wrote, into an arena that may outlive the text. Should it not be JSON, an empty object:
+    /// an asset starts over rather than the program stopping.
+    #[must_use]
+    pub fn stored(text: &[u8], arena: &'a Arena) -> Self {
+        let Ok(text) = std::str::from_utf8(text) else { return Self::EMPTY };
+        Parser::trusting(arena).value(arena.alloc_str(text)).unwrap_or(Self::EMPTY)
+    }
+
+    /// Writes the value as text behind what is there.
+    pub fn write(self, text: &mut Vec<u8>) {
+        // Keys are strings, and a buffer takes all: it can't fail.
+        let _ = serde_json::to_writer(text, &self);
+    }
+
+    /// The value as text.
+    #[must_use]
+    pub fn to_text(self) -> JsonText {
+        JsonText(written(|text| self.write(text)))
+    }
+}
+
+/// As JSON.
+impl fmt::Display for Json<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(self.to_text().as_bytes()))
+    }
+}
+
+impl From<&Value> for JsonText {
+    fn from(value: &Value) -> Self {
+        // Keys are strings: it can't fail.
+        Self(serde_json::to_vec(value).unwrap_or_default().into())
+    }
+}
+
+impl From<Value> for JsonText {
+    fn from(value: Value) -> Self {
+        Self::from(&value)
+    }
+}
+
+impl fmt::Debug for JsonText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+impl Serialize for JsonText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serde_json::from_slice::<&RawValue>(&self.0).map_err(serde::ser::Error::custom)?.serialize(serializer)
+    }
+}
+
+/// Of what this program wrote.
+impl<'de> Deserialize<'de> for JsonText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        Ok(Self(Box::<str>::from(text).into_boxed_bytes().into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_json_is_an_empty_object() {
+        let arena = Arena::new();
+        for text in [&b"{"[..], b"", b"\xff"] {
+            assert_eq!(Json::stored(text, &arena), Json::EMPTY);
+        }
+    }
+
+    #[test]
+    fn what_serde_json_reads_is_read_back_however_deep() {
+        let text = format!("{}1{}", "[".repeat(126), "]".repeat(126));
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(Json::stored(text.as_bytes(), &Arena::new()).to_value(), value);
+    }
+
+    proptest! {
+        /// The text is what `serde_json` writes of the same value, and is read back.
+        #[test]
+        fn is_what_serde_json_writes(keys in prop::collection::vec("[a-z\\PC\"]{0,6}", 0..40), number in any::<f64>(), signed in any::<i64>()) {
+            let members: serde_json::Map<_, _> = keys.iter().enumerate()
+                .map(|(at, key)| (key.clone(), match at % 3 { 0 => json!(number), 1 => json!(signed), _ => json!([key, null, { key: true }]) }))
+                .collect();
+            let value = Value::Object(members);
+            let arena = Arena::new();
+            let text = Json::copied(&value, &arena).to_text();
+            prop_assert_eq!(text.as_bytes(), &serde_json::to_vec(&value).unwrap());
+            let read: Value = serde_json::from_slice(text.as_bytes()).unwrap();
+            prop_assert_eq!(text.value(&arena).to_value(), read);
+            let again = serde_json::to_vec(&text).unwrap();
+            prop_assert_eq!(text.as_bytes(), &again);
+            prop_assert_eq!(serde_json::from_slice::<JsonText>(&again).unwrap(), text);
+        }
+    }
+}
