@@ -2,195 +2,176 @@
 //!
 //! Both are told to publish the same events of 2 KB; a load generator of one thread reads them over many connections,
 //! checks that every event comes, once and in order, and charges the server's CPU time to what was delivered. The two
-//! take turns. The server is this program itself, started again with the library's log in memory, hub and HTTP
-//! interface, so that the cost of normalizing is left out.
+//! take turns, and each run lasts for so long, not for so many events. The server is this program itself, started
+//! again with the library's log in memory, hub and HTTP interface, so that the cost of normalizing is left out.
 //!
-//! `cargo bench --bench fanout [-- SCENARIO…]`; `CATCHMENT_BENCH_QUICK=1` shortens it. For Nchan:
-//! `apt-get install nginx-light libnginx-mod-nchan`. Up to 10,000 connections: `ulimit -n` must allow 11,000 files.
+//! `cargo bench --bench fanout [-- SCENARIO…]`; `CATCHMENT_BENCH_QUICK=1` for one round instead of three. For Nchan:
+//! `apt-get install nginx-light libnginx-mod-nchan`; for the kernel's memory, `ss` (`iproute2`); for connections over
+//! TLS, `openssl`. Up to 10,000 connections: `ulimit -n` must allow 11,000 files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 mod load;
+mod nchan;
 mod peers;
+mod scenario;
 mod server;
+mod stream;
+mod tls;
 
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use load::{Load, Totals};
-use peers::{Catchment, Nchan, Peer};
+use nchan::Nchan;
+use peers::{Ask, Door};
+use scenario::{Outcome, Scenario, Work};
 
 /// Bytes of an event.
 const EVENT_BYTES: usize = 2_048;
-/// Events that may be published and not yet read, when publishing as fast as they are read.
-const WINDOW: u64 = 512;
+/// How long events are published in one run.
+const LASTING: Duration = Duration::from_millis(2_500);
 
-/// What is measured.
-struct Scenario {
+/// One line of the table: a figure of a scenario's runs.
+struct Row {
     name: &'static str,
-    connections: usize,
-    /// Connections that never read.
-    stuck: usize,
-    work: Work,
+    unit: &'static str,
+    of: fn(&Outcome) -> Option<f64>,
 }
 
-enum Work {
-    /// Events as fast as they are read.
-    Saturated { events: u64 },
-    /// One event when the one before has been read by all.
-    OneByOne { events: u64 },
-    /// Events that were there before the readers.
-    CatchUp { events: u64 },
-    /// So many events a second.
-    Paced { events: u64, a_second: u64 },
-    /// Nothing.
-    Idle,
-}
-
-/// One run of a scenario.
-struct Outcome {
-    cpu_per_delivery: f64,
-    p99: Duration,
-    kib_per_connection: f64,
-}
-
-fn main() {
-    if std::env::var_os(server::ROLE).is_some() {
-        return server::run();
+fn main() -> ExitCode {
+    if let Some(folder) = std::env::var_os(server::FOLDER) {
+        server::run(folder.as_ref());
+        return ExitCode::SUCCESS;
     }
-    let quick = std::env::var_os("CATCHMENT_BENCH_QUICK").is_some();
-    let rounds = if quick { 1 } else { 3 };
-    let scale = if quick { 5 } else { 1 };
+    let rounds = if std::env::var_os("CATCHMENT_BENCH_QUICK").is_some() { 1 } else { 3 };
     let only: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let nchan = Nchan::is_installed();
     if !nchan {
         println!("Nchan is not installed, and left out: apt-get install nginx-light libnginx-mod-nchan");
     }
-    println!("events of {EVENT_BYTES} bytes; medians of {rounds} rounds in turns; CPU is the server's\n");
-    println!("| | connections | catchment | Nchan | Nchan / catchment |");
-    println!("|---|--:|--:|--:|--:|");
-    for scenario in scenarios(scale) {
+    println!("events of {EVENT_BYTES} bytes; medians of {rounds} rounds in turns; CPU is the server's, per delivery\n");
+    println!("| | connections | Catchment | Nchan | Nchan / Catchment | load |");
+    println!("|---|--:|--:|--:|--:|--:|");
+    let (began, mut failed) = (Instant::now(), false);
+    for (scenario, door, rows) in scenarios() {
         if !only.is_empty() && !only.iter().any(|name| scenario.name.starts_with(name.as_str())) {
             continue;
         }
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let (mut ours, mut theirs, mut load) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
-            ours.push(measure(&scenario, &mut Catchment::start(true)));
-            if nchan {
-                theirs.push(measure(&scenario, &mut Nchan::start()));
+            ours.push(scenario.measure(door, LASTING));
+            load.push(load_average());
+            if nchan && has_a_like(&scenario, door) {
+                theirs.push(scenario.measure(Door::Nchan, LASTING));
             }
         }
-        print_row(&scenario, &ours, &theirs);
-        if matches!(scenario.work, Work::Idle) {
-            let hyper = (0..rounds).map(|_| measure(&scenario, &mut Catchment::start(false)));
-            let hyper = median(hyper.map(|outcome| outcome.kib_per_connection).collect());
-            println!("| idle, through hyper | {} | {hyper:.2} KiB | | |", scenario.connections);
-        }
+        failed |= ours.iter().any(Result::is_err);
+        let (ours, theirs) = (ours.into_iter().collect(), theirs.into_iter().collect());
+        let theirs = (nchan && has_a_like(&scenario, door)).then_some(theirs);
+        rows.iter().for_each(|row| print(&scenario, row, &ours, theirs.as_ref(), median(&load)));
     }
+    println!("\n{} s in all", began.elapsed().as_secs());
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn scenarios(scale: u64) -> Vec<Scenario> {
-    let scenario = |name, connections, stuck, work| Scenario { name, connections, stuck, work };
+/// Whether Nchan can be asked for the same: it has no filters, and one door.
+fn has_a_like(scenario: &Scenario, door: Door) -> bool {
+    door == Door::Plain && (scenario.ask.filtered.is_none() || scenario.work == Work::Idle)
+}
+
+const CPU: Row = Row { name: "", unit: "µs", of: |outcome| Some(outcome.cpu_per_delivery) };
+const P99: Row = Row { name: ", p99 of who reads", unit: "ms", of: |outcome| Some(outcome.p99_ms) };
+const RESIDENT: Row = Row { name: ", resident for each", unit: "KiB", of: |outcome| Some(outcome.kib_per_connection) };
+const GROWN: Row = Row { name: ", growth of the process", unit: "MiB", of: |outcome| Some(outcome.grown_kib / 1024.0) };
+const KERNEL: Row =
+    Row { name: ", of the kernel for each stuck", unit: "KiB", of: |outcome| outcome.kernel_kib_per_stuck };
+const LET_GO: Row =
+    Row { name: ", let go and resumed", unit: "", of: |outcome| outcome.let_go.map(|count| count as f64) };
+const RESUMED: Row = Row { name: ", resumed in a second", unit: "", of: |outcome| Some(outcome.resumed_a_second) };
+
+fn scenarios() -> Vec<(Scenario, Door, &'static [Row])> {
+    let none = Ask::default();
+    let saturated = |name, connections| Scenario { name, connections, work: Work::Saturated, ask: none };
+    let paced = |name, connections, a_second, stuck, ask| Scenario {
+        name,
+        connections,
+        work: Work::Paced { a_second, stuck },
+        ask,
+    };
+    let filtered = |groups| Ask { filtered: Some(groups), ..none };
+    let idle = |name, connections, ask| Scenario { name, connections, work: Work::Idle, ask };
+    let waiting = Ask { credential: true, ..filtered(10_000) };
     vec![
-        scenario("saturated-100", 100, 0, Work::Saturated { events: 100_000 / scale }),
-        scenario("saturated-1k", 1_000, 0, Work::Saturated { events: 20_000 / scale }),
-        scenario("saturated-10k", 10_000, 0, Work::Saturated { events: 2_000 / scale }),
-        scenario("one-by-one-1k", 1_000, 0, Work::OneByOne { events: 300 / scale }),
-        scenario("catch-up", 100, 0, Work::CatchUp { events: 10_000 }),
-        scenario("idle", 10_000, 0, Work::Idle),
-        scenario("healthy", 100, 0, Work::Paced { events: 2_000 / scale, a_second: 200 }),
-        scenario("healthy-beside-stuck", 300, 200, Work::Paced { events: 2_000 / scale, a_second: 200 }),
+        (saturated("saturated-100", 100), Door::Plain, &[CPU]),
+        (saturated("saturated-1k", 1_000), Door::Plain, &[CPU]),
+        (saturated("saturated-10k", 10_000), Door::Plain, &[CPU]),
+        (Scenario { name: "one-by-one", connections: 1_000, work: Work::OneByOne, ask: none }, Door::Plain, &[CPU]),
+        (
+            Scenario {
+                name: "catch-up",
+                connections: 100,
+                work: Work::CatchUp { events: 10_000 },
+                ask: Ask { from_the_first: true, ..none },
+            },
+            Door::Plain,
+            &[CPU],
+        ),
+        (
+            Scenario {
+                name: "churn",
+                connections: 1_000,
+                work: Work::Churn { a_second: 50, leave_after: 50 },
+                ask: none,
+            },
+            Door::Plain,
+            &[CPU, RESUMED],
+        ),
+        (paced("healthy", 100, 200, 0, none), Door::Plain, &[P99, GROWN]),
+        (paced("healthy-beside-stuck", 300, 200, 200, none), Door::Plain, &[P99, GROWN, KERNEL, LET_GO]),
+        (idle("idle", 10_000, waiting), Door::Plain, &[RESIDENT]),
+        (idle("idle-http-1.0", 10_000, waiting), Door::Http10, &[RESIDENT]),
+        (idle("idle-tls", 1_000, waiting), Door::Tls, &[RESIDENT]),
+        // The same number of deliveries, with filters and without.
+        (paced("filters-10-of-10k", 10_000, 1_000, 0, filtered(1_000)), Door::Plain, &[CPU]),
+        (paced("unfiltered-10k-each", 10_000, 1, 0, none), Door::Plain, &[CPU]),
+        (paced("filters-100-of-10k", 10_000, 1_000, 0, filtered(100)), Door::Plain, &[CPU]),
+        (paced("unfiltered-100k-each", 10_000, 10, 0, none), Door::Plain, &[CPU]),
     ]
 }
 
-fn measure(scenario: &Scenario, peer: &mut dyn Peer) -> Outcome {
-    let prepared = if let Work::CatchUp { events } = scenario.work { events } else { 0 };
-    publish_all(peer, prepared);
-    let before_connections = peer.resident_kib();
-    let cpu_before = peer.cpu();
-    let request = peer.request(prepared > 0);
-    let load = Load::open(peer.address(), &request, scenario.connections, scenario.stuck);
-    load.wait_until_open();
-    let cpu_open = peer.cpu();
-    let readers = (scenario.connections - scenario.stuck) as u64;
-    let mut published = prepared;
-    match scenario.work {
-        Work::Saturated { events } => {
-            while published < events {
-                let read = load.deliveries() / readers;
-                let room = WINDOW.saturating_sub(published - read.min(published)).min(events - published);
-                if room == 0 {
-                    std::thread::sleep(Duration::from_micros(200));
-                    continue;
-                }
-                let count = room.min(16);
-                peer.publish(published, count);
-                published += count;
-            }
-        }
-        Work::OneByOne { events } => {
-            for number in 0..events {
-                peer.publish(number, 1);
-                published += 1;
-                load.wait_for(published * readers);
-            }
-        }
-        Work::Paced { events, a_second } => {
-            let began = Instant::now();
-            for number in 0..events {
-                let due = Duration::from_micros(1_000_000 * number / a_second);
-                std::thread::sleep(due.saturating_sub(began.elapsed()));
-                peer.publish(number, 1);
-                published += 1;
-            }
-        }
-        Work::CatchUp { .. } => {}
-        Work::Idle => std::thread::sleep(Duration::from_secs(1)),
-    }
-    load.wait_for(published * readers);
-    let cpu = peer.cpu() - if prepared > 0 { cpu_before } else { cpu_open };
-    let resident = peer.resident_kib();
-    let totals: Totals = load.finish();
-    assert_eq!((totals.gaps, totals.doubles), (0, 0), "{}: every event, once and in order", peer.name());
-    let grown = resident.saturating_sub(before_connections) as f64;
-    Outcome {
-        cpu_per_delivery: cpu.as_secs_f64() * 1e6 / totals.deliveries.max(1) as f64,
-        p99: totals.p99,
-        kib_per_connection: grown / scenario.connections as f64,
-    }
+/// The runnable tasks of the last minute (`man 5 proc_loadavg`), this bench among them.
+fn load_average() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap();
+    text.split(' ').next().unwrap().parse().unwrap()
 }
 
-fn publish_all(peer: &mut dyn Peer, count: u64) {
-    let mut published = 0;
-    while published < count {
-        let some = (count - published).min(64);
-        peer.publish(published, some);
-        published += some;
-    }
-    peer.settle(count);
-}
+type Outcomes = Result<Vec<Outcome>, String>;
 
-fn print_row(scenario: &Scenario, ours: &[Outcome], theirs: &[Outcome]) {
-    let figure = |outcomes: &[Outcome]| -> Option<f64> {
-        let of = |outcome: &Outcome| match scenario.work {
-            Work::Idle => outcome.kib_per_connection,
-            Work::Paced { .. } => outcome.p99.as_secs_f64() * 1e3,
-            _ => outcome.cpu_per_delivery,
-        };
-        (!outcomes.is_empty()).then(|| median(outcomes.iter().map(of).collect()))
+fn print(scenario: &Scenario, row: &Row, ours: &Outcomes, theirs: Option<&Outcomes>, load: f64) {
+    let figure = |outcomes: &Outcomes| match outcomes {
+        Ok(outcomes) => {
+            let figures: Vec<f64> = outcomes.iter().filter_map(row.of).collect();
+            if figures.is_empty() { Err("–".to_owned()) } else { Ok(median(&figures)) }
+        }
+        Err(what) => Err(what.clone()),
     };
-    let unit = match scenario.work {
-        Work::Idle => "KiB",
-        Work::Paced { .. } => "ms p99",
-        _ => "µs",
+    let cell = |figure: &Result<f64, String>| match figure {
+        Ok(figure) if row.unit.is_empty() => format!("{figure:.0}"),
+        Ok(figure) => format!("{figure:.2} {}", row.unit),
+        Err(what) => what.clone(),
     };
-    let (ours, theirs) = (figure(ours).unwrap_or(f64::NAN), figure(theirs));
-    let (theirs, ratio) = theirs.map_or((String::new(), String::new()), |theirs| {
-        (format!("{theirs:.2} {unit}"), format!("{:.1}", theirs / ours))
-    });
-    println!("| {} | {} | {ours:.2} {unit} | {theirs} | {ratio} |", scenario.name, scenario.connections);
+    let ours = figure(ours);
+    let theirs = theirs.map_or(Err("–".to_owned()), figure);
+    let ratio = match (&ours, &theirs) {
+        (Ok(ours), Ok(theirs)) if *ours > 0.0 => format!("{:.1}", theirs / ours),
+        _ => String::new(),
+    };
+    let (name, connections) = (scenario.name, scenario.connections);
+    println!("| {name}{} | {connections} | {} | {} | {ratio} | {load:.1} |", row.name, cell(&ours), cell(&theirs));
 }
 
-fn median(mut figures: Vec<f64>) -> f64 {
+fn median(figures: &[f64]) -> f64 {
+    let mut figures = figures.to_vec();
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
 }

@@ -31,7 +31,7 @@ pub struct InternedFilter(Arc<InUse>);
 #[derive(Debug)]
 struct InUse {
     entry: Entry,
-    index: Weak<Mutex<Index>>,
+    index: Weak<Mutex<Arc<Index>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -40,11 +40,12 @@ struct Entry {
     filter: Arc<Filter>,
 }
 
-/// The filters in use. Cheap to clone.
+/// The filters in use. Cheap to clone. While filters are asked, others can come and go: whoever changes the index then
+/// changes a copy, so that nobody waits for an expression of somebody else's.
 #[derive(Clone, Debug, Default)]
-pub struct Filters(Arc<Mutex<Index>>);
+pub struct Filters(Arc<Mutex<Arc<Index>>>);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Index {
     /// The id given last.
     last: u64,
@@ -91,7 +92,7 @@ impl InternedFilter {
 impl Drop for InUse {
     fn drop(&mut self) {
         if let Some(index) = self.index.upgrade() {
-            lock(&index).remove(&self.entry);
+            Arc::make_mut(&mut lock(&index)).remove(&self.entry);
         }
     }
 }
@@ -109,6 +110,7 @@ impl Filters {
         if let Some(in_use) = index.known.get(&filter).and_then(Weak::upgrade) {
             return InternedFilter(in_use);
         }
+        let index = Arc::make_mut(&mut index);
         index.last += 1;
         let entry = Entry { id: FilterId(index.last), filter: Arc::new(filter) };
         let in_use = Arc::new(InUse { entry: entry.clone(), index: Arc::downgrade(&self.0) });
@@ -119,7 +121,7 @@ impl Filters {
     /// Which of these events each filter in use passes.
     #[must_use]
     pub fn matches<'a>(&self, events: impl Iterator<Item = View<'a>>) -> Matches {
-        let index = lock(&self.0);
+        let index = Arc::clone(&lock(&self.0));
         let mut hits: HashMap<FilterId, Vec<u32>> = HashMap::new();
         for (number, event) in (0..).zip(events) {
             index.candidates(event.head(), |entry| {
@@ -138,7 +140,7 @@ impl Filters {
     }
 }
 
-fn lock(index: &Mutex<Index>) -> MutexGuard<'_, Index> {
+fn lock(index: &Mutex<Arc<Index>>) -> MutexGuard<'_, Arc<Index>> {
     index.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -293,6 +295,31 @@ mod tests {
         assert!(index.known.is_empty() && index.others.is_empty() && index.by_text.iter().all(HashMap::is_empty));
         drop(index);
         assert_ne!(filters.intern(wanted).id(), id, "an id has one meaning for ever");
+    }
+
+    /// An expression may take long; whoever comes or goes meanwhile does not wait for it, nor is it asked about.
+    #[test]
+    fn filters_come_and_go_while_others_are_asked() {
+        let filters = Filters::default();
+        let (stays, goes) =
+            (filters.intern(filter(&[("type", "create")])), filters.intern(filter(&[("provider", "aws")])));
+        let (mut goes, mut comes) = (Some(goes), None);
+        let events = [event(3), event(6)];
+        let (done, finished) = std::sync::mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            let matches = filters.matches(views(&events).inspect(|_| {
+                drop(goes.take());
+                comes = Some(filters.intern(filter(&[("type", "create,update")])));
+            }));
+            let late = comes.unwrap();
+            assert_eq!(matches.of(&stays).as_deref(), Some(&[0, 1][..]));
+            assert_eq!(matches.of(&late), None);
+            assert!(late.id() >= matches.asked_before());
+            let ids: Vec<_> = filters.matches(views(&events)).filters().collect();
+            assert_eq!(ids.len(), 2, "{ids:?}: the one that went is not asked any more");
+            done.send(()).unwrap();
+        });
+        finished.recv_timeout(std::time::Duration::from_secs(20)).expect("nobody waits for anybody");
     }
 
     #[test]

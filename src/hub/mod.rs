@@ -22,7 +22,7 @@ mod subscription;
 pub(crate) mod testing;
 mod wire;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ pub use wire::{CutOff, OpenStream, Wire};
 use ring::Ring;
 use segment::{Encoding, SEGMENT_BYTES, Segment};
 
-/// Reads of the log that may run at once: enough to keep a disk busy, few enough to bound what is in flight.
+/// Reads of old events that may run at once: enough to keep a disk busy, few enough to bound what is in flight.
 const CONCURRENT_READS: usize = 16;
 /// Encoding more than this is left to a blocking thread (about 200 µs of work).
 const ENCODE_INLINE_BYTES: usize = 64 * 1024;
@@ -109,6 +109,8 @@ pub struct Hub {
     listener: Arc<()>,
     reads: Semaphore,
     tail: watch::Sender<Seq>,
+    /// What `tail` holds, or is about to: streams look at it several times for each event, which is not to be a lock.
+    newest: AtomicU64,
     following: AtomicBool,
 }
 
@@ -129,6 +131,7 @@ impl Hub {
             listener: Arc::default(),
             reads: Semaphore::new(CONCURRENT_READS),
             tail: watch::Sender::new(tail),
+            newest: AtomicU64::new(tail.0),
             following: AtomicBool::new(false),
             log,
         })
@@ -156,7 +159,13 @@ impl Hub {
     /// The newest event that subscribers can get.
     #[must_use]
     pub fn tail(&self) -> Seq {
-        *self.tail.borrow()
+        Seq(self.newest.load(Ordering::Acquire))
+    }
+
+    /// After what is new lies in the ring.
+    fn move_tail(&self, tail: Seq) {
+        self.newest.store(tail.0, Ordering::Release);
+        self.tail.send_replace(tail);
     }
 
     /// The oldest event kept.
@@ -217,23 +226,23 @@ impl Hub {
     /// the log.
     async fn catch_up(&self, target: Seq, stop: &CancellationToken) -> Result<(), LogError> {
         if self.tail() < target && !self.is_listened_to() {
-            self.tail.send_replace(target);
+            self.move_tail(target);
         }
         while self.tail() < target && !stop.is_cancelled() {
             match self.read(self.tail(), Some(self.filters.clone())).await {
                 Ok(segment) => {
                     let last = segment.last();
                     self.ring.write().unwrap_or_else(PoisonError::into_inner).push(segment);
-                    self.tail.send_replace(last);
+                    self.move_tail(last);
                 }
                 // Retention overtook the hub. Subscribers meet the same hole and are told.
                 Err(LogError::BelowFloor { after, floor }) if floor > after.next() => {
                     tracing::warn!(%after, %floor, "retention dropped events before the hub saw them");
-                    self.tail.send_replace(Seq(floor.0 - 1));
+                    self.move_tail(Seq(floor.0 - 1));
                 }
                 // The same goes for what the disk has lost.
                 Err(LogError::Damaged { last, .. }) if last > self.tail() => {
-                    self.tail.send_replace(last);
+                    self.move_tail(last);
                 }
                 Err(error) => return Err(error),
             }
@@ -248,7 +257,7 @@ impl Hub {
         }
         let base = match self.in_ring(after) {
             Some(segment) => segment,
-            None => self.replayed.get_or_insert_async(&after, self.read(after, None)).await?,
+            None => self.replayed.get_or_insert_async(&after, self.replay(after)).await?,
         };
         if base.serves(encoding) {
             return Ok(Some(Loaded { base, encoded: None }));
@@ -290,9 +299,15 @@ impl Hub {
         }
     }
 
+    /// What [`read`](Hub::read) gives, for subscribers that are behind. However many of them wait for the disk, what
+    /// is new does not wait for them.
+    async fn replay(&self, after: Seq) -> Result<Arc<Segment>, LogError> {
+        let _permit = self.reads.acquire().await.map_err(|_| LogError::Closed)?;
+        self.read(after, None).await
+    }
+
     /// Reads and encodes what follows a position that lies before the log's tail, and asks these filters about it.
     async fn read(&self, after: Seq, filters: Option<Filters>) -> Result<Arc<Segment>, LogError> {
-        let _permit = self.reads.acquire().await.map_err(|_| LogError::Closed)?;
         let (log, epoch) = (Arc::clone(&self.log), self.epoch);
         let read = move || {
             let segment = Segment::encode(epoch, after, log.read(after, SEGMENT_BYTES)?)?;

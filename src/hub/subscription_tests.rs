@@ -346,6 +346,19 @@ async fn what_another_encodes_is_not_waited_for_on_the_spot() {
     assert!(matches!(output.await, Some(Output::Events { events: 1, .. })));
 }
 
+/// A thousand readers that come back at once have a queue at the disk; who is at the tail is not in it.
+#[tokio::test(start_paused = true)]
+async fn what_is_new_does_not_wait_for_those_that_replay() {
+    let world = World::new(8, 64 << 20);
+    let mut live = world.subscribe(Start::live(&world.hub), |_| {});
+    assert_eq!(next(&mut live).await, "caught up 0");
+    let replaying = world.hub.reads.acquire_many(u32::try_from(crate::hub::CONCURRENT_READS).unwrap()).await.unwrap();
+    world.log.push(3);
+    let got = tokio::time::timeout(HEARTBEAT / 2, next(&mut live)).await;
+    assert_eq!(got.as_deref(), Ok("1..=3"));
+    drop(replaying);
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_event_is_read_by_position() {
     let world = World::new(8, 1);

@@ -153,8 +153,9 @@ impl Shard {
 
     fn remove(&mut self, index: u32, reset: bool) {
         let Some(slot) = self.slots.get_mut(index as usize).and_then(Option::take) else { return };
-        if let State::AtTail(place) = slot.state {
-            self.leave_group(slot.filter(), place);
+        match slot.state {
+            State::AtTail(place) => self.leave_group(slot.filter(), place),
+            _ => self.drop_if_empty(slot.filter()),
         }
         self.set_due(index, None);
         self.free.push(index);
@@ -231,10 +232,14 @@ impl Shard {
                     slot.state = State::AtTail(place);
                 }
             }
-            None if group.is_empty() => {
-                self.groups.remove(&filter);
-            }
-            None => {}
+            None => self.drop_if_empty(filter),
+        }
+    }
+
+    /// What was queued has left an empty group behind, which is used again unless the last of it goes.
+    fn drop_if_empty(&mut self, filter: FilterId) {
+        if self.groups.get(&filter).is_some_and(Vec::is_empty) {
+            self.groups.remove(&filter);
         }
     }
 
@@ -346,4 +351,42 @@ fn ticks_until(moment: Duration) -> u32 {
 fn ticks_elapsed(ticks: &mut tokio::time::Interval) -> bool {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     ticks.poll_tick(&mut context).is_ready()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{PATIENCE, World, only};
+    use super::*;
+
+    impl Shard {
+        fn turn_all(&mut self) {
+            while let Some(index) = self.queue.pop_front() {
+                self.turn(index, false);
+            }
+        }
+    }
+
+    /// Filters are many and each its own: what is kept of one goes with its last stream, whatever that was at.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_is_left_of_a_filter_whose_stream_goes() {
+        let world = World::new(64 << 20, PATIENCE).await;
+        let mut shard =
+            Shard::new(Arc::clone(&world.hub), PATIENCE, Arc::clone(&world.metrics), CancellationToken::new());
+        for in_the_middle in [false, true] {
+            let (_client, socket, stream) =
+                world.open(0, false, |options| options.filter = only("type", "create")).await;
+            shard.add(socket, stream);
+            // What is in the log, and that it is caught up.
+            shard.turn_all();
+            assert_eq!(shard.groups.len(), 1);
+            if in_the_middle {
+                world.push(3).await;
+                shard.find_new();
+                assert_eq!(shard.queue.len(), 1, "there is something for it");
+            }
+            shard.remove(0, false);
+            assert!(shard.groups.is_empty() && !shard.is_serving(), "in the middle: {in_the_middle}");
+            shard.turn_all();
+        }
+    }
 }

@@ -15,12 +15,12 @@ use crate::hub::{Filter, Format, HubConfig, Start, SubscriptionOptions};
 use crate::log::EventLog;
 use crate::model::{Cursor, Seq};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-struct World {
+pub(super) struct World {
     log: Arc<TestLog>,
-    hub: Arc<Hub>,
-    metrics: Arc<Metrics>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) metrics: Arc<Metrics>,
     fan_out: FanOut,
     streams: Arc<Semaphore>,
     connecting: tokio::sync::Mutex<()>,
@@ -31,7 +31,7 @@ struct World {
 }
 
 impl World {
-    async fn new(ring_bytes: usize, stalled_after: Duration) -> Self {
+    pub(super) async fn new(ring_bytes: usize, stalled_after: Duration) -> Self {
         let (log, stop, tracker) = (TestLog::new(8), CancellationToken::new(), TaskTracker::new());
         let events = Arc::clone(&log) as Arc<dyn EventLog>;
         let config = HubConfig { ring_bytes, cache_bytes: 1 << 20 };
@@ -56,7 +56,7 @@ impl World {
         }
     }
 
-    async fn push(&self, count: u64) {
+    pub(super) async fn push(&self, count: u64) {
         let target = self.log.push(count);
         self.hub.tail.subscribe().wait_for(|tail| *tail >= target).await.unwrap();
     }
@@ -64,6 +64,18 @@ impl World {
     /// A client that reads from a position on; the server's side is in the hands of the shards. With small buffers it
     /// is often cut off in the middle of an event.
     async fn connect(&self, after: u64, small: bool, change: impl FnOnce(&mut SubscriptionOptions)) -> Client {
+        let (client, served, stream) = self.open(after, small, change).await;
+        self.fan_out.serve(served, stream).await.unwrap();
+        client
+    }
+
+    /// The two ends of a connection, and the stream that is to be served on it.
+    pub(super) async fn open(
+        &self,
+        after: u64,
+        small: bool,
+        change: impl FnOnce(&mut SubscriptionOptions),
+    ) -> (Client, TcpStream, PlainStream) {
         let cursor = Cursor { epoch: self.hub.epoch(), seq: Seq(after) };
         let mut options = SubscriptionOptions {
             start: Start::resume(&self.hub, cursor),
@@ -93,8 +105,8 @@ impl World {
         let permit = || Arc::clone(&self.streams).try_acquire_owned().unwrap();
         let open = OpenStream::new(Arc::clone(&self.metrics), [permit(), permit()]);
         let subscription = Subscription::new(Arc::clone(&self.hub), options, self.stop.clone());
-        self.fan_out.serve(served, PlainStream::new(subscription, wire, open)).await.unwrap();
-        Client { socket, got: Vec::new(), last: after, gaps: Vec::new(), ended: false }
+        let client = Client { socket, got: Vec::new(), last: after, gaps: Vec::new(), ended: false };
+        (client, served, PlainStream::new(subscription, wire, open))
     }
 
     async fn eventually(&self, what: &str, done: impl Fn(&Self) -> bool) {
@@ -106,12 +118,12 @@ impl World {
     }
 }
 
-fn only(name: &'static str, value: &'static str) -> Filter {
+pub(super) fn only(name: &'static str, value: &'static str) -> Filter {
     Filter::parse("p", |parameter| (parameter == name).then(|| value.to_owned())).unwrap()
 }
 
 /// Undoes the chunks, and the frames within; panics on anything that is not as it must be.
-struct Client {
+pub(super) struct Client {
     socket: TcpStream,
     got: Vec<u8>,
     /// The position that it would resume from.
