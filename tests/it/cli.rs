@@ -427,7 +427,11 @@ async fn secrets_are_never_printed() {
     with_secrets(check.arg("check").arg("--config").arg(&path));
     let checked = finish(&mut check, b"");
     assert_eq!(checked.code, Some(64));
-    assert!(checked.stdout.contains("access_key_id: a secret can't be written in the configuration"), "{}", checked.stdout);
+    assert!(
+        checked.stdout.contains("access_key_id: a secret can't be written in the configuration"),
+        "{}",
+        checked.stdout
+    );
     printed += &(checked.stdout + &checked.stderr);
     for secret in SECRETS {
         assert!(!printed.contains(secret), "{secret} is printed");
