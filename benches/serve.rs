@@ -233,7 +233,7 @@ impl Gateway {
     /// A subscriber that has read `seen` events before.
     fn subscribe(&self, seen: u64) -> Subscriber {
         let mut stream = TcpStream::connect(self.address).unwrap();
-        let request = "GET /v1/events?format=ndjson HTTP/1.0\r\nhost: bench\r\n\r\n";
+        let request = "GET /v1/events?format=ndjson HTTP/1.0\r\nhost: localhost\r\n\r\n";
         stream.write_all(request.as_bytes()).unwrap();
         let wanted = Arc::new(Mutex::new(None));
         let until = Arc::clone(&wanted);
