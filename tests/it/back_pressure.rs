@@ -8,12 +8,13 @@ use crate::support::program::preloaded;
 use crate::support::server::{Server, folder, serve};
 use crate::support::trail::create_group_of_size;
 
-/// 80 MB of records, and twice that of events: far more than what a source has on its way, which are four deliveries of
+/// 80 MB of records, and twice that of events: far more than what a source has on its way, which are eight deliveries of
 /// about a megabyte.
 const RECORDS: usize = 400;
 const RECORD_BYTES: usize = 200_000;
-/// What the program takes at rest (some 50 MiB), and what is on its way, as records and as events.
-const HELD_KIB: u64 = 150 << 10;
+/// What the program takes at rest (some 50 MiB), what is on its way, as records and as events, and what the inventory and
+/// its journal hold of it. All of the records would take more than twice this.
+const HELD_KIB: u64 = 200 << 10;
 
 /// Megabytes go through an unoptimized program: on a busy machine that takes its time.
 const PATIENCE: Duration = Duration::from_secs(300);
