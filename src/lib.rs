@@ -20,6 +20,7 @@ pub mod ingest;
 pub mod inventory;
 pub mod json;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod normalize;
@@ -30,8 +31,3 @@ pub mod shutdown;
 pub mod source;
 pub mod telemetry;
 pub mod tls;
-
-/// Records are read by one thread, completed by another and written by a third, so what one allocates another frees. The
-/// system's allocator takes half of the time for that.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

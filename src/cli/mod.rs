@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::AppError;
 use crate::config::{Environment, HttpConfig, LoadError};
 use crate::fixture::FixtureError;
+use crate::memory;
 use crate::normalize::CatalogError;
 use crate::shutdown::{self, Signal, Signals};
 use crate::telemetry::{self, LogFormat, TelemetryError};
@@ -194,6 +195,7 @@ impl Failure {
 /// The program: command line and environment in, exit code out.
 #[must_use]
 pub fn main() -> ExitCode {
+    memory::use_small_pages();
     run(std::env::args_os(), &Environment::of_process(), &mut io::stdout()).into()
 }
 
