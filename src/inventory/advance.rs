@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::apply::Application;
-use super::diff::diff;
+use super::diff::{self, diff};
 use super::identity::uid;
 use super::stored::{Held, Seeded};
 use super::{Applied, ConfigurationState, PreviousState};
@@ -79,10 +79,7 @@ pub(super) fn advance<'a>(name: &AssetName, held: Option<&Held>, told: &Told, ar
 fn changes(before: Option<Json<'_>>, document: Option<Json<'_>>, told: &Told) -> Bytes {
     let Some(document) = document else { return Bytes::from_static(b"[]") };
     let changes = diff(before.unwrap_or(Json::EMPTY), document, &told.asset.kind.sets);
-    written(|text| {
-        // Keys are strings: it can be written.
-        let _ = serde_json::to_writer(text, &changes);
-    })
+    written(|text| diff::write(&changes, text))
 }
 
 /// A record whose place among the changes of its asset is no longer known. What was before is not known either, only

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::set::{key_of, places, shared_prefix};
-use crate::json::{Json, Members};
+use crate::json::{Json, Members, write_string};
 use crate::model::KeyedSet;
 
 /// One operation of `changes`. A [difference](diff) borrows its values from the documents.
@@ -37,11 +37,48 @@ pub enum ChangeOp {
 }
 
 impl Change<Json<'_>> {
+    /// Writes it as [`Serialize`] would.
+    fn write(&self, text: &mut Vec<u8>) {
+        text.extend_from_slice(b"{\"op\":");
+        write_string(self.op.as_str(), text);
+        text.extend_from_slice(b",\"path\":");
+        write_string(self.path.as_str(), text);
+        text.extend_from_slice(b",\"value\":");
+        self.value.write(text);
+        text.extend_from_slice(b",\"old\":");
+        self.old.write(text);
+        text.push(b'}');
+    }
+
     /// The same with values of its own.
     #[must_use]
     pub fn into_owned(self) -> Change {
         Change { op: self.op, path: self.path, value: self.value.to_value(), old: self.old.to_value() }
     }
+}
+
+impl ChangeOp {
+    /// `add`, `remove` or `replace`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Remove => "remove",
+            Self::Replace => "replace",
+        }
+    }
+}
+
+/// Writes a difference as a JSON array behind what is there.
+pub(super) fn write(changes: &[Change<Json<'_>>], text: &mut Vec<u8>) {
+    text.push(b'[');
+    for (index, change) in changes.iter().enumerate() {
+        if index > 0 {
+            text.push(b',');
+        }
+        change.write(text);
+    }
+    text.push(b']');
 }
 
 /// The difference.

@@ -85,10 +85,36 @@ impl<'a> Json<'a> {
         Parser::trusting(arena).value(arena.alloc_str(text)).unwrap_or(Self::EMPTY)
     }
 
-    /// Writes the value as text behind what is there.
+    /// Writes the value as text behind what is there, as `serde_json` would.
     pub fn write(self, text: &mut Vec<u8>) {
-        // Keys are strings, and a buffer takes all: it can't fail.
-        let _ = serde_json::to_writer(text, &self);
+        match self {
+            Self::Null => text.extend_from_slice(b"null"),
+            Self::Bool(flag) => text.extend_from_slice(if flag { b"true" } else { b"false" }),
+            Self::Number(number) => write_other(&number, text),
+            Self::Text(string) => write_string(string, text),
+            Self::Array(elements) => {
+                text.push(b'[');
+                for (index, element) in elements.iter().enumerate() {
+                    if index > 0 {
+                        text.push(b',');
+                    }
+                    element.write(text);
+                }
+                text.push(b']');
+            }
+            Self::Object(members) => {
+                text.push(b'{');
+                for (index, (key, value)) in members.iter().enumerate() {
+                    if index > 0 {
+                        text.push(b',');
+                    }
+                    write_string(key, text);
+                    text.push(b':');
+                    value.write(text);
+                }
+                text.push(b'}');
+            }
+        }
     }
 
     /// The value as text.
@@ -96,6 +122,24 @@ impl<'a> Json<'a> {
     pub fn to_text(self) -> JsonText {
         JsonText(written(|text| self.write(text)))
     }
+}
+
+/// Writes a string. Most have nothing to escape, and seeing that first (many bytes at a time) takes a third of the time of
+/// looking for it byte by byte.
+pub fn write_string(string: &str, text: &mut Vec<u8>) {
+    let is_plain = |byte: &u8| (*byte >= b' ') & (*byte != b'"') & (*byte != b'\\');
+    if !string.as_bytes().iter().fold(true, |plain, byte| plain & is_plain(byte)) {
+        return write_other(string, text);
+    }
+    text.reserve(string.len() + 2);
+    text.push(b'"');
+    text.extend_from_slice(string.as_bytes());
+    text.push(b'"');
+}
+
+fn write_other(value: &(impl Serialize + ?Sized), text: &mut Vec<u8>) {
+    // Strings and numbers, and a buffer takes all: it can't fail.
+    let _ = serde_json::to_writer(text, value);
 }
 
 /// As JSON.
@@ -163,9 +207,9 @@ mod tests {
     proptest! {
         /// The text is what `serde_json` writes of the same value, and is read back.
         #[test]
-        fn is_what_serde_json_writes(keys in prop::collection::vec("[a-z\\PC\"]{0,6}", 0..40), number in any::<f64>(), signed in any::<i64>()) {
+        fn is_what_serde_json_writes(keys in prop::collection::vec("[a-z\\PC\"\\\\\n\u{1}\u{7f}]{0,24}", 0..40), number in any::<f64>(), signed in any::<i64>()) {
             let members: serde_json::Map<_, _> = keys.iter().enumerate()
-                .map(|(at, key)| (key.clone(), match at % 3 { 0 => json!(number), 1 => json!(signed), _ => json!([key, null, { key: true }]) }))
+                .map(|(at, key)| (key.clone(), match at % 4 { 0 => json!(number), 1 => json!(signed), 2 => json!({}), _ => json!([key, null, { key: true }, false, []]) }))
                 .collect();
             let value = Value::Object(members);
             let arena = Arena::new();

@@ -195,6 +195,10 @@ proptest! {
     fn no_change_no_difference(old in document(), new in document()) {
         let json = |value| Json::copied(value, arena());
         prop_assert!(diff(json(&old), json(&old), &[rules()]).is_empty());
-        prop_assert_eq!(diff(json(&old), json(&new), &[rules()]).is_empty(), old == new);
+        let changes = diff(json(&old), json(&new), &[rules()]);
+        prop_assert_eq!(changes.is_empty(), old == new);
+        let mut text = Vec::new();
+        diff::write(&changes, &mut text);
+        prop_assert_eq!(text, serde_json::to_vec(&changes).unwrap());
     }
 }
