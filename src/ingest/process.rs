@@ -12,7 +12,7 @@ use crate::correlate::{Correlator, Folded, Novelties, Operations};
 use crate::inventory::{Held, Inventory, PastChange};
 use crate::json::Arena;
 use crate::log::NewEvent;
-use crate::model::{Action, AssetName, Confidence, Draft, Novelty, OperationRecord, RecordInfo, Time};
+use crate::model::{Action, AssetName, Confidence, Draft, FastState, Novelty, OperationRecord, RecordInfo, Time};
 use crate::normalize::{Engine, Outcome};
 
 /// What became of a record.
@@ -293,13 +293,13 @@ pub(super) fn first_id(of_record: &str) -> String {
 #[derive(Debug)]
 struct Recent {
     limit: usize,
-    ids: HashSet<u128>,
+    ids: HashSet<u128, FastState>,
     order: VecDeque<u128>,
 }
 
 impl Recent {
     fn new(limit: usize) -> Self {
-        Self { limit, ids: HashSet::new(), order: VecDeque::new() }
+        Self { limit, ids: HashSet::default(), order: VecDeque::new() }
     }
 
     fn contains(&self, id: u128) -> bool {

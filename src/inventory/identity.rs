@@ -14,6 +14,9 @@ impl Inventory {
     /// The first name of an asset, by any of its names.
     #[must_use]
     pub fn canonical(&self, name: &AssetName) -> AssetName {
+        if self.aliases.is_empty() {
+            return name.clone();
+        }
         match self.aliases.get(name).map(|first| first.clone()) {
             Some(first) => first,
             None => self.within_moved(name).unwrap_or_else(|| name.clone()),
@@ -54,7 +57,7 @@ impl Inventory {
 
     /// The asset whose name begins with that of one that was moved: its parts moved with it.
     fn within_moved(&self, name: &AssetName) -> Option<AssetName> {
-        if self.aliases.is_empty() || self.assets.contains_key(name) {
+        if self.assets.contains_key(name) {
             return None;
         }
         let text = name.as_str();

@@ -3,7 +3,7 @@
 //! Trails deliver in no order: CloudTrail's files, and the records in each, come as they come. The journal keeps what
 //! was told lately, bounded by bytes; the oldest goes first, and before it what only a seed tells.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{VecDeque, hash_map};
 use std::sync::Arc;
 
 use super::advance::{Told, advance, out_of_place};
@@ -11,7 +11,7 @@ use super::past::Past;
 use super::stored::Held;
 use super::{Applied, ConfigurationState};
 use crate::json::{Arena, JsonText};
-use crate::model::{Action, AssetName, DraftAction, Step};
+use crate::model::{Action, AssetName, DraftAction, FastMap, Step};
 
 /// What is told in about a quarter of an hour, the time within which CloudTrail delivers, at ten changes a second.
 const MAX_BYTES: usize = 64 << 20;
@@ -21,7 +21,7 @@ const MAX_OF_ONE: usize = 64;
 /// The latest changes of every asset.
 #[derive(Debug)]
 pub(super) struct Journal {
-    recent: HashMap<AssetName, Recent>,
+    recent: FastMap<AssetName, Recent>,
     /// One name per change, in the order in which they go.
     order: VecDeque<AssetName>,
     bytes: usize,
@@ -51,7 +51,7 @@ impl Default for Journal {
 
 impl Journal {
     pub(super) fn with_limit(max_bytes: usize) -> Self {
-        Self { recent: HashMap::new(), order: VecDeque::new(), bytes: 0, max_bytes }
+        Self { recent: FastMap::default(), order: VecDeque::new(), bytes: 0, max_bytes }
     }
 
     /// Applies what a record tells in its place among the changes of its asset, and the later ones over it. The names are
@@ -107,11 +107,10 @@ impl Journal {
         let mut left = Vec::new();
         while self.bytes > self.max_bytes || self.order.len() > self.max_bytes / SMALLEST {
             let Some(name) = self.order.pop_front() else { break };
-            let Some(recent) = self.recent.get_mut(&name) else { continue };
-            self.bytes -= recent.drop_oldest();
-            if recent.changes.is_empty() {
-                self.recent.remove(&name);
-                left.push(name);
+            let hash_map::Entry::Occupied(mut recent) = self.recent.entry(name) else { continue };
+            self.bytes -= recent.get_mut().drop_oldest();
+            if recent.get().changes.is_empty() {
+                left.push(recent.remove_entry().0);
             }
         }
         left

@@ -34,7 +34,7 @@ pub use self::replay::{Logged, Version, oldest, replay};
 pub use self::seed::SeedOutcome;
 pub use self::stored::{Held, Outline, RestoreError, Seeded};
 use crate::json::{Arena, Json, JsonText};
-use crate::model::{Action, AssetName, Draft, Step, Time};
+use crate::model::{Action, AssetName, Draft, FastState, Step, Time};
 
 /// How much of a configuration is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -104,10 +104,10 @@ pub struct Applied<'a> {
 /// Those that changed lately are kept as they are, the others packed.
 #[derive(Debug, Default)]
 pub struct Inventory {
-    assets: DashMap<AssetName, Slot>,
+    assets: DashMap<AssetName, Slot, FastState>,
     packer: Packer,
     /// Later names of assets that the provider renamed.
-    aliases: DashMap<AssetName, AssetName>,
+    aliases: DashMap<AssetName, AssetName, FastState>,
     /// The names in order, for paging.
     names: Mutex<BTreeSet<AssetName>>,
     journal: Mutex<Journal>,
@@ -266,16 +266,14 @@ impl Inventory {
         self.put(name, Slot::Plain(held), size);
     }
 
-    /// Packs an asset that did not change for a while.
+    /// Packs an asset that did not change for a while. Who reads it waits some microseconds.
     fn pack(&self, name: &AssetName) {
-        let Some(Slot::Plain(held)) = self.assets.get(name).map(|slot| slot.clone()) else { return };
+        let Some(mut slot) = self.assets.get_mut(name) else { return };
+        let Slot::Plain(held) = &*slot else { return };
         let Some(packed) = self.packer.pack(&held.outline(), &held.provider_type, &held.encode()) else { return };
         let size = packed.size(name);
-        if let Some(mut slot) = self.assets.get_mut(name)
-            && matches!(&*slot, Slot::Plain(now) if Arc::ptr_eq(now, &held))
-        {
-            *slot = Slot::Packed(Arc::new(packed));
-        }
+        *slot = Slot::Packed(Arc::new(packed));
+        drop(slot);
         if let Some(evictor) = &self.evictor {
             evictor.lock().unwrap_or_else(PoisonError::into_inner).resize(name, size);
         }

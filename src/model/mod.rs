@@ -4,6 +4,7 @@ mod asset;
 mod attribution;
 mod draft;
 mod event;
+mod hash;
 mod ids;
 mod novelty;
 mod operation;
@@ -19,6 +20,7 @@ pub use draft::{
     UniqueId,
 };
 pub use event::EventHead;
+pub use hash::{FastMap, FastState};
 pub use ids::{Cursor, Epoch, ParseCursorError, Seq, SourceId};
 pub use novelty::{Novelty, NoveltyLimits};
 pub use operation::{DeploymentBegun, OperationRecord, Phase};

@@ -1,18 +1,18 @@
 //! A set of names of members. Nearly all members that are looked up are not in it, and that is told without hashing.
 
-use std::collections::HashMap;
+use crate::model::FastMap;
 
 /// Values by names of members.
 #[derive(Clone, Debug)]
 pub(super) struct Keys<V> {
-    by_name: HashMap<Box<str>, V>,
+    by_name: FastMap<Box<str>, V>,
     /// A bit for each length that a name has, by its first letter in lower case.
     lengths: [u64; 32],
 }
 
 impl<V> Default for Keys<V> {
     fn default() -> Self {
-        Self { by_name: HashMap::new(), lengths: [0; 32] }
+        Self { by_name: FastMap::default(), lengths: [0; 32] }
     }
 }
 

@@ -13,7 +13,7 @@ use super::plan::{AssetPlan, Glob};
 use super::references::{References, Referred};
 use super::rule::Relation;
 use crate::json::{Json, Members};
-use crate::model::{AssetName, AssetRef, Association, RelationChange};
+use crate::model::{AssetName, AssetRef, Association, FastMap, RelationChange};
 
 /// Texts looked at more closely in one configuration. Beyond that, which of them came or went is not told.
 const MOST: usize = 256;
@@ -32,7 +32,7 @@ pub(super) struct MentionRules {
     keys: Vec<KeyRule>,
     /// By the provider type of what is mentioned.
     #[serde(default)]
-    types: HashMap<String, Relation>,
+    types: FastMap<String, Relation>,
     /// Keys whose values are ids of one type, though nothing in the value says so.
     #[serde(default)]
     ids: HashMap<String, String>,
@@ -50,7 +50,7 @@ struct KeyRule {
 pub(super) struct Mentions {
     ignored: Vec<Glob>,
     keys: Vec<KeyRule>,
-    types: HashMap<String, Relation>,
+    types: FastMap<String, Relation>,
     /// In camel and in Pascal case.
     ids: Keys<Arc<AssetPlan>>,
 }

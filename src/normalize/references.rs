@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::eval::{Place, partition, unclassified};
 use super::plan::{AssetPlan, Parts, Template};
-use crate::model::{AssetName, Association, RelationChange};
+use crate::model::{AssetName, Association, FastMap, RelationChange};
 
 /// What the ARNs of some services say besides the asset.
 #[derive(Debug, Default, Deserialize)]
@@ -17,26 +17,26 @@ use crate::model::{AssetName, Association, RelationChange};
 pub(super) struct ArnRules {
     /// Service → characters; what follows one of them in the id is a version or a part: `{ lambda = ":" }`.
     #[serde(default)]
-    cut: HashMap<String, String>,
+    cut: FastMap<String, String>,
     /// Services whose ids stand behind a path: `role/service-role/deployer` is `deployer`.
     #[serde(default)]
     paths: Vec<String>,
     /// ARNs that name no asset: `{ sts = ["assumed-role"] }`.
     #[serde(default)]
-    none: HashMap<String, Vec<String>>,
+    none: FastMap<String, Vec<String>>,
 }
 
 /// The resources of ARNs, by kind.
-type Patterns = HashMap<Box<str>, Vec<(Template, Arc<AssetPlan>)>>;
+type Patterns = FastMap<Box<str>, Vec<(Template, Arc<AssetPlan>)>>;
 
 /// The assets by their ARNs and id prefixes.
 #[derive(Debug, Default)]
 pub(super) struct References {
     /// By service, then by kind, which is empty where the resource begins with a variable part; the most literal first.
-    by_arn: HashMap<Box<str>, Patterns>,
+    by_arn: FastMap<Box<str>, Patterns>,
     /// Service and resource of an asset's own ARN, by its provider type.
-    own: HashMap<String, (String, Template)>,
-    by_id_prefix: HashMap<Box<str>, Arc<AssetPlan>>,
+    own: FastMap<String, (String, Template)>,
+    by_id_prefix: FastMap<Box<str>, Arc<AssetPlan>>,
     rules: ArnRules,
 }
 
@@ -60,7 +60,7 @@ impl References {
     pub(super) fn new(assets: &HashMap<Box<str>, Arc<AssetPlan>>, rules: ArnRules) -> Self {
         let mut prefixes: HashMap<_, Vec<_>> = HashMap::new();
         let mut patterns: HashMap<_, Vec<_>> = HashMap::new();
-        let mut own = HashMap::new();
+        let mut own = FastMap::default();
         for asset in assets.values() {
             if let Some(prefix) = &asset.id_prefix {
                 prefixes.entry(prefix.clone()).or_default().push(Arc::clone(asset));
@@ -71,13 +71,13 @@ impl References {
                 patterns.entry((service, text)).or_default().push((resource, Arc::clone(asset)));
             }
         }
-        let mut by_arn: HashMap<Box<str>, Patterns> = HashMap::new();
+        let mut by_arn: FastMap<Box<str>, Patterns> = FastMap::default();
         // What several kinds have in common tells none of them.
         for ((service, text), found) in patterns.into_iter().filter_map(|(key, found)| Some((key, only(found)?))) {
             let kind = kind_of(&text).filter(|kind| !kind.contains('{')).unwrap_or_default();
             by_arn.entry(service.into()).or_default().entry(kind.into()).or_default().push(found);
         }
-        for patterns in by_arn.values_mut().flat_map(HashMap::values_mut) {
+        for patterns in by_arn.values_mut().flat_map(FastMap::values_mut) {
             patterns.sort_by_cached_key(|(pattern, _)| (std::cmp::Reverse(pattern.literal_len()), pattern.to_string()));
         }
         let by_id_prefix = prefixes.into_iter().filter_map(|(prefix, found)| Some((prefix, only(found)?))).collect();
