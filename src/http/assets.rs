@@ -16,25 +16,16 @@ use super::params::Params;
 use crate::hub::{AssetTypes, AssetView, Filter, OneOf, blocking};
 use crate::inventory::{ConfigurationState, Held, Outline};
 use crate::json::{Arena, JsonText};
-use crate::model::{AssetName, Time};
+use crate::model::{AssetName, AssetObject, Time};
 
 const ASSETS_PER_PAGE: u64 = 100;
 const MAX_ASSETS_PER_PAGE: u64 = 1_000;
 
-/// As the event's `asset` object, followed by what the inventory adds.
+/// The `asset` object of events, followed by what the inventory adds.
 #[derive(Serialize)]
 pub(super) struct AssetBody<'a> {
-    name: &'a AssetName,
-    r#type: &'a str,
-    provider: &'a str,
-    provider_type: &'a str,
-    id: &'a str,
-    uid: Option<&'a str>,
-    arn: Option<&'a str>,
-    display_name: Option<&'a str>,
-    account: &'a str,
-    region: &'a str,
-    tags: &'a JsonText,
+    #[serde(flatten)]
+    asset: AssetObject<'a>,
     /// Left out, or null for an asset without.
     #[serde(skip_serializing_if = "Option::is_none")]
     configuration: Option<Option<&'a RawValue>>,
@@ -58,17 +49,19 @@ impl<'a> AssetBody<'a> {
     pub(super) fn new(held: &'a Held, with_configuration: bool) -> Result<Self, ApiError> {
         let configuration = || held.configuration.as_deref().map(serde_json::from_slice).transpose().map_err(internal);
         Ok(Self {
-            name: &held.name,
-            r#type: &held.neutral_type,
-            provider: &held.provider,
-            provider_type: &held.provider_type,
-            id: &held.id,
-            uid: held.uid.as_deref(),
-            arn: held.arn.as_deref(),
-            display_name: held.display_name.as_deref(),
-            account: &held.account,
-            region: &held.region,
-            tags: &held.tags,
+            asset: AssetObject {
+                name: &held.name,
+                r#type: &held.neutral_type,
+                provider: &held.provider,
+                provider_type: &held.provider_type,
+                id: &held.id,
+                uid: held.uid.as_deref(),
+                arn: held.arn.as_deref(),
+                display_name: held.display_name.as_deref(),
+                account: &held.account,
+                region: &held.region,
+                tags: &held.tags,
+            },
             configuration: if with_configuration { Some(configuration()?) } else { None },
             configuration_state: held.state,
             first_seen: held.first_seen,
