@@ -196,6 +196,8 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread::ScopedJoinHandle;
+
     use super::*;
     use crate::log::conformance::metrics;
 
@@ -203,6 +205,21 @@ mod tests {
         let lock = directory.join("lock");
         File::create(&lock).unwrap();
         Disk::new(directory, &lock, min_free, metrics()).unwrap()
+    }
+
+    /// Has a thread wait for room, looks on once it waits, and returns what the wait came to.
+    fn while_waiting(
+        disk: &Disk,
+        look: impl FnOnce(&ScopedJoinHandle<'_, Result<(), LogError>>),
+    ) -> Result<(), LogError> {
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| disk.wait_for_room());
+            while disk.waits_for().is_none() {
+                std::thread::yield_now();
+            }
+            look(&waiting);
+            waiting.join().unwrap()
+        })
     }
 
     #[test]
@@ -220,17 +237,13 @@ mod tests {
     fn who_waits_for_room_tells_why_and_can_be_sent_away() {
         let directory = tempfile::tempdir().unwrap();
         let disk = disk(directory.path(), u64::MAX);
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| disk.wait_for_room());
-            while disk.waits_for().is_none() {
-                std::thread::yield_now();
-            }
+        let waited = while_waiting(&disk, |_| {
             let reason = disk.waits_for().unwrap();
             assert!(reason.contains("less than log.min_free_bytes"), "{reason}");
             assert_eq!(disk.metrics.log_writable.get(), 0);
             disk.give_up();
-            assert!(matches!(waiting.join().unwrap(), Err(LogError::Closed)));
         });
+        assert!(matches!(waited, Err(LogError::Closed)));
     }
 
     #[test]
@@ -239,19 +252,15 @@ mod tests {
         let free = Arc::new(AtomicU64::new(799));
         let told = Arc::clone(&free);
         let disk = Disk { free: Box::new(move |_| Some(told.load(Ordering::SeqCst))), ..disk(directory.path(), 800) };
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| disk.wait_for_room());
-            while disk.waits_for().is_none() {
-                std::thread::yield_now();
-            }
+        let waited = while_waiting(&disk, |waiting| {
             free.store(899, Ordering::SeqCst);
             while !disk.waits_for().is_some_and(|reason| reason.contains("899")) {
                 std::thread::yield_now();
             }
             assert!(!waiting.is_finished());
             free.store(900, Ordering::SeqCst);
-            waiting.join().unwrap().unwrap();
         });
+        waited.unwrap();
         assert_eq!((disk.waits_for(), disk.metrics.log_writable.get()), (None, 1));
         free.store(800, Ordering::SeqCst);
         disk.wait_for_room().unwrap();
@@ -261,14 +270,7 @@ mod tests {
     fn who_waits_for_room_goes_by_a_smaller_reserve_as_soon_as_there_is_one() {
         let directory = tempfile::tempdir().unwrap();
         let disk = disk(directory.path(), u64::MAX);
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| disk.wait_for_room());
-            while disk.waits_for().is_none() {
-                std::thread::yield_now();
-            }
-            disk.set_min_free(1);
-            waiting.join().unwrap().unwrap();
-        });
+        while_waiting(&disk, |_| disk.set_min_free(1)).unwrap();
         assert_eq!(disk.waits_for(), None);
     }
 
