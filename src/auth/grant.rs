@@ -24,7 +24,6 @@ pub struct Limits {
 /// A credential that was found good.
 #[derive(Debug)]
 pub struct Grant {
-    name: Arc<str>,
     scope: Scope,
     expires: Option<Time>,
     ended: CancellationToken,
@@ -33,9 +32,8 @@ pub struct Grant {
 }
 
 impl Grant {
-    pub(super) fn new(name: &str, scope: Scope, expires: Option<Time>, limits: Limits) -> Self {
+    pub(super) fn new(scope: Scope, expires: Option<Time>, limits: Limits) -> Self {
         Self {
-            name: name.into(),
             scope,
             expires,
             ended: CancellationToken::new(),
@@ -46,25 +44,18 @@ impl Grant {
 
     /// The same within other limits. It ends with this one; streams that are open count here.
     pub(super) fn within(&self, limits: Limits) -> Self {
-        Self { ended: self.ended.clone(), ..Self::new(&self.name, self.scope.clone(), self.expires, limits) }
+        Self { ended: self.ended.clone(), ..Self::new(self.scope.clone(), self.expires, limits) }
     }
 
     /// Everybody's, where no credential is asked for.
     pub(super) fn anonymous() -> Self {
         Self {
-            name: "anonymous".into(),
             scope: Scope::default(),
             expires: None,
             ended: CancellationToken::new(),
             requests: None,
             streams: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
         }
-    }
-
-    /// Whose it is, for the log: a token's name, or the subject of a JWT.
-    #[must_use]
-    pub fn name(&self) -> &Arc<str> {
-        &self.name
     }
 
     /// What it may see.

@@ -142,10 +142,9 @@ pub enum JwtRefusal {
     Unavailable(String),
 }
 
-/// Who bears a good JWT.
+/// What a good JWT permits, and until when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Bearer {
-    pub(super) name: String,
     pub(super) scope: Scope,
     pub(super) expires: Time,
 }
@@ -210,13 +209,8 @@ impl Oidc {
         validation.set_required_spec_claims(&["exp", "iss", "aud"]);
         let Claims { exp, others } = decode(token, &key, &validation).map_err(invalid)?.claims;
         let scope = self.scope(&others)?;
-        let subject = ["preferred_username", "email", "sub"].iter().find_map(|name| others.get(name)?.as_str());
         let expires = exp.saturating_add(self.config.clock_skew_secs).saturating_mul(1_000);
-        Ok(Bearer {
-            name: subject.unwrap_or("unnamed").to_owned(),
-            scope,
-            expires: Time::from_millis(i64::try_from(expires).unwrap_or(i64::MAX)),
-        })
+        Ok(Bearer { scope, expires: Time::from_millis(i64::try_from(expires).unwrap_or(i64::MAX)) })
     }
 
     /// What the first grant gives that the claim names.

@@ -36,7 +36,6 @@ pub enum ScopeError {
 /// A scope, ready to be applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
-    text: ScopeText,
     filter: Option<Arc<Filter>>,
     hidden: Option<Arc<Projection>>,
 }
@@ -53,11 +52,7 @@ impl ScopeText {
         }
         let filter = Filter::parse(type_prefix, |name| self.0.get(name).cloned())?;
         let hidden = Projection::parse(self.0.get(HIDE).map(String::as_str), None)?;
-        Ok(Scope {
-            text: self.clone(),
-            filter: (filter != Filter::default()).then(|| Arc::new(filter)),
-            hidden: hidden.map(Arc::new),
-        })
+        Ok(Scope { filter: (filter != Filter::default()).then(|| Arc::new(filter)), hidden: hidden.map(Arc::new) })
     }
 }
 
@@ -79,12 +74,6 @@ impl Scope {
     #[must_use]
     pub fn hidden(&self) -> Option<&Arc<Projection>> {
         self.hidden.as_ref()
-    }
-
-    /// As it was written.
-    #[must_use]
-    pub fn text(&self) -> &ScopeText {
-        &self.text
     }
 }
 

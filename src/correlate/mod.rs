@@ -24,7 +24,7 @@ use self::shared::Copied;
 use crate::model::{DeploymentBegun, Draft, RecordInfo, Session, Time};
 
 pub use self::novelty::Novelties;
-pub use self::operations::{Folded, OperationLimits, Operations};
+pub use self::operations::{Folded, Operations};
 
 /// The prefix of the keys of operations under way.
 pub const OPERATIONS_PREFIX: &str = operations::KEY_PREFIX;

@@ -26,13 +26,13 @@ const RECORDS_OF_ONE: usize = 8;
 
 /// How much may wait and be remembered.
 #[derive(Clone, Copy, Debug)]
-pub struct OperationLimits {
+struct OperationLimits {
     /// Operations that wait for their end. Beyond it the oldest goes out with what is known.
-    pub waiting: usize,
+    waiting: usize,
     /// Bytes of their records.
-    pub waiting_bytes: usize,
+    waiting_bytes: usize,
     /// Operations remembered after their change was told, so that a late record does not tell it again.
-    pub told: usize,
+    told: usize,
 }
 
 impl Default for OperationLimits {
@@ -114,12 +114,6 @@ pub struct Operations {
 }
 
 impl Operations {
-    /// Keeps within these limits.
-    #[must_use]
-    pub fn with_limits(limits: OperationLimits) -> Self {
-        Self { limits, ..Self::default() }
-    }
-
     /// Takes back what was remembered before a restart, in any order, and from now on gathers what changes.
     ///
     /// # Errors

@@ -60,7 +60,6 @@ use crate::model::Time;
 use crate::source::StatusBoard;
 
 pub use health::{Latch, Readiness};
-pub use schema::ASSET_EVENT_SCHEMA;
 pub use serve::{ServeConfig, serve};
 
 use access::Peer;

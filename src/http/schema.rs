@@ -11,7 +11,7 @@ use super::error::ApiError;
 use super::params::NoParams;
 
 /// JSON Schema 2020-12 of an event.
-pub const ASSET_EVENT_SCHEMA: &str = include_str!("../../schema/asset-event-1.json");
+pub(super) const ASSET_EVENT_SCHEMA: &str = include_str!("../../schema/asset-event-1.json");
 
 /// The name of its file.
 pub(super) const ASSET_EVENT: &str = "asset-event-1.json";

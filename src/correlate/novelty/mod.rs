@@ -168,14 +168,8 @@ impl Novelties {
 
     /// How many facts are remembered.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn remembered(&self) -> usize {
         self.facts.len()
-    }
-
-    /// Whether nothing is remembered.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Takes back what was remembered before a restart, in any order, and from now on gathers what changes. Gives how

@@ -51,8 +51,8 @@ fn check_secs() -> u64 {
 
 impl EventHubsConfig {
     /// The defaults, for a hub.
-    #[must_use]
-    pub fn new(namespace: impl Into<String>, hub: impl Into<String>) -> Self {
+    #[cfg(test)]
+    pub(crate) fn new(namespace: impl Into<String>, hub: impl Into<String>) -> Self {
         Self {
             namespace: namespace.into(),
             hub: hub.into(),

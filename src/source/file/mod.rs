@@ -66,8 +66,8 @@ fn max_expansion() -> u32 {
 
 impl FileConfig {
     /// The defaults, for a path.
-    #[must_use]
-    pub fn new(path: impl Into<PathBuf>) -> Self {
+    #[cfg(test)]
+    pub(super) fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), follow: follow(), poll_millis: poll_millis(), max_expansion: max_expansion() }
     }
 
