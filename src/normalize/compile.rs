@@ -14,13 +14,12 @@ use toml::Spanned;
 
 use super::arn::ArnIndex;
 use super::expression::Sources;
-use super::plan::{
-    AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, Condition, EventPlan, Glob, Plan, Template, Test,
-};
+use super::plan::{AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, Condition, EventPlan, Glob, Plan, Test};
 use super::pointer::Path;
 use super::rule::{
     AssetChoice, AssetRule, AssociationRule, ConditionRule, EventRule, OneOrMany, RuleAction, RuleFile, Texts,
 };
+use super::template::Template;
 use crate::model::{Action, AssetKind, Confidence, KeyedSet, UniqueId};
 
 /// A mistake in a rule file.
