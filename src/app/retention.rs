@@ -98,7 +98,7 @@ mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
 
     use super::*;
-    use crate::log::conformance::event;
+    use crate::log::testing::event;
     use crate::log::{Batch, MemoryLog, Retention};
     use crate::metrics::Metrics;
 

@@ -138,7 +138,7 @@ fn take_texts(fields: &mut Fields<'_>) -> Result<Vec<String>, Damage> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::conformance::event;
+    use crate::log::testing::event;
     use proptest::prelude::*;
 
     fn sized(sizes: &[usize]) -> Vec<NewEvent> {

@@ -8,12 +8,14 @@ pub mod backup;
 mod block;
 mod codec;
 #[cfg(test)]
-pub(crate) mod conformance;
+mod conformance;
 pub mod embedded;
 pub mod memory;
 mod record;
 pub mod retention;
 mod search;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -93,7 +93,7 @@ fn code(text: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::conformance::rejected;
+    use crate::log::testing::rejected;
     use proptest::prelude::*;
 
     proptest! {

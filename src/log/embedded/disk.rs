@@ -199,7 +199,7 @@ mod tests {
     use std::thread::ScopedJoinHandle;
 
     use super::*;
-    use crate::log::conformance::metrics;
+    use crate::log::testing::metrics;
 
     fn disk(directory: &Path, min_free: u64) -> Disk {
         let lock = directory.join("lock");
