@@ -311,4 +311,6 @@ impl Source for SqsSource {
 }
 
 #[cfg(test)]
+mod fakes;
+#[cfg(test)]
 mod tests;
