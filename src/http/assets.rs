@@ -26,7 +26,7 @@ const MAX_ASSETS_PER_PAGE: u64 = 1_000;
 pub(super) struct AssetBody<'a> {
     #[serde(flatten)]
     asset: AssetObject<'a>,
-    /// Left out, or null for an asset without.
+    /// Absent unless requested; null for an asset without a known configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     configuration: Option<Option<&'a RawValue>>,
     configuration_state: ConfigurationState,
@@ -34,7 +34,7 @@ pub(super) struct AssetBody<'a> {
     changed: Time,
     last_event: &'a str,
     aliases: &'a [AssetName],
-    /// When it was so; left out for what it is now.
+    /// The time of a past state; absent for the present one.
     #[serde(skip_serializing_if = "Option::is_none")]
     as_of: Option<Time>,
 }
@@ -72,20 +72,20 @@ impl<'a> AssetBody<'a> {
         })
     }
 
-    /// The same, said of a time.
+    /// Marks the body as the state at a past time.
     pub(super) fn at(self, time: Time) -> Self {
         Self { as_of: Some(time), ..self }
     }
 }
 
-/// What `GET /v1/assets` lists.
+/// The filter parameters of `GET /v1/assets`.
 struct AssetFilter {
     asset_type: Option<AssetTypes>,
     provider: Option<OneOf>,
     account: Option<OneOf>,
     region: Option<OneOf>,
     prefix: Option<String>,
-    /// Keys, and `key=value`.
+    /// Tag keys, and `key=value` pairs.
     tag: Option<OneOf>,
     changed_since: Option<Time>,
 }
@@ -116,7 +116,7 @@ impl AssetFilter {
     }
 }
 
-/// Whether one of the tags is wanted, by its key or by key and value.
+/// Whether one of the tags matches, by its key or by key and value.
 fn has_tag(tags: &JsonText, wanted: &OneOf) -> bool {
     let arena = Arena::new();
     tags.value(&arena).as_object().unwrap_or_default().iter().any(|(key, value)| {
