@@ -11,7 +11,7 @@ use super::testing::{append, bulky, event, metrics, of_events, rejected, wait, w
 use super::{Batch, EmbeddedLog, EventLog, LogError, MemoryLog, NewEvent, Retention};
 use crate::model::{AssetName, EventHead, Rejected, Seq, SourceId, Time};
 
-/// A log under test, with the directory it lives in.
+/// A log under test, with its directory.
 struct Subject {
     log: Box<dyn EventLog>,
     directory: Option<TempDir>,
@@ -29,7 +29,7 @@ impl Subject {
         Self { log: Box::new(log), directory: Some(directory), retention }
     }
 
-    /// Drops the log and opens it again, where it lasts.
+    /// Closes and reopens the log, if it is durable.
     fn reopen(self) -> Self {
         let Some(directory) = self.directory else { return self };
         drop(self.log);
@@ -386,9 +386,9 @@ fn the_tail_moves_before_an_append_resolves(open: Open) {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Batches of so many events, sent without waiting in between; each event that much later than the last.
+    /// Batches with these numbers of events, appended without waiting in between; the time between events.
     Append(Vec<usize>, i64),
-    /// Retention, so long after the newest event.
+    /// A pass of retention, this long after the newest event.
     Retain(i64),
     Reopen,
 }
@@ -445,7 +445,7 @@ fn append_all(log: &dyn EventLog, sizes: &[usize], pace: i64, all: &mut Vec<NewE
     assert_eq!(sent, expected);
 }
 
-/// After retention the oldest block is one that may stay, and the size is within its limit.
+/// Asserts that the newest event of the oldest block is not expired, and that the size is within its limit.
 fn check_retained(log: &dyn EventLog, expired: i64) {
     assert!(log.size_bytes() <= MODEL_BYTES);
     if let Some(block) = log.read(Seq(log.floor().0 - 1), 1).unwrap().first() {

@@ -30,7 +30,7 @@ pub(crate) fn event(n: u64, asset: &str, observed: i64) -> NewEvent {
     NewEvent { head, json: Bytes::from(format!(r#"{{"n":{n},"asset":"{asset}"}}"#)) }
 }
 
-/// Like [`event`], with a line that does not compress.
+/// Like [`event`], with an incompressible line.
 pub(super) fn bulky(n: u64, asset: &str, observed: i64, bytes: usize) -> NewEvent {
     let mut random = fastrand::Rng::with_seed(n);
     let json = std::iter::repeat_with(|| random.alphanumeric()).take(bytes).collect::<String>();
@@ -59,7 +59,7 @@ pub(super) fn append(log: &dyn EventLog, batch: Batch) -> Seq {
     wait(log.append(batch).unwrap()).unwrap()
 }
 
-/// Every event after a position, read `max_bytes` at a time, as (position, head, line).
+/// Reads every event after a position, `max_bytes` at a time, as (position, head, line).
 pub(super) fn walk(log: &dyn EventLog, after: Seq, max_bytes: usize) -> Vec<(Seq, EventHead, String)> {
     let (mut events, mut position) = (Vec::new(), after);
     loop {
