@@ -24,7 +24,8 @@ pub(super) struct Stored {
 
 type Watch = Box<dyn Fn(&Bytes) + Send>;
 
-/// A queue as SQS documents it: a message comes again when its time is over, and an old receipt deletes nothing.
+/// A queue that behaves as SQS documents: a message becomes visible again after its timeout, and an outdated receipt
+/// deletes nothing.
 #[derive(Default)]
 pub(super) struct FakeQueue {
     pub(super) messages: Mutex<BTreeMap<u32, Stored>>,
@@ -113,7 +114,7 @@ impl Queue for FakeQueue {
     }
 }
 
-/// A bucket, whose objects may take their time or fail.
+/// A bucket, whose objects can be slow or fail.
 #[derive(Default)]
 pub(super) struct FakeBucket {
     pub(super) objects: Mutex<BTreeMap<String, Bytes>>,
