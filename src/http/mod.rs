@@ -126,7 +126,7 @@ pub struct AppState {
     pub access: Arc<Access>,
     /// The latches behind `/readyz`.
     pub readiness: Readiness,
-    /// When cancelled, streams and [`serve`] end.
+    /// When cancelled, streams and [`serve()`] end.
     pub stop: CancellationToken,
     /// The current time.
     pub clock: fn() -> Time,
