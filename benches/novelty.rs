@@ -91,7 +91,7 @@ fn measure(name: &str, count: usize, make: impl Fn(usize) -> (RecordInfo, Vec<Dr
         "{name:<28} {:>6.2} µs and {:>6.1} bytes durable a change; {:>7} facts",
         nanos as f64 / 1_000.0 / measured,
         durable as f64 / measured,
-        novelties.len(),
+        novelties.remembered(),
     );
 }
 

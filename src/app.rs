@@ -47,44 +47,44 @@ use self::live::{Live, http_config};
 use self::sources::{Sources, Starter};
 pub use crate::log::BackupSummary;
 
-/// Deliveries that may wait for the ingest loop.
+/// Most deliveries queued for the ingest loop.
 const INTAKE_DELIVERIES: usize = 16;
-/// Bytes of records that may be between sources and ingest loop.
+/// Most bytes of records between sources and ingest loop.
 const INTAKE_BYTES: u32 = 32 << 20;
 
-/// Why the gateway did not start, or ended by itself.
+/// Why the gateway failed to start or to keep running.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// The rules can't be used.
+    /// The rules are invalid.
     #[error(transparent)]
     Rules(#[from] ReloadError),
-    /// The system refuses a handler for SIGHUP.
+    /// The handler for SIGHUP can't be installed.
     #[error("listen for signals: {0}")]
     Signals(std::io::Error),
-    /// The `[http]` section can't be used.
+    /// The `[http]` section is invalid.
     #[error(transparent)]
     Http(#[from] HttpConfigError),
-    /// `[http.tls]` can't be used.
+    /// The certificate of `[http.tls]` can't be used.
     #[error("http.tls: {0}")]
     Tls(#[from] TlsError),
-    /// `[auth]` or the tokens can't be used.
+    /// `[auth]` or the tokens file is invalid.
     #[error(transparent)]
     Auth(#[from] AuthError),
-    /// The address can't be listened on.
+    /// Listening on the address failed.
     #[error("listen on {address}: {cause}")]
     Bind {
         /// The address.
         address: SocketAddr,
-        /// The system's words.
+        /// The system's error.
         cause: std::io::Error,
     },
     /// The log can't be opened, read or written.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The log holds an asset that this version can't read.
+    /// The log has an asset that this version can't read.
     #[error("rebuild the inventory: {0}")]
     Restore(#[from] RestoreError),
-    /// There is nothing to back up.
+    /// The data directory has no log to back up.
     #[error("there is no log in {path}; name the server's data directory with --data-dir")]
     NoLog {
         /// The data directory.
@@ -102,15 +102,15 @@ pub enum AppError {
     /// The ingest thread can't be started.
     #[error("start the ingest thread: {0}")]
     Thread(std::io::Error),
-    /// What was to be imported can't be read.
+    /// The files of the import can't be read.
     #[error(transparent)]
     Import(SourceError),
-    /// Stopping took longer than allowed.
+    /// A source, the ingest loop or the log did not stop by the drain deadline.
     #[error("stopping took longer than {0:?}; unfinished work was abandoned")]
     DrainDeadline(Duration),
 }
 
-/// A source that is not configured but given by the command: the demo's.
+/// A source that is not in the configuration: the demo's.
 pub struct ExtraSource {
     /// Its name in `/v1/sources`.
     pub id: SourceId,
@@ -120,12 +120,12 @@ pub struct ExtraSource {
     pub source: Box<dyn Source>,
 }
 
-/// What the command hands over besides the configuration.
+/// What a command passes in besides the configuration.
 #[derive(Default)]
 pub struct Setup {
-    /// Reads the configuration again, for a reload; without it, a reload reads the rules again.
+    /// Rereads the configuration on reload; without it, a reload concerns the rules only.
     pub reread: Option<Reread>,
-    /// Changes what is logged; without it, a reload does not.
+    /// Changes the log filter on reload; without it, the filter stays.
     pub filter: Option<LogFilter>,
     /// Sends spans to a collector.
     pub spans: Option<Export>,
@@ -133,7 +133,7 @@ pub struct Setup {
     pub extra: Option<ExtraSource>,
 }
 
-/// Runs the gateway until `stop` is cancelled, or until the log fails. `listening` is told the bound address.
+/// Runs the gateway until `stop` is cancelled or the log fails. `listening` is called with the bound address.
 ///
 /// # Errors
 /// When it can't start, when the log fails, or when stopping takes longer than configured.
@@ -181,13 +181,14 @@ pub async fn run(
     gateway.until_stopped(stop, Duration::from_millis(config.shutdown.drain_millis)).await
 }
 
-/// Who may see what, by the tokens of the data directory.
+/// Sets up authentication, with the tokens of the data directory.
 fn access(config: &Config) -> Result<Arc<Access>, AuthError> {
     let file = (!config.ephemeral).then(|| TokenFile::of(&config.data_dir));
     Access::new(config.auth.clone(), file, config.events.type_prefix.clone(), now_utc)
 }
 
-/// The address to listen on. What asks nobody for a credential must not be reached from elsewhere by mistake.
+/// The address to listen on: the loopback interface while no credential is configured, so that the server is not
+/// exposed by mistake.
 fn reachable(config: &Config, access: &Access) -> SocketAddr {
     let address = config.http.listen;
     if address.ip().is_loopback() || !access.is_local_only() || asks_for_certificates(config) {
@@ -203,12 +204,12 @@ fn reachable(config: &Config, access: &Access) -> SocketAddr {
     local
 }
 
-/// Whether no connection comes in without a certificate of its client.
+/// Whether every connection needs a client certificate.
 fn asks_for_certificates(config: &Config) -> bool {
     config.http.tls.as_ref().is_some_and(TlsConfig::requires_client_certificate)
 }
 
-/// How connections are served, as far as the process may have file descriptors for them.
+/// The limits of connections. Their number is reduced to the file descriptors that the process can have.
 fn serve_config(config: &Config, tls: Option<Arc<Tls>>) -> ServeConfig {
     let http = &config.http;
     let room = descriptors::raise_limit().map_or(u64::MAX, |limit| limit.saturating_sub(descriptors::RESERVED));
@@ -231,7 +232,7 @@ fn serve_config(config: &Config, tls: Option<Arc<Tls>>) -> ServeConfig {
     }
 }
 
-/// The log, and the inventory as the log has it.
+/// Opens the log, and restores the inventory from it.
 async fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<(Arc<dyn EventLog>, Arc<Inventory>), AppError> {
     let retention = retention(config);
     let metrics = Arc::clone(metrics);
@@ -249,12 +250,12 @@ async fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<(Arc<dyn EventL
     .await?
 }
 
-/// What the log is to keep.
+/// The configured retention.
 fn retention(config: &Config) -> Retention {
     Retention { max_age: config.log.retention_age(), max_bytes: config.log.retention_size(), ..Retention::default() }
 }
 
-/// Where clients come in.
+/// What serving clients takes.
 struct Entrance {
     access: Arc<Access>,
     listener: TcpListener,
@@ -267,7 +268,7 @@ struct Gateway {
     metrics: Arc<Metrics>,
     statuses: StatusBoard,
     intake: Intake,
-    /// Ends when the intake is closed and worked off, or when the log fails.
+    /// Ends when the intake is closed and drained, or the log fails.
     ingest: tokio::task::JoinHandle<Result<(), LogError>>,
     sources: TaskTracker,
     stop_sources: CancellationToken,
@@ -355,7 +356,7 @@ impl Gateway {
         })
     }
 
-    /// Reads configuration and rules again on SIGHUP.
+    /// Reloads configuration and rules on SIGHUP.
     fn reload_on(
         &self,
         mut hangups: Hangups,
@@ -392,7 +393,7 @@ impl Gateway {
         }
     }
 
-    /// Begins the backfills that were asked for, and those that will be.
+    /// Starts pending backfills, and further ones as they are requested.
     fn start_backfills(&self, config: &Config) {
         if config.ephemeral {
             return;
@@ -424,7 +425,7 @@ impl Gateway {
         self.sources.spawn(aws_backfill::watch(folder, self.stop_sources.clone(), begin));
     }
 
-    /// Waits for the end, and stops in phases under one deadline: sources; ingest; log; streams.
+    /// Waits for `stop` or a failure, and then stops in phases under one deadline: sources, ingest, log, streams.
     async fn until_stopped(mut self, stop: CancellationToken, drain: Duration) -> Result<(), AppError> {
         let failed = tokio::select! {
             biased;
@@ -471,7 +472,7 @@ impl Gateway {
     }
 }
 
-/// Waits for a phase of stopping; `None`, and a word about it, when it is late.
+/// Waits for a phase of stopping; `None`, with a warning, if it misses the deadline.
 async fn finished<T>(phase: &str, work: impl Future<Output = T>, deadline: Instant) -> Option<T> {
     let outcome = timeout_at(deadline, work).await.ok();
     if outcome.is_none() {

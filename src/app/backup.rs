@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::log::{self, BackupSummary, EmbeddedLog, EventLog, LogError, Retention};
 use crate::metrics::Metrics;
 
-/// Writes a backup of the data directory, unless a server has it: then nothing is written and nothing given.
+/// Writes a backup of the data directory. `None`, and nothing written, if a server is using it.
 ///
 /// # Errors
 /// When there is no log, it can't be read, or `output` can't be written.
@@ -26,18 +26,18 @@ pub fn back_up(config: &Config, output: &mut dyn Write) -> Result<Option<BackupS
     }
 }
 
-/// Makes a log of a backup in a data directory that has none.
+/// Restores a backup into a data directory without a log.
 ///
 /// # Errors
-/// When there is one, it can't be written, or the backup is not whole.
+/// When it has a log, can't be written, or the backup is incomplete or corrupt.
 pub fn restore(data_dir: &Path, input: &mut dyn Read) -> Result<BackupSummary, AppError> {
     Ok(log::restore(data_dir, input)?)
 }
 
-/// Reads a backup to its end. What it tells of itself, when it is whole.
+/// Verifies a whole backup, and returns its head.
 ///
 /// # Errors
-/// When it is not.
+/// When it is incomplete or corrupt.
 pub fn check_backup(input: &mut dyn Read) -> Result<log::BackupHead, AppError> {
     Ok(log::check_backup(input)?)
 }

@@ -16,17 +16,17 @@ use crate::reload;
 use crate::source::import::{self, Begun, ImportSource};
 use crate::source::{Clock, Intake, Source, StatusBoard};
 
-/// Who imports.
+/// Who executes an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Imported {
-    /// It is done, unless it was stopped.
+    /// This process has; it is complete unless it was stopped.
     Here,
-    /// A server has the data directory: it does it.
+    /// The server that uses the data directory will.
     ByServer,
 }
 
 impl Gateway {
-    /// Begins the imports that were asked for, and those that will be.
+    /// Starts pending imports, and further ones as they are requested.
     pub(super) fn start_imports(&self, config: &Config) {
         if config.ephemeral {
             return;
@@ -41,7 +41,7 @@ impl Gateway {
     }
 }
 
-/// Does an import in the data directory, unless a server has it.
+/// Executes an import in the data directory, unless a server is using it.
 ///
 /// # Errors
 /// When the data directory can't be opened for another reason, or the log or the import fails.

@@ -12,18 +12,18 @@ use crate::http::HttpConfig;
 use crate::log::EventLog;
 use crate::telemetry::LogFilter;
 
-/// The parts that take another configuration.
+/// The parts that can be reconfigured while running.
 pub(super) struct Live {
     pub(super) access: Arc<Access>,
     pub(super) http: Arc<ArcSwap<HttpConfig>>,
     pub(super) log: Arc<dyn EventLog>,
     pub(super) sources: Arc<Sources>,
-    /// Nothing where `CATCHMENT_LOG` decides.
+    /// `None` if `CATCHMENT_LOG` sets the filter.
     pub(super) filter: Option<LogFilter>,
 }
 
 impl Live {
-    /// Applies a configuration that was found good. What may yet fail comes first, and then nothing has changed.
+    /// Applies a checked configuration. If `[auth]` fails, which comes first, nothing has changed.
     pub(super) async fn apply(&self, config: Config) -> Result<(), AppError> {
         self.access.reconfigure(config.auth.clone())?;
         if let Some(Err(error)) = self.filter.as_ref().map(|filter| filter.set(config.telemetry.log.as_deref())) {
@@ -36,7 +36,7 @@ impl Live {
     }
 }
 
-/// What of the configuration the HTTP interface looks at.
+/// The part of the configuration that the HTTP interface uses.
 pub(super) fn http_config(config: &Config) -> HttpConfig {
     HttpConfig {
         heartbeat_secs: config.http.heartbeat_secs,

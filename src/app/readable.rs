@@ -14,15 +14,15 @@ use crate::http::{Latch, Readiness};
 use crate::log::{EventLog, LogError};
 use crate::model::Seq;
 
-/// How often the log is looked at: with the probe of an orchestrator in mind.
+/// How often the log is tested, similar to the probes of orchestrators.
 const EVERY: Duration = Duration::from_secs(5);
-/// A read that takes longer is no service to anybody.
+/// A read that takes longer counts as failed.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What readiness waits for.
+/// The name of the part in `/readyz`.
 const PART: &str = "log";
 
-/// Reads a little of the log now and then, until `stop`, and lets readiness wait for as long as that fails: from the
-/// call on, until it has been read once.
+/// Reads from the log at intervals until `stop` is cancelled. The server is not ready while that fails, and from this
+/// call until the first success.
 pub(super) fn watch(
     log: Arc<dyn EventLog>,
     readiness: Readiness,
@@ -84,8 +84,8 @@ impl Watched {
     }
 }
 
-/// Reads one run of events, another each time: the newest are in memory, where a disk that fails does not show. Events that
-/// the disk has lost are told of elsewhere, and those around them can be read.
+/// Reads a random block, since the newest ones are in memory, where a failing disk does not show. Lost events don't
+/// count: they are reported elsewhere, and those around them can be read.
 fn read_somewhere(log: &dyn EventLog) -> Result<(), LogError> {
     let (floor, tail) = (log.floor(), *log.tail().borrow());
     if tail < floor {
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use crate::hub::testing::TestLog;
 
-    /// Lets what blocks finish, and the clock go on to the look after the next.
+    /// Lets blocking work finish, and advances the clock by two tests.
     async fn two_looks() {
         for _ in 0..2 {
             sleep(EVERY + Duration::from_millis(1)).await;

@@ -12,14 +12,14 @@ use crate::log::{EventLog, LogError};
 use crate::model::{Seq, Time};
 use crate::source::Clock;
 
-/// How often retention by age is looked at.
+/// Interval of retention by age.
 const EVERY: Duration = Duration::from_secs(60);
-/// Between two looks the clock may gain or lose so much.
+/// How far the clock may deviate between two passes before that counts as a jump.
 const TOLERANCE: Duration = Duration::from_secs(600);
-/// How long a clock that jumped has to stay where it is, before events are dropped by it.
+/// How long a clock that jumped must stay consistent before events are dropped by it.
 const DOUBT: Duration = Duration::from_secs(3_600);
 
-/// Applies retention until `stop`. `max_age` is the limit of age, where there is one.
+/// Applies retention until `stop` is cancelled. `max_age` is the age limit, if any.
 pub(super) async fn retain(log: Arc<dyn EventLog>, max_age: Option<Duration>, clock: Clock, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
     let mut steady = SteadyClock::default();
@@ -41,7 +41,7 @@ pub(super) async fn retain(log: Arc<dyn EventLog>, max_age: Option<Duration>, cl
     }
 }
 
-/// Whether age alone would drop every event.
+/// Whether the age limit would drop every event.
 fn is_all_too_old(log: &dyn EventLog, max_age: Option<Duration>, now: Time) -> Result<bool, LogError> {
     let tail = *log.tail().borrow();
     let Some(max_age) = max_age.filter(|_| tail >= log.floor() && tail > Seq(0)) else { return Ok(false) };
@@ -50,12 +50,12 @@ fn is_all_too_old(log: &dyn EventLog, max_age: Option<Duration>, now: Time) -> R
     Ok(log.first_observed_since(oldest)? > tail)
 }
 
-/// The clock as it was before it jumped, for as long as the jump is in doubt.
+/// A clock that ignores jumps of the system clock while they are in doubt.
 #[derive(Clone, Copy, Debug, Default)]
 struct SteadyClock {
-    /// When the clock was looked at last, and what it said.
+    /// When the system clock was read last, and its time.
     last: Option<(Instant, Time)>,
-    /// Until when it is doubted; then a moment, and the time that is believed to have been then.
+    /// Until when the system clock is doubted; an instant, and the time assumed for that instant.
     doubt: Option<(Instant, Instant, Time)>,
 }
 
@@ -64,12 +64,12 @@ impl SteadyClock {
         self.last.is_none() && self.doubt.is_none()
     }
 
-    /// Goes by `time` from now on, for a while.
+    /// Continues from `time` at the instant `at`, for as long as the doubt lasts.
     fn doubt(&mut self, at: Instant, time: Time) {
         self.doubt = Some((at + DOUBT, at, time));
     }
 
-    /// The time to go by, of a clock that says `now`.
+    /// The time to use when the system clock reads `now`.
     fn time(&mut self, at: Instant, now: Time) -> Time {
         if let Some((then, before)) = self.last.replace((at, now)) {
             let steady = later(before, at.saturating_duration_since(then));
@@ -98,7 +98,7 @@ mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
 
     use super::*;
-    use crate::log::conformance::event;
+    use crate::log::testing::event;
     use crate::log::{Batch, MemoryLog, Retention};
     use crate::metrics::Metrics;
 

@@ -26,7 +26,7 @@ use crate::source::{Clock, Intake, Source, StatusBoard};
 /// How long a source may take to stop before its successor starts.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What starting a source takes.
+/// Starts sources.
 #[derive(Clone)]
 pub(super) struct Starter {
     pub(super) sources: TaskTracker,
@@ -36,7 +36,7 @@ pub(super) struct Starter {
 }
 
 impl Starter {
-    /// Starts a source; the tracker tells when it has ended.
+    /// Starts a source. The returned tracker is empty when it has ended.
     pub(super) fn start(&self, ExtraSource { id, kind, source }: ExtraSource, stop: CancellationToken) -> TaskTracker {
         let (intake, status) = (self.intake.clone(), self.statuses.register(id, kind));
         let own = TaskTracker::new();
@@ -48,7 +48,7 @@ impl Starter {
     }
 }
 
-/// The configured sources that run.
+/// The running configured sources.
 pub(super) struct Sources {
     starter: Starter,
     log: Arc<dyn EventLog>,
@@ -71,12 +71,13 @@ impl Sources {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The configuration of one that runs.
+    /// The configuration of a running source.
     pub(super) fn config(&self, id: &SourceId) -> Option<SourceConfig> {
         self.running().get(id).map(|running| running.config.clone())
     }
 
-    /// Makes these the sources that run. What did not change runs on. The position of one that goes stays in the log.
+    /// Starts, restarts and stops sources to match the configuration; unchanged ones keep running. The position of a
+    /// removed source stays in the log.
     ///
     /// # Errors
     /// When a position can't be read.

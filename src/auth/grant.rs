@@ -12,19 +12,18 @@ use tokio_util::sync::CancellationToken;
 use super::scope::Scope;
 use crate::model::Time;
 
-/// How much the bearer of one credential may ask for.
+/// Limits of one credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests a minute; as many may come at once.
+    /// Requests per minute, which is also the burst.
     pub requests_per_minute: NonZeroU32,
-    /// Event streams open at once.
+    /// Concurrent event streams.
     pub streams: usize,
 }
 
-/// A credential that was found good.
+/// The rights of a valid credential.
 #[derive(Debug)]
 pub struct Grant {
-    name: Arc<str>,
     scope: Scope,
     expires: Option<Time>,
     ended: CancellationToken,
@@ -33,9 +32,8 @@ pub struct Grant {
 }
 
 impl Grant {
-    pub(super) fn new(name: &str, scope: Scope, expires: Option<Time>, limits: Limits) -> Self {
+    pub(super) fn new(scope: Scope, expires: Option<Time>, limits: Limits) -> Self {
         Self {
-            name: name.into(),
             scope,
             expires,
             ended: CancellationToken::new(),
@@ -44,15 +42,15 @@ impl Grant {
         }
     }
 
-    /// The same within other limits. It ends with this one; streams that are open count here.
+    /// The same rights within other limits. It ends with this one; streams that are already open count against this
+    /// one's limit.
     pub(super) fn within(&self, limits: Limits) -> Self {
-        Self { ended: self.ended.clone(), ..Self::new(&self.name, self.scope.clone(), self.expires, limits) }
+        Self { ended: self.ended.clone(), ..Self::new(self.scope.clone(), self.expires, limits) }
     }
 
-    /// Everybody's, where no credential is asked for.
+    /// The grant of everybody while no credential is needed.
     pub(super) fn anonymous() -> Self {
         Self {
-            name: "anonymous".into(),
             scope: Scope::default(),
             expires: None,
             ended: CancellationToken::new(),
@@ -61,37 +59,31 @@ impl Grant {
         }
     }
 
-    /// Whose it is, for the log: a token's name, or the subject of a JWT.
-    #[must_use]
-    pub fn name(&self) -> &Arc<str> {
-        &self.name
-    }
-
-    /// What it may see.
+    /// The scope of what it may see.
     #[must_use]
     pub fn scope(&self) -> &Scope {
         &self.scope
     }
 
-    /// Cancelled when it is revoked or expires: what was begun with it ends then.
+    /// Cancelled when the credential is revoked or expires; its streams end then.
     #[must_use]
     pub fn ended(&self) -> &CancellationToken {
         &self.ended
     }
 
-    /// Whether it can end while the server runs.
+    /// Whether the credential can end while the server runs.
     #[must_use]
     pub fn can_end(&self) -> bool {
         self.requests.is_some()
     }
 
-    /// A place for one more stream.
+    /// Takes a stream slot, until the permit is dropped; `None` if the limit is reached.
     #[must_use]
     pub fn open_stream(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.streams).try_acquire_owned().ok()
     }
 
-    /// Counts a request; an error tells how long to wait for the next.
+    /// Counts a request against the rate limit. The error is the time until the next one is permitted.
     pub(super) fn count_request(&self) -> Result<(), Duration> {
         let Some(requests) = &self.requests else { return Ok(()) };
         requests.check().map_err(|refused| refused.wait_time_from(DefaultClock::default().now()))

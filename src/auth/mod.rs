@@ -34,30 +34,30 @@ use crate::model::Time;
 use oidc::Oidc;
 use session::Passes;
 
-/// How soon a token that was made or revoked counts.
+/// How soon a created or revoked token takes effect.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long a browser stays logged in.
+/// Lifetime of a browser's session.
 pub const SESSION: Duration = Duration::from_secs(12 * 3600);
-/// How long a ticket opens a stream.
+/// Lifetime of a ticket.
 const TICKET: Duration = Duration::from_secs(60);
-/// JWTs whose outcome is remembered, so that a signature is checked once.
+/// Most valid JWTs cached, so that each signature is verified once.
 const MAX_JWTS: usize = 10_000;
-/// Wrong credentials that an address may try, a minute.
+/// Invalid credentials permitted per address and minute.
 const FAILURES_PER_MINUTE: NonZeroU32 = NonZeroU32::new(30).unwrap();
 
 /// `[auth]`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
-    /// The file with the tokens; `tokens.json` in the data directory where left out.
+    /// The tokens file; by default `tokens.json` in the data directory.
     pub tokens_file: Option<PathBuf>,
-    /// Serve everything to everybody who reaches the address, though no credential is configured.
+    /// Serve everything to everybody who can reach the address, without credentials.
     pub anonymous: bool,
-    /// Take tokens as `access_token` in the query too (RFC 6750, section 2.3), where they end up in logs of proxies.
+    /// Accept tokens as `access_token` in the query too (RFC 6750, section 2.3), although proxies log them there.
     pub query_tokens: bool,
-    /// Requests a minute with one credential.
+    /// Requests per minute with one credential.
     pub requests_per_minute: NonZeroU32,
-    /// Event streams open at once with one credential.
+    /// Concurrent event streams with one credential.
     pub streams_per_token: usize,
     /// `[auth.oidc]`.
     pub oidc: Option<OidcConfig>,
@@ -76,13 +76,13 @@ impl Default for AuthConfig {
     }
 }
 
-/// Why access can't be decided.
+/// Why authentication can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
-    /// The tokens.
+    /// The tokens can't be read.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// The scope of a token.
+    /// The scope of a token is invalid.
     #[error("token {name}: {cause}; revoke it and create another")]
     Scope {
         /// The token's name.
@@ -90,12 +90,12 @@ pub enum AuthError {
         /// What is wrong.
         cause: ScopeError,
     },
-    /// `[auth.oidc]`.
+    /// `[auth.oidc]` is invalid.
     #[error(transparent)]
     Oidc(#[from] OidcError),
 }
 
-/// What a client shows.
+/// A credential as presented by a client.
 #[derive(Clone, Copy)]
 pub enum Credential<'a> {
     /// `Authorization: Bearer`.
@@ -106,40 +106,41 @@ pub enum Credential<'a> {
     Session(&'a str),
 }
 
-/// Why a request gets nothing.
+/// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// No credential came.
+    /// The request has no credential.
     #[error("a credential is required: Authorization: Bearer with a token from catchment token create")]
     Missing,
-    /// It is not known, or no longer.
+    /// The credential is unknown, revoked or expired; its kind.
     #[error("the {0} is unknown; it may have expired or been revoked")]
     Unknown(&'static str),
-    /// A JWT.
+    /// The JWT was refused.
     #[error(transparent)]
     Jwt(#[from] JwtRefusal),
-    /// The credential asks for more than it may.
+    /// The credential has exceeded its request rate.
     #[error("the request limit of this credential is exceeded")]
     TooManyRequests {
-        /// When the next one is taken.
+        /// Time until the next request is permitted.
         retry_after: Duration,
     },
-    /// The address tried too many wrong ones.
+    /// The address has tried too many invalid credentials.
     #[error("too many wrong credentials from this address")]
     TooManyFailures {
-        /// When the next one is looked at.
+        /// Time until the next try is permitted.
         retry_after: Duration,
     },
 }
 
-/// Decides about every request.
+/// Authenticates requests.
 #[derive(Debug)]
 pub struct Access {
     settings: ArcSwap<Settings>,
     type_prefix: String,
     file: Option<TokenFile>,
     tokens: RwLock<Vec<Known>>,
-    /// A credential was configured once. From then on one is asked for: that the last token is revoked opens nothing.
+    /// Whether a credential has ever been configured. From then on one is required, so that revoking the last token
+    /// does not open the server.
     guarded: AtomicBool,
     jwts: Mutex<HashMap<TokenHash, Arc<Grant>>>,
     sessions: Passes,
@@ -149,7 +150,7 @@ pub struct Access {
     clock: fn() -> Time,
 }
 
-/// What may change while the server runs.
+/// The part that can be reconfigured at run time.
 #[derive(Debug)]
 struct Settings {
     config: AuthConfig,
@@ -174,11 +175,11 @@ struct Known {
 }
 
 impl Access {
-    /// Reads the tokens and sets everything up. `file` is where tokens are kept, unless the configuration names another;
-    /// `None`: nowhere, for a gateway without a data directory.
+    /// Reads the tokens and sets up authentication. `file` is the default tokens file; `None` for a gateway without a
+    /// data directory.
     ///
     /// # Errors
-    /// When the tokens can't be read, or a scope or the provider's section can't be used.
+    /// When the tokens can't be read, or a scope or `[auth.oidc]` is invalid.
     pub fn new(
         config: AuthConfig,
         file: Option<TokenFile>,
@@ -207,10 +208,11 @@ impl Access {
         Ok(Arc::new(access))
     }
 
-    /// Takes another `[auth]`. Tokens go on as they are, within the new limits; bearers of JWTs show them again.
+    /// Applies a changed `[auth]`. Tokens stay valid, within the new limits. If `[auth.oidc]` changed, the grants of
+    /// JWTs end and their bearers must present them again.
     ///
     /// # Errors
-    /// When the provider's section can't be used; nothing changes then.
+    /// When `[auth.oidc]` is invalid; nothing changes then.
     pub fn reconfigure(&self, config: AuthConfig) -> Result<(), AuthError> {
         let before = self.settings.load_full();
         if before.config == config {
@@ -232,35 +234,35 @@ impl Access {
         Ok(())
     }
 
-    /// Whether no credential is configured, nor ever was, so that none can be asked for.
+    /// Whether no credential is configured or ever was, so that none can be required.
     #[must_use]
     pub fn is_unconfigured(&self) -> bool {
         !self.guarded.load(Ordering::Relaxed)
     }
 
-    /// Tokens that are in force.
+    /// The number of valid tokens.
     #[must_use]
     pub fn tokens(&self) -> usize {
         let now = (self.clock)();
         self.tokens.read().unwrap_or_else(PoisonError::into_inner).iter().filter(|it| !it.grant.is_over(now)).count()
     }
 
-    /// Whether everybody is let in for want of a credential to ask for, and not because the configuration says so.
+    /// Whether everybody is admitted because no credential exists, rather than by `auth.anonymous`.
     #[must_use]
     pub fn is_local_only(&self) -> bool {
         !self.settings.load().config.anonymous && self.is_unconfigured()
     }
 
-    /// Whether `access_token` in the query is taken.
+    /// Whether `access_token` in the query is accepted.
     #[must_use]
     pub fn takes_query_tokens(&self) -> bool {
         self.settings.load().config.query_tokens
     }
 
-    /// Decides about a request that came from `peer`.
+    /// Authenticates a request from `peer`, and counts it against the credential's rate limit.
     ///
     /// # Errors
-    /// With the reason, for the client and for the log.
+    /// With the reason, for client and log.
     pub async fn admit(&self, credential: Option<Credential<'_>>, peer: IpAddr) -> Result<Arc<Grant>, Refusal> {
         let Some(credential) = credential else {
             let open = self.settings.load().config.anonymous || self.is_unconfigured();
@@ -289,7 +291,7 @@ impl Access {
         }
     }
 
-    /// Every token is compared, so that the time tells nothing.
+    /// Compares every token, so that timing reveals nothing.
     fn token(&self, token: &str, now: Time) -> Option<Arc<Grant>> {
         let hash = TokenHash::of(token);
         let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
@@ -309,7 +311,7 @@ impl Access {
             return Ok(grant);
         }
         let bearer = oidc.check(token).await?;
-        let grant = Arc::new(Grant::new(&bearer.name, bearer.scope, Some(bearer.expires), limits));
+        let grant = Arc::new(Grant::new(bearer.scope, Some(bearer.expires), limits));
         let mut jwts = self.jwts.lock().unwrap_or_else(PoisonError::into_inner);
         if jwts.len() >= MAX_JWTS {
             jwts.retain(|_, grant| !grant.is_over(now));
@@ -321,7 +323,7 @@ impl Access {
         Ok(grant)
     }
 
-    /// A guess costs the address one of its tries; a provider that can't be reached does not.
+    /// Counts an invalid credential against the address. A failure of the identity provider does not count.
     fn failed(&self, refusal: Refusal, peer: IpAddr) -> Refusal {
         if matches!(refusal, Refusal::Jwt(JwtRefusal::Unavailable(_) | JwtRefusal::NoGrant { .. })) {
             return refusal;
@@ -334,18 +336,19 @@ impl Access {
         }
     }
 
-    /// A text that opens one stream within a minute, for an EventSource that can't send headers; and when it ends.
+    /// Issues a ticket that opens one stream within a minute, for an EventSource that can't send headers. Returns it
+    /// with its expiry.
     ///
     /// # Errors
-    /// When the system has no random bytes.
+    /// When the system provides no random bytes.
     pub fn issue_ticket(&self, grant: &Arc<Grant>) -> Result<(String, Time), TokenError> {
         self.tickets.issue(grant, (self.clock)())
     }
 
-    /// A text that stands for the credential until it expires, for a cookie; and when it ends.
+    /// Starts a session with the rights of the credential. Returns the value for the cookie with its expiry.
     ///
     /// # Errors
-    /// When the system has no random bytes.
+    /// When the system provides no random bytes.
     pub fn issue_session(&self, grant: &Arc<Grant>) -> Result<(String, Time), TokenError> {
         self.sessions.issue(grant, (self.clock)())
     }
@@ -355,7 +358,7 @@ impl Access {
         self.sessions.withdraw(session);
     }
 
-    /// Takes up tokens that are made or revoked, and ends what expired, until `stop`.
+    /// Applies changes of the tokens file and ends expired grants, until `stop` is cancelled.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         let mut failure = None;
@@ -392,7 +395,7 @@ impl Access {
         outcome
     }
 
-    /// Puts these tokens in force: those that are there no longer end at once.
+    /// Replaces the tokens. The grants of missing ones end at once.
     fn take(&self, records: Vec<TokenRecord>) -> Result<(), AuthError> {
         let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
         if tokens.iter().map(|known| &known.record).eq(&records) {
@@ -410,7 +413,7 @@ impl Access {
                 None => {
                     let failed = |cause| AuthError::Scope { name: record.name.clone(), cause };
                     let scope = record.scope.compile(&self.type_prefix).map_err(failed)?;
-                    Arc::new(Grant::new(&record.name, scope, record.expires, limits))
+                    Arc::new(Grant::new(scope, record.expires, limits))
                 }
             };
             next.push(Known { record, grant });

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::scope::{Scope, ScopeText};
 use crate::model::Time;
 
-/// Signatures that are accepted: those that a public key checks, since the keys are published.
+/// Accepted signature algorithms: asymmetric ones only, since the provider's keys are public.
 const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::RS256,
     Algorithm::RS384,
@@ -28,32 +28,32 @@ const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::ES384,
     Algorithm::EdDSA,
 ];
-/// Age at which the provider's keys are fetched anew.
+/// Age at which the provider's keys are fetched again.
 const KEYS_FOR: Duration = Duration::from_secs(3600);
-/// Between two fetches, whatever keys tokens name.
+/// Minimum interval between two fetches, whatever keys tokens name.
 const FETCH_PAUSE: Duration = Duration::from_secs(30);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
-/// A key set is a few kilobytes.
+/// Largest discovery document or key set; typically a few kilobytes.
 const MAX_DOCUMENT_BYTES: usize = 1 << 20;
 
 /// `[auth.oidc]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OidcConfig {
-    /// The provider, as its tokens name it in `iss`: `https://login.example.com/tenant`.
+    /// The issuer, as in the claim `iss`: `https://login.example.com/tenant`.
     pub issuer: String,
-    /// What `aud` must hold.
+    /// The audience that `aud` must contain.
     pub audience: String,
-    /// Where the keys are published; found through the provider's discovery document where left out.
+    /// The URL of the key set; by default taken from the provider's discovery document.
     #[serde(default)]
     pub jwks_url: Option<String>,
-    /// The claim that decides what the bearer may see, as a JSON pointer: a text, or a list of texts.
+    /// The claim that selects a grant, as a JSON pointer: a text, or a list of texts.
     #[serde(default = "default_claim")]
     pub claim: String,
-    /// How much the provider's clock may differ, in seconds.
+    /// Tolerated clock skew, in seconds.
     #[serde(default = "default_skew")]
     pub clock_skew_secs: u64,
-    /// What each value of the claim may see. The first that the claim holds counts; without any, nothing is seen.
+    /// The grants by value of the claim. The first match applies; without a match the token is refused.
     #[serde(default)]
     pub grants: Vec<ClaimGrant>,
 }
@@ -62,9 +62,9 @@ pub struct OidcConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClaimGrant {
-    /// The value of the claim; `*` is any.
+    /// The value of the claim; `*` matches any token.
     pub value: String,
-    /// What its bearers may see; everything where left out.
+    /// The scope of its bearers; by default everything.
     #[serde(default)]
     pub scope: ScopeText,
 }
@@ -77,7 +77,7 @@ fn default_skew() -> u64 {
     60
 }
 
-/// What is wrong with a key of `[auth.oidc]`.
+/// An invalid key of `[auth.oidc]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OidcMistake {
     /// The key, with its full path.
@@ -86,19 +86,19 @@ pub struct OidcMistake {
     pub message: String,
 }
 
-/// Why the provider can't be used.
+/// Why `[auth.oidc]` can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OidcError {
-    /// The configuration.
+    /// A setting is invalid.
     #[error("{}: {}", .0.key, .0.message)]
     Mistake(OidcMistake),
-    /// The HTTP client.
+    /// The HTTP client can't be created.
     #[error("set up the HTTP client for auth.oidc: {0}")]
     Client(#[from] reqwest::Error),
 }
 
 impl OidcConfig {
-    /// Everything wrong with the section.
+    /// All mistakes in the section.
     #[must_use]
     pub fn mistakes(&self, type_prefix: &str) -> Vec<OidcMistake> {
         let mut found = Vec::new();
@@ -125,32 +125,31 @@ impl OidcConfig {
     }
 }
 
-/// Why a JWT gives nothing.
+/// Why a JWT is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwtRefusal {
-    /// It is none, or not a good one.
+    /// It is not a JWT, or not valid.
     #[error("{0}")]
     Invalid(String),
-    /// It is good, but no grant names its claim.
+    /// It is valid, but its claim matches no grant.
     #[error("the token's claim {claim} has no value that grants access here")]
     NoGrant {
-        /// The claim.
+        /// The pointer to the claim.
         claim: String,
     },
-    /// The provider's keys can't be had.
+    /// The provider's keys are not available.
     #[error("the identity provider's keys can't be fetched: {0}")]
     Unavailable(String),
 }
 
-/// Who bears a good JWT.
+/// The scope of a valid JWT, and its expiry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Bearer {
-    pub(super) name: String,
     pub(super) scope: Scope,
     pub(super) expires: Time,
 }
 
-/// A provider, and the keys that it published.
+/// An identity provider with its keys.
 #[derive(Debug)]
 pub(super) struct Oidc {
     config: OidcConfig,
@@ -194,7 +193,7 @@ impl Oidc {
         Ok(Self { claim, grants, client: client.build()?, keys: RwLock::default(), config })
     }
 
-    /// Checks a token.
+    /// Verifies a token: signature, issuer, audience, times, and a matching grant.
     pub(super) async fn check(&self, token: &str) -> Result<Bearer, JwtRefusal> {
         let invalid = |error: jsonwebtoken::errors::Error| JwtRefusal::Invalid(format!("no good JWT: {error}"));
         let header = decode_header(token).map_err(invalid)?;
@@ -210,16 +209,11 @@ impl Oidc {
         validation.set_required_spec_claims(&["exp", "iss", "aud"]);
         let Claims { exp, others } = decode(token, &key, &validation).map_err(invalid)?.claims;
         let scope = self.scope(&others)?;
-        let subject = ["preferred_username", "email", "sub"].iter().find_map(|name| others.get(name)?.as_str());
         let expires = exp.saturating_add(self.config.clock_skew_secs).saturating_mul(1_000);
-        Ok(Bearer {
-            name: subject.unwrap_or("unnamed").to_owned(),
-            scope,
-            expires: Time::from_millis(i64::try_from(expires).unwrap_or(i64::MAX)),
-        })
+        Ok(Bearer { scope, expires: Time::from_millis(i64::try_from(expires).unwrap_or(i64::MAX)) })
     }
 
-    /// What the first grant gives that the claim names.
+    /// The scope of the first grant that matches the claim.
     fn scope(&self, claims: &Value) -> Result<Scope, JwtRefusal> {
         let told: Vec<&str> = match resolve(&self.claim, claims) {
             Some(Value::String(text)) => vec![text],
@@ -231,7 +225,7 @@ impl Oidc {
         granted.map(|(_, scope)| scope.clone()).ok_or_else(none)
     }
 
-    /// The key that a token names; the only one where it names none.
+    /// The key named by a token, or the only key if it names none.
     async fn key(&self, kid: Option<&str>) -> Result<DecodingKey, JwtRefusal> {
         {
             let keys = self.keys.read().await;
@@ -308,7 +302,7 @@ fn resolve<'a>(pointer: &Pointer, claims: &'a Value) -> Option<&'a Value> {
     pointer.resolve(claims).ok()
 }
 
-/// Keys that came by plain HTTP could be anyone's.
+/// Keys fetched over plain HTTP could be anyone's, so only HTTPS or the loopback interface will do.
 fn is_secure(url: &str) -> bool {
     let is_loopback = |rest: &str| {
         let after = |host| rest.strip_prefix(host);

@@ -7,42 +7,41 @@ use serde::{Deserialize, Serialize};
 
 use crate::hub::{Filter, FilterError, Projection, ProjectionError};
 
-/// A scope as it is written: the names of filter parameters (`account`, `asset_type`, …) and what they hold, as in a
-/// request for events; and `hide`, the members to leave out, as `omit` takes them. Empty is everything.
+/// A scope as written: filter parameters (`account`, `asset_type`, …) with values as in a request for events; and
+/// `hide`, the members to remove, in the form of `omit`. An empty one permits everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ScopeText(pub BTreeMap<String, String>);
 
-/// The key of the hidden members.
+/// The key for hidden members.
 const HIDE: &str = "hide";
 
-/// A scope that can't be understood.
+/// An invalid scope.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScopeError {
-    /// A name that is no filter parameter.
+    /// A key is not a filter parameter.
     #[error("a scope has no {name:?}; it has {HIDE} and {}", Filter::PARAMETERS.join(", "))]
     Unknown {
         /// The name.
         name: String,
     },
-    /// A filter parameter that can't be met.
+    /// The value of a filter parameter is invalid.
     #[error(transparent)]
     Filter(#[from] FilterError),
-    /// Members that no event has, or that can't be left out.
+    /// A hidden member is unknown or required.
     #[error("{HIDE}: {}", .0.reason)]
     Hide(#[from] ProjectionError),
 }
 
-/// A scope, ready to be applied.
+/// A compiled scope.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
-    text: ScopeText,
     filter: Option<Arc<Filter>>,
     hidden: Option<Arc<Projection>>,
 }
 
 impl ScopeText {
-    /// Checks and compiles it. `type_prefix` is what event types begin with.
+    /// Compiles the scope. `type_prefix` is the prefix of event types.
     ///
     /// # Errors
     /// When a name is unknown or a value can't be met by any event.
@@ -53,38 +52,27 @@ impl ScopeText {
         }
         let filter = Filter::parse(type_prefix, |name| self.0.get(name).cloned())?;
         let hidden = Projection::parse(self.0.get(HIDE).map(String::as_str), None)?;
-        Ok(Scope {
-            text: self.clone(),
-            filter: (filter != Filter::default()).then(|| Arc::new(filter)),
-            hidden: hidden.map(Arc::new),
-        })
+        Ok(Scope { filter: (filter != Filter::default()).then(|| Arc::new(filter)), hidden: hidden.map(Arc::new) })
     }
 }
 
 impl Scope {
-    /// Whether everything is visible. Only such a credential sees what belongs to no asset: sources, quarantine,
-    /// metrics.
+    /// Whether everything is visible. Only then are resources that belong to no asset: sources, quarantine, metrics.
     #[must_use]
     pub fn is_everything(&self) -> bool {
         self.filter.is_none() && self.hidden.is_none()
     }
 
-    /// The events that may be seen; `None`: all.
+    /// The filter for visible events; `None`: all.
     #[must_use]
     pub fn filter(&self) -> Option<&Arc<Filter>> {
         self.filter.as_ref()
     }
 
-    /// The members that are left out of them.
+    /// The projection that removes hidden members; `None`: there are none.
     #[must_use]
     pub fn hidden(&self) -> Option<&Arc<Projection>> {
         self.hidden.as_ref()
-    }
-
-    /// As it was written.
-    #[must_use]
-    pub fn text(&self) -> &ScopeText {
-        &self.text
     }
 }
 

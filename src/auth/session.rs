@@ -10,10 +10,10 @@ use super::grant::Grant;
 use super::token::{TokenError, TokenHash, random};
 use crate::model::Time;
 
-/// Kept at once; then the one that ends first gives way.
+/// Most passes kept; beyond it the one that expires first is dropped.
 const MAX_KEPT: usize = 10_000;
 
-/// Random texts that stand for a grant until they expire.
+/// Random strings that represent a grant until they expire: sessions and tickets.
 #[derive(Debug)]
 pub(super) struct Passes {
     prefix: &'static str,
@@ -29,12 +29,12 @@ struct Pass {
 }
 
 impl Passes {
-    /// Passes that hold for `lifetime`, and for one use only where `once`.
+    /// Passes valid for `lifetime`, and only for one use if `once`.
     pub(super) fn new(prefix: &'static str, lifetime: Duration, once: bool) -> Self {
         Self { prefix, lifetime, once, kept: Mutex::default() }
     }
 
-    /// A new one, and when it ends: never later than the grant.
+    /// Issues a pass, with its expiry, which is never later than the grant's.
     pub(super) fn issue(&self, grant: &Arc<Grant>, now: Time) -> Result<(String, Time), TokenError> {
         let text = random(self.prefix)?;
         let lifetime = i64::try_from(self.lifetime.as_millis()).unwrap_or(i64::MAX);
@@ -50,7 +50,7 @@ impl Passes {
         Ok((text, expires))
     }
 
-    /// The grant that a text stands for.
+    /// The grant of a valid pass.
     pub(super) fn redeem(&self, text: &str, now: Time) -> Option<Arc<Grant>> {
         let hash = TokenHash::of(text);
         let mut kept = self.kept();
@@ -62,7 +62,7 @@ impl Passes {
         grant
     }
 
-    /// Ends one.
+    /// Revokes a pass.
     pub(super) fn withdraw(&self, text: &str) {
         self.kept().remove(&TokenHash::of(text));
     }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::scope::ScopeText;
 use crate::model::Time;
 
-/// What every token begins with.
+/// The prefix of every token.
 pub const PREFIX: &str = "catchment_";
 const SECRET_BYTES: usize = 32;
 
@@ -26,7 +26,7 @@ const SECRET_BYTES: usize = 32;
 pub struct TokenHash([u8; digest::SHA256_OUTPUT_LEN]);
 
 impl TokenHash {
-    /// That of a token.
+    /// Hashes a token.
     #[must_use]
     pub fn of(token: &str) -> Self {
         let mut hash = [0; digest::SHA256_OUTPUT_LEN];
@@ -34,7 +34,7 @@ impl TokenHash {
         Self(hash)
     }
 
-    /// Whether both are the same, told in a time that does not depend on where they differ.
+    /// Compares in constant time.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         constant_time::verify_slices_are_equal(&self.0, &other.0).is_ok()
@@ -61,19 +61,19 @@ impl<'de> Deserialize<'de> for TokenHash {
     }
 }
 
-/// What is kept of a token.
+/// The stored form of a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenRecord {
-    /// What people call it; one token has it.
+    /// Its unique name.
     pub name: String,
     /// Its SHA-256, in base64url.
     pub sha256: TokenHash,
-    /// When it was made.
+    /// When it was created.
     pub created: Time,
-    /// When it ends; `None`: when it is revoked.
+    /// When it expires; `None`: never.
     pub expires: Option<Time>,
-    /// What it may see.
+    /// Its scope.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub scope: ScopeText,
 }
@@ -82,20 +82,20 @@ fn is_empty(scope: &ScopeText) -> bool {
     scope.0.is_empty()
 }
 
-/// Why tokens can't be read or written.
+/// Why an operation on tokens failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The file or its folder.
+    /// The file or its folder can't be read or written.
     #[error("{action} {path}: {cause}", path = path.display())]
     File {
-        /// What was tried.
+        /// The action.
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// The system's words.
+        /// The system's error.
         cause: io::Error,
     },
-    /// The file is not what `catchment token` writes.
+    /// The file is not a valid tokens file.
     #[error("{path}: {cause}; restore the file, or delete it and create new tokens", path = path.display())]
     Broken {
         /// The file.
@@ -103,25 +103,25 @@ pub enum TokenError {
         /// What is wrong.
         cause: serde_json::Error,
     },
-    /// A name that can't stand in a log line as it is.
+    /// The name has characters that are not permitted.
     #[error("{name:?} is not a token name: it must be 1 to 63 of a-z, 0-9, ., _ and -")]
     Name {
-        /// As given.
+        /// The given name.
         name: String,
     },
-    /// The name is taken.
+    /// The name is in use.
     #[error("token {name} exists already; revoke it first, or use another name")]
     Taken {
         /// The name.
         name: String,
     },
-    /// No token has the name.
+    /// No token has this name.
     #[error("there is no token {name}; catchment token list shows all")]
     Unknown {
         /// The name.
         name: String,
     },
-    /// The system has no random bytes.
+    /// The system provides no random bytes.
     #[error("the system provides no random bytes")]
     Random,
 }
@@ -132,35 +132,35 @@ struct Contents {
     tokens: Vec<TokenRecord>,
 }
 
-/// The file with the tokens. Several processes may use it at once.
+/// The tokens file. Several processes may use it concurrently.
 #[derive(Clone, Debug)]
 pub struct TokenFile {
     path: PathBuf,
 }
 
 impl TokenFile {
-    /// The one at a path, which need not exist.
+    /// The file at a path, which need not exist.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self { path }
     }
 
-    /// The one of a data directory.
+    /// The default file of a data directory.
     #[must_use]
     pub fn of(data_dir: &Path) -> Self {
         Self::new(data_dir.join("tokens.json"))
     }
 
-    /// Where it is.
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// All tokens; none where there is no file.
+    /// Reads all tokens; none if the file does not exist.
     ///
     /// # Errors
-    /// When the file can't be read, or is not what was written.
+    /// When the file can't be read, or is invalid.
     pub fn read(&self) -> Result<Vec<TokenRecord>, TokenError> {
         let text = match fs::read(&self.path) {
             Ok(text) => text,
@@ -172,10 +172,10 @@ impl TokenFile {
         Ok(contents.tokens)
     }
 
-    /// Makes a token and gives it: it is never to be had again.
+    /// Creates a token and returns it. It can't be retrieved later, since only its hash is stored.
     ///
     /// # Errors
-    /// When the name is no name or taken, or the file can't be written.
+    /// When the name is invalid or in use, or the file can't be written.
     pub fn create(
         &self,
         name: &str,
@@ -198,7 +198,7 @@ impl TokenFile {
         Ok(token)
     }
 
-    /// Ends a token.
+    /// Revokes a token.
     ///
     /// # Errors
     /// When there is none of this name, or the file can't be written.
@@ -210,7 +210,7 @@ impl TokenFile {
         })
     }
 
-    /// Reads, changes and replaces the file, one process at a time.
+    /// Reads, changes and replaces the file, under a lock between processes.
     fn change(&self, change: impl FnOnce(&mut Vec<TokenRecord>) -> Result<(), TokenError>) -> Result<(), TokenError> {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(|cause| self.failed("make the folder of", cause))?;
@@ -223,7 +223,7 @@ impl TokenFile {
         self.replace(folder, &text).map_err(|cause| self.failed("write", cause))
     }
 
-    /// Readers see the old file or the new one, also after the power failed.
+    /// Replaces the file atomically, also in case of a power failure.
     fn replace(&self, folder: &Path, text: &[u8]) -> io::Result<()> {
         let temporary = self.path.with_extension("new");
         let mut file = private(folder, &temporary)?;
@@ -239,7 +239,7 @@ impl TokenFile {
     }
 }
 
-/// Opens a file that only its owner can read: the owner of the folder, whom root makes tokens for.
+/// Creates a file readable by its owner only. The owner is the folder's, so that root can create tokens for the server.
 fn private(folder: &Path, path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(path)?;
     let (own, wanted) = (file.metadata()?, folder.metadata()?);
@@ -253,7 +253,7 @@ fn private(folder: &Path, path: &Path) -> io::Result<File> {
     }
 }
 
-/// A secret of 256 bits behind a prefix.
+/// A random secret of 256 bits with the prefix.
 pub(super) fn new_token() -> Result<String, TokenError> {
     random(PREFIX)
 }
@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(fs::metadata(file.path()).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
-    /// As an operator does who is root, for a server that is not. Nobody else can make this situation.
+    /// An operator who is root creates tokens for a server that is not. Only root can test this.
     #[test]
     fn the_owner_is_that_of_the_folder() {
         let (_folder, file) = file();

@@ -19,16 +19,16 @@ const LOOKUP_HISTORY_SECS: u64 = 90 * 24 * 60 * 60;
 const LOOKUP_DELAY_SECS: u64 = 15 * 60;
 /// LookupEvents allows 2 requests a second, account and region.
 const LOOKUP_RATE: f64 = 2.0;
-/// Below it, a hold-up of the process is longer than what messages are kept for.
+/// With a shorter timeout, messages become visible again during a pause of the process.
 const SQS_VISIBILITY_SECS: u64 = 30;
-/// Many proxies drop a connection that is quiet for a minute.
+/// Many proxies drop a connection that is idle for a minute.
 const PROXY_TIMEOUT_SECS: u64 = 60;
-/// Kubernetes kills a pod 30 s after it asked it to stop.
+/// Kubernetes kills a pod 30 s after it asked it to stop, by default.
 const PATIENCE_MILLIS: u64 = 30_000;
-/// Smaller, and a single large event would fill the ring.
+/// In a smaller ring, a single large event would take all the room.
 const MIN_RING_BYTES: usize = 1024 * 1024;
 
-/// Everything wrong with a configuration. Looks whether paths exist, reads the files of TLS, and touches nothing.
+/// All mistakes in a configuration. Checks that paths exist and reads the TLS files, without changing anything.
 pub(super) fn check(config: &Config, origins: &BTreeMap<String, Origin>) -> Vec<Finding> {
     let mut report = Report { origins, findings: Vec::new() };
     check_http(&config.http, &mut report);
@@ -359,7 +359,7 @@ fn check_url(field: &str, url: Option<&str>, key: &dyn Fn(&str) -> String, repor
     }
 }
 
-/// `arn:aws-cn:iam::111122223333:role/path/name`.
+/// Whether a text is a role's ARN: `arn:aws-cn:iam::111122223333:role/path/name`.
 fn is_role_arn(arn: &str) -> bool {
     let parts: Vec<&str> = arn.splitn(6, ':').collect();
     matches!(parts.as_slice(), ["arn", partition, "iam", "", account, resource]
@@ -370,7 +370,7 @@ fn is_account(account: &str) -> bool {
     account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Id, key and token.
+/// Checks the combination of access key id, secret key and session token.
 fn check_credentials(keys: [&Option<Secret>; 3], key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
     match keys {
         [Some(_), None, _] => report.error(&key("secret_access_key"), "is missing beside access_key_id"),
@@ -382,12 +382,12 @@ fn check_credentials(keys: [&Option<Secret>; 3], key: &dyn Fn(&str) -> String, r
     }
 }
 
-/// `[a-z0-9_-]{1,63}`: fits metric labels, log lines and file names without quoting.
+/// Whether a name matches `[a-z0-9_-]{1,63}`, which needs no quoting in metric labels, log lines and file names.
 fn is_source_name(name: &str) -> bool {
     matches!(name.len(), 1..=63) && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
 }
 
-/// Reverse-DNS, as CloudEvents recommends for `type`.
+/// Whether a prefix is a reverse-DNS name, as CloudEvents recommends for `type`.
 fn is_type_prefix(prefix: &str) -> bool {
     let word = |word: &str| {
         !word.is_empty() && word.bytes().all(|b| matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-'))
@@ -395,7 +395,7 @@ fn is_type_prefix(prefix: &str) -> bool {
     prefix.len() <= 200 && prefix.split('.').all(word)
 }
 
-/// `us-east-1`, `us-gov-west-1`, `cn-north-1`.
+/// Whether a text has the form of a region: `us-east-1`, `us-gov-west-1`, `cn-north-1`.
 fn is_region(region: &str) -> bool {
     let mut parts = region.rsplit('-');
     let number = parts.next().is_some_and(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
@@ -403,7 +403,7 @@ fn is_region(region: &str) -> bool {
     number && words.len() >= 2 && words.iter().all(|w| !w.is_empty() && w.bytes().all(|b| b.is_ascii_lowercase()))
 }
 
-/// An origin as a browser sends it (RFC 6454, section 6.2), or `*`.
+/// Whether a text is an origin as browsers send it (RFC 6454, section 6.2), or `*`.
 fn is_web_origin(origin: &str) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else { return origin == "*" };
     let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');

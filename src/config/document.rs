@@ -21,11 +21,11 @@ pub(super) enum Node {
     Section(BTreeMap<String, Entry>),
     /// A value from the file.
     Value(Value),
-    /// A value from the environment: what it means depends on what the key takes.
+    /// A value from the environment, to be parsed as the type of its key.
     Text(String),
 }
 
-/// A node and who set it.
+/// A node and its origin.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) node: Node,
@@ -37,10 +37,10 @@ pub(super) struct Entry {
 pub(super) struct Document(BTreeMap<String, Entry>);
 
 impl Document {
-    /// Reads a TOML file.
+    /// Parses a TOML file.
     ///
     /// # Errors
-    /// When the text is no TOML: where, and why. The line itself is not quoted, since it may hold a secret.
+    /// When the text is not TOML, with place and reason. The line is not quoted, since it may contain a secret.
     pub(super) fn parse(name: &Arc<str>, text: &str) -> Result<Self, Finding> {
         let file = FileText { name, text };
         let broken = |error: &toml::de::Error| {
@@ -51,10 +51,10 @@ impl Document {
         file.section(table).map(Self).map_err(|error| broken(&error))
     }
 
-    /// Lays a value from the environment over what is there. The path is that of the key, from the root.
+    /// Overrides a value with one from the environment. `path` is the key's path from the root.
     ///
     /// # Errors
-    /// When the path leads through a value that is no section.
+    /// When the path leads through a value that is not a section.
     pub(super) fn overlay(&mut self, path: &[String], variable: &str, value: String) -> Result<(), Finding> {
         let origin = Origin::Environment(variable.to_owned());
         let Some((last, parents)) = path.split_last() else { return Ok(()) };
@@ -73,7 +73,7 @@ impl Document {
         Ok(())
     }
 
-    /// Where every key was set, by its dotted path.
+    /// The origin of every key, by dotted path.
     pub(super) fn origins(&self) -> BTreeMap<String, Origin> {
         fn collect(section: &BTreeMap<String, Entry>, prefix: &str, origins: &mut BTreeMap<String, Origin>) {
             for (name, entry) in section {
@@ -89,10 +89,10 @@ impl Document {
         origins
     }
 
-    /// Reads the tree as a type.
+    /// Deserializes the tree.
     ///
     /// # Errors
-    /// Every unknown key, and the first value that does not fit.
+    /// Every unknown key, and the first invalid value.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Vec<Finding>> {
         let report = Report::default();
         let place = Place { path: String::new(), origin: None, report: &report };
@@ -108,7 +108,7 @@ impl Document {
         }
     }
 
-    /// Every key that `T` has under this tree, by its dotted path. For the test that the default file names them all.
+    /// Every key that `T` has under this tree, by dotted path. For the test that the default file lists them all.
     #[cfg(test)]
     pub(super) fn known_keys<T: DeserializeOwned>(&self) -> Vec<String> {
         let report = Report::default();
@@ -118,14 +118,14 @@ impl Document {
     }
 }
 
-/// A text and its name, to make sections of its tables.
+/// A file's text and name, to convert its tables to sections.
 struct FileText<'a> {
     name: &'a Arc<str>,
     text: &'a str,
 }
 
 impl FileText<'_> {
-    /// The number of the line that a byte is on, from 1.
+    /// The line of a byte offset, from 1.
     fn line(&self, offset: usize) -> usize {
         self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
     }
@@ -153,7 +153,7 @@ fn join(prefix: &str, name: &str) -> String {
     if prefix.is_empty() { name } else { format!("{prefix}.{name}") }
 }
 
-/// Collects what is wrong while a tree is read.
+/// Collects the mistakes found while a tree is deserialized.
 #[derive(Default)]
 struct Report {
     findings: RefCell<Vec<Finding>>,
@@ -161,7 +161,7 @@ struct Report {
     keys: RefCell<Vec<String>>,
 }
 
-/// A serde error that can be given its place.
+/// A serde error to which a place can be added.
 #[derive(Debug)]
 struct Problem {
     finding: Finding,
@@ -190,7 +190,7 @@ impl de::Error for Problem {
     }
 }
 
-/// Where in the tree the reader is.
+/// The reader's place in the tree.
 #[derive(Clone)]
 struct Place<'a> {
     path: String,
@@ -199,7 +199,7 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Gives an error its place, unless a deeper place was given already.
+    /// Adds the place to an error, unless it has a deeper one already.
     fn blame(&self, problem: Problem) -> Problem {
         if problem.placed {
             return problem;
@@ -214,7 +214,7 @@ enum Input<'a> {
     Text(&'a str),
 }
 
-/// Reads one node.
+/// Deserializes one node.
 struct Reader<'a> {
     input: Input<'a>,
     place: Place<'a>,
@@ -236,7 +236,7 @@ impl<'a> Reader<'a> {
         section.keys().filter_map(|name| Self::child(section, place, name)).collect()
     }
 
-    /// Reads the section's entries one by one.
+    /// The entries of a section, one by one.
     fn entries(section: &'a BTreeMap<String, Entry>, place: &Place<'a>) -> Entries<'a> {
         Entries { left: Self::children(section, place).into_iter(), value: None }
     }
@@ -265,7 +265,7 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
     }
 }
 
-/// A value from the file is read by what it is; a text from the environment by what its key takes.
+/// A value from the file is read by its own type; a text from the environment by the type of its key.
 macro_rules! read_scalar {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
@@ -295,7 +295,7 @@ fn from_value<'de, V: Visitor<'de>>(value: Value, visitor: V) -> Result<V::Value
     }
 }
 
-/// An element of an array: its mistakes are placed at the array's key.
+/// An element of an array; its mistakes are reported at the array's key.
 struct Item(Value);
 
 impl<'de> IntoDeserializer<'de, Problem> for Item {

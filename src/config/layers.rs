@@ -12,12 +12,12 @@ use std::sync::Arc;
 use super::document::Document;
 use super::{Config, Finding, Origin, Severity, check};
 
-/// Looked for, in this order, when no file is named.
+/// The default locations, in this order.
 const DEFAULT_PLACES: [&str; 2] = ["./catchment.toml", "/etc/catchment/catchment.toml"];
-/// A larger file is a mistaken path.
+/// A larger file is assumed to be a wrong path.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 const PREFIX: &str = "CATCHMENT_";
-/// Variables that are no keys of the configuration.
+/// Variables that are not configuration keys.
 const OTHER_VARIABLES: [&str; 3] = ["CATCHMENT_CONFIG", "CATCHMENT_LOG", "CATCHMENT_TOKEN"];
 
 /// The environment, read once.
@@ -25,19 +25,19 @@ const OTHER_VARIABLES: [&str; 3] = ["CATCHMENT_CONFIG", "CATCHMENT_LOG", "CATCHM
 pub struct Environment(BTreeMap<String, OsString>);
 
 impl Environment {
-    /// That of the process. Variables of others are left out.
+    /// Reads the environment of the process; only variables of this program.
     #[must_use]
     pub fn of_process() -> Self {
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect()
     }
 
-    /// The filter of `CATCHMENT_LOG`, where there is one.
+    /// The filter of `CATCHMENT_LOG`, if set.
     #[must_use]
     pub fn log_filter(&self) -> Option<Cow<'_, str>> {
         self.get("CATCHMENT_LOG").map(|filter| filter.to_string_lossy())
     }
 
-    /// The token of `CATCHMENT_TOKEN`, by which commands ask a running server.
+    /// The token of `CATCHMENT_TOKEN`, with which commands query a running server.
     #[must_use]
     pub fn token(&self) -> Option<&str> {
         self.get("CATCHMENT_TOKEN")?.to_str()
@@ -48,7 +48,7 @@ impl Environment {
         self.0.get(name).filter(|value| !value.is_empty())
     }
 
-    /// The variables that name a key.
+    /// The variables that set a key.
     fn keys(&self) -> impl Iterator<Item = (&String, &OsString)> {
         self.0.iter().filter(|(name, _)| !OTHER_VARIABLES.contains(&name.as_str()) && !is_service_link(name))
     }
@@ -68,7 +68,7 @@ fn is_service_link(name: &str) -> bool {
     })
 }
 
-/// What the command line sets.
+/// The settings of the command line.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     /// `--config`.
@@ -83,26 +83,26 @@ pub struct Flags {
     pub normalizers: Option<PathBuf>,
 }
 
-/// A configuration that can be run.
+/// A valid configuration.
 #[derive(Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// The file it came from; none where there is only the environment and the command line.
+    /// The configuration file; `None` if only environment and command line are used.
     pub file: Option<PathBuf>,
-    /// What is hardly meant so.
+    /// Warnings: settings that are probably mistakes.
     pub warnings: Vec<Finding>,
 }
 
 impl Loaded {
-    /// A configuration that no file holds.
+    /// A configuration without a file.
     #[must_use]
     pub fn unchanged(config: Config) -> Self {
         Self { config, file: None, warnings: Vec::new() }
     }
 }
 
-/// Why there is no configuration.
+/// Why the configuration could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file can't be read.
@@ -110,10 +110,10 @@ pub enum LoadError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         cause: io::Error,
     },
-    /// Something in it is wrong. Warnings stand after the errors.
+    /// The configuration is invalid. Warnings come after the errors.
     #[error("{}", lines(.0))]
     Invalid(Vec<Finding>),
 }
@@ -122,10 +122,11 @@ fn lines(findings: &[Finding]) -> String {
     findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// Merges the layers and checks the result. Reads the file, the secrets that it refers to, and whether paths exist.
+/// Merges the layers and checks the result. Reads the file and the secrets that it refers to, and checks that paths
+/// exist.
 ///
 /// # Errors
-/// When the file can't be read, or with everything that is wrong in any layer.
+/// When the file can't be read; otherwise all mistakes in any layer.
 pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, LoadError> {
     let file = find_file(flags, environment);
     let mut document = match &file {

@@ -34,16 +34,16 @@ use crate::normalize::Redaction;
 use crate::telemetry::otlp::Collector;
 use crate::tls::TlsConfig;
 
-/// The default configuration as a file with comments: what `catchment check --print-default` prints.
+/// The commented default configuration, printed by `catchment check --print-default`.
 pub const DEFAULT_FILE: &str = include_str!("../../config/catchment.default.toml");
 
-/// Everything that can be set.
+/// The whole configuration.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where the log is kept. Made when missing.
+    /// The directory of the log, created if missing.
     pub data_dir: PathBuf,
-    /// Keep the log in memory instead: it is gone when the process ends.
+    /// Keep the log in memory instead; it is lost when the process ends.
     pub ephemeral: bool,
     /// `[http]`.
     pub http: HttpConfig,
@@ -74,23 +74,23 @@ pub struct HttpConfig {
     /// Address and port to listen on. Port 0 takes any free one.
     #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
-    /// Origins whose pages may read: `https://dashboard.example.com`, or `*` for all.
+    /// Origins of web pages that may use the API: `https://dashboard.example.com`, or `*` for all.
     pub cors_origins: Vec<String>,
-    /// How often a quiet stream sends a comment line, in seconds.
+    /// Interval of heartbeats on a quiet stream, in seconds.
     pub heartbeat_secs: u64,
-    /// Streams that may be open at once; more are answered with 503.
+    /// Most concurrent streams; further ones get 503.
     pub max_streams: usize,
-    /// Seconds that a client may take nothing of what waits for it, before its connection is closed.
+    /// Seconds that a client may not read pending data before its connection is reset.
     pub stalled_after_secs: u64,
-    /// Seconds that the head of a request may take, and that a connection without a request is kept.
+    /// Seconds that a request head may take to arrive, and that an idle connection is kept.
     pub request_timeout_secs: u64,
-    /// Connections that may be open at once, those of streams included; more are closed at once.
+    /// Most concurrent connections, including those of streams; further ones are closed immediately.
     pub max_connections: usize,
-    /// The same of one address, or of one IPv6 network of 64 bits; 0 for no limit.
+    /// The same per client address, or IPv6 /64 network; 0 for no limit.
     pub max_connections_per_address: usize,
-    /// Bytes of encoded events kept in memory for streams that are nearly live; behind it they read the log.
+    /// Bytes of encoded events kept in memory for streams that are nearly live; others read from the log.
     pub ring_bytes: usize,
-    /// `[http.tls]`; without it, HTTP is in the clear.
+    /// `[http.tls]`; without it, plain HTTP.
     pub tls: Option<TlsConfig>,
 }
 
@@ -102,18 +102,18 @@ pub struct LogConfig {
     pub retention_days: u32,
     /// Size at which the oldest events are dropped, in bytes; 0 for no limit.
     pub retention_bytes: u64,
-    /// Bytes that the file system keeps free: with less, nothing is taken in; 0 to use all there is.
+    /// Bytes to keep free on the file system; with less, no events are accepted. 0 for no reserve.
     pub min_free_bytes: u64,
 }
 
 impl LogConfig {
-    /// The age limit, where there is one.
+    /// The age limit, if any.
     #[must_use]
     pub fn retention_age(&self) -> Option<Duration> {
         (self.retention_days > 0).then(|| Duration::from_secs(u64::from(self.retention_days) * 24 * 60 * 60))
     }
 
-    /// The size limit, where there is one.
+    /// The size limit, if any.
     #[must_use]
     pub fn retention_size(&self) -> Option<u64> {
         (self.retention_bytes > 0).then_some(self.retention_bytes)
@@ -124,7 +124,7 @@ impl LogConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventsConfig {
-    /// What the CloudEvents `type` begins with: `<prefix>.asset.create`.
+    /// The prefix of the CloudEvents `type`: `<prefix>.asset.create`.
     pub type_prefix: String,
 }
 
@@ -132,24 +132,24 @@ pub struct EventsConfig {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NormalizersConfig {
-    /// A folder of rules that add to the built-in ones or override them.
+    /// A folder with rules that extend or override the built-in ones.
     pub dir: Option<PathBuf>,
 }
 
-/// The program's own log and spans.
+/// The program's own log and traces.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetryConfig {
-    /// What is logged, as `CATCHMENT_LOG` says it, which wins.
+    /// The log filter, in the form of `CATCHMENT_LOG`, which overrides it.
     pub log: Option<String>,
-    /// The collector that spans are sent to, by OTLP over HTTP: `http://127.0.0.1:4318`.
+    /// The OpenTelemetry collector for spans, by OTLP over HTTP: `http://127.0.0.1:4318`.
     pub otlp_endpoint: Option<String>,
-    /// Which part of the traces is sent, from 0 to 1.
+    /// The fraction of traces to send, from 0 to 1.
     pub otlp_sampling: f64,
 }
 
 impl TelemetryConfig {
-    /// Where spans go, where they do.
+    /// The collector, if configured.
     #[must_use]
     pub fn collector(&self) -> Option<Collector> {
         let endpoint = self.otlp_endpoint.clone()?;
@@ -167,7 +167,7 @@ impl Default for TelemetryConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ShutdownConfig {
-    /// How long open work may take to end after the first signal, in milliseconds.
+    /// How long draining may take after the first signal, in milliseconds.
     pub drain_millis: u64,
 }
 
@@ -225,10 +225,10 @@ impl Default for ShutdownConfig {
     }
 }
 
-/// An address and port, with an error that says so.
+/// Parses an address with port.
 ///
 /// # Errors
-/// When the text is none. Host names are not looked up.
+/// When the text is not an IP address with a port. Host names are not resolved.
 pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{text:?} is not an IP address and port such as 127.0.0.1:8780 or [::]:8780"))
 }
@@ -238,12 +238,12 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::
     parse_address(&text).map_err(de::Error::custom)
 }
 
-/// Who set a value.
+/// The origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A line of a file.
     File {
-        /// The file, as it was named.
+        /// The file's name as given.
         name: Arc<str>,
         /// The line, from 1.
         line: usize,
@@ -267,27 +267,27 @@ impl fmt::Display for Origin {
 /// How bad a [`Finding`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// It can't work.
+    /// The configuration can't be used.
     Error,
-    /// It works, but hardly as meant.
+    /// It can be used, but is probably not what is meant.
     Warning,
 }
 
-/// Something wrong with the configuration.
+/// A mistake in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
-    /// The key, with its full path; empty where it is about no key.
+    /// The key with its full path; empty if it concerns no key.
     pub key: String,
-    /// Who set it; none for a default.
+    /// The origin of its value; `None` for a default.
     pub origin: Option<Origin>,
     /// What is wrong and what to do.
     pub message: String,
 }
 
 impl Finding {
-    /// A finding that keeps the program from starting.
+    /// An error.
     #[must_use]
     pub fn error(key: &str, origin: Option<Origin>, message: &str) -> Self {
         Self { severity: Severity::Error, key: key.to_owned(), origin, message: message.to_owned() }

@@ -1,6 +1,6 @@
 //! Suggestions for mistyped words.
 
-/// ` (did you mean …?)` when a known word is at most two typing slips away, a third of the word at most.
+/// ` (did you mean …?)` if the edit distance to a known word is at most two, and at most a third of the word's length.
 pub(crate) fn did_you_mean(word: &str, known: &[&str]) -> String {
     let limit = (word.len() / 3).clamp(1, 2);
     known
@@ -12,7 +12,7 @@ pub(crate) fn did_you_mean(word: &str, known: &[&str]) -> String {
         .unwrap_or_default()
 }
 
-/// The Levenshtein distance: single letters left out, put in or exchanged.
+/// The Levenshtein distance: insertions, deletions and substitutions of single letters.
 fn slips(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();
     for (i, x) in a.chars().enumerate() {

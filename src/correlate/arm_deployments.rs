@@ -7,7 +7,7 @@
 use super::memory::Memory;
 use crate::model::{Deployment, DeploymentBegun, RecordInfo};
 
-/// Names the deployment that a change is a part of.
+/// Adds the deployment that a change belongs to.
 pub(super) fn complete(begun: &Memory<DeploymentBegun>, record: &mut RecordInfo, asset_id: &str) {
     let correlation = record.operation.request_id.as_deref().filter(|_| record.source.starts_with("//azure/"));
     let Some(first) = correlation.and_then(|correlation| begun.get(correlation)) else { return };
@@ -17,7 +17,7 @@ pub(super) fn complete(begun: &Memory<DeploymentBegun>, record: &mut RecordInfo,
     }
 }
 
-/// It is news that this deployment is the first of its correlation.
+/// Whether this deployment is now the first known of its correlation id.
 pub(super) fn is_first(begun: &Memory<DeploymentBegun>, deployment: &DeploymentBegun) -> bool {
     begun.get(&deployment.correlation).is_none_or(|known| {
         let same = known.id.eq_ignore_ascii_case(&deployment.id);

@@ -11,15 +11,15 @@ use super::memory::Memory;
 use crate::model::{Deployment, Draft, Human, RecordInfo, Time};
 
 const STACK: &str = "AWS::CloudFormation::Stack";
-/// Calls that make CloudFormation work on a stack's resources.
+/// Calls that make CloudFormation change a stack's resources.
 const OPERATIONS: [&str; 6] =
     ["CreateStack", "UpdateStack", "DeleteStack", "ExecuteChangeSet", "ContinueUpdateRollback", "RollbackStack"];
-/// For how long after its start the calls of an operation are looked for: no record tells its end.
+/// How long an operation is assumed to last, since no record shows its end.
 const LONGEST_OPERATION_MILLIS: i64 = 3_600_000;
-/// Operations remembered of one actor. Two at a time on different stacks already tell nothing.
+/// Most operations remembered per actor. Two concurrent ones on different stacks are ambiguous anyway.
 const OF_ONE_ACTOR: usize = 8;
 
-/// What was lately worked on with the same credentials.
+/// The recent operations of one actor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Actor {
     /// An account and a role or principal in it.
@@ -31,18 +31,18 @@ pub(super) struct Actor {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Operation {
     time: Time,
-    /// The stack, by its ARN where that is told.
+    /// The stack's ARN if known, otherwise its name.
     stack: String,
     human: Option<Human>,
 }
 
 impl Actor {
-    /// When the last of its operations began.
+    /// When its latest operation began.
     pub(super) fn time(&self) -> Time {
         self.operations.iter().map(|operation| operation.time).max().unwrap_or_default()
     }
 
-    /// What was worked on when a record was written, if that is one stack only.
+    /// The operation in progress at a time, unless several stacks had one.
     fn at(&self, time: Time) -> Option<&Operation> {
         let mut found = None::<&Operation>;
         for operation in &self.operations {
@@ -58,7 +58,7 @@ impl Actor {
     }
 }
 
-/// Names the deployment that a change of CloudFormation's is a part of, and the person who started it.
+/// Adds the deployment that a change by CloudFormation belongs to, and the person who started it.
 pub(super) fn complete(actors: &Memory<Actor>, record: &mut RecordInfo, account: &str) {
     let attribution = &mut record.attribution;
     if &*attribution.method != "cloudformation" {
@@ -90,7 +90,7 @@ pub(super) fn complete(actors: &Memory<Actor>, record: &mut RecordInfo, account:
     }
 }
 
-/// What a record tells of operations: the actors, each with one operation more.
+/// The actors of an operation that a record starts, each with this operation added.
 pub(super) fn told(actors: &Memory<Actor>, record: &RecordInfo, drafts: &[Draft]) -> Vec<Actor> {
     if !OPERATIONS.contains(&record.operation.name.as_str()) {
         return Vec::new();
@@ -124,12 +124,12 @@ fn with(actors: &Memory<Actor>, key: String, operation: Operation) -> Actor {
     Actor { key, operations }
 }
 
-/// A role or principal in an account; with an empty one, whatever the account's operations act as.
+/// The key of a role or principal in an account; with an empty actor, of all operations in the account without a role.
 fn key(account: &str, actor: &str) -> String {
     format!("{account}/{actor}")
 }
 
-/// A stack goes by its name in some records, by its ARN in others (`…:stack/<name>/<uuid>`).
+/// Compares stacks, which records refer to by name or by ARN (`…:stack/<name>/<uuid>`).
 fn same_stack(one: &str, other: &str) -> bool {
     let name = |stack: &str| match stack.split_once(":stack/") {
         Some((_, rest)) => rest.split('/').next().unwrap_or_default().to_owned(),

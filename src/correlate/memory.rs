@@ -5,18 +5,18 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
 use std::hash::Hash;
 
-/// At most so many values, by key.
+/// A bounded map.
 #[derive(Debug)]
 pub(super) struct Memory<V, K = String> {
     prefix: &'static str,
     limit: usize,
     values: HashMap<K, V>,
-    /// Keys in the order in which they were first put in.
+    /// Keys in order of first insertion.
     order: VecDeque<K>,
 }
 
 impl<V, K: Clone + Display + Eq + Hash> Memory<V, K> {
-    /// `prefix` sets its keys apart in the log.
+    /// `prefix` distinguishes its keys in the log.
     pub(super) fn new(prefix: &'static str, limit: usize) -> Self {
         Self { prefix, limit, values: HashMap::new(), order: VecDeque::new() }
     }
@@ -28,8 +28,7 @@ impl<V, K: Clone + Display + Eq + Hash> Memory<V, K> {
         self.values.get(key)
     }
 
-    /// Puts a value in, in the place of one under the same key. Gives its key in the log, and the one that is
-    /// forgotten for it.
+    /// Inserts or replaces a value. Returns its key in the log, and that of the value evicted for it, if any.
     pub(super) fn insert(&mut self, key: K, value: V) -> (String, Option<String>) {
         let in_log = format!("{}{key}", self.prefix);
         if self.values.insert(key.clone(), value).is_some() {

@@ -24,27 +24,27 @@ use self::shared::Copied;
 use crate::model::{DeploymentBegun, Draft, RecordInfo, Session, Time};
 
 pub use self::novelty::Novelties;
-pub use self::operations::{Folded, OperationLimits, Operations};
+pub use self::operations::{Folded, Operations};
 
-/// The prefix of the keys of operations under way.
+/// The key prefix of operations in progress.
 pub const OPERATIONS_PREFIX: &str = operations::KEY_PREFIX;
-/// The prefix of the keys of what novelty is told from.
+/// The key prefix of the state behind novelty.
 pub const NOVELTY_PREFIX: &str = novelty::KEY_PREFIX;
 
-/// Sessions remembered. An entry takes about 1 KiB.
+/// Most sessions remembered, each of about 1 KiB.
 const SESSIONS: usize = 100_000;
-/// Records remembered that were written to several accounts.
+/// Most records remembered that were written to several accounts.
 const SHARED: usize = 20_000;
-/// Roles and principals remembered that lately worked on deployments.
+/// Most roles and principals remembered with recent CloudFormation operations.
 const ACTORS: usize = 20_000;
 
-/// Deployments of Azure remembered.
+/// Most Azure deployments remembered.
 const DEPLOYMENTS: usize = 20_000;
 
-/// The prefixes of the keys of all that a [`Correlator`] remembers.
+/// The key prefixes of a [`Correlator`]'s state.
 pub const KEY_PREFIXES: [&str; 2] = ["aws/", "azure/deployment/"];
 
-/// One thing remembered, as the log keeps it.
+/// A remembered fact in its stored form.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Remembered {
@@ -54,14 +54,14 @@ enum Remembered {
     Deployment(DeploymentBegun),
 }
 
-/// Relates records to one another. Fed in the order of the records.
+/// Correlates records with one another. Takes them in order.
 #[derive(Debug)]
 pub struct Correlator {
     sessions: Memory<Session>,
     copies: Memory<Copied>,
     actors: Memory<Actor>,
     begun: Memory<DeploymentBegun>,
-    /// What is to become durable; nothing is gathered where nobody asks for it.
+    /// Changes to be made durable; `None` if changes are not collected.
     changes: Option<Vec<(String, Option<Bytes>)>>,
 }
 
@@ -72,8 +72,8 @@ impl Default for Correlator {
 }
 
 impl Correlator {
-    /// One that remembers at most so many sessions, shared records, actors of CloudFormation's deployments, and deployments of
-    /// Azure; the oldest go first.
+    /// Creates one with limits for sessions, shared records, actors of CloudFormation operations, and Azure
+    /// deployments; beyond them the oldest are evicted.
     #[must_use]
     pub fn with_limits(sessions: usize, shared: usize, actors: usize, deployments: usize) -> Self {
         Self {
@@ -85,10 +85,10 @@ impl Correlator {
         }
     }
 
-    /// Takes back what was remembered before a restart, in any order, and from now on gathers what changes.
+    /// Restores the state of before a restart from its values, in any order, and collects changes from now on.
     ///
     /// # Errors
-    /// When a value is none of ours.
+    /// When a value can't be parsed.
     pub fn restore(&mut self, values: impl IntoIterator<Item = Bytes>) -> Result<(), serde_json::Error> {
         self.changes = Some(Vec::new());
         let mut all = Vec::new();
@@ -105,7 +105,7 @@ impl Correlator {
         Ok(())
     }
 
-    /// Notes temporary credentials.
+    /// Remembers issued temporary credentials.
     pub fn note_session(&mut self, session: Session) {
         let known = self.sessions.get(&session.access_key);
         if known.is_some_and(|known| sessions::tells_as_much(known, &session)) {
@@ -114,14 +114,14 @@ impl Correlator {
         self.remember(Remembered::Session(session));
     }
 
-    /// Notes a deployment of Azure, before what it makes is told.
+    /// Remembers the start of an Azure deployment.
     pub fn note_deployment(&mut self, deployment: DeploymentBegun) {
         if arm_deployments::is_first(&self.begun, &deployment) {
             self.remember(Remembered::Deployment(deployment));
         }
     }
 
-    /// Completes the attribution of a change by what other records told, and notes what it tells itself.
+    /// Completes the attribution of a change from earlier records, and remembers what it contributes itself.
     pub fn attribute(&mut self, record: &mut RecordInfo, drafts: &[Draft]) {
         if let Some(copied) = shared::complete(&self.copies, record) {
             self.remember(Remembered::Copied(copied));
@@ -136,7 +136,7 @@ impl Correlator {
         }
     }
 
-    /// What has to become durable together with the events that it helped to decide.
+    /// Takes the changes that must be committed together with the events that depend on them.
     #[must_use]
     pub fn take_changes(&mut self) -> Vec<(String, Option<Bytes>)> {
         self.changes.as_mut().map(std::mem::take).unwrap_or_default()
@@ -152,7 +152,7 @@ impl Correlator {
         }
     }
 
-    /// Gives the key in the log, and the key of what is forgotten for it.
+    /// Inserts a fact. Returns its key in the log, and that of an evicted one.
     fn keep(&mut self, remembered: Remembered) -> (String, Option<String>) {
         match remembered {
             Remembered::Session(session) => self.sessions.insert(session.access_key.clone(), session),

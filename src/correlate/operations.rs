@@ -13,26 +13,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{OperationRecord, Phase, Time};
 
-/// The prefix of the keys of all that is remembered here.
+/// The key prefix of this state.
 pub(super) const KEY_PREFIX: &str = "azure/operation/";
 
-/// How long after its last record an operation waits for its end. Most end within minutes; many ends are never told.
+/// How long after its last record an operation waits for its end. Most end within minutes; many ends are never logged.
 const END_WAIT_MILLIS: i64 = 15 * 60_000;
-/// How long an end waits for the start that tells what was asked for, and a bad end for a good one after it: they may
-/// come by different partitions.
+/// How long an end waits for the start with the request, and a failure for a later success. They may arrive through
+/// different partitions.
 const START_WAIT_MILLIS: i64 = 10_000;
-/// Records kept of one operation; the answers after these tell nothing new.
+/// Most records kept of one operation; later ones add nothing.
 const RECORDS_OF_ONE: usize = 8;
 
-/// How much may wait and be remembered.
+/// Limits of the operations held and remembered.
 #[derive(Clone, Copy, Debug)]
-pub struct OperationLimits {
-    /// Operations that wait for their end. Beyond it the oldest goes out with what is known.
-    pub waiting: usize,
-    /// Bytes of their records.
-    pub waiting_bytes: usize,
-    /// Operations remembered after their change was told, so that a late record does not tell it again.
-    pub told: usize,
+struct OperationLimits {
+    /// Most operations that wait for their end. Beyond it the one due first is completed with what is known.
+    waiting: usize,
+    /// Most bytes of their records.
+    waiting_bytes: usize,
+    /// Most completed operations remembered, so that a late record does not produce their change again.
+    told: usize,
 }
 
 impl Default for OperationLimits {
@@ -41,31 +41,31 @@ impl Default for OperationLimits {
     }
 }
 
-/// What became of a record.
+/// The outcome of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Folded {
-    /// It is kept until its operation is whole.
+    /// It is held until its operation is complete.
     Held,
     /// It was seen before.
     Duplicate,
-    /// The operation's change was told already.
+    /// The operation was completed before.
     Late,
-    /// It tells of a bad end: there is no change, unless a good one comes that is later.
+    /// The operation failed: there is no change, unless a later success arrives.
     Failed,
-    /// The operation is whole: its records, in the order in which they came.
+    /// The operation is complete: its records, in order of arrival.
     Whole(Vec<Bytes>),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Waiting {
     operation: u128,
-    /// When it goes out as it is.
+    /// When it is completed as it is.
     due: Time,
     records: Vec<Kept>,
-    /// The last bad end.
+    /// The last failure.
     #[serde(default)]
     failed: Option<Failure>,
-    /// Identities of records that told nothing new.
+    /// Ids of records that added nothing.
     more: Vec<u128>,
 }
 
@@ -86,10 +86,10 @@ struct Failure {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Told {
     operation: u128,
-    /// The record that it ended with, or the last one known.
+    /// The record that ended it, or the last known one.
     id: u128,
     time: Time,
-    /// Its end is known.
+    /// Whether its end is known.
     ended: bool,
 }
 
@@ -100,7 +100,7 @@ enum Remembered {
     Told(Told),
 }
 
-/// The operations under way, and those that were told.
+/// The operations in progress, and the completed ones.
 #[derive(Debug, Default)]
 pub struct Operations {
     limits: OperationLimits,
@@ -109,21 +109,15 @@ pub struct Operations {
     bytes: usize,
     told: HashMap<u128, Told>,
     told_order: VecDeque<u128>,
-    /// Keys whose values changed; nothing is gathered where nobody asks for it.
+    /// Operations whose stored state changed; `None` if changes are not collected.
     changed: Option<Vec<u128>>,
 }
 
 impl Operations {
-    /// Keeps within these limits.
-    #[must_use]
-    pub fn with_limits(limits: OperationLimits) -> Self {
-        Self { limits, ..Self::default() }
-    }
-
-    /// Takes back what was remembered before a restart, in any order, and from now on gathers what changes.
+    /// Restores the state of before a restart from its values, in any order, and collects changes from now on.
     ///
     /// # Errors
-    /// When a value is none of ours.
+    /// When a value can't be parsed.
     pub fn restore(&mut self, values: impl IntoIterator<Item = Bytes>) -> Result<(), serde_json::Error> {
         let mut told = Vec::new();
         for value in values {
@@ -138,7 +132,7 @@ impl Operations {
         Ok(())
     }
 
-    /// Takes a record. `now` is when it was seen.
+    /// Takes a record that arrived at `now`.
     pub fn take(&mut self, record: OperationRecord, now: Time) -> Folded {
         if let Some(told) = self.told.get(&record.operation).copied() {
             // A client that tries again uses the same correlation: a new start, or a further end, is a new operation.
@@ -173,7 +167,7 @@ impl Operations {
         }
     }
 
-    /// The next operation that has waited long enough, or for which there is no more room.
+    /// The records of the next operation that is due, or that must give way because of the limits.
     pub fn due(&mut self, now: Time) -> Option<Vec<Bytes>> {
         loop {
             let crowded = self.waiting.len() > self.limits.waiting || self.bytes > self.limits.waiting_bytes;
@@ -193,24 +187,24 @@ impl Operations {
         }
     }
 
-    /// Every operation that waits, whether or not its time has come: there will be no more records.
+    /// The records of the next waiting operation, whether or not it is due, since no more records will arrive.
     pub fn rest(&mut self) -> Option<Vec<Bytes>> {
         self.due(Time::from_millis(i64::MAX))
     }
 
-    /// Nothing waits.
+    /// Whether no operation waits.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Number of operations that wait.
+    /// The number of waiting operations.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// What has to become durable together with the events that it helped to decide.
+    /// Takes the changes that must be committed together with the events that depend on them.
     #[must_use]
     pub fn take_changes(&mut self) -> Vec<(String, Option<Bytes>)> {
         let mut changed = self.changed.as_mut().map(std::mem::take).unwrap_or_default();
@@ -228,7 +222,7 @@ impl Operations {
         changed.iter().map(|operation| (format!("{KEY_PREFIX}{operation:032x}"), value(operation))).collect()
     }
 
-    /// The operation is whole with this record, which may be its start: the end came before.
+    /// Completes the operation with this record, which may be its start if the end arrived first.
     fn end(&mut self, record: &OperationRecord) -> Folded {
         let waiting = self.forget(record.operation);
         let end = waiting.as_ref().and_then(Waiting::end).map(|kept| (kept.id, kept.time));
@@ -239,7 +233,8 @@ impl Operations {
         Folded::Whole(texts)
     }
 
-    /// A bad end. What waits goes on to wait: for a good end that is later, or for what one that is there still lacks.
+    /// Handles a failure. A waiting operation continues to wait, for a later success or for what a known end still
+    /// lacks.
     fn fail(&mut self, record: &OperationRecord, now: Time) -> Folded {
         let OperationRecord { operation, id, time, .. } = *record;
         match self.forget(operation) {
@@ -259,7 +254,7 @@ impl Operations {
         Folded::Failed
     }
 
-    /// A client tries again: what failed before this start is over.
+    /// Drops an operation that failed before this start, which is a retry by the client.
     fn give_up_failed(&mut self, start: &OperationRecord) {
         let operation = start.operation;
         let failed = self.waiting.get(&operation).filter(|waiting| waiting.end().is_none());
@@ -332,7 +327,7 @@ impl Waiting {
         self.records.iter().find(|kept| kept.phase == phase)
     }
 
-    /// The good end, if there is no later bad one.
+    /// The successful end, if there is no later failure.
     fn end(&self) -> Option<&Kept> {
         self.kept(Phase::Succeeded).filter(|kept| self.failed.is_none_or(|failed| failed.time <= kept.time))
     }

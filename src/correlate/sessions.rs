@@ -4,16 +4,16 @@
 use super::memory::Memory;
 use crate::model::{Assumed, Caller, RecordInfo, Session, Time};
 
-/// Roles may be assumed out of roles; AWS allows an hour for each, but no depth is documented.
+/// Longest chain of roles that is followed; AWS documents no limit.
 const LONGEST_CHAIN: usize = 10;
-/// For how long a session holds whose end is not told: the longest that there is (GetSessionToken, 36 hours).
+/// Assumed lifetime of a session without a known end: the longest possible (GetSessionToken, 36 hours).
 const LONGEST_SESSION_MILLIS: i64 = 36 * 3_600_000;
-/// CloudTrail's times are whole seconds, and of different machines.
+/// Tolerance for times, which are whole seconds of different machines' clocks.
 const SLACK_MILLIS: i64 = 300_000;
 
-/// Fills in the roles assumed before the one that made the call, and the person or program at the end of them.
+/// Adds the roles that were assumed before the one that made the call, and the person or program behind them.
 ///
-/// A person whom the record itself tells stays, but for a session's name that merely looks like one.
+/// A person known from the record itself is kept, unless guessed from a session's name.
 pub(super) fn complete(sessions: &Memory<Session>, record: &mut RecordInfo) {
     let callers = callers(sessions, record.evidence.access_key.as_deref(), record.time);
     if callers.is_empty() {
@@ -48,8 +48,8 @@ pub(super) fn complete(sessions: &Memory<Session>, record: &mut RecordInfo) {
     }
 }
 
-/// Whether nothing new is told of a session: its record comes twice where two accounts are concerned, and one of the
-/// two hides the caller.
+/// Whether a session's second record adds nothing. There are two if two accounts are involved, one of which hides the
+/// caller.
 pub(super) fn tells_as_much(known: &Session, session: &Session) -> bool {
     let told = |session: &Session| {
         let principal = session.caller.principal.as_ref();
@@ -58,7 +58,7 @@ pub(super) fn tells_as_much(known: &Session, session: &Session) -> bool {
     told(known) >= told(session)
 }
 
-/// Who handed out the credentials to whom, nearest first.
+/// The callers who obtained the credentials, nearest first.
 fn callers<'s>(sessions: &'s Memory<Session>, access_key: Option<&str>, time: Time) -> Vec<&'s Caller> {
     let mut found = Vec::new();
     let mut next = access_key.and_then(|key| sessions.get(key)).filter(|session| session.is_valid(time));
@@ -74,7 +74,7 @@ fn callers<'s>(sessions: &'s Memory<Session>, access_key: Option<&str>, time: Ti
 }
 
 impl Session {
-    /// Whether the credentials could be used at a moment.
+    /// Whether the credentials were valid at a time.
     fn is_valid(&self, time: Time) -> bool {
         let start = self.started.millis() - SLACK_MILLIS;
         let end = self.expires.map_or(self.started.millis() + LONGEST_SESSION_MILLIS, Time::millis) + SLACK_MILLIS;

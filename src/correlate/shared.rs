@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::memory::Memory;
 use crate::model::{Assumed, Human, Principal, RecordInfo, Time};
 
-/// The caller as the fuller copy tells it.
+/// The caller according to the copy of the record that shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Copied {
     /// The `sharedEventID`.
@@ -19,8 +19,8 @@ pub(super) struct Copied {
     human: Option<Human>,
 }
 
-/// Fills in the caller where this copy hides it and the other was seen; gives what is to be remembered where this is
-/// the one that tells.
+/// Fills in the caller if this copy hides it and the other has been seen. Returns the caller to remember if this copy
+/// shows it.
 pub(super) fn complete(copies: &Memory<Copied>, record: &mut RecordInfo) -> Option<Copied> {
     let id = record.evidence.shared_event_id.as_deref()?;
     let attribution = &mut record.attribution;

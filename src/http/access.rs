@@ -23,19 +23,22 @@ use crate::hub::{AssetView, Filter, Projection, View};
 use crate::inventory::Held;
 use crate::model::{EventHead, Time};
 
-/// The cookie that stands for a credential in a browser.
+/// The cookie that carries a browser's session.
 const COOKIE: &str = "catchment_session";
 
-/// Where a connection comes from; each request has it as an extension.
+/// The client's address. Every request carries it as an extension.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
-/// What the request may see, as handlers get it.
+/// The credential of the request, as an extension that handlers extract.
 #[derive(Clone, Debug)]
 pub(super) struct Caller(pub(super) Arc<Grant>);
 
 impl Caller {
-    /// A place among the streams of this credential.
+    /// Takes one of this credential's stream slots, until the permit is dropped.
+    ///
+    /// # Errors
+    /// When as many of its streams are open as `auth.streams_per_token` permits.
     pub(super) fn open_stream(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         self.0.open_stream().ok_or(ApiError::TooManyStreamsOfOne)
     }
@@ -45,7 +48,10 @@ impl Caller {
         self.0.can_end().then(|| self.0.ended().clone())
     }
 
-    /// What was asked for, within the scope.
+    /// Restricts the requested filter to the credential's scope.
+    ///
+    /// # Errors
+    /// When the credential hides members and the filter has a `where` expression, which could read them.
     pub(super) fn confine(&self, filter: Filter) -> Result<Filter, ApiError> {
         let scope = self.0.scope();
         if scope.hidden().is_some() && filter.has_condition() {
@@ -55,7 +61,7 @@ impl Caller {
         Ok(filter.within(scope.filter()))
     }
 
-    /// The members that were asked for, without those that are hidden.
+    /// The requested projection, minus the members that the credential hides.
     pub(super) fn project(&self, asked: Option<Arc<Projection>>) -> Option<Arc<Projection>> {
         match (asked, self.0.scope().hidden()) {
             (Some(asked), Some(hidden)) => Some(Arc::new(Arc::unwrap_or_clone(asked).then(hidden))),
@@ -63,23 +69,23 @@ impl Caller {
         }
     }
 
-    /// Whether an event, as JSON, may be seen.
+    /// Whether the scope includes an event, given as JSON.
     pub(super) fn sees_event(&self, json: &[u8]) -> Result<bool, ApiError> {
         let Some(filter) = self.0.scope().filter() else { return Ok(true) };
         let head = EventHead::parse(json).map_err(internal)?;
         Ok(filter.matches(&View::new(&head, json)))
     }
 
-    /// The assets that may be seen; `None`: all.
+    /// The filter for the assets in scope; `None`: all are.
     ///
     /// # Errors
-    /// When the scope asks for what was done to them: what they hold now can't be cut to that.
+    /// When the scope depends on changes (who, how, when): the present state of an asset can't be restricted by that.
     pub(super) fn assets(&self) -> Result<Option<&Arc<Filter>>, ApiError> {
         let filter = self.0.scope().filter();
         if filter.is_none_or(|filter| filter.is_about_assets()) { Ok(filter) } else { Err(ApiError::OutOfScope) }
     }
 
-    /// Whether an asset may be seen.
+    /// Whether an asset is in scope.
     ///
     /// # Errors
     /// As [`assets`](Self::assets).
@@ -94,12 +100,13 @@ impl Caller {
         Ok(self.assets()?.is_none_or(|filter| filter.matches_asset(&view)))
     }
 
-    /// Whether every member of events and assets may be seen.
+    /// Whether the credential hides no member of events and assets.
     pub(super) fn sees_every_member(&self) -> bool {
         self.0.scope().hidden().is_none()
     }
 
-    /// What is told of an asset, without the members that are hidden: they are named as in an event.
+    /// Removes the members that the credential hides from a response about an asset. Hidden members are named as in an
+    /// event.
     pub(super) fn asset<'a>(&self, body: AssetBody<'a>) -> Result<Shown<AssetBody<'a>>, ApiError> {
         let Some(hidden) = self.0.scope().hidden() else { return Ok(Shown::Whole(body)) };
         let mut body = serde_json::to_value(body).map_err(internal)?;
@@ -123,23 +130,23 @@ impl Caller {
         Ok(Shown::Cut(asset))
     }
 
-    /// Refuses a credential that does not see everything: what belongs to no asset can't be cut to a scope.
+    /// Refuses a credential with a scope, for resources that belong to no asset and so can't be restricted to one.
     pub(super) fn sees_everything(&self) -> Result<(), ApiError> {
         if self.0.scope().is_everything() { Ok(()) } else { Err(ApiError::OutOfScope) }
     }
 }
 
-/// What a credential sees of something.
+/// A response body as the credential may see it.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(super) enum Shown<T> {
-    /// All of it.
+    /// Unchanged.
     Whole(T),
-    /// Without what is hidden.
+    /// Without the hidden members.
     Cut(Value),
 }
 
-/// Lets a request through whose credential is good, and hands its [`Caller`] to the handler.
+/// Middleware that authenticates: passes a request with a valid credential on, with its [`Caller`] as an extension.
 pub(super) async fn admit(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
     let shown = match Given::take(&mut request, &app.state.access) {
@@ -158,7 +165,7 @@ pub(super) async fn admit(State(app): State<Shared>, mut request: Request, next:
     next.run(request).await
 }
 
-/// Answers, counts and tells the log. Nothing of the credential itself is in it.
+/// Counts and logs a refused request, without its credential, and makes the response.
 fn refuse(app: &App, error: ApiError, request: &Request, peer: IpAddr) -> Response {
     app.state.metrics.http_refusals.with_label_values(&[error.code()]).inc();
     // Debug escapes what a client might hide in a path.
@@ -167,7 +174,7 @@ fn refuse(app: &App, error: ApiError, request: &Request, peer: IpAddr) -> Respon
     error.into_response()
 }
 
-/// A credential out of a request.
+/// The credential that a request presents.
 enum Given {
     Bearer(String),
     Ticket(String),
@@ -175,7 +182,8 @@ enum Given {
 }
 
 impl Given {
-    /// Takes the credential out of the request. One in the query is removed from the address, so that no log has it.
+    /// Extracts the credential: `Authorization`, then the query, then the cookie. One in the query is removed from the
+    /// URI, so that it reaches no log.
     fn take(request: &mut Request, access: &Access) -> Result<Option<Self>, ApiError> {
         let query = take_query(request.uri_mut(), &["ticket", "access_token"]);
         if let Some(value) = request.headers().get(header::AUTHORIZATION) {
@@ -200,7 +208,7 @@ impl Given {
     }
 }
 
-/// The token of `Bearer <token>`; the scheme's case does not count (RFC 9110, section 11.1).
+/// The token of `Bearer <token>`; the scheme is case-insensitive (RFC 9110, section 11.1).
 fn bearer(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim();
@@ -213,7 +221,7 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
     pairs.find_map(|(name, value)| (name == COOKIE).then_some(value))
 }
 
-/// Removes these parameters from an address, and gives the first of them.
+/// Removes the named parameters from the query, and returns the first of them with its value.
 fn take_query(uri: &mut Uri, names: &[&'static str]) -> Option<(&'static str, String)> {
     let query = uri.query()?;
     let name_of = |pair: &str| {
@@ -235,9 +243,9 @@ fn take_query(uri: &mut Uri, names: &[&'static str]) -> Option<(&'static str, St
     Some(found)
 }
 
-/// Whether a request goes to a name of the loopback interface. A page from elsewhere can make a browser ask a local
-/// server under a name of its own (DNS rebinding), but not hide that name: it is in `Host`, in the address as a whole, or
-/// in HTTP/2's `:authority`.
+/// Whether the request names the loopback interface. A foreign page can make a browser query a local server under a
+/// domain of its own (DNS rebinding), but can't hide that domain: it is in `Host`, in an absolute URI, or in HTTP/2's
+/// `:authority`.
 fn names_this_machine(request: &Request) -> bool {
     let hosts = request.headers().get_all(header::HOST).iter().map(|host| host.to_str().ok());
     let authority = request.uri().authority().map(|authority| Some(authority.as_str()));
@@ -264,7 +272,7 @@ struct TicketBody {
     expires: Time,
 }
 
-/// `POST /v1/tickets`: a ticket that opens one stream as `GET /v1/events?ticket=…`.
+/// `POST /v1/tickets`: issues a ticket that opens one stream with `GET /v1/events?ticket=…`.
 pub(super) async fn ticket(
     State(app): State<Shared>,
     axum::Extension(caller): axum::Extension<Caller>,
@@ -274,7 +282,7 @@ pub(super) async fn ticket(
     Ok((NO_STORE, Json(TicketBody { ticket, expires })).into_response())
 }
 
-/// `POST /v1/login`: a cookie that stands for the credential of this request.
+/// `POST /v1/login`: starts a session with the credential of this request, and sets its cookie.
 pub(super) async fn login(
     State(app): State<Shared>,
     axum::Extension(caller): axum::Extension<Caller>,
@@ -284,7 +292,7 @@ pub(super) async fn login(
     Ok((StatusCode::NO_CONTENT, NO_STORE, set_cookie(&session, SESSION.as_secs())?).into_response())
 }
 
-/// `POST /v1/logout`: ends the session of the cookie.
+/// `POST /v1/logout`: ends the session and clears its cookie.
 pub(super) async fn logout(State(app): State<Shared>, headers: HeaderMap, _: NoParams) -> Result<Response, ApiError> {
     if let Some(session) = cookie(&headers) {
         app.state.access.end_session(session);
@@ -294,7 +302,7 @@ pub(super) async fn logout(State(app): State<Shared>, headers: HeaderMap, _: NoP
 
 const NO_STORE: [(HeaderName, HeaderValue); 1] = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
 
-/// Out of reach of scripts, of other sites, and of plain HTTP other than to this machine.
+/// The attributes keep the cookie from scripts, from other sites, and from plain HTTP except to localhost.
 fn set_cookie(value: &str, max_age: u64) -> Result<[(HeaderName, HeaderValue); 1], ApiError> {
     let cookie = format!("{COOKIE}={value}; Path=/; Max-Age={max_age}; HttpOnly; Secure; SameSite=Strict");
     HeaderValue::from_str(&cookie).map(|value| [(header::SET_COOKIE, value)]).map_err(internal)

@@ -36,7 +36,7 @@ struct HistoryPage {
 struct BlameBody<'a> {
     asset: &'a AssetName,
     as_of: Option<Time>,
-    /// Values that no event set were set before it.
+    /// Values without an event were set before this time.
     since: Option<Time>,
     fields: Vec<Field>,
 }
@@ -57,8 +57,8 @@ pub(super) async fn one(
     }
 }
 
-/// The name out of a path: as it is, or percent-encoded as a whole. Names contain percent-encoded parts themselves, so
-/// a name that stands there as it is must not be decoded.
+/// Parses an asset name from the path, either literal or percent-encoded as a whole. Names have percent-encoded parts
+/// of their own, so a literal one must not be decoded.
 fn parse_name(path: &str) -> Result<AssetName, ApiError> {
     if let Some(rest) = path.strip_prefix("asset:/") {
         // Some proxies merge slashes.
@@ -83,7 +83,7 @@ async fn asset(app: &App, caller: &Caller, name: AssetName, uri: &Uri) -> Result
     Ok(Json(caller.asset(AssetBody::new(&held, true)?.at(time))?).into_response())
 }
 
-/// What lies outside of the scope is told as what is not there.
+/// An asset outside of the credential's scope gets the same answer as one that does not exist.
 fn seen(caller: &Caller, name: &AssetName, held: Arc<Held>) -> Result<Arc<Held>, ApiError> {
     if caller.sees_asset(&held)? { Ok(held) } else { Err(not_found(name)) }
 }
@@ -100,7 +100,7 @@ fn known_then<T>(found: AsOf<T>, name: &AssetName, time: Time) -> Result<T, ApiE
     }
 }
 
-/// The time that is asked about.
+/// The parameter `as_of`.
 fn as_of(app: &App, params: &mut Params) -> Result<Option<Time>, ApiError> {
     Ok(params.moment("as_of")?.map(|moment| moment.resolve((app.state.clock)())))
 }

@@ -16,26 +16,17 @@ use super::params::Params;
 use crate::hub::{AssetTypes, AssetView, Filter, OneOf, blocking};
 use crate::inventory::{ConfigurationState, Held, Outline};
 use crate::json::{Arena, JsonText};
-use crate::model::{AssetName, Time};
+use crate::model::{AssetName, AssetObject, Time};
 
 const ASSETS_PER_PAGE: u64 = 100;
 const MAX_ASSETS_PER_PAGE: u64 = 1_000;
 
-/// As the event's `asset` object, followed by what the inventory adds.
+/// The `asset` object of events, followed by what the inventory adds.
 #[derive(Serialize)]
 pub(super) struct AssetBody<'a> {
-    name: &'a AssetName,
-    r#type: &'a str,
-    provider: &'a str,
-    provider_type: &'a str,
-    id: &'a str,
-    uid: Option<&'a str>,
-    arn: Option<&'a str>,
-    display_name: Option<&'a str>,
-    account: &'a str,
-    region: &'a str,
-    tags: &'a JsonText,
-    /// Left out, or null for an asset without.
+    #[serde(flatten)]
+    asset: AssetObject<'a>,
+    /// Absent unless requested; null for an asset without a known configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     configuration: Option<Option<&'a RawValue>>,
     configuration_state: ConfigurationState,
@@ -43,7 +34,7 @@ pub(super) struct AssetBody<'a> {
     changed: Time,
     last_event: &'a str,
     aliases: &'a [AssetName],
-    /// When it was so; left out for what it is now.
+    /// The time of a past state; absent for the present one.
     #[serde(skip_serializing_if = "Option::is_none")]
     as_of: Option<Time>,
 }
@@ -58,17 +49,19 @@ impl<'a> AssetBody<'a> {
     pub(super) fn new(held: &'a Held, with_configuration: bool) -> Result<Self, ApiError> {
         let configuration = || held.configuration.as_deref().map(serde_json::from_slice).transpose().map_err(internal);
         Ok(Self {
-            name: &held.name,
-            r#type: &held.neutral_type,
-            provider: &held.provider,
-            provider_type: &held.provider_type,
-            id: &held.id,
-            uid: held.uid.as_deref(),
-            arn: held.arn.as_deref(),
-            display_name: held.display_name.as_deref(),
-            account: &held.account,
-            region: &held.region,
-            tags: &held.tags,
+            asset: AssetObject {
+                name: &held.name,
+                r#type: &held.neutral_type,
+                provider: &held.provider,
+                provider_type: &held.provider_type,
+                id: &held.id,
+                uid: held.uid.as_deref(),
+                arn: held.arn.as_deref(),
+                display_name: held.display_name.as_deref(),
+                account: &held.account,
+                region: &held.region,
+                tags: &held.tags,
+            },
             configuration: if with_configuration { Some(configuration()?) } else { None },
             configuration_state: held.state,
             first_seen: held.first_seen,
@@ -79,20 +72,20 @@ impl<'a> AssetBody<'a> {
         })
     }
 
-    /// The same, said of a time.
+    /// Marks the body as the state at a past time.
     pub(super) fn at(self, time: Time) -> Self {
         Self { as_of: Some(time), ..self }
     }
 }
 
-/// What `GET /v1/assets` lists.
+/// The filter parameters of `GET /v1/assets`.
 struct AssetFilter {
     asset_type: Option<AssetTypes>,
     provider: Option<OneOf>,
     account: Option<OneOf>,
     region: Option<OneOf>,
     prefix: Option<String>,
-    /// Keys, and `key=value`.
+    /// Tag keys, and `key=value` pairs.
     tag: Option<OneOf>,
     changed_since: Option<Time>,
 }
@@ -123,7 +116,7 @@ impl AssetFilter {
     }
 }
 
-/// Whether one of the tags is wanted, by its key or by key and value.
+/// Whether one of the tags matches, by its key or by key and value.
 fn has_tag(tags: &JsonText, wanted: &OneOf) -> bool {
     let arena = Arena::new();
     tags.value(&arena).as_object().unwrap_or_default().iter().any(|(key, value)| {

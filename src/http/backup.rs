@@ -19,11 +19,12 @@ use super::access::Caller;
 use super::error::ApiError;
 use super::params::NoParams;
 
-/// Pieces that wait for the client, and the size of one.
+/// Pieces queued for the client, and the size of one.
 const PIECES: usize = 4;
 const PIECE_BYTES: usize = 256 << 10;
 
-/// Streams a backup. One that can't be completed ends without the end that HTTP and the backup's own form ask for.
+/// `GET /v1/backup`. A backup that fails midway ends without the last HTTP chunk and without the backup's own trailer,
+/// so that the client notices.
 pub(super) async fn backup(
     State(app): State<Shared>,
     Extension(caller): Extension<Caller>,
@@ -60,7 +61,7 @@ pub(super) async fn backup(
     Ok((headers, Body::from_stream(ReceiverStream::new(body))).into_response())
 }
 
-/// Hands what is written to the client; waits while it does not take it.
+/// A writer into the response body; blocks while the client does not read.
 struct Pieces {
     pieces: mpsc::Sender<io::Result<Bytes>>,
     stop: CancellationToken,

@@ -31,18 +31,18 @@ use crate::tls::Tls;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Without an open request for so long, a connection that is to end has nothing on its way. Some clients take the word
-/// that it ends (GOAWAY) for its end, though answers are allowed to follow.
+/// A closing HTTP/2 connection without an open request for this long has nothing more in flight. Waiting before GOAWAY
+/// helps clients that take it for the end, though responses may still follow.
 const MOMENT: Duration = Duration::from_millis(50);
-/// How long a client may take to leave that was told of the end and has its answers: the stop of the server waits for it.
+/// How long a client may keep a connection open after GOAWAY and its last response; the server's stop waits for it.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 
 type Encrypted = TokioIo<TlsStream<Socket>>;
 
-/// The router, for one connection.
+/// The router as a hyper service, for one connection.
 struct Routed {
     router: TowerToHyperService<Router>,
-    /// Where a stream that leaves hyper is to be put; `None`: none may.
+    /// Where a stream that leaves hyper is put; `None` if streams must stay with hyper.
     handover: Option<Handover>,
     peer: Peer,
 }
@@ -70,7 +70,7 @@ impl Service<Request<Incoming>> for Routed {
     }
 }
 
-/// The same, with answers whose pace is watched.
+/// [`Routed`] for HTTP/2, with bodies that detect a client that does not read.
 struct RoutedPaced(Routed);
 
 impl Service<Request<Incoming>> for RoutedPaced {
@@ -84,7 +84,7 @@ impl Service<Request<Incoming>> for RoutedPaced {
     }
 }
 
-/// Serves a connection until it ends. One on which nothing is said gets no buffers.
+/// Serves a connection until it ends. Buffers are allocated when its first byte has arrived.
 pub(super) async fn serve(server: Arc<Server>, socket: TcpStream, peer: Peer, place: Place) {
     let mut first = [0];
     let begins = tokio::time::timeout(server.config.request_timeout, socket.peek(&mut first));
@@ -96,7 +96,7 @@ pub(super) async fn serve(server: Arc<Server>, socket: TcpStream, peer: Peer, pl
     }
 }
 
-/// Answers a client that speaks HTTP in the clear: its request begins with a letter, as nothing of TLS does.
+/// Responds to plain HTTP on an HTTPS port. A request begins with a capital letter; a TLS record does not.
 fn tell_of_tls(socket: &TcpStream) {
     const ANSWER: &[u8] =
         b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\nconnection: close\r\n\r\n\
@@ -143,8 +143,7 @@ async fn plain(server: &Server, socket: TcpStream, peer: Peer, place: Place) {
     }
 }
 
-/// Lets hyper do its work, until a stream leaves it and the head of the answer is on its way; `None` when the
-/// connection ended before.
+/// Drives hyper until a stream is handed over and the response head is written; `None` if the connection ended before.
 async fn until_handover(
     http: &mut Http,
     handover: &Handover,
@@ -161,7 +160,7 @@ async fn until_handover(
     .await
 }
 
-/// What the two sides agree on, in time; `None`, and a word about it, when they don't.
+/// The TLS handshake, within [`HANDSHAKE_TIMEOUT`]. A failure is logged and counted, and gives `None`.
 async fn handshake(server: &Server, tls: &Tls, socket: Socket, Peer(peer): Peer) -> Option<TlsStream<Socket>> {
     let accept = tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls.server()).accept(socket));
     match server.stop.run_until_cancelled(Box::pin(accept)).await? {
@@ -177,7 +176,7 @@ async fn handshake(server: &Server, tls: &Tls, socket: Socket, Peer(peer): Peer)
     None
 }
 
-/// Whether a client was refused for its certificate, or for having none.
+/// Whether the handshake failed because of the client's certificate, or for lack of one.
 fn concerns_client_certificate(error: &io::Error) -> bool {
     let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
     matches!(error, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented))
@@ -199,8 +198,8 @@ async fn encrypted(server: &Server, tls: &Tls, socket: TcpStream, peer: Peer) {
     until_over(server, http, wind_down, Some(&requests), watch, peer).await;
 }
 
-/// Serves until the connection is over: by itself, because its client takes nothing, or because it is told to end. The
-/// requests are those of HTTP/2; over HTTP/1.1 hyper itself ends a connection without any.
+/// Serves until the connection ends by itself, its client stalls, or it is to close. `requests` are given for HTTP/2
+/// only: over HTTP/1.1 hyper itself closes idle connections.
 async fn until_over<C: Future<Output = Result<(), hyper::Error>>>(
     server: &Server,
     http: C,
@@ -225,7 +224,7 @@ async fn until_over<C: Future<Output = Result<(), hyper::Error>>>(
     }
 }
 
-/// Returns when a connection is to end.
+/// Returns when the connection is to close: the server stops, or an HTTP/2 connection has been idle for too long.
 async fn end(server: &Server, requests: Option<&Requests>) {
     let Some(requests) = requests else { return server.stop.cancelled().await };
     tokio::select! {
@@ -237,7 +236,7 @@ async fn end(server: &Server, requests: Option<&Requests>) {
     }
 }
 
-/// Returns when a client was told that its connection ends, has its answers, and stays.
+/// Returns when a client that got GOAWAY and all of its responses still keeps the connection open.
 async fn left_behind(requests: Option<&Requests>) {
     let Some(requests) = requests else { return pending().await };
     tokio::time::sleep(LEAVE_TIMEOUT).await;

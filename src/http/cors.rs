@@ -7,14 +7,14 @@ use axum::response::{IntoResponse, Response};
 
 use super::Shared;
 
-/// How long a browser may go by what it was told: ten minutes.
+/// How long a browser may cache a preflight response: ten minutes.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
-/// What a page may send besides what every page may.
+/// Request headers that pages may send beyond the safelisted ones.
 const HEADERS: HeaderValue = HeaderValue::from_static("accept, authorization, cache-control, last-event-id");
 
-/// Lets the pages of [`HttpConfig::cors_origins`](super::HttpConfig::cors_origins) read what is answered, and answers
-/// what browsers ask before they ask. Without any origin there, no answer tells of them.
+/// CORS for the pages of [`HttpConfig::cors_origins`](super::HttpConfig::cors_origins), preflight requests included.
+/// Without any origin there, no CORS header is sent.
 pub(super) async fn share(State(app): State<Shared>, request: Request, next: Next) -> Response {
     let config = app.state.config.load_full();
     if config.cors_origins.is_empty() {
@@ -39,7 +39,7 @@ fn is_allowed(origin: &HeaderValue, allowed: &[String]) -> bool {
     allowed.iter().any(|allowed| allowed == "*" || allowed.as_bytes() == origin.as_bytes())
 }
 
-/// Any other OPTIONS is a request like all.
+/// Any other OPTIONS request is handled by the routes.
 fn is_preflight(request: &Request) -> bool {
     request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }

@@ -17,7 +17,7 @@ use super::schema::{ASSET_EVENT, ASSET_EVENT_SCHEMA};
 
 const OPENAPI: &str = include_str!("../../schema/openapi.json");
 const ASYNCAPI: &str = include_str!("../../schema/asyncapi.json");
-/// Where the schema of an event stands in a description.
+/// The reference to the event's schema within a description.
 const IN_PLACE: &str = "#/components/schemas/AssetEvent";
 
 struct Descriptions {
@@ -36,7 +36,7 @@ static DESCRIPTIONS: LazyLock<Result<Descriptions, serde_json::Error>> = LazyLoc
     })
 });
 
-/// A description with the schema of an event in it.
+/// Embeds the schema of an event in a description.
 fn self_contained(description: &str) -> Result<Value, serde_json::Error> {
     let (mut description, mut event): (Value, Value) =
         (serde_json::from_str(description)?, serde_json::from_str(ASSET_EVENT_SCHEMA)?);
@@ -52,7 +52,7 @@ fn self_contained(description: &str) -> Result<Value, serde_json::Error> {
     Ok(description)
 }
 
-/// Lets references into the document `from` lead to where the schema stands in the description.
+/// Rewrites references into the document `from` so that they point to the embedded schema.
 fn redirect(value: &mut Value, from: &str) {
     match value {
         Value::Object(members) => {
@@ -72,7 +72,7 @@ fn redirect(value: &mut Value, from: &str) {
     }
 }
 
-/// Each path with what its operation says in short.
+/// Each path with the summary of its operation.
 fn index_of(openapi: &Value) -> Value {
     let line = |(path, operations): (&String, &Value)| {
         let (method, operation) = operations.as_object()?.iter().next()?;
@@ -91,7 +91,7 @@ fn answer(choose: fn(&Descriptions) -> &Bytes) -> Result<Response, ApiError> {
     Ok((json, choose(descriptions).clone()).into_response())
 }
 
-/// `GET /`.
+/// `GET /`: the resources.
 pub(super) async fn index(_: NoParams) -> Result<Response, ApiError> {
     answer(|descriptions| &descriptions.index)
 }
@@ -167,7 +167,7 @@ mod tests {
         }
     }
 
-    /// What can stand in the query, with its schema.
+    /// The query parameters of an operation, with their schemas.
     fn query_parameters<'a>(openapi: &'a Value, operation: &'a Value) -> BTreeMap<&'a str, &'a Value> {
         let parameters = operation.get("parameters").and_then(Value::as_array).into_iter().flatten();
         let resolved = parameters.map(|parameter| match parameter.get("$ref").and_then(Value::as_str) {
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(described, super::super::error::codes());
     }
 
-    /// Statuses under which operations refer to a problem are those of the problem.
+    /// Operations list each problem under the problem's own status.
     #[test]
     fn problems_are_told_under_their_status() {
         let openapi = openapi();

@@ -72,7 +72,7 @@ pub(super) enum ApiError {
     Internal { cause: String },
 }
 
-/// The body of an error.
+/// The body of an error (RFC 9457).
 #[derive(Serialize)]
 struct Problem<'a> {
     r#type: &'static str,
@@ -128,12 +128,12 @@ impl ApiError {
         }
     }
 
-    /// The stable word that programs go by.
+    /// The stable `code` that programs rely on.
     pub(super) fn code(&self) -> &'static str {
         self.status_and_code().1
     }
 
-    /// Seconds after which the same request may be taken.
+    /// Seconds after which a retry may succeed.
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::Refused(Refusal::TooManyRequests { retry_after } | Refusal::TooManyFailures { retry_after }) => {
@@ -144,7 +144,7 @@ impl ApiError {
         }
     }
 
-    /// What a 401 must say (RFC 6750, section 3).
+    /// The `www-authenticate` challenge of a 401 (RFC 6750, section 3).
     fn challenge(&self) -> Option<&'static str> {
         match self {
             Self::Refused(Refusal::Missing) => Some(r#"Bearer realm="catchment""#),
@@ -219,7 +219,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Every code with its status, as the source has them: no test can make every error.
+/// Every code with its status, read from the source text, since no test can provoke every error.
 #[cfg(test)]
 pub(super) fn codes() -> std::collections::BTreeSet<(String, u16)> {
     let (source, _) = include_str!("error.rs").split_once("#[cfg(test)]").unwrap_or_default();

@@ -45,7 +45,7 @@ async fn find(app: &App, id: &str) -> Result<Option<Seq>, ApiError> {
     Ok(blocking(move || log.find(&id)).await?)
 }
 
-/// The members of an event that were asked for.
+/// Applies the projection to an event; without one, all of it.
 pub(super) fn project(json: Bytes, projection: Option<&Projection>) -> Result<Bytes, ApiError> {
     let Some(projection) = projection else { return Ok(json) };
     let mut out = Vec::with_capacity(json.len());

@@ -19,22 +19,22 @@ use hyper::body::{Body, Frame};
 
 use crate::hub::PlainStream;
 
-/// Where a connection looks for a stream that leaves hyper.
+/// The slot in which a connection finds a stream that leaves hyper.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Handover(Arc<Mutex<Option<Box<PlainStream>>>>);
 
 impl Handover {
-    /// The stream whose body is to be written to this connection, once.
+    /// Takes the stream to be written to this connection, if one was handed over.
     pub(super) fn take(&self) -> Option<Box<PlainStream>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-/// By which door a stream goes.
+/// Who writes the body of a stream.
 pub(super) enum Door {
     /// hyper writes the body.
     Hyper,
-    /// The fan-out does: a GET over HTTP/1.1, from a connection that takes it back.
+    /// The fan-out does: a plain HTTP/1.1 GET, on a connection that can be taken from hyper.
     FanOut(Handover),
 }
 
@@ -49,7 +49,7 @@ impl<S: Sync> FromRequestParts<S> for Door {
     }
 }
 
-/// Hands its stream over when it is first asked for a piece.
+/// A body that hands its stream over when it is first polled, and yields nothing itself.
 pub(super) struct HandoverBody {
     handover: Handover,
     stream: Option<Box<PlainStream>>,

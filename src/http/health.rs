@@ -14,11 +14,11 @@ use super::error::ApiError;
 use super::{App, AppState, Shared};
 use crate::hub::blocking;
 
-/// Ready is when every part that took a [`Latch`] has released it. Cheap to clone.
+/// The server is ready when every [`Latch`] has been released. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<Mutex<BTreeSet<&'static str>>>);
 
-/// What one part of the program still has to do before the whole is ready.
+/// One part of the program that is not ready yet.
 #[derive(Debug)]
 #[must_use = "readiness waits until the latch is released"]
 pub struct Latch {
@@ -34,7 +34,7 @@ impl Readiness {
         Latch { readiness: self.clone(), name }
     }
 
-    /// The parts that are still waited for.
+    /// The parts that are not ready yet.
     #[must_use]
     pub fn missing(&self) -> Vec<&'static str> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
@@ -42,18 +42,18 @@ impl Readiness {
 }
 
 impl Latch {
-    /// The part is ready.
+    /// Marks the part as ready.
     pub fn release(self) {
         self.readiness.0.lock().unwrap_or_else(PoisonError::into_inner).remove(self.name);
     }
 }
 
-/// `GET /healthz`: the process answers.
+/// `GET /healthz`: always 200.
 pub(super) async fn live() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: 200, or 503 with what is missing. A log that waits for its disk serves all the same.
+/// `GET /readyz`: 200, or 503 with what is missing. A log that waits for its disk can still be read, so it is ready.
 pub(super) async fn ready(State(app): State<Shared>) -> Response {
     let missing = missing(&app);
     let stopping = app.state.stop.is_cancelled();
@@ -64,7 +64,7 @@ pub(super) async fn ready(State(app): State<Shared>) -> Response {
     (status, Json(body)).into_response()
 }
 
-/// The parts that are waited for.
+/// The parts that are not ready, the hub included.
 pub(super) fn missing(app: &App) -> Vec<&'static str> {
     let mut missing = app.state.readiness.missing();
     if !app.state.hub.is_following() {
@@ -73,7 +73,7 @@ pub(super) fn missing(app: &App) -> Vec<&'static str> {
     missing
 }
 
-/// `GET /metrics`: the Prometheus text format. The gauges of the log are read now.
+/// `GET /metrics`: the Prometheus text format. Gauges of the log are updated at each scrape.
 pub(super) async fn metrics(
     State(app): State<Shared>,
     Extension(caller): Extension<Caller>,

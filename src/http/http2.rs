@@ -19,20 +19,20 @@ use super::serve::{HEAD_BYTES, KEEPALIVE};
 use super::socket::lasting;
 use crate::metrics::Metrics;
 
-/// Requests of one connection that may be open at once; a client holds back one more.
+/// Concurrent requests on one connection (`SETTINGS_MAX_CONCURRENT_STREAMS`).
 const MAX_STREAMS: u32 = 256;
-/// Requests that a client has taken back before we looked at them; beyond it the connection ends (CVE-2023-44487).
+/// Requests that the client reset before they were accepted; beyond it the connection is closed (CVE-2023-44487).
 const MAX_PENDING_RESETS: usize = 20;
-/// Streams that we have reset for mistakes of the client; beyond it the connection ends.
+/// Streams that we reset because of protocol errors by the client; beyond it the connection is closed.
 const MAX_OWN_RESETS: usize = 256;
-/// What clients may send us at once. No resource takes a body.
+/// Flow-control window for request bodies, in bytes. Small, since no resource takes one.
 const RECEIVE_WINDOW: u32 = 65_535;
-/// What hyper takes of an answer ahead of what the client lets it send.
+/// Bytes of a response that hyper buffers beyond the client's window.
 const SEND_BYTES: usize = 64 * 1024;
-/// The pieces that an answer is given in: those of one DATA frame, so that each that is taken is a sign of life.
+/// Bytes of a response given to hyper at once: one DATA frame, so that each further poll is a sign of life.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// How connections are served over HTTP/2, apart from what each has for itself.
+/// The settings of an HTTP/2 connection, whose requests run on `requests`.
 pub(super) fn builder(requests: Requests, stalled_after: Duration) -> http2::Builder<Requests> {
     let mut http = http2::Builder::new(requests);
     http.timer(TokioTimer::new())
@@ -50,11 +50,11 @@ pub(super) fn builder(requests: Requests, stalled_after: Duration) -> http2::Bui
 }
 
 tokio::task_local! {
-    /// That of the request which the task answers.
+    /// The state of the response that this task produces.
     static TAKING: Taking;
 }
 
-/// The requests of one connection: runs what answers each, as a task of its own. Cheap to clone.
+/// The requests of one connection, each of which hyper runs as a task here. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Requests {
     tasks: TaskTracker,
@@ -68,7 +68,7 @@ impl Requests {
         Self { tasks, metrics, stalled_after, open: Open::default() }
     }
 
-    /// Returns when none has been open for so long.
+    /// Returns when no request has been open for this long.
     pub(super) async fn idle(&self, after: Duration) {
         lasting(|| self.open.idle(), after).await;
     }
@@ -92,14 +92,14 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Requests {
     }
 }
 
-/// How many requests are open.
+/// The number of open requests.
 #[derive(Clone, Debug, Default)]
 struct Open(Arc<Mutex<Count>>);
 
 #[derive(Debug)]
 struct Count {
     open: usize,
-    /// Since when there has been none.
+    /// Since when there has been none; `None` while there is one.
     idle: Option<Instant>,
 }
 
@@ -109,7 +109,7 @@ impl Default for Count {
     }
 }
 
-/// Counts a request until it is dropped.
+/// Counts an open request until dropped.
 struct OpenOne(Open);
 
 impl Open {
@@ -139,12 +139,12 @@ impl Drop for OpenOne {
     }
 }
 
-/// Since when a piece of an answer has been given and no further one was asked for.
+/// Since when hyper has held a piece of the response without polling for the next; `None` while it has not.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Taking(Arc<Mutex<Option<Instant>>>);
 
 impl Taking {
-    /// That of the request which this task answers.
+    /// The one of the current task.
     pub(super) fn of_task() -> Self {
         TAKING.try_with(Clone::clone).unwrap_or_default()
     }
@@ -158,11 +158,11 @@ impl Taking {
     }
 }
 
-/// An answer's body in pieces, which tells when they are taken: hyper asks for the next when the client's window has
-/// room for some of the one before.
+/// A response body in pieces of one frame, which shows whether the client reads: hyper polls for the next piece when
+/// the client's window has room for the one before.
 pub(super) struct Paced {
     body: Body,
-    /// What is left of what the body gave last.
+    /// The rest of the inner body's last chunk.
     rest: Bytes,
     taking: Taking,
 }

@@ -9,12 +9,12 @@ use hyper::body::Body;
 
 use super::error::ApiError;
 
-/// A larger body has come by mistake.
+/// No resource takes a body: smaller ones are ignored, larger ones refused.
 const MAX_BODY_BYTES: u64 = 64 * 1024;
 
-/// Refuses a request that names no host or several (RFC 9112, section 3.2), and one with a large body. After a body that
-/// does not say how long it is, the connection ends: where two readers could differ on where the next request begins
-/// (section 6.1), there is none.
+/// Refuses a request without exactly one host (RFC 9112, section 3.2), and one with a large body. After a body of
+/// undeclared length the connection is closed, so that two readers can't disagree on where the next request begins
+/// (section 6.1).
 pub(super) async fn check(request: Request, next: Next) -> Response {
     if request.version() == Version::HTTP_11 && request.headers().get_all(header::HOST).iter().count() != 1 {
         return ApiError::BadHost.into_response();

@@ -60,16 +60,15 @@ use crate::model::Time;
 use crate::source::StatusBoard;
 
 pub use health::{Latch, Readiness};
-pub use schema::ASSET_EVENT_SCHEMA;
 pub use serve::{ServeConfig, serve};
 
 use access::Peer;
 use error::ApiError;
 
-/// Where the stream is: its answers last as long as the client likes.
+/// The path of the stream, whose responses have no end of their own.
 const STREAM: &str = "/v1/events";
 
-/// How the interface behaves.
+/// Settings of the HTTP interface.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
@@ -79,9 +78,9 @@ pub struct HttpConfig {
     pub max_streams: usize,
     /// Origins of web pages that may read the interface (`https://dash.example.com`); `*` is any.
     pub cors_origins: Vec<String>,
-    /// What event types begin with.
+    /// The prefix of event types, such as `io.catchment`.
     pub type_prefix: String,
-    /// Whether no connection comes in without a certificate of its client.
+    /// Whether every connection needs a client certificate.
     pub asks_for_certificates: bool,
 }
 
@@ -103,44 +102,45 @@ pub enum HttpConfigError {
     /// A heartbeat interval out of bounds.
     #[error("heartbeat_secs: {secs} is not within 1 to 3600")]
     Heartbeat {
-        /// As configured.
+        /// The configured value.
         secs: u64,
     },
 }
 
-/// What the interface shows. Everything in it is shared with the rest of the program.
+/// What the handlers need, shared with the rest of the program.
 #[derive(Clone)]
 pub struct AppState {
     /// Serves the streams.
     pub hub: Arc<Hub>,
-    /// Answers what is not about the tail.
+    /// The log, for everything but the live stream.
     pub log: Arc<dyn EventLog>,
     /// The inventory.
     pub inventory: Arc<Inventory>,
-    /// Answers what was held at a time.
+    /// Past states of assets.
     pub history: History,
-    /// How the sources fare.
+    /// The state of the sources.
     pub sources: StatusBoard,
-    /// What `/metrics` shows, and where requests and streams are counted.
+    /// The metrics that `/metrics` renders and requests are counted in.
     pub metrics: Arc<Metrics>,
-    /// Who may see what.
+    /// Authentication and scopes.
     pub access: Arc<Access>,
-    /// What `/readyz` waits for.
+    /// The latches behind `/readyz`.
     pub readiness: Readiness,
-    /// Ends streams and [`serve`].
+    /// When cancelled, streams and [`serve()`] end.
     pub stop: CancellationToken,
-    /// The time of day.
+    /// The current time.
     pub clock: fn() -> Time,
-    /// How it behaves; may be exchanged while it runs, but for the prefix.
+    /// The settings. They may be replaced at any time, except for the prefix.
     pub config: Arc<ArcSwap<HttpConfig>>,
 }
 
-/// What handlers share.
+/// The state shared by all handlers.
 struct App {
     state: AppState,
-    /// One permit per open stream, of more than there may be: the limit may change.
+    /// One permit per open stream. There are more permits than allowed streams, since the limit can be changed at run
+    /// time.
     streams: Arc<Semaphore>,
-    /// One permit per answer of `/v1/stats` that is computed.
+    /// One permit per concurrent computation of `/v1/stats`.
     stats: Semaphore,
     /// One backup at a time: it reads the whole log.
     backups: Arc<Semaphore>,
@@ -148,10 +148,10 @@ struct App {
 
 type Shared = Arc<App>;
 
-/// A path, and what answers there. `schema/openapi.json` describes each.
+/// A path and its methods. `schema/openapi.json` describes each.
 type Resource = (&'static str, MethodRouter<Shared>);
 
-/// What asks for a credential, where there is any.
+/// Routes that need a credential.
 fn protected() -> Vec<Resource> {
     vec![
         (STREAM, get(stream::stream)),
@@ -169,7 +169,7 @@ fn protected() -> Vec<Resource> {
     ]
 }
 
-/// What anybody may ask.
+/// Routes open to everybody.
 fn open() -> Vec<Resource> {
     vec![
         ("/", get(description::index)),
@@ -187,7 +187,7 @@ fn gather(resources: Vec<Resource>) -> Router<Shared> {
     resources.into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods))
 }
 
-/// The whole interface.
+/// The router of all resources.
 ///
 /// # Errors
 /// When the configuration can't be used.
@@ -211,7 +211,7 @@ pub fn router(state: AppState) -> Result<Router, HttpConfigError> {
     Ok(router)
 }
 
-/// OPTIONS tells what is allowed (axum adds `allow`); anything else is refused.
+/// OPTIONS lists the permitted methods (axum adds `allow`); any other method is refused.
 async fn other_method(method: Method) -> Response {
     if method == Method::OPTIONS {
         return StatusCode::NO_CONTENT.into_response();

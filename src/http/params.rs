@@ -11,14 +11,14 @@ use axum::http::request::Parts;
 use super::error::ApiError;
 use crate::model::{Cursor, Time, parse_duration};
 
-/// The parameters of a request that were not asked for yet.
+/// The query parameters of a request that have not been taken yet.
 pub(super) struct Params {
     given: BTreeMap<String, String>,
-    /// Every name asked for: what the resource knows.
+    /// Every name taken so far: the parameters that the resource supports.
     known: Vec<&'static str>,
 }
 
-/// A moment, as a client may give it.
+/// A point in time, absolute or relative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moment {
     /// RFC 3339.
@@ -41,13 +41,13 @@ impl Params {
         Ok(Self { given, known: Vec::new() })
     }
 
-    /// A parameter that may be empty.
+    /// Takes a parameter, which may be empty.
     pub(super) fn take(&mut self, name: &'static str) -> Option<String> {
         self.known.push(name);
         self.given.remove(name)
     }
 
-    /// A parameter that means something.
+    /// Takes a parameter that must not be empty.
     pub(super) fn text(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
         match self.take(name) {
             Some(value) if value.is_empty() => Err(ApiError::bad_parameter(name, "is empty; leave it out or fill it")),
@@ -55,7 +55,7 @@ impl Params {
         }
     }
 
-    /// A number within bounds.
+    /// Takes a number within inclusive bounds.
     pub(super) fn number(&mut self, name: &'static str, min: u64, max: u64) -> Result<Option<u64>, ApiError> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         match text.parse::<u64>() {
@@ -69,12 +69,12 @@ impl Params {
         text.parse().map(Some).map_err(|reason| ApiError::bad_parameter(name, reason))
     }
 
-    /// A position; an empty one is none, which is what EventSource has before its first event.
+    /// Takes a position. An empty one counts as absent: EventSource sends that before its first event.
     pub(super) fn cursor(&mut self, name: &'static str) -> Result<Option<Cursor>, ApiError> {
         self.take(name).filter(|text| !text.is_empty()).map(|text| parse_cursor(name, &text)).transpose()
     }
 
-    /// Refuses what was not asked for.
+    /// Refuses parameters that were not taken: the resource does not know them.
     pub(super) fn finish(mut self) -> Result<(), ApiError> {
         match self.given.pop_first() {
             None => Ok(()),
@@ -86,7 +86,7 @@ impl Params {
     }
 }
 
-/// What resources take that have no parameters.
+/// Extractor for resources without parameters; refuses any.
 pub(super) struct NoParams;
 
 impl<S: Sync> FromRequestParts<S> for NoParams {

@@ -7,33 +7,33 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::IntGauge;
 
-/// The places for connections.
+/// The slots for connections.
 #[derive(Debug)]
 pub(super) struct Places {
     in_all: usize,
     of_one: Option<NonZeroUsize>,
     taken: Mutex<Taken>,
-    /// How many are taken.
+    /// The gauge of open connections.
     open: IntGauge,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
     in_all: usize,
-    /// Kept where there is a limit for one address.
+    /// Counted only if there is a limit per address.
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// Why there is no place.
+/// Why a connection got no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
-    /// As many connections are open as may be.
+    /// The limit of all connections is reached.
     InAll,
-    /// As many of this address are.
+    /// The limit of this address is reached.
     OfAddress,
 }
 
-/// A connection's place, until it is dropped.
+/// A connection's slot, released on drop.
 #[derive(Debug)]
 pub(super) struct Place {
     places: Arc<Places>,
@@ -45,7 +45,7 @@ impl Places {
         Arc::new(Self { in_all, of_one, taken: Mutex::default(), open })
     }
 
-    /// A place for a connection from this address.
+    /// Takes a slot for a connection from this address.
     pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Result<Place, Full> {
         let address = network(address);
         let mut taken = self.taken();
@@ -83,7 +83,7 @@ impl Drop for Place {
     }
 }
 
-/// What counts as one address: of IPv6 the network of 64 bits, within which a single machine has as many as it likes.
+/// What counts as one address: for IPv6 the /64 network, since a single machine can use any address within it.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),

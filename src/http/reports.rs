@@ -20,7 +20,7 @@ use crate::source::{SourceStatus, StatusBoard};
 
 const RECORDS_PER_PAGE: u64 = 20;
 const MAX_RECORDS_PER_PAGE: u64 = 200;
-/// Records are up to 1 MiB: a page ends once it holds so much of them.
+/// A page ends once its records have this many bytes; a single record has up to 1 MiB.
 const PAGE_BYTES: usize = 4 << 20;
 
 #[derive(Serialize)]
@@ -36,7 +36,7 @@ struct SourceList {
     log_waits_for: Option<String>,
 }
 
-/// `GET /v1/sources`: each source, by name, and why what they deliver is not taken.
+/// `GET /v1/sources`: each source by name, and why the log accepts no events at present.
 pub(super) async fn sources(
     State(app): State<Shared>,
     Extension(caller): Extension<Caller>,
@@ -61,8 +61,8 @@ struct Record {
     reason: String,
     observed: Time,
     size: usize,
-    /// `utf-8`: `record` is the text itself. `escaped`: it was no UTF-8; bytes that are no printable ASCII stand as
-    /// `\xNN`, a backslash as `\\`.
+    /// `utf-8`: `record` is the text itself. `escaped`: the record is not UTF-8; bytes that are not printable ASCII are
+    /// written as `\xNN`, a backslash as `\\`.
     encoding: &'static str,
     record: String,
 }

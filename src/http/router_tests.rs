@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::schema::ASSET_EVENT_SCHEMA;
 use super::testing::{World, line};
 use super::*;
 use crate::hub::testing::moment;

@@ -11,12 +11,12 @@ use super::error::ApiError;
 use super::params::NoParams;
 
 /// JSON Schema 2020-12 of an event.
-pub const ASSET_EVENT_SCHEMA: &str = include_str!("../../schema/asset-event-1.json");
+pub(super) const ASSET_EVENT_SCHEMA: &str = include_str!("../../schema/asset-event-1.json");
 
-/// The name of its file.
+/// Its file name.
 pub(super) const ASSET_EVENT: &str = "asset-event-1.json";
 
-/// File names, with their texts. A name never changes its meaning.
+/// File names and contents. A published name never changes its meaning.
 const SCHEMAS: [(&str, &str); 1] = [(ASSET_EVENT, ASSET_EVENT_SCHEMA)];
 
 /// `GET /v1/schema`.

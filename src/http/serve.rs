@@ -27,30 +27,31 @@ use crate::hub::FanOut;
 use crate::metrics::Metrics;
 use crate::tls::Tls;
 
-/// Unsent bytes that the kernel takes per connection: a client that does not read costs this, not megabytes.
+/// Unsent bytes that the kernel buffers per connection (`TCP_NOTSENT_LOWAT`), so that a client that does not read costs
+/// this and not megabytes.
 const NOT_SENT_BYTES: u32 = 128 * 1024;
-/// Silence after which a peer that may be gone is probed; NDJSON streams have no heartbeats to find out.
+/// TCP keepalive: idle time before a peer is probed. NDJSON streams have no heartbeats to notice a dead one.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(60);
-/// How large the head of a request may be; over HTTP/1.1 also the buffers of a connection, and with no more than 100
-/// fields, which is hyper's own bound.
+/// Most bytes of a request head; over HTTP/1.1 also the size of a connection's buffers. hyper itself limits HTTP/1.1 to
+/// 100 fields.
 pub(super) const HEAD_BYTES: u32 = 64 * 1024;
-/// After accept failed for want of a resource.
+/// Pause after `accept` failed for lack of a resource, such as file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
-/// How often it is told that there are too many connections.
+/// Interval between warnings that there are too many connections.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
-/// How connections are served.
+/// Limits of connections.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
-    /// How long a client may take nothing of an answer before its connection is dropped.
+    /// How long a client may not read a pending response before its connection is reset.
     pub stalled_after: Duration,
-    /// How long the head of a request may take, and how long a connection without a request is kept.
+    /// How long a request head may take to arrive, and how long an idle connection is kept.
     pub request_timeout: Duration,
     /// Connections that may be open at once, streams included.
     pub max_connections: usize,
-    /// The same of one address, or of one IPv6 network of 64 bits; `None`: no limit.
+    /// The same per client address, or IPv6 /64 network; `None`: no limit.
     pub max_connections_per_address: Option<NonZeroUsize>,
-    /// What connections are encrypted with; `None`: they are in the clear.
+    /// The certificate for HTTPS; `None`: plain HTTP.
     pub tls: Option<Arc<Tls>>,
 }
 
@@ -66,10 +67,10 @@ impl Default for ServeConfig {
     }
 }
 
-/// Serves HTTP until `stop`: HTTP/1.1 in the clear, or HTTP/2 and HTTP/1.1 over TLS. Then takes no more connections,
-/// lets each finish the answer it is at, and returns when all are closed. Streams in the clear go to the fan-out; all
-/// end by themselves when [`AppState::stop`](super::AppState::stop) is the same token. A client that does not read its
-/// answer can hold this up: the deadline is the caller's, who drops the future.
+/// Serves plain HTTP/1.1, or HTTP/2 and HTTP/1.1 over TLS, until `stop` is cancelled. Then it accepts no more
+/// connections, lets each finish its current response, and returns when all are closed. Plain streams go to the
+/// fan-out; all streams end by themselves if [`AppState::stop`](super::AppState::stop) is the same token. A client that
+/// does not read can delay the return; the caller enforces a deadline by dropping the future.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -114,19 +115,19 @@ pub async fn serve(
     server.connections.wait().await;
 }
 
-/// What connections share.
+/// The state shared by all connections.
 pub(super) struct Server {
     pub(super) http1: http1::Builder,
     pub(super) service: TowerToHyperService<Router>,
     pub(super) fan_out: FanOut,
     pub(super) metrics: Arc<Metrics>,
     pub(super) config: ServeConfig,
-    /// The connections, and what answers requests over HTTP/2.
+    /// The tasks of connections, and those of HTTP/2 requests.
     pub(super) connections: TaskTracker,
     pub(super) stop: CancellationToken,
 }
 
-/// Connections that were refused since it was last told.
+/// Connections refused since the last warning.
 #[derive(Default)]
 struct Refusals {
     count: u64,
@@ -157,7 +158,7 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Errors of the connection that was about to be accepted, not of the listener (`man 2 accept`).
+/// Whether an error concerns the connection about to be accepted, not the listener (`man 2 accept`).
 fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

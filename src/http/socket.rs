@@ -10,32 +10,32 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// A socket that tells its [`Watch`] what becomes of writes. Under TLS it is what carries the records.
+/// A socket that reports the progress of writes to its [`Watch`]. With TLS it carries the encrypted records.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
     watch: Watch,
 }
 
-/// What is known of a socket's writes. Cheap to clone.
+/// The progress of a socket's writes. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Watch(Arc<Mutex<Writes>>);
 
 #[derive(Debug, Default)]
 struct Writes {
-    /// hyper has written something and not flushed it.
+    /// Whether hyper has written something that it has not flushed.
     unflushed: bool,
-    /// Since when the socket has taken nothing of what there is for it.
+    /// Since when the socket has accepted no byte although some are pending; `None` while it accepts.
     blocked: Option<Instant>,
 }
 
 impl Watch {
-    /// Whether the socket has got all that hyper wrote.
+    /// Whether the socket has accepted everything that hyper wrote.
     pub(super) fn is_flushed(&self) -> bool {
         !self.writes(|writes| writes.unflushed)
     }
 
-    /// Returns when the socket has taken nothing for so long, though something waits.
+    /// Returns when bytes have been pending for this long and the socket accepted none.
     pub(super) async fn stalled(&self, after: Duration) {
         lasting(|| self.writes(|writes| writes.blocked), after).await;
     }
@@ -55,7 +55,7 @@ impl Watch {
     }
 }
 
-/// Returns when a state has lasted for so long. `since` tells when it began; `None`: it does not hold now.
+/// Returns when a state has lasted for this long. `since` returns when it began, `None` while it does not hold.
 pub(super) async fn lasting(since: impl Fn() -> Option<Instant>, after: Duration) {
     loop {
         let wait = since().map_or(after, |since| after.saturating_sub(since.elapsed()));
@@ -103,7 +103,7 @@ impl AsyncWrite for Socket {
         self.stream.is_write_vectored()
     }
 
-    /// hyper flushes when it has written all it has.
+    /// hyper flushes after it has written everything.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.stream).poll_flush(cx);
         if outcome.is_ready() {

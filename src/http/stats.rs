@@ -21,19 +21,20 @@ use crate::hub::{Filter, Projection, View, blocking};
 use crate::log::{EventLog, LogError};
 use crate::model::{EventHead, Seq, Time};
 
-/// The window where none is asked for.
+/// The default window.
 const WINDOW: Duration = Duration::from_secs(24 * 3600);
-/// Events looked at for one answer, the newest: about a second of one core.
+/// Most events examined for one response, the newest of the window: about a second of one core.
 const MOST_EVENTS: u64 = 100_000;
-/// Bytes of events read at once.
+/// Bytes of events read from the log at once.
 const READ_BYTES: usize = 1 << 20;
-/// Answers computed at once; others wait.
+/// Concurrent computations; further requests wait.
 pub(super) const AT_ONCE: usize = 2;
 
 const ROWS: u64 = 10;
 const MAX_ROWS: u64 = 1_000;
 
-/// What events are counted by: its name, the members that tell it, and how it is told by an event's head.
+/// A dimension to count events by: its name, pointers to the members that it reveals, and its values in an event's
+/// head.
 type Dimension = (&'static str, &'static [&'static str], fn(&EventHead) -> Vec<&str>);
 
 const DIMENSIONS: [Dimension; 8] = [
@@ -47,7 +48,7 @@ const DIMENSIONS: [Dimension; 8] = [
     ("novelty", &["/data/novelty"], |head| head.novelty.names().collect()),
 ];
 
-/// The ARN, where there is one: the first spelling is the id.
+/// The principal's ARN, otherwise its id, which is the first of its spellings.
 fn principal(head: &EventHead) -> Vec<&str> {
     let arn = head.principals.iter().find(|text| text.starts_with("arn:"));
     arn.or(head.principals.first()).map(String::as_str).into_iter().collect()
@@ -57,9 +58,9 @@ fn principal(head: &EventHead) -> Vec<&str> {
 struct Stats {
     since: Time,
     until: Time,
-    /// Those that met what was asked for.
+    /// Events that match the filters.
     events: u64,
-    /// Whether every event of the window was looked at.
+    /// Whether every event of the window was examined.
     complete: bool,
     by: Map<String, Value>,
 }
@@ -97,7 +98,7 @@ pub(super) async fn stats(
     Ok(Json(Stats { since, until, events: counts.events, complete, by }).into_response())
 }
 
-/// The dimensions that a credential may know: those that its hidden members do not tell.
+/// The dimensions that reveal no member that the credential hides.
 fn told(hidden: Option<&Projection>) -> Result<Vec<Dimension>, ApiError> {
     let Some(hidden) = hidden else { return Ok(DIMENSIONS.to_vec()) };
     let event = json!({
@@ -123,8 +124,9 @@ impl Counts {
         Self { events: 0, dimensions: dimensions.into_iter().map(|dimension| (dimension, HashMap::new())).collect() }
     }
 
-    /// Counts what passes; whether all that may pass was looked at. Events are logged after they happened, and a
-    /// provider's clock that runs ahead of ours is not made up for.
+    /// Counts the events that match, and returns whether all candidates were examined. It reads from the first event
+    /// observed since `since`: events are observed after they happen, as long as the provider's clock is not ahead of
+    /// ours.
     fn count(&mut self, log: &dyn EventLog, filter: &Filter, since: Time) -> Result<bool, LogError> {
         let tail = *log.tail().borrow();
         let first = log.first_observed_since(since)?;
@@ -169,7 +171,7 @@ impl Counts {
         }
     }
 
-    /// The most frequent of each dimension, in the order of their numbers, then of their names.
+    /// The most frequent values of each dimension, ordered by count, then by value.
     fn by(&self, rows: usize) -> Map<String, Value> {
         let top = |counts: &HashMap<String, u64>| {
             let mut found: Vec<_> = counts.iter().map(|(value, events)| Row { value, events: *events }).collect();

@@ -19,7 +19,7 @@ use crate::log::{EventLog, LogError, Quarantined};
 use crate::metrics::resident_memory;
 use crate::model::{Seq, SourceId, Time};
 
-/// Records of quarantine that are told.
+/// Number of quarantined records listed.
 const LATEST: u64 = 5;
 
 #[derive(Serialize)]
@@ -31,14 +31,14 @@ struct Status {
     ready: bool,
     stopping: bool,
     missing: Vec<&'static str>,
-    /// Of records, since the start.
+    /// Records since the start, by outcome.
     records: BTreeMap<String, u64>,
     log: Log,
     assets: usize,
     streams: Streams,
     quarantine: Quarantine,
     tokens: usize,
-    /// What the process takes, where the system tells.
+    /// Resident memory of the process, if the system reports it.
     memory_bytes: Option<i64>,
     sources: Vec<Source>,
 }
@@ -53,7 +53,7 @@ struct Log {
     events_last_hour: u64,
     bytes: u64,
     disk_bytes: u64,
-    /// Why nothing is taken in at present.
+    /// Why the log accepts nothing at present.
     waits_for: Option<String>,
     /// When the oldest and the newest event kept were observed.
     oldest: Option<Time>,

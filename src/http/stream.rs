@@ -27,37 +27,37 @@ use crate::model::{Cursor, Seq, Time};
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 pub(super) const MAX_HEARTBEAT_SECS: u64 = 3_600;
 
-/// How much a provider's clock may run ahead of ours: `since` begins to look this much earlier in the log, which is
-/// ordered by our clock, and then goes by the events' own time.
+/// How far a provider's clock may be ahead of ours. The log is ordered by our clock, so `since` starts reading this
+/// much earlier and then filters by the events' own time.
 const CLOCK_SKEW: Duration = Duration::from_secs(600);
 
-/// Where a client wants to begin.
+/// Where a stream begins.
 #[derive(Debug, PartialEq, Eq)]
 enum Position {
     Live,
     Oldest,
-    /// After everything up to a position.
+    /// After a position.
     Cursor(Cursor),
-    /// After the event with an id.
+    /// After the event with this id.
     Event(String),
     Since(Time),
 }
 
-/// A request for a stream, understood but not looked up in the log.
+/// The parsed request for a stream, before its position is looked up in the log.
 #[derive(Debug)]
 struct StreamRequest {
     format: Format,
-    /// Whether the client takes gzip.
+    /// Whether the client accepts gzip.
     gzip: bool,
     position: Position,
     filter: Filter,
     projection: Option<Arc<Projection>>,
     limit: Option<u64>,
     until: Option<Instant>,
-    /// Whether `until` had passed when the request came.
+    /// Whether `until` was in the past when the request arrived.
     until_passed: bool,
     heartbeat: Option<Duration>,
-    /// Whether this is an SSE client that comes back.
+    /// Whether this is an SSE client that reconnects.
     reconnects: bool,
 }
 
@@ -109,13 +109,13 @@ impl StreamRequest {
         })
     }
 
-    /// Whether the client asks for something that has an end.
+    /// Whether the stream ends by itself.
     fn is_bounded(&self) -> bool {
         self.limit.is_some() || self.until.is_some()
     }
 }
 
-/// `None` when it lies so far ahead that the clock can't hold it.
+/// `None` if it is too far ahead to be represented.
 fn deadline(until: Time, now: Time) -> Option<Instant> {
     let millis = u64::try_from(until.millis().saturating_sub(now.millis())).unwrap_or(0);
     Instant::now().checked_add(Duration::from_millis(millis))
@@ -130,7 +130,7 @@ fn parse_format(params: &mut Params, headers: &HeaderMap) -> Result<Format, ApiE
     }
 }
 
-/// The first of the two media types in `Accept`; SSE when there is none.
+/// The first supported media type in `Accept`; SSE if there is none.
 fn accepted_format(headers: &HeaderMap) -> Format {
     let ranges = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut types =
@@ -144,7 +144,8 @@ fn accepted_format(headers: &HeaderMap) -> Format {
         .unwrap_or(Format::Sse)
 }
 
-/// Whether a client wants gzip at least as much as none (<https://www.rfc-editor.org/rfc/rfc9110#field.accept-encoding>).
+/// Whether the client prefers gzip to no compression, or likes both equally
+/// (<https://www.rfc-editor.org/rfc/rfc9110#field.accept-encoding>).
 pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
     let (mut gzip, mut identity, mut any) = (None, None, None);
     let fields = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
@@ -173,14 +174,14 @@ pub(super) fn parse_projection(params: &mut Params) -> Result<Option<Arc<Project
     Ok(Projection::parse(omit.as_deref(), fields.as_deref())?.map(Arc::new))
 }
 
-/// An empty header is no position: it is what EventSource has before its first event.
+/// An empty header counts as absent: EventSource sends that before its first event.
 fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>, ApiError> {
     let Some(value) = headers.get(LAST_EVENT_ID).filter(|value| !value.is_empty()) else { return Ok(None) };
     // Not text is not a position either.
     parse_cursor("Last-Event-ID", value.to_str().unwrap_or("?")).map(Some)
 }
 
-/// Looks the position up in the log.
+/// Looks up the position in the log.
 async fn resolve(app: &App, request: &StreamRequest) -> Result<Start, ApiError> {
     let (hub, log) = (&app.state.hub, Arc::clone(&app.state.log));
     let at = |seq| Start { after: seq, gap: None };
@@ -212,7 +213,7 @@ async fn resolve(app: &App, request: &StreamRequest) -> Result<Start, ApiError> 
     }
 }
 
-/// The position before the events since a moment, and whether some of those may have been dropped.
+/// The position before the events since a time, and whether retention may have dropped some of them.
 fn start_since(log: &dyn crate::log::EventLog, since: Time) -> Result<(Seq, bool), crate::log::LogError> {
     let skew = i64::try_from(CLOCK_SKEW.as_millis()).unwrap_or(i64::MAX);
     let first = log.first_observed_since(Time::from_millis(since.millis().saturating_sub(skew)))?;
@@ -270,7 +271,7 @@ pub(super) async fn stream(
     })
 }
 
-/// A place among the streams of all.
+/// Takes one of the `http.max_streams` slots.
 fn open_stream(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
     let limit = app.state.config.load().max_streams;
     let permit = Arc::clone(&app.streams).try_acquire_owned().map_err(|_| ApiError::TooManyStreams { limit })?;
@@ -278,10 +279,10 @@ fn open_stream(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
     if open > limit { Err(ApiError::TooManyStreams { limit }) } else { Ok(permit) }
 }
 
-/// What a client gets that comes back to a read whose end lies in the past; `None` when there is nothing left. The
-/// answer is then 204, which ends an EventSource
-/// (<https://html.spec.whatwg.org/multipage/server-sent-events.html#server-sent-events-intro>); any other makes it
-/// reconnect for ever.
+/// The first output for a client that reconnects to a stream whose `until` has passed; `None` if nothing is left. The
+/// response is then 204, which stops an EventSource
+/// (<https://html.spec.whatwg.org/multipage/server-sent-events.html#server-sent-events-intro>); after any other it
+/// would reconnect for ever.
 async fn first_output(subscription: &mut Subscription) -> Option<Output> {
     loop {
         match subscription.next().await? {

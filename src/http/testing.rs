@@ -35,12 +35,12 @@ pub(super) struct World {
     pub(super) state: AppState,
     pub(super) stop: CancellationToken,
     pub(super) router: Router,
-    /// Where it is served, if requests go over sockets.
+    /// The address, if requests go over sockets.
     address: Option<SocketAddr>,
     pub(super) tracker: TaskTracker,
 }
 
-/// An answer whose body has ended.
+/// A complete response.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
@@ -64,7 +64,7 @@ impl Answer {
 }
 
 impl World {
-    /// With `events` in the log.
+    /// A server with this many events in its log.
     pub(super) async fn new(events: u64) -> Self {
         Self::with(events, |_| {}).await
     }
@@ -101,13 +101,13 @@ impl World {
         world
     }
 
-    /// The same twice: requests go straight to the router, whose answers are what hyper would write; or over sockets,
-    /// where streams leave hyper.
+    /// The same twice: one whose requests go straight to the router, whose responses are what hyper would write; and
+    /// one over sockets, where streams leave hyper.
     pub(super) async fn by_both_doors(events: u64) -> [Self; 2] {
         [Self::new(events).await, Self::new(events).await.served().await]
     }
 
-    /// Requests go over sockets.
+    /// Serves requests over sockets from now on.
     pub(super) async fn served(mut self) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.address = Some(listener.local_addr().unwrap());
@@ -135,7 +135,7 @@ impl World {
         self.router.clone().oneshot(request).await.unwrap()
     }
 
-    /// A whole answer; for streams, only those that end.
+    /// A complete response; for streams only if they end.
     pub(super) async fn get(&self, uri: &str) -> Answer {
         self.get_with(uri, &[]).await
     }
@@ -156,7 +156,7 @@ impl World {
         Answer { status: parts.status, headers: parts.headers, body: String::from_utf8(body.to_vec()).unwrap() }
     }
 
-    /// An answer that goes on.
+    /// Opens a stream.
     pub(super) async fn open(&self, uri: &str, headers: &[(&str, &str)]) -> Reading {
         if let Some(address) = self.address {
             let client = Client::request(address, "GET", uri, headers).await;
@@ -170,12 +170,12 @@ impl World {
     }
 }
 
-/// The line of an event.
+/// The NDJSON line of an event.
 pub(super) fn line(number: u64) -> String {
     format!("{}\n", std::str::from_utf8(&event(number).json).unwrap())
 }
 
-/// The frame of an event.
+/// The SSE frame of an event.
 pub(super) fn frame(number: u64) -> String {
     format!("id: abc.{number}\ndata: {}\n", line(number))
 }
@@ -191,7 +191,7 @@ pub(super) fn build(method: &str, uri: &str, headers: &[(&str, &str)]) -> Reques
 /// An open stream.
 pub(super) struct Reading {
     source: Source,
-    /// What has come and was not expected yet.
+    /// Text received and not yet expected.
     text: String,
 }
 
@@ -201,7 +201,7 @@ enum Source {
 }
 
 impl Reading {
-    /// The next piece; `None` at the end, an error when the answer is cut off.
+    /// The next piece; `None` at the end, an error if the response is cut off.
     pub(super) async fn next(&mut self) -> Option<Result<String, String>> {
         match &mut self.source {
             Source::Body(body) => {
@@ -212,7 +212,7 @@ impl Reading {
         }
     }
 
-    /// What must come next, in however many pieces.
+    /// Asserts what comes next, in however many pieces.
     pub(super) async fn expect(&mut self, text: impl AsRef<str>) {
         let text = text.as_ref();
         while self.text.len() < text.len() {
@@ -223,7 +223,7 @@ impl Reading {
         self.text.drain(..text.len());
     }
 
-    /// The stream must end now, or be cut off.
+    /// Asserts that the stream ends now: properly if `complete`, else cut off.
     pub(super) async fn expect_end(&mut self, complete: bool) {
         assert_eq!(self.text, "");
         match self.next().await {
@@ -234,7 +234,7 @@ impl Reading {
     }
 }
 
-/// A client of HTTP/1.1 as simple as can be.
+/// A minimal HTTP/1.1 client.
 struct Client {
     socket: TcpStream,
     got: Vec<u8>,
@@ -259,7 +259,7 @@ impl Client {
         client
     }
 
-    /// What comes up to and including a text; `None` when the connection ends before.
+    /// Reads up to and including a text; `None` if the connection ends before.
     async fn until(&mut self, end: &str) -> Option<String> {
         loop {
             let found = self.got.windows(end.len()).position(|window| window == end.as_bytes());
@@ -281,7 +281,7 @@ impl Client {
         Some(String::from_utf8(self.got.drain(..length).collect()).unwrap())
     }
 
-    /// The next chunk; `None` at the proper end.
+    /// The next chunk; `None` at the last one.
     async fn piece(&mut self) -> Option<Result<String, String>> {
         let cut_off = || Some(Err("cut off".to_owned()));
         let Some(head) = self.until("\r\n").await else { return cut_off() };
@@ -299,7 +299,7 @@ impl Client {
         self.socket.read_buf(&mut self.got).await.unwrap_or(0) == 0
     }
 
-    /// All of the body.
+    /// The rest of the body.
     async fn rest(&mut self) -> String {
         if self.headers.contains_key("transfer-encoding") {
             let mut text = String::new();
@@ -316,7 +316,7 @@ impl Client {
 /// The built-in rules, compiled once for all tests.
 static RULES: LazyLock<Arc<Engine>> = LazyLock::new(|| Arc::new(Engine::load(None).unwrap()));
 
-/// The tests' time of day: ten minutes after the hundredth event.
+/// The tests' current time: ten minutes after the hundredth event.
 fn now() -> Time {
     moment(110)
 }

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use super::gzip::Piece;
 use super::segment::Chunk;
 
-/// Text that a block aims to hold: twice as far as one event can refer back to another. In tests a few events.
+/// Target size of a block's text in bytes: twice the window within which deflate can refer back. In tests a few events.
 const BLOCK_BYTES: usize = if cfg!(test) { 3 * 1024 } else { 64 * 1024 };
 
 #[derive(Debug)]
@@ -25,7 +25,7 @@ struct Block {
 }
 
 impl Compressed {
-    /// Nothing is compressed yet: only how events of these lengths are put into blocks.
+    /// Assigns events of these lengths to blocks. Each block is compressed on first use.
     pub(super) fn of(lengths: impl ExactSizeIterator<Item = usize>) -> Self {
         let count = lengths.len();
         let (mut blocks, mut start, mut bytes) = (Vec::new(), 0, 0);
@@ -39,13 +39,13 @@ impl Compressed {
         Self { blocks, singles: std::iter::repeat_with(OnceLock::new).take(count).collect() }
     }
 
-    /// The block that begins with an event.
+    /// The block that begins at an event, if one does.
     pub(super) fn block_at(&self, index: usize) -> Option<Range<usize>> {
         let at = self.blocks.binary_search_by_key(&index, |block| block.events.start).ok()?;
         self.blocks.get(at).map(|block| block.events.clone())
     }
 
-    /// A block's chunk, or that of a single event.
+    /// The chunk of a block or of a single event, compressed on first use.
     pub(super) fn chunk<'t>(&self, events: &Range<usize>, text: impl Fn(usize) -> &'t [u8]) -> Chunk {
         let make = || match events.len() {
             1 => compress(text(events.start)),
@@ -117,8 +117,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Whoever reads from wherever, whichever events, in whatever portions, however a write is cut off: what comes
-        /// out is what those get who take no gzip.
+        /// Whatever position, events and portions are read, and wherever a write is cut off: decompressed, the stream
+        /// is the one without gzip.
         #[test]
         fn what_is_decoded_is_what_is_not_compressed(
             count in 1..60_u64,

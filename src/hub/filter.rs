@@ -5,19 +5,19 @@ use std::sync::Arc;
 use super::cel::{Expression, Field, Requirement, View};
 use crate::model::{Action, EventHead, Novelty, Time};
 
-/// Texts of which one must be met.
+/// A set of texts, one of which must match.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OneOf(Vec<Box<str>>);
 
 impl OneOf {
-    /// Whether the text is one of them.
+    /// Whether the text is in the set.
     #[must_use]
     pub fn contains(&self, text: &str) -> bool {
         self.0.binary_search_by(|one| one.as_ref().cmp(text)).is_ok()
     }
 }
 
-/// Asset types: whole ones, and families such as `network.*`.
+/// A set of asset types: exact ones, and families such as `network.*`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AssetTypes {
     whole: OneOf,
@@ -26,7 +26,7 @@ pub struct AssetTypes {
 }
 
 impl AssetTypes {
-    /// Compiles a comma list.
+    /// Parses a comma-separated list.
     ///
     /// # Errors
     /// When an element is empty, or has a `*` elsewhere than as its whole last word.
@@ -55,14 +55,14 @@ impl AssetTypes {
         keys
     }
 
-    /// Whether the type is one of them.
+    /// Whether the type is in the set.
     #[must_use]
     pub fn contains(&self, asset_type: &str) -> bool {
         self.whole.contains(asset_type) || self.families.iter().any(|family| asset_type.starts_with(family.as_ref()))
     }
 }
 
-/// Assets: whole names, and prefixes that end in `/`.
+/// A set of assets: exact names, and prefixes that end in `/`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct AssetNames {
     whole: OneOf,
@@ -94,7 +94,7 @@ impl AssetNames {
     }
 }
 
-/// A filter parameter that can't be understood.
+/// An invalid filter parameter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{parameter}: {reason}")]
 pub struct FilterError {
@@ -104,7 +104,7 @@ pub struct FilterError {
     pub reason: String,
 }
 
-/// What a filter can ask of an asset itself.
+/// The members of an asset that filters match.
 #[derive(Clone, Copy, Debug)]
 pub struct AssetView<'a> {
     /// Its name.
@@ -119,7 +119,7 @@ pub struct AssetView<'a> {
     pub region: &'a str,
 }
 
-/// All of its parts must be met; a part that is not given is met by everything. [`Filter::default`] passes all.
+/// A conjunction of conditions; one that is not given matches everything. [`Filter::default`] matches every event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
     actions: Option<Vec<Action>>,
@@ -132,7 +132,7 @@ pub struct Filter {
     method: Option<OneOf>,
     novelty: Option<Novelty>,
     condition: Option<Arc<Expression>>,
-    /// A filter that must be met besides: that of a credential.
+    /// A further filter that must match too: the scope of a credential.
     within: Option<Arc<Filter>>,
     /// Events of this time and later.
     pub since: Option<Time>,
@@ -141,16 +141,16 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// The parameters that [`parse`](Filter::parse) asks for.
+    /// The parameters that [`parse`](Filter::parse) looks up.
     pub const PARAMETERS: [&'static str; 10] =
         ["type", "asset_type", "provider", "account", "region", "asset", "principal", "method", "novelty", "where"];
 
-    /// Compiles the parameters that `parameter` knows: `where` is an [`Expression`], each other one a comma list (`\,`
-    /// is a comma within an element). `type_prefix` is what event types begin with: `io.catchment`.
+    /// Compiles the parameters that `parameter` returns: `where` is an [`Expression`], each other one a comma-separated
+    /// list (`\,` is a comma within an element). `type_prefix` is the prefix of event types: `io.catchment`.
     ///
     /// # Errors
-    /// Naming the parameter, when a list has an empty element or one that can't be met by any event, or the
-    /// expression can't be compiled.
+    /// Naming the parameter, when a list has an empty element or one that no event can match, or the expression can't
+    /// be compiled.
     pub fn parse(
         type_prefix: &str,
         mut parameter: impl FnMut(&'static str) -> Option<String>,
@@ -182,13 +182,13 @@ impl Filter {
         })
     }
 
-    /// The same, for events only that pass another filter too.
+    /// Restricts the filter to events that match another one too.
     #[must_use]
     pub fn within(self, other: Option<&Arc<Self>>) -> Self {
         Self { within: other.cloned(), ..self }
     }
 
-    /// Whether the event passes.
+    /// Whether the event matches.
     #[must_use]
     pub fn matches(&self, event: &View<'_>) -> bool {
         self.within.as_ref().is_none_or(|within| within.matches(event))
@@ -196,13 +196,13 @@ impl Filter {
             && self.condition.as_ref().is_none_or(|condition| condition.matches(event))
     }
 
-    /// Whether it has an expression, which could tell of any member of an event.
+    /// Whether it has an expression, which can read any member of an event.
     #[must_use]
     pub fn has_condition(&self) -> bool {
         self.condition.is_some()
     }
 
-    /// Whether it asks of assets only, and of nothing that was done to them: by whom, how, when.
+    /// Whether it has conditions on assets only, and none on changes: who, how, when.
     #[must_use]
     pub fn is_about_assets(&self) -> bool {
         let Self { actions, principal, method, novelty, condition, within, since, until, .. } = self;
@@ -214,7 +214,7 @@ impl Filter {
             && within.as_ref().is_none_or(|within| within.is_about_assets())
     }
 
-    /// Whether an asset passes, as far as the filter [asks of assets](Self::is_about_assets).
+    /// Whether an asset matches the conditions on assets, see [`is_about_assets`](Self::is_about_assets).
     #[must_use]
     pub fn matches_asset(&self, asset: &AssetView<'_>) -> bool {
         let one_of = |list: &Option<OneOf>, text: &str| list.as_ref().is_none_or(|list| list.contains(text));
@@ -226,8 +226,8 @@ impl Filter {
             && self.asset.as_ref().is_none_or(|assets| assets.contains(asset.name))
     }
 
-    /// Texts of which every event that passes has at least one, under the condition that the fewest events meet. None
-    /// when there is no such condition.
+    /// The keys to index the filter by: every matching event has at least one of them. They are those of the most
+    /// selective condition; none if no condition can be indexed.
     pub(super) fn keys(&self) -> Vec<Key<'_>> {
         let keys = self.own_keys();
         match &self.within {
@@ -282,20 +282,20 @@ impl Filter {
     }
 }
 
-/// A text that an index finds a filter by.
+/// A key that an index files a filter under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key<'f> {
     pub(super) field: KeyField,
     pub(super) text: &'f str,
 }
 
-/// What an event must have that text as.
+/// The field of an event that must have this text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeyField {
     Is(Field),
-    /// The beginning of its asset's name, up to a `/`.
+    /// A prefix of its asset's name that ends in `/`.
     AssetPrefix,
-    /// The beginning of its asset type, up to a dot.
+    /// A prefix of its asset type that ends in a dot.
     Family,
 }
 
@@ -306,7 +306,7 @@ impl<'f> Key<'f> {
 }
 
 impl KeyField {
-    /// The fewer events have one text, the lower.
+    /// Lower for fields with more distinct values, which fewer events share.
     fn rank(self) -> u8 {
         match self {
             Self::Is(Field::Asset) => 0,
@@ -328,7 +328,7 @@ impl OneOf {
         self.0.iter().map(AsRef::as_ref).collect()
     }
 
-    /// Compiles a comma list.
+    /// Parses a comma-separated list.
     ///
     /// # Errors
     /// When an element is empty.
@@ -374,7 +374,7 @@ fn parse_novelty(parameter: &'static str, list: &str) -> Result<Novelty, FilterE
     Ok(wanted)
 }
 
-/// The elements of a comma list. `\,` is a comma within one, any other backslash is itself.
+/// Splits a comma-separated list. `\,` is a comma within an element, any other backslash is literal.
 pub(super) fn split(parameter: &'static str, list: &str) -> Result<Vec<String>, FilterError> {
     let mut items = vec![String::new()];
     let mut characters = list.chars().peekable();

@@ -7,16 +7,16 @@
 use bytes::Bytes;
 use flate2::{Compress, Compression, FlushCompress};
 
-/// What a stream begins with: no name, no time, no hints.
+/// The gzip header of a stream: no name, no time, no flags.
 pub(super) const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
-/// More makes events of JSON hardly smaller, and takes twice as long.
+/// Higher levels take twice as long and make JSON events hardly smaller.
 const LEVEL: u32 = 3;
-/// Texts as short as this are stored as they are: what a table of codes takes is as much as it saves.
+/// Texts up to this length are stored uncompressed: a Huffman table would cost as much as it saves.
 const STORED_BYTES: usize = 128;
 /// Longest text of one stored block.
 const STORED_BLOCK: usize = u16::MAX as usize;
 
-/// A text within a compressed stream.
+/// The compressed form of one text, as a piece of a deflate stream.
 #[derive(Clone, Debug)]
 pub(super) struct Piece {
     pub(super) bytes: Bytes,
@@ -32,7 +32,7 @@ impl Piece {
     }
 }
 
-/// What a stream of pieces ends with, by the checksum of all of them.
+/// The end of a stream: last block, and the gzip trailer for the checksum of all its texts.
 pub(super) fn trailer(sum: Checksum) -> [u8; 10] {
     let [a, b, c, d] = sum.crc.to_le_bytes();
     let [e, f, g, h] = sum.bytes.to_le_bytes();
@@ -40,7 +40,7 @@ pub(super) fn trailer(sum: Checksum) -> [u8; 10] {
     [3, 0, a, b, c, d, e, f, g, h]
 }
 
-/// `None` when nothing is saved.
+/// `None` if it does not get smaller.
 fn deflate(text: &[u8]) -> Option<Vec<u8>> {
     let mut compress = Compress::new(Compression::new(LEVEL), false);
     let mut out = Vec::with_capacity(text.len() / 3 + 64);
@@ -70,14 +70,14 @@ fn stored(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// CRC-32 and length of a text, such that those of two texts give that of both.
+/// CRC-32 and length of a text. Those of two texts can be combined to that of their concatenation.
 ///
-/// A text's CRC is the remainder of a polynomial; to put another text behind it multiplies it by a power of x that the
-/// other's length decides, and adds the other's.
+/// A CRC is the remainder of a polynomial: appending a text multiplies it by a power of x, which depends on the length
+/// of the appended text, and adds that text's CRC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checksum {
     crc: u32,
-    /// Modulo 2^32, as it stands at the end of a stream.
+    /// The length modulo 2^32, as in the gzip trailer.
     bytes: u32,
     /// x^(8 × length) modulo the polynomial.
     power: u32,
@@ -89,7 +89,7 @@ const X8: u32 = 1 << 23;
 const POLYNOMIAL: u32 = 0xedb8_8320;
 
 impl Checksum {
-    /// That of the empty text.
+    /// The checksum of the empty text.
     pub(super) const EMPTY: Self = Self { crc: 0, bytes: 0, power: ONE };
 
     fn of(text: &[u8]) -> Self {
@@ -106,7 +106,7 @@ impl Checksum {
         Self { crc: crc.sum(), bytes: crc.amount(), power }
     }
 
-    /// That of this text and `next` behind it.
+    /// The checksum of this text followed by `next`.
     #[must_use]
     pub(super) fn then(self, next: Self) -> Self {
         Self {
@@ -133,7 +133,7 @@ pub(crate) mod testing {
 
     use flate2::write::GzDecoder;
 
-    /// Fails where the checksum or the length at the end is wrong, or the end is missing.
+    /// Fails if the checksum or the length is wrong, or the end is missing.
     pub(crate) fn decode(stream: &[u8]) -> Result<Vec<u8>> {
         let mut decoder = GzDecoder::new(Vec::new());
         decoder.write_all(stream)?;
@@ -191,7 +191,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-        /// Each piece is for every reader, whatever went before it.
+        /// A piece decompresses the same after any other.
         #[test]
         fn any_pieces_in_any_order_are_one_stream(texts in prop::collection::vec(texts(), 1..5), order in prop::collection::vec(any::<prop::sample::Index>(), 0..6)) {
             let pieces: Vec<Piece> = texts.iter().map(|text| Piece::of(text)).collect();

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::model::Seq;
 
-/// Stands for the tail.
+/// The position of a reader that has caught up.
 const AT_TAIL: u64 = u64::MAX;
 
-/// The readers that have been behind. Cheap to clone.
+/// The readers that have ever been behind. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Readers(Arc<Mutex<Entered>>);
 
@@ -23,16 +23,16 @@ struct Entered {
 /// How far behind readers are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lag {
-    /// Readers that have not got everything yet.
+    /// Readers that have not reached the tail.
     pub behind: usize,
-    /// Those of them that are further behind than memory reaches.
+    /// Those of them that are behind the ring, so that they read from the log.
     pub replaying: usize,
-    /// Events that the slowest has not looked at.
+    /// Events between the slowest reader and the tail.
     pub events: u64,
 }
 
 impl Readers {
-    /// How far behind they are. `in_memory`: the first event that is.
+    /// How far behind they are. `in_memory` is the oldest event in memory.
     pub(super) fn lag(&self, tail: Seq, in_memory: Seq) -> Lag {
         let entered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut lag = Lag::default();
@@ -47,7 +47,7 @@ impl Readers {
         lag
     }
 
-    /// Enters a reader.
+    /// Registers a reader.
     pub(super) fn enter(&self, position: Seq) -> Place {
         let mut entered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (id, position) = (entered.next, Arc::new(AtomicU64::new(position.0)));
@@ -57,7 +57,7 @@ impl Readers {
     }
 }
 
-/// Where a reader is; it leaves when this is dropped.
+/// The position of a registered reader, which is removed on drop.
 #[derive(Debug)]
 pub(super) struct Place {
     readers: Readers,

@@ -17,14 +17,14 @@ use super::cel::{Field, View};
 use super::filter::{Filter, KeyField};
 use crate::model::EventHead;
 
-/// Tells filters in use apart; grows, and is not used again.
+/// Identifies a filter in use. Ids increase and are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct FilterId(u64);
 
-/// The filter that passes every event. It has this id without being interned.
+/// The id of the filter that matches every event, which is not in the index.
 pub(super) const EVERYTHING: FilterId = FilterId(0);
 
-/// A filter that all subscribers with an equal one share. It is in use as long as a clone is kept.
+/// A filter shared by all subscribers with an equal one. It is indexed as long as a clone exists.
 #[derive(Clone, Debug)]
 pub struct InternedFilter(Arc<InUse>);
 
@@ -40,24 +40,24 @@ struct Entry {
     filter: Arc<Filter>,
 }
 
-/// The filters in use. Cheap to clone. While filters are asked, others can come and go: whoever changes the index then
-/// changes a copy, so that nobody waits for an expression of somebody else's.
+/// The filters in use. Cheap to clone. The index is copied on write while filters are evaluated, so that a subscriber
+/// that comes or goes never waits for other subscribers' expressions.
 #[derive(Clone, Debug, Default)]
 pub struct Filters(Arc<Mutex<Arc<Index>>>);
 
 #[derive(Clone, Debug, Default)]
 struct Index {
-    /// The id given last.
+    /// The highest id assigned.
     last: u64,
     known: HashMap<Arc<Filter>, Weak<InUse>>,
     by_text: [HashMap<Box<str>, Vec<Entry>>; TABLES],
-    /// Filters that have no key.
+    /// Filters without an indexable condition.
     others: Vec<Entry>,
 }
 
 const TABLES: usize = 10;
 
-/// The table of a field.
+/// The index of a field's table in `by_text`.
 fn table(field: KeyField) -> usize {
     match field {
         KeyField::Is(Field::Asset) => 0,
@@ -82,7 +82,7 @@ impl InternedFilter {
         self.id() == EVERYTHING
     }
 
-    /// Whether one event passes, for segments that no [`Matches`] was made of: those read back from the log.
+    /// Whether an event matches; for segments without [`Matches`], which were read back from the log.
     #[must_use]
     pub fn passes(&self, event: &View<'_>) -> bool {
         self.0.entry.filter.matches(event)
@@ -98,7 +98,7 @@ impl Drop for InUse {
 }
 
 impl Filters {
-    /// The shared form of a filter.
+    /// Returns the shared form of a filter, and indexes it if it is new.
     #[must_use]
     pub fn intern(&self, filter: Filter) -> InternedFilter {
         if filter == Filter::default() {
@@ -118,7 +118,7 @@ impl Filters {
         InternedFilter(in_use)
     }
 
-    /// Which of these events each filter in use passes.
+    /// Evaluates the filters in use against these events.
     #[must_use]
     pub fn matches<'a>(&self, events: impl Iterator<Item = View<'a>>) -> Matches {
         let index = Arc::clone(&lock(&self.0));
@@ -177,7 +177,7 @@ impl Index {
         }
     }
 
-    /// The filters that the event may pass, some of them more than once.
+    /// Calls `each` with the filters that the event may match, some of them more than once.
     fn candidates(&self, head: &EventHead, mut each: impl FnMut(&Entry)) {
         self.others.iter().for_each(&mut each);
         let mut look_up = |field, text: &str| {
@@ -200,44 +200,44 @@ impl Index {
     }
 }
 
-/// The beginnings of a text that end in a separator.
+/// The prefixes of a text that end in a separator.
 fn prefixes(text: &str, separator: u8) -> impl Iterator<Item = &str> {
     memchr::memchr_iter(separator, text.as_bytes()).filter_map(|at| text.get(..=at))
 }
 
-/// What [`Filters::matches`] found in a segment.
+/// The outcome of [`Filters::matches`] for a segment.
 #[derive(Debug)]
 pub struct Matches {
-    /// Filters with lower ids were asked; others came later.
+    /// Filters with lower ids were evaluated; others came later.
     before: FilterId,
-    /// Indexes of the events that a filter passes, ascending, at least one.
+    /// For each filter with a match, the indexes of the matching events, ascending.
     hits: HashMap<FilterId, Arc<[u32]>>,
 }
 
 impl Matches {
-    /// The events that a filter passes; `None` when it was not asked.
+    /// The indexes of the events that match a filter; `None` if it was not evaluated.
     pub(super) fn of(&self, filter: &InternedFilter) -> Option<Arc<[u32]>> {
         (filter.id() < self.before).then(|| self.hits.get(&filter.id()).cloned().unwrap_or_default())
     }
 
-    /// Bytes of memory, about.
+    /// Approximate memory in bytes.
     pub(super) fn weight(&self) -> usize {
-        /// An entry of the table and what lies before the indexes.
+        /// A table entry and the header of the list.
         const HIT_BYTES: usize = 64;
         self.hits.values().map(|indexes| HIT_BYTES + size_of_val::<[u32]>(indexes)).sum()
     }
 
-    /// The filters that pass an event, but for [`EVERYTHING`].
+    /// The filters that match at least one event, except [`EVERYTHING`].
     pub(super) fn filters(&self) -> impl ExactSizeIterator<Item = FilterId> {
         self.hits.keys().copied()
     }
 
-    /// Whether one of these filters passes an event.
+    /// Whether a filter matches at least one event.
     pub(super) fn hit(&self, filter: FilterId) -> bool {
         self.hits.contains_key(&filter)
     }
 
-    /// Filters from here on were not asked.
+    /// The lowest id that was not evaluated.
     pub(super) fn asked_before(&self) -> FilterId {
         self.before
     }
@@ -297,7 +297,8 @@ mod tests {
         assert_ne!(filters.intern(wanted).id(), id, "an id has one meaning for ever");
     }
 
-    /// An expression may take long; whoever comes or goes meanwhile does not wait for it, nor is it asked about.
+    /// While an expression is evaluated, subscribers can come and go without waiting; a filter added meanwhile is not
+    /// evaluated.
     #[test]
     fn filters_come_and_go_while_others_are_asked() {
         let filters = Filters::default();
@@ -329,7 +330,7 @@ mod tests {
         assert_eq!(filters.matches(views(&[event(1)])).filters().len(), 0);
     }
 
-    /// Only the filters that have something in common with the event are asked.
+    /// Only filters that share a key with the event are evaluated.
     #[test]
     fn candidates_are_found_by_the_rarest_condition() {
         let filters = Filters::default();
@@ -358,7 +359,7 @@ mod tests {
         assert_eq!(candidates, kept[28..32].iter().map(InternedFilter::id).collect::<Vec<_>>());
     }
 
-    /// Few words, so that filters often meet events, and often only almost.
+    /// Few words, so that filters often match events, and often only almost.
     fn parameter() -> impl Strategy<Value = (&'static str, String)> {
         let list = |words: &'static [&'static str]| {
             prop::sample::subsequence(words, 1..=words.len().min(3)).prop_map(|words| words.join(","))
@@ -426,7 +427,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
-        /// Whatever comes and goes, the index finds what asking every filter finds.
+        /// Whatever filters come and go, the index finds what evaluating every filter finds.
         #[test]
         fn the_index_finds_what_asking_every_filter_finds(
             steps in prop::collection::vec((any_filter(), 0..4_usize, prop::collection::vec(any_event(), 0..4)), 1..20),

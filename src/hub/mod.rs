@@ -51,17 +51,17 @@ pub use wire::{CutOff, OpenStream, Wire};
 use ring::Ring;
 use segment::{Encoding, SEGMENT_BYTES, Segment};
 
-/// Reads of old events that may run at once: enough to keep a disk busy, few enough to bound what is in flight.
+/// Concurrent reads of old events: enough to keep a disk busy, few enough to bound memory.
 const CONCURRENT_READS: usize = 16;
-/// Encoding more than this is left to a blocking thread (about 200 µs of work).
+/// Larger texts are encoded on a blocking thread (about 200 µs of work).
 const ENCODE_INLINE_BYTES: usize = 64 * 1024;
 
-/// Bounds of the hub's memory.
+/// Memory limits of the hub.
 #[derive(Clone, Debug)]
 pub struct HubConfig {
-    /// Newest events kept encoded.
+    /// Bytes of the newest events kept encoded.
     pub ring_bytes: usize,
-    /// Older events that replaying readers share, and other encodings, each.
+    /// Bytes of each of two caches: older events read back from the log, and other encodings.
     pub cache_bytes: u64,
 }
 
@@ -71,7 +71,7 @@ impl Default for HubConfig {
     }
 }
 
-/// Identifies an encoded segment: which events, and their form.
+/// Identifies an encoded segment by its events and encoding.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct EncodedKey {
     first: Seq,
@@ -79,7 +79,7 @@ struct EncodedKey {
     encoding: Encoding,
 }
 
-/// What [`Hub::load`] gives: a segment with all of its events, and in another encoding if that was asked for.
+/// The outcome of [`Hub::load`]: a segment in the base encoding, and in another one if that was requested.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     base: Arc<Segment>,
@@ -105,17 +105,18 @@ pub struct Hub {
     encoded: Cache<EncodedKey, Arc<Segment>, ByWeight>,
     filters: Filters,
     readers: lag::Readers,
-    /// Each reader has a clone.
+    /// Every reader holds a clone, so that its count shows whether there are any.
     listener: Arc<()>,
     reads: Semaphore,
     tail: watch::Sender<Seq>,
-    /// What `tail` holds, or is about to: streams look at it several times for each event, which is not to be a lock.
+    /// The value of `tail`, set just before it. Streams read it several times per event, so it must not be behind a
+    /// lock.
     newest: AtomicU64,
     following: AtomicBool,
 }
 
 impl Hub {
-    /// A hub at the log's tail. It moves once [`follow`](Hub::follow) runs.
+    /// Creates a hub at the log's tail. It follows the log once [`follow`](Hub::follow) runs.
     #[must_use]
     pub fn new(log: Arc<dyn EventLog>, config: &HubConfig) -> Arc<Self> {
         let tail = *log.tail().borrow();
@@ -137,7 +138,7 @@ impl Hub {
         })
     }
 
-    /// A hub with its task running on `tracker` until `stop`.
+    /// Creates a hub whose task runs on `tracker` until `stop` is cancelled.
     #[must_use]
     pub fn start(
         log: Arc<dyn EventLog>,
@@ -156,13 +157,13 @@ impl Hub {
         self.epoch
     }
 
-    /// The newest event that subscribers can get.
+    /// The newest event available to subscribers.
     #[must_use]
     pub fn tail(&self) -> Seq {
         Seq(self.newest.load(Ordering::Acquire))
     }
 
-    /// After what is new lies in the ring.
+    /// Publishes a new tail; its events must be in the ring already.
     fn move_tail(&self, tail: Seq) {
         self.newest.store(tail.0, Ordering::Release);
         self.tail.send_replace(tail);
@@ -174,7 +175,7 @@ impl Hub {
         self.log.floor()
     }
 
-    /// Whether the hub keeps up with the log: running, and its last read did not fail.
+    /// Whether the hub follows the log: it is running, and its last read succeeded.
     #[must_use]
     pub fn is_following(&self) -> bool {
         self.following.load(Ordering::Relaxed)
@@ -188,7 +189,7 @@ impl Hub {
         self.readers.lag(tail, in_memory.unwrap_or(tail.next()))
     }
 
-    /// Encodes what the log gets, until `stop`. A failed read is tried again with growing waits.
+    /// Encodes new events of the log until `stop` is cancelled. Failed reads are retried with exponential backoff.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let mut log_tail = self.log.tail();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
@@ -217,12 +218,12 @@ impl Hub {
         self.following.store(false, Ordering::Relaxed);
     }
 
-    /// Whether there is anybody to encode for.
+    /// Whether there is any subscriber.
     fn is_listened_to(&self) -> bool {
         Arc::strong_count(&self.listener) > 1
     }
 
-    /// Moves the hub's tail to `target`. What comes while nobody listens is left to those who will: they have it from
+    /// Moves the hub's tail to `target`. Without subscribers, events are not encoded; later subscribers read them from
     /// the log.
     async fn catch_up(&self, target: Seq, stop: &CancellationToken) -> Result<(), LogError> {
         if self.tail() < target && !self.is_listened_to() {
@@ -250,7 +251,7 @@ impl Hub {
         Ok(())
     }
 
-    /// The segment with the event after a position; `None` at the tail.
+    /// Loads the segment that holds the event after a position; `None` at the tail.
     async fn load(&self, after: Seq, encoding: &Encoding) -> Result<Option<Loaded>, LogError> {
         if after >= self.tail() {
             return Ok(None);
@@ -271,7 +272,7 @@ impl Hub {
         Ok(Some(Loaded { base, encoded: Some(encoded) }))
     }
 
-    /// What [`load`](Hub::load) gives, but for the encoding, if it is at hand.
+    /// The base segment that [`load`](Hub::load) would return, if it is in the ring or the cache.
     fn in_memory(&self, after: Seq) -> Option<Arc<Segment>> {
         self.in_ring(after).or_else(|| self.replayed.get(&after))
     }
@@ -280,8 +281,8 @@ impl Hub {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).get(after)
     }
 
-    /// A segment in another encoding, made once for all who ask; `None` when that would take long, or somebody else is
-    /// at it: waiting for them here could hold up the very thread they need.
+    /// A segment in another encoding, produced once for all subscribers; `None` if that would take long or is under way
+    /// on another task, since waiting here could block the very thread which that task needs.
     fn encoded(&self, segment: &Arc<Segment>, encoding: &Encoding) -> Option<Arc<Segment>> {
         let key = EncodedKey { first: segment.first(), last: segment.last(), encoding: encoding.clone() };
         if segment.text_bytes() > ENCODE_INLINE_BYTES {
@@ -299,14 +300,14 @@ impl Hub {
         }
     }
 
-    /// What [`read`](Hub::read) gives, for subscribers that are behind. However many of them wait for the disk, what
-    /// is new does not wait for them.
+    /// [`read`](Hub::read) for subscribers that are behind, at most [`CONCURRENT_READS`] at once. Reads of new events
+    /// don't queue behind these.
     async fn replay(&self, after: Seq) -> Result<Arc<Segment>, LogError> {
         let _permit = self.reads.acquire().await.map_err(|_| LogError::Closed)?;
         self.read(after, None).await
     }
 
-    /// Reads and encodes what follows a position that lies before the log's tail, and asks these filters about it.
+    /// Reads and encodes the events after a position before the log's tail, and evaluates the filters against them.
     async fn read(&self, after: Seq, filters: Option<Filters>) -> Result<Arc<Segment>, LogError> {
         let (log, epoch) = (Arc::clone(&self.log), self.epoch);
         let read = move || {
@@ -324,7 +325,7 @@ impl Hub {
         Ok(Arc::new(segment))
     }
 
-    /// The JSON of the events at these positions, in the same order. What retention dropped is left out.
+    /// The JSON of the events at these positions, in the same order. Events that were dropped or lost are left out.
     ///
     /// # Errors
     /// When the log can't be read.
@@ -353,7 +354,7 @@ fn read_one(log: &dyn EventLog, seq: Seq) -> Result<Option<Bytes>, LogError> {
     Ok(blocks.first().and_then(|block| block.event(seq)))
 }
 
-/// Runs what may block on the disk away from the runtime.
+/// Runs work that may block on the disk on a blocking thread.
 pub(crate) async fn blocking<T, F>(work: F) -> Result<T, LogError>
 where
     T: Send + 'static,

@@ -12,10 +12,10 @@ use serde_json::value::RawValue;
 use super::filter::split;
 use super::shape::{self, Shape};
 
-/// What every CloudEvent must have (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md>).
+/// The required attributes of a CloudEvent (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md>).
 const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
 
-/// A projection that can't be understood.
+/// An invalid `omit` or `fields` parameter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{parameter}: {reason}")]
 pub struct ProjectionError {
@@ -25,19 +25,19 @@ pub struct ProjectionError {
     pub reason: String,
 }
 
-/// Named members; one without children is meant as a whole.
+/// A tree of member names; a leaf stands for the whole member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Members(BTreeMap<Box<str>, Members>);
 
-/// Which members of an event are sent.
+/// Selects the members of an event that are sent.
 #[derive(Clone, Debug)]
 pub struct Projection {
-    /// Whether the named members are the ones that stay, or the ones that go.
+    /// Whether the named members are kept (`fields`) or removed (`omit`).
     keep: bool,
     members: Members,
-    /// Done with what stays.
+    /// A projection applied to the result.
     then: Option<Arc<Projection>>,
-    /// The parameter in one spelling: the same for projections that do the same.
+    /// The canonical form of the parameters: equal for equivalent projections.
     key: Box<str>,
 }
 
@@ -56,8 +56,8 @@ impl Hash for Projection {
 }
 
 impl Projection {
-    /// Compiles `omit` or `fields`: comma lists of dotted paths into the event. A path may begin at a member of `data`
-    /// (`raw`, `asset.name`). Paths go through arrays to each of their elements. `None` when neither is given.
+    /// Compiles `omit` or `fields`: comma-separated lists of dotted paths into the event. A path may begin at a member
+    /// of `data` (`raw`, `asset.name`), and applies to each element of an array. `None` if neither is given.
     ///
     /// # Errors
     /// When both are given, a member is unknown, or `omit` names an attribute that CloudEvents requires.
@@ -94,14 +94,14 @@ impl Projection {
         Ok(Some(Self { keep, members, then: None, key }))
     }
 
-    /// This projection, and another one of what stays.
+    /// Applies another projection after this one.
     #[must_use]
     pub fn then(self, next: &Arc<Self>) -> Self {
         let key = format!("{} {}", self.key, next.key).into();
         Self { then: Some(Arc::clone(next)), key, ..self }
     }
 
-    /// Appends what stays of an event to `out`.
+    /// Appends the projected event to `out`.
     ///
     /// # Errors
     /// When the event is not JSON.
@@ -140,7 +140,7 @@ impl Projection {
         Ok(())
     }
 
-    /// Writes a member of the object that began at `start` of `out`, if it stays.
+    /// Writes a member, if it is kept, to the object that begins at `start` of `out`.
     fn write_member(
         &self,
         members: &Members,
@@ -170,7 +170,7 @@ impl Projection {
 }
 
 impl Members {
-    /// Paths come sorted, so a member named as a whole comes before paths into it, and they add nothing.
+    /// Paths are sorted: a whole member comes before paths into it, which then add nothing.
     fn insert(&mut self, path: &[Box<str>]) {
         let mut node = self;
         for (depth, name) in path.iter().enumerate() {
@@ -192,7 +192,7 @@ impl Members {
     }
 }
 
-/// The path from the event's root.
+/// Resolves a path to one from the event's root.
 fn resolve(text: &str) -> Result<Vec<Box<str>>, String> {
     let mut path: Vec<Box<str>> = text.split('.').map(Box::from).collect();
     if path.first().is_some_and(|first| !shape::in_event(first)) {
@@ -208,7 +208,7 @@ fn resolve(text: &str) -> Result<Vec<Box<str>>, String> {
     Ok(path)
 }
 
-/// The members of an object as they stand, in their order.
+/// The members of an object as raw text, in order.
 struct RawObject<'a>(Vec<(&'a RawValue, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for RawObject<'a> {
@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(Projection::parse(None, None), Ok(None));
     }
 
-    /// The shape above and the schema say the same.
+    /// The known members agree with the published schema.
     #[test]
     fn names_are_those_of_the_schema() {
         fn compare(schema: &Value, root: &Value, shape: &Shape, path: &str) {
@@ -327,7 +327,7 @@ mod tests {
         compare(&schema, &schema, &Shape::Object(shape::EVENT), "event");
     }
 
-    /// An object of the event's shape, with values of any kind.
+    /// An object with an event's members and arbitrary values.
     fn events() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),

@@ -13,25 +13,25 @@ use super::{Filter, Hub, Loaded, Projection};
 use crate::log::LogError;
 use crate::model::{Cursor, Seq};
 
-/// Bytes handed out at once, unless a single event is longer.
+/// Most bytes per step, unless a single event is longer.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// The same of compressed bytes: about as much text, and what its compression takes does not hold up others for long.
+/// The same for compressed bytes: about as much text, whose compression does not delay others for long.
 const COMPRESSED_BYTES: usize = 32 * 1024;
-/// Segments looked at in a row before others get their turn.
+/// Segments searched in a row before other readers get their turn.
 const SEGMENTS_AT_ONCE: usize = 64;
 
 /// Where a subscription begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
-    /// The position before the first event looked at.
+    /// The position before the first event.
     pub after: Seq,
-    /// What the subscriber missed before it, to be told first.
+    /// The gap to report first: where the subscriber was, and why events are missing.
     pub gap: Option<(Cursor, GapReason)>,
 }
 
 impl Start {
-    /// Where a subscriber goes on that has got everything up to `cursor`. A cursor of another log, or from beyond this
-    /// one's tail (a log restored from a backup), begins at the oldest kept event, with a gap.
+    /// Resumes after `cursor`. With a cursor of another log, or from beyond this one's tail (after a restore from a
+    /// backup), it begins at the oldest kept event, with a gap.
     #[must_use]
     pub fn resume(hub: &Hub, cursor: Cursor) -> Self {
         let oldest = Seq(hub.floor().0.saturating_sub(1));
@@ -45,78 +45,78 @@ impl Start {
         Self { after: cursor.seq, gap: None }
     }
 
-    /// Only what comes from now on.
+    /// Begins at the tail: new events only.
     #[must_use]
     pub fn live(hub: &Hub) -> Self {
         Self { after: hub.tail(), gap: None }
     }
 }
 
-/// Events that a subscriber can't get any more.
+/// Events that are no longer available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// The last event before the gap, in the log that the subscriber knew.
+    /// The last position before the gap, as the subscriber knew it; possibly of another log.
     pub from: Cursor,
     /// The last event in the gap.
     pub to: Cursor,
-    /// How it came about.
+    /// The cause.
     pub reason: GapReason,
 }
 
-/// Why events can't be had any more.
+/// Why events are no longer available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GapReason {
     /// Retention dropped them.
     Retention,
     /// The cursor belongs to another log.
     Epoch,
-    /// The disk has lost them.
+    /// They are damaged on disk.
     Damage,
 }
 
-/// Why a subscription ends.
+/// Why a subscription ended.
 #[derive(Clone, Debug)]
 pub enum ClosingReason {
-    /// It got all it asked for.
+    /// Its `limit` or `until` was reached.
     Complete,
-    /// The server stops.
+    /// The server is stopping.
     Shutdown,
-    /// The credential was revoked, or has expired.
+    /// Its credential was revoked or has expired.
     Unauthorized,
     /// The log can't be read.
     Failed(LogError),
 }
 
-/// What a subscriber is told besides events.
+/// A message to a subscriber other than events.
 #[derive(Clone, Debug)]
 pub enum Notice {
-    /// Everything up to here was sent; what follows is live. Comes once, and again in the place of a heartbeat when
-    /// the filter let events pass by since.
+    /// Everything up to here was sent; what follows is live. Sent once, and again instead of a heartbeat if the filter
+    /// skipped events since.
     CaughtUp(Cursor),
     /// Events are missing.
     Gap(Gap),
-    /// Nothing was sent for a while.
+    /// Nothing was sent for the heartbeat interval.
     Heartbeat,
-    /// The last notice. The cursor tells how far the subscriber got.
+    /// The last notice, with the position that the subscriber reached.
     Closing(Cursor, ClosingReason),
 }
 
-/// What a subscriber asks for.
+/// The options of a subscription.
 #[derive(Clone, Debug)]
 pub struct SubscriptionOptions {
     /// Where to begin.
     pub start: Start,
-    /// Which events.
+    /// The events to send.
     pub filter: Filter,
-    /// Which members of them.
+    /// The members of each event to send; `None`: all.
     pub projection: Option<Arc<Projection>>,
-    /// In which form.
+    /// The output format.
     pub format: Format,
     /// Whether the stream is compressed with gzip.
     pub gzip: bool,
-    /// Ends after so many events.
+    /// Ends after this many events.
     pub limit: Option<u64>,
-    /// Ends when the tail, as of this moment, is reached.
+    /// Ends when the tail as of this moment is reached.
     pub until: Option<Instant>,
     /// Silence after which a heartbeat is due.
     pub heartbeat: Option<Duration>,
@@ -124,24 +124,25 @@ pub struct SubscriptionOptions {
     pub credential: Option<CancellationToken>,
 }
 
-/// What is to be done next for a subscriber.
+/// What to do next for a subscriber.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// Send these, then say [`Reader::sent`] how far it went.
+    /// Send these, then report to [`Reader::sent`].
     Events(Selected),
     /// Send this.
     Notice(Notice),
-    /// What follows is not in memory, or not in the subscriber's encoding: [`Hub::load`] it, then [`Reader::loaded`].
+    /// The next segment is not in memory, or not in the subscriber's encoding: call [`Hub::load`], then
+    /// [`Reader::loaded`].
     Load,
-    /// Much was looked at and nothing found: give others their turn, then go on.
+    /// Many events were searched and none matches: let other tasks run, then call again.
     Again,
-    /// Nothing to do until the tail moves, or this moment comes.
+    /// Nothing to do until the tail moves, or until this moment.
     Wait(Option<Instant>),
-    /// It is over.
+    /// The subscription has ended.
     End,
 }
 
-/// What stopped the search for events.
+/// Why the search for events stopped.
 enum Halt {
     Tail,
     Absent,
@@ -154,29 +155,29 @@ pub(super) struct Reader {
     filter: InternedFilter,
     encoding: Encoding,
     gap: Option<(Cursor, GapReason)>,
-    /// Everything up to here was looked at.
+    /// The position up to which events were sent or skipped.
     cursor: Seq,
-    /// The position that the subscriber last heard of.
+    /// The last position sent to the subscriber.
     announced: Seq,
-    /// The segment that `cursor` lies in, while it is not used up.
+    /// The segment with the next events, if it was in use already.
     current: Option<Held>,
     remaining: u64,
     until: Option<Instant>,
-    /// The tail when `until` passed.
+    /// The log's tail as of `until`, once that has passed.
     end: Option<Seq>,
     heartbeat: Option<Duration>,
     credential: Option<CancellationToken>,
     last_output: Instant,
     failure: Option<Box<LogError>>,
-    /// Where it is among those that have been behind.
+    /// Its entry among the readers that have been behind.
     place: Option<Place>,
     caught_up: bool,
     closed: bool,
-    /// As long as there is one of these, the hub encodes what comes.
+    /// Keeps the hub encoding new events.
     _listener: Arc<()>,
 }
 
-/// A segment in the subscriber's encoding, or the base, and what of it the subscriber wants.
+/// A segment, in the subscriber's encoding or the base, and the events that match in it.
 #[derive(Debug)]
 struct Held {
     segment: Arc<Segment>,
@@ -225,12 +226,12 @@ impl Reader {
         self.cursor
     }
 
-    /// Passes over events up to a position, which are known not to pass the filter.
+    /// Skips events up to a position that are known not to match the filter.
     pub(super) fn skip_to(&mut self, position: Seq) {
         self.cursor = self.cursor.max(position);
     }
 
-    /// Holds no segment.
+    /// Releases the current segment.
     pub(super) fn shed(&mut self) {
         self.current = None;
     }
@@ -239,7 +240,7 @@ impl Reader {
         &self.encoding
     }
 
-    /// What comes next, as of `now`. `stopping` ends the stream.
+    /// The next step as of `now`. `stopping` ends the stream.
     pub(super) fn step(&mut self, hub: &Hub, now: Instant, stopping: bool) -> Step {
         let step = self.next(hub, now, stopping);
         match &step {
@@ -250,7 +251,7 @@ impl Reader {
         step
     }
 
-    /// Notes where it is: it has to wait for its client or for the disk.
+    /// Records its position for the lag, as it has to wait for its client or the disk.
     pub(super) fn waits(&mut self, hub: &Hub) {
         match &self.place {
             Some(place) => place.at(self.cursor),
@@ -304,7 +305,7 @@ impl Reader {
         }
     }
 
-    /// Collects matching events, from as many segments as are in memory and needed.
+    /// Collects matching events from segments in memory, up to the limits of one step.
     fn search(&mut self, hub: &Hub) -> (Selected, Halt) {
         let bytes = if self.encoding.gzip { COMPRESSED_BYTES } else { CHUNK_BYTES };
         let room = Room { events: self.remaining, bytes };
@@ -339,7 +340,7 @@ impl Reader {
         (selected, Halt::Enough)
     }
 
-    /// Notes that `bytes` of what was [selected](Step::Events) have been sent.
+    /// Advances by `bytes` of the [selected](Step::Events) events, which have been sent.
     pub(super) fn sent(&mut self, selected: &Selected, bytes: usize) -> Progress {
         let progress = selected.progress(bytes);
         if bytes >= selected.bytes {
@@ -354,7 +355,7 @@ impl Reader {
         progress
     }
 
-    /// Takes what [`Hub::load`] gave.
+    /// Accepts the outcome of [`Hub::load`]. Missing events become a gap.
     pub(super) fn loaded(&mut self, hub: &Hub, loaded: Result<Option<Loaded>, LogError>) {
         match loaded {
             Ok(loaded) => {
@@ -377,7 +378,7 @@ impl Reader {
         }
     }
 
-    /// When something is to be done though the tail did not move.
+    /// When the next timer is due, whether or not the tail moves.
     fn due(&self) -> Option<Instant> {
         let heartbeat = self.heartbeat.and_then(|after| self.last_output.checked_add(after));
         let until = self.until.filter(|_| self.end.is_none());

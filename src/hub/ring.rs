@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::segment::Segment;
 use crate::model::Seq;
 
-/// Adjacent segments, oldest first. The newest stays however long it is.
+/// Adjacent segments, oldest first. The newest is kept whatever its size.
 #[derive(Debug)]
 pub(super) struct Ring {
     segments: VecDeque<Arc<Segment>>,
@@ -19,8 +19,8 @@ impl Ring {
         Self { segments: VecDeque::new(), bytes: 0, limit }
     }
 
-    /// Adds the newest segment and drops the oldest ones that no longer fit. A segment that does not follow the last
-    /// one replaces them all.
+    /// Adds the newest segment and drops the oldest ones beyond the size limit. A segment that does not directly follow
+    /// the last one replaces all.
     pub(super) fn push(&mut self, segment: Arc<Segment>) {
         if self.segments.back().is_some_and(|last| last.last().next() != segment.first()) {
             self.segments.clear();
@@ -35,7 +35,7 @@ impl Ring {
         }
     }
 
-    /// The oldest event that it holds.
+    /// The oldest event in it.
     pub(super) fn first(&self) -> Option<Seq> {
         self.segments.front().map(|segment| segment.first())
     }

@@ -3,7 +3,7 @@
 /// A value of an event.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Shape {
-    /// Any member may be there: configurations, tags, the raw record; and values without members.
+    /// Arbitrary members (configurations, tags, the raw record), or a value without members.
     Free,
     /// An object with these members.
     Object(Members),
@@ -14,13 +14,13 @@ use Shape::{Free, List, Object};
 
 pub(super) type Members = &'static [(&'static str, Shape)];
 
-/// A name that stands for nothing; tells the names there are.
+/// An unknown member name, with the known ones.
 #[derive(Debug, thiserror::Error)]
 #[error("there are {}", self.0.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", "))]
 pub(super) struct UnknownMember(Members);
 
 impl Shape {
-    /// The member with a name; of a list that of its elements.
+    /// The shape of a member; for a list, of a member of its elements.
     pub(super) fn member(self, name: &str) -> Result<Shape, UnknownMember> {
         match self {
             Free => Ok(Free),
@@ -30,7 +30,7 @@ impl Shape {
         }
     }
 
-    /// An element of a list.
+    /// The shape of a list's elements.
     pub(super) fn element(self) -> Shape {
         match self {
             List(members) => Object(members),
@@ -39,7 +39,7 @@ impl Shape {
     }
 }
 
-/// Whether a name is that of a member of the event itself; others are of `data`.
+/// Whether a name is a member of the event itself, rather than of `data`.
 pub(super) fn in_event(name: &str) -> bool {
     EVENT.iter().any(|(known, _)| *known == name)
 }

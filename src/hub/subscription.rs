@@ -12,23 +12,23 @@ use super::gzip::Checksum;
 use super::reader::{Notice, Reader, Step, SubscriptionOptions};
 use crate::model::Seq;
 
-/// What a subscriber gets next.
+/// The next output for a subscriber.
 #[derive(Clone, Debug)]
 pub enum Output {
     /// Whole events, in the subscription's format.
     Events {
-        /// Their text.
+        /// Their encoded text.
         bytes: Bytes,
         /// How many there are.
         events: u64,
-        /// That of their text, where the stream is compressed.
+        /// The checksum of their text, if the stream is compressed.
         sum: Checksum,
     },
-    /// Something else.
+    /// A notice.
     Notice(Notice),
 }
 
-/// A cursor over the log, with a filter. Memory: at most one segment.
+/// A cursor over the log, with a filter. Holds at most one segment in memory.
 pub struct Subscription {
     hub: Arc<Hub>,
     tail: watch::Receiver<Seq>,
@@ -47,7 +47,7 @@ impl Subscription {
         self.reader
     }
 
-    /// Waits for what comes next; `None` after [`Notice::Closing`].
+    /// Waits for the next output; `None` after [`Notice::Closing`].
     ///
     /// Cancel safe: nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<Output> {

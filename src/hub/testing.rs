@@ -9,8 +9,8 @@ pub(crate) use super::gzip::testing::decode as gunzip;
 use crate::log::{Batch, Block, EventLog, LogError, NewEvent, Pending, QuarantineSize, Quarantined, Retention};
 use crate::model::{Action, AssetName, Epoch, EventHead, Seq, SourceId, Time};
 
-/// The event with a number: every third is a create, an update, a delete; one of ten assets; a minute after the one
-/// before it.
+/// The test event with a number: create, update and delete in turn, on one of ten assets, a minute after the one
+/// before.
 pub(crate) fn event(number: u64) -> NewEvent {
     let action = match number % 3 {
         0 => Action::Create,
@@ -26,12 +26,12 @@ pub(crate) fn event(number: u64) -> NewEvent {
     NewEvent { head: EventHead::parse(json.as_bytes()).unwrap(), json: Bytes::from(json) }
 }
 
-/// The time of the event with a number.
+/// The time of a test event.
 pub(crate) fn moment(number: u64) -> Time {
     Time::from_millis(1_688_990_000_000 + i64::try_from(number).unwrap() * 60_000)
 }
 
-/// Consecutive events as one block.
+/// Consecutive test events as one block.
 pub(crate) fn block(first: u64, count: u64) -> Block {
     to_block(Seq(first), (first..first + count).map(event))
 }
@@ -63,7 +63,7 @@ struct State {
 }
 
 impl TestLog {
-    /// An empty log that answers in blocks of at most `block` events.
+    /// An empty log with blocks of at most `block` events.
     pub(crate) fn new(block: usize) -> Arc<Self> {
         Arc::new(Self { epoch: Epoch(0xabc), state: Mutex::default(), tail: watch::Sender::new(Seq(0)), block })
     }
@@ -83,7 +83,7 @@ impl TestLog {
         tail
     }
 
-    /// Drops what lies before a position.
+    /// Drops the events before a position.
     pub(crate) fn drop_before(&self, floor: Seq) {
         self.state().floor = usize::try_from(floor.0 - 1).unwrap();
     }

@@ -10,37 +10,36 @@ use super::reader::{ClosingReason, Gap, GapReason, Notice};
 use super::segment::Format;
 use crate::metrics::Metrics;
 
-/// Sent at once, so that proxies pass the head on and EventSource opens. No blank line: it would end an event.
+/// Sent at once, so that proxies forward the head and EventSource opens. No blank line, which would dispatch an event.
 const OPENING: Bytes = Bytes::from_static(b"retry: 2000\n: catchment\n");
-/// A lone comment. A blank line after it would be an empty event to some clients.
+/// A comment alone. Some clients would take a blank line after it for an empty event.
 const SSE_HEARTBEAT: Bytes = Bytes::from_static(b": hb\n");
-/// Only where `heartbeat` asks for it, since not every reader of NDJSON skips blank lines.
+/// Only if requested by `heartbeat`, since not every NDJSON parser skips blank lines.
 const NDJSON_HEARTBEAT: Bytes = Bytes::from_static(b"\n");
 
-/// The answer is to be cut off without the end that HTTP has for a complete one: lines of NDJSON can't tell of a gap
-/// or a failure, and must not look complete.
+/// The response must be cut off without HTTP's proper end: NDJSON has no way to report a gap or a failure, and must not
+/// look complete.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct CutOff(String);
 
-/// How notices look on the wire.
+/// Encodes notices for a stream.
 #[derive(Clone, Debug)]
 pub struct Wire {
     format: Format,
     bounded: bool,
-    /// That of all that was sent, where the stream is compressed.
+    /// The checksum of everything sent, if the stream is compressed.
     gzip: Option<Checksum>,
 }
 
 impl Wire {
-    /// The wire of a stream in a form. `bounded` says whether the client asked for something that has an end, `gzip`
-    /// whether the stream is compressed.
+    /// The encoder for a stream. `bounded`: the stream ends by itself. `gzip`: it is compressed.
     #[must_use]
     pub fn new(format: Format, bounded: bool, gzip: bool) -> Self {
         Self { format, bounded, gzip: gzip.then_some(Checksum::EMPTY) }
     }
 
-    /// What a stream begins with.
+    /// The first bytes of a stream.
     #[must_use]
     pub fn opening(&mut self) -> Option<Bytes> {
         let opening = (self.format == Format::Sse).then_some(OPENING);
@@ -51,7 +50,7 @@ impl Wire {
         Some([&gzip::HEADER[..], &opening].concat().into())
     }
 
-    /// Notes that events were sent whose texts have this checksum.
+    /// Records that events with this checksum were sent.
     pub fn sent(&mut self, sum: Checksum) {
         self.gzip = self.gzip.map(|before| before.then(sum));
     }
@@ -63,10 +62,10 @@ impl Wire {
         Some(piece.bytes)
     }
 
-    /// What is sent of a notice; `None` when nothing is.
+    /// The bytes for a notice; `None` if it is not sent in this format.
     ///
     /// # Errors
-    /// When the notice can't be told and the stream must not look complete.
+    /// When the format can't express the notice and the stream must not look complete.
     pub fn notice(&mut self, notice: &Notice) -> Result<Option<Bytes>, CutOff> {
         let text = self.text(notice)?;
         let sent = self.compress(text);
@@ -115,8 +114,8 @@ impl Wire {
     }
 }
 
-/// Notices of SSE have an `event:` field, so `onmessage` does not get them, and an `id:`, so that a client that comes
-/// back goes on from there.
+/// SSE notices have an `event:` field, so that `onmessage` does not receive them, and an `id:`, so that a client that
+/// reconnects resumes there.
 fn gap_frame(Gap { from, to, reason }: &Gap) -> Bytes {
     let reason = match reason {
         GapReason::Retention => "retention",
@@ -127,8 +126,7 @@ fn gap_frame(Gap { from, to, reason }: &Gap) -> Bytes {
     format!("id: {to}\nevent: gap\ndata: {data}\n\n").into()
 }
 
-/// Counts a stream while it is open, and holds its place among those that may be open at once: of
-/// all, and of its credential.
+/// Counts a stream while it is open, and holds its slots: among all streams, and among those of its credential.
 #[derive(Debug)]
 pub struct OpenStream {
     metrics: Arc<Metrics>,
@@ -136,20 +134,20 @@ pub struct OpenStream {
 }
 
 impl OpenStream {
-    /// From here on the stream is counted.
+    /// Counts a stream from now on.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, permits: [OwnedSemaphorePermit; 2]) -> Self {
         metrics.stream_clients.inc();
         Self { metrics, _permits: permits }
     }
 
-    /// Counts events that were sent.
+    /// Counts sent events and bytes.
     pub fn count(&self, events: u64, bytes: usize) {
         self.metrics.stream_events.inc_by(events);
         self.metrics.stream_bytes.inc_by(bytes as u64);
     }
 
-    /// Counts what was told.
+    /// Counts a sent notice.
     pub fn told(&self, notice: &Notice) {
         match notice {
             Notice::Gap(gap) => {

@@ -3,10 +3,11 @@
 //! Configurations, their difference and the raw record are JSON already; their bytes are put in place as they are.
 
 use crate::inventory::{Applied, ConfigurationState, PreviousState};
-use crate::json::{JsonText, written};
+use crate::json::written;
 use crate::log::NewEvent;
 use crate::model::{
-    Action, AssetName, Association, Attribution, Confidence, Draft, EventHead, Novelty, Operation, RecordInfo, Time,
+    Action, AssetName, AssetObject, Association, Attribution, Confidence, Draft, EventHead, Novelty, Operation,
+    RecordInfo, Time,
 };
 use serde::Serialize;
 
@@ -40,25 +41,10 @@ struct Envelope<'a> {
 #[derive(Serialize)]
 struct DataHead<'a> {
     action: Action,
-    asset: Asset<'a>,
+    asset: AssetObject<'a>,
     operation: &'a Operation,
     attribution: &'a Attribution,
     associations: &'a [Association],
-}
-
-#[derive(Serialize)]
-struct Asset<'a> {
-    name: &'a AssetName,
-    r#type: &'a str,
-    provider: &'a str,
-    provider_type: &'a str,
-    id: &'a str,
-    uid: Option<&'a str>,
-    arn: Option<&'a str>,
-    display_name: Option<&'a str>,
-    account: &'a str,
-    region: &'a str,
-    tags: &'a JsonText,
 }
 
 /// `data` between the difference and the raw record.
@@ -117,7 +103,7 @@ impl EventParts<'_> {
             json,
             &DataHead {
                 action: self.applied.action,
-                asset: Asset {
+                asset: AssetObject {
                     name,
                     r#type: &kind.neutral_type,
                     provider: kind.provider,

@@ -187,7 +187,7 @@ impl Ingest {
         batch.correlation.extend(self.processor.novelties().take_changes());
         let waiting = i64::try_from(self.processor.operations().waiting()).unwrap_or(i64::MAX);
         self.metrics.operations_waiting.set(waiting);
-        let remembered = i64::try_from(self.processor.novelties().len()).unwrap_or(i64::MAX);
+        let remembered = i64::try_from(self.processor.novelties().remembered()).unwrap_or(i64::MAX);
         self.metrics.novelty_facts.set(remembered);
         Ok(())
     }

@@ -24,48 +24,48 @@ const MAGIC: &[u8] = b"catchment backup 1\n";
 const HEAD: u8 = 0;
 const ENTRIES: u8 = 1;
 const END: u8 = 2;
-/// A frame takes no further entry once it holds so many bytes.
+/// A frame is closed once its entries have this many bytes.
 const FRAME_BYTES: usize = 1 << 20;
-/// No frame is longer: an entry is an event or an asset at most.
+/// Longest frame in bytes; a single entry is a block or an asset at most.
 const LONGEST_FRAME: u32 = 1 << 30;
 
-/// What a backup tells of itself.
+/// The head of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackupHead {
     /// The version of the log's format.
     pub(super) format: u32,
-    /// When it was begun.
+    /// When the backup was started.
     pub taken: Time,
     /// The newest event in it.
     pub tail: Seq,
 }
 
-/// Why a backup can't be read or restored.
+/// Why a backup could not be read or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     /// The file can't be read.
     #[error("read the backup: {0}")]
     Read(#[from] io::Error),
-    /// It is something else.
+    /// The file is not a backup.
     #[error("this is not a catchment backup")]
     Foreign,
-    /// Its end is missing.
+    /// The file is truncated.
     #[error("the backup is truncated after byte {at}; use another copy of it, or an older one")]
     Cut {
-        /// How much there is.
+        /// The number of bytes in it.
         at: u64,
     },
-    /// Its content is not what was written.
+    /// A part is corrupt.
     #[error(
         "the backup is damaged in the part that begins at byte {at}: {cause}; use another copy of it, or an older one"
     )]
     Damaged {
-        /// Where.
+        /// Its offset in bytes.
         at: u64,
         /// What is wrong.
         cause: String,
     },
-    /// The log in it was written by another version.
+    /// It has a log of another format version.
     #[error(
         "the log in the backup has format {found}, this program reads format {known}; use the version that wrote it"
     )]
@@ -75,7 +75,7 @@ pub enum BackupError {
         /// The format of this program.
         known: u32,
     },
-    /// There is a log already.
+    /// The directory has a log already.
     #[error("{path} contains a log already; use another directory, or move the log away")]
     HasLog {
         /// The directory.
@@ -86,10 +86,10 @@ pub enum BackupError {
     Log(#[from] super::LogError),
 }
 
-/// Reads a backup to its end, and gives what it tells of itself.
+/// Reads and verifies a whole backup, and returns its head.
 ///
 /// # Errors
-/// When it is not whole.
+/// When it is incomplete or corrupt.
 pub fn check_backup(input: &mut dyn Read) -> Result<BackupHead, BackupError> {
     let (reader, head) = BackupReader::begin(input)?;
     reader.entries(|_, _, _| Ok(()))?;
@@ -136,7 +136,7 @@ impl<'a> BackupWriter<'a> {
         Ok(())
     }
 
-    /// Writes the end; gives the number of entries.
+    /// Writes the trailer, and returns the number of entries.
     pub(super) fn finish(mut self) -> io::Result<u64> {
         self.flush()?;
         let mut packed = self.entries.to_be_bytes().to_vec();
@@ -164,7 +164,7 @@ impl<'a> BackupWriter<'a> {
     }
 }
 
-/// Reads a backup, checking all of it.
+/// Reads and verifies a backup.
 pub(super) struct BackupReader<'a> {
     input: &'a mut dyn Read,
     unsealer: Unsealer,
@@ -194,7 +194,8 @@ impl<'a> BackupReader<'a> {
         }
     }
 
-    /// Hands every entry to `take`; gives their number once the end shows that none is missing.
+    /// Passes every entry to `take` (keyspace, key, value), and returns their number once the trailer has confirmed
+    /// that none is missing.
     pub(super) fn entries(
         mut self,
         mut take: impl FnMut(&str, &[u8], &[u8]) -> Result<(), BackupError>,

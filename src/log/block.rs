@@ -13,13 +13,13 @@ use super::codec::{Damage, Fields, Sealer, Unsealer, plain, put_bytes};
 use super::{Block, NewEvent};
 use crate::model::{Action, AssetName, EventHead, Novelty, Seq, Time};
 
-/// A block takes no further event once it holds this many.
+/// Most events in a block.
 pub(super) const MAX_EVENTS: usize = 1024;
-/// A block takes no further event if its lines would take more than this. One larger event has a block of its own.
+/// Most bytes of lines in a block. A larger event has a block of its own.
 pub(super) const MAX_LINES: usize = 1 << 20;
 const PLAIN: usize = 24;
 
-/// What a block tells without being decompressed.
+/// The part of a block that can be read without decompression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) count: u64,
@@ -28,7 +28,7 @@ pub(super) struct Header {
     heads_length: usize,
 }
 
-/// Cuts events into runs that make one block each.
+/// Splits events into runs of one block each.
 pub(super) fn split(mut events: &[NewEvent]) -> impl Iterator<Item = &[NewEvent]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
@@ -68,7 +68,7 @@ fn narrow(length: usize) -> io::Result<[u8; 4]> {
     u32::try_from(length).map(u32::to_be_bytes).map_err(io::Error::other)
 }
 
-/// Reads what a block tells without being decompressed; its checksum is verified.
+/// Reads a block's header, and verifies the checksum of the whole block.
 pub(super) fn header(sealed: &[u8]) -> Result<Header, Damage> {
     let mut fields = Fields(plain(sealed, PLAIN)?);
     Ok(Header {
@@ -79,7 +79,7 @@ pub(super) fn header(sealed: &[u8]) -> Result<Header, Damage> {
     })
 }
 
-/// Reads a whole block.
+/// Decodes a whole block.
 pub(super) fn decode(unsealer: &mut Unsealer, first: Seq, sealed: &[u8]) -> Result<Block, Damage> {
     let header = header(sealed)?;
     let packed = Bytes::from(unsealer.packed(sealed, PLAIN)?);
@@ -138,7 +138,7 @@ fn take_texts(fields: &mut Fields<'_>) -> Result<Vec<String>, Damage> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::conformance::event;
+    use crate::log::testing::event;
     use proptest::prelude::*;
 
     fn sized(sizes: &[usize]) -> Vec<NewEvent> {

@@ -17,13 +17,13 @@ use xxhash_rust::xxh3::xxh3_64;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::compress_bound;
 
-/// The format byte of what this program writes, and the only one it reads.
+/// The format byte that this version writes, and the only one it reads.
 pub(super) const FORMAT: u8 = 1;
 const CHECKED_FROM: usize = 9;
 const PLAIN_FROM: usize = 13;
-/// Fast enough not to be noticed beside the fsync; higher levels cost twice the time for a tenth of the size.
+/// Compression time is negligible beside the fsync; higher levels take twice as long and save a tenth of the size.
 const LEVEL: i32 = 1;
-/// Buffers that a larger value has made larger than this are not kept.
+/// Buffers are shrunk to this many bytes after a larger value.
 const KEPT_BYTES: usize = 2 << 20;
 
 /// Why a stored value can't be read.
@@ -41,7 +41,7 @@ pub(super) enum Damage {
     Fields,
 }
 
-/// Writes sealed values. Keeps the compressor and its buffers from one value to the next.
+/// Encodes sealed values. Reuses the compressor and its buffers.
 #[derive(Default)]
 pub(super) struct Sealer {
     compressor: Option<Compressor<'static>>,
@@ -50,7 +50,7 @@ pub(super) struct Sealer {
 }
 
 impl Sealer {
-    /// `pack` writes the packed part into an empty buffer, and gives the plain part.
+    /// Seals a value. `pack` writes the part to be compressed into an empty buffer, and returns the plain part.
     pub(super) fn seal(&mut self, pack: impl FnOnce(&mut Vec<u8>) -> io::Result<Vec<u8>>) -> io::Result<Vec<u8>> {
         self.packed.clear();
         let plain = pack(&mut self.packed)?;
@@ -81,12 +81,12 @@ impl Sealer {
     }
 }
 
-/// Reads sealed values. Keeps the decompressor from one value to the next.
+/// Decodes sealed values. Reuses the decompressor.
 #[derive(Default)]
 pub(super) struct Unsealer(Option<Decompressor<'static>>);
 
 impl Unsealer {
-    /// The packed part.
+    /// Verifies the checksum and returns the packed part, decompressed.
     pub(super) fn packed(&mut self, sealed: &[u8], plain_length: usize) -> Result<Vec<u8>, Damage> {
         let mut fields = Fields(check(sealed)?);
         // The checksum held, so the length is what was written and no bomb.
@@ -102,14 +102,14 @@ impl Unsealer {
     }
 }
 
-/// The plain part, once the checksum of the whole is known to hold.
+/// Verifies the checksum of the whole value and returns its plain part.
 pub(super) fn plain(sealed: &[u8], length: usize) -> Result<&[u8], Damage> {
     let mut fields = Fields(check(sealed)?);
     fields.u32()?;
     fields.take(length)
 }
 
-/// Checks format and checksum; gives what the checksum covers.
+/// Verifies format and checksum, and returns the bytes that the checksum covers.
 fn check(sealed: &[u8]) -> Result<&[u8], Damage> {
     let mut fields = Fields(sealed);
     match fields.u8()? {
@@ -120,7 +120,7 @@ fn check(sealed: &[u8]) -> Result<&[u8], Damage> {
     if checksum == xxh3_64(fields.0) { Ok(fields.0) } else { Err(Damage::Checksum) }
 }
 
-/// Reads fields from the front of what is left.
+/// Reads fields one after the other; holds the rest.
 pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -169,10 +169,10 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// What to do about damage, for the end of an error message.
+/// Advice for error messages about damage.
 pub(super) const RESTORE: &str = "check the disk, and restore the directory from a copy or start with an empty one";
 
-/// What is damaged, how, and what to do.
+/// An error message: what is damaged, how, and what to do.
 pub(super) fn advice(what: impl Display, damage: &Damage) -> String {
     format!("{what} is damaged: {damage}; {RESTORE}")
 }

@@ -1,18 +1,17 @@
 //! The tests that every implementation of [`EventLog`] must pass.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{Batch, EmbeddedLog, EventLog, LogError, MemoryLog, NewEvent, Pending, Retention};
-use crate::metrics::Metrics;
-use crate::model::{Action, AssetName, EventHead, Novelty, Origin, Rejected, Seq, SourceId, Time};
+use super::testing::{append, bulky, event, metrics, of_events, rejected, wait, walk};
+use super::{Batch, EmbeddedLog, EventLog, LogError, MemoryLog, NewEvent, Retention};
+use crate::model::{AssetName, EventHead, Rejected, Seq, SourceId, Time};
 
-/// A log under test, with the directory it lives in.
+/// A log under test, with its directory.
 struct Subject {
     log: Box<dyn EventLog>,
     directory: Option<TempDir>,
@@ -30,7 +29,7 @@ impl Subject {
         Self { log: Box::new(log), directory: Some(directory), retention }
     }
 
-    /// Drops the log and opens it again, where it lasts.
+    /// Closes and reopens the log, if it is durable.
     fn reopen(self) -> Self {
         let Some(directory) = self.directory else { return self };
         drop(self.log);
@@ -73,82 +72,8 @@ suite!(
     random_runs_agree_with_a_plain_list,
 );
 
-pub(super) fn metrics() -> Arc<Metrics> {
-    Arc::new(Metrics::new().unwrap())
-}
-
-pub(crate) fn event(n: u64, asset: &str, observed: i64) -> NewEvent {
-    let head = EventHead {
-        id: format!("event-{n}:0"),
-        time: Time::from_millis(observed - 1000),
-        observed: Time::from_millis(observed),
-        action: [Action::Create, Action::Update, Action::Delete][n as usize % 3],
-        asset: AssetName::from_text(asset),
-        asset_type: "network.vpc".to_owned(),
-        provider: "aws".to_owned(),
-        account: "123456789012".to_owned(),
-        region: "eu-west-1".to_owned(),
-        principals: vec!["jane".to_owned(), format!("arn:{n}")],
-        method: "console".to_owned(),
-        novelty: Novelty::default(),
-    };
-    NewEvent { head, json: Bytes::from(format!(r#"{{"n":{n},"asset":"{asset}"}}"#)) }
-}
-
-/// Like [`event`], with a line that does not compress.
-pub(super) fn bulky(n: u64, asset: &str, observed: i64, bytes: usize) -> NewEvent {
-    let mut random = fastrand::Rng::with_seed(n);
-    let json = std::iter::repeat_with(|| random.alphanumeric()).take(bytes).collect::<String>();
-    NewEvent { json: Bytes::from(json), ..event(n, asset, observed) }
-}
-
-pub(super) fn rejected(bytes: &[u8], observed: i64) -> Rejected {
-    Rejected {
-        origin: Origin { source: SourceId::from("trail"), location: "trail.json".into(), index: 3 },
-        code: "not_json",
-        reason: "expected a value at byte 0".to_owned(),
-        bytes: Bytes::copy_from_slice(bytes),
-        observed: Time::from_millis(observed),
-    }
-}
-
-pub(super) fn of_events(events: Vec<NewEvent>) -> Batch {
-    Batch { events, ..Batch::default() }
-}
-
 fn of_rejected(rejected: Vec<Rejected>) -> Batch {
     Batch { rejected, ..Batch::default() }
-}
-
-pub(super) fn wait(pending: Pending) -> Result<Seq, LogError> {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(pending)
-}
-
-pub(super) fn append(log: &dyn EventLog, batch: Batch) -> Seq {
-    wait(log.append(batch).unwrap()).unwrap()
-}
-
-/// Every event after a position, read `max_bytes` at a time, as (position, head, line).
-pub(super) fn walk(log: &dyn EventLog, after: Seq, max_bytes: usize) -> Vec<(Seq, EventHead, String)> {
-    let (mut events, mut position) = (Vec::new(), after);
-    loop {
-        let blocks = log.read(position, max_bytes).unwrap();
-        if blocks.is_empty() {
-            return events;
-        }
-        for block in blocks {
-            let lines = std::str::from_utf8(&block.lines).unwrap();
-            assert!(lines.ends_with('\n'));
-            assert_eq!(lines.lines().count(), block.heads.len());
-            for ((line, head), seq) in lines.lines().zip(block.heads).zip(block.first.0..) {
-                if seq > position.0 {
-                    assert_eq!(seq, position.0 + 1, "no gap and no double");
-                    position = Seq(seq);
-                    events.push((position, head, line.to_owned()));
-                }
-            }
-        }
-    }
 }
 
 fn assets_of(log: &dyn EventLog) -> HashMap<String, Bytes> {
@@ -461,9 +386,9 @@ fn the_tail_moves_before_an_append_resolves(open: Open) {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Batches of so many events, sent without waiting in between; each event that much later than the last.
+    /// Batches with these numbers of events, appended without waiting in between; the time between events.
     Append(Vec<usize>, i64),
-    /// Retention, so long after the newest event.
+    /// A pass of retention, this long after the newest event.
     Retain(i64),
     Reopen,
 }
@@ -520,7 +445,7 @@ fn append_all(log: &dyn EventLog, sizes: &[usize], pace: i64, all: &mut Vec<NewE
     assert_eq!(sent, expected);
 }
 
-/// After retention the oldest block is one that may stay, and the size is within its limit.
+/// Asserts that the newest event of the oldest block is not expired, and that the size is within its limit.
 fn check_retained(log: &dyn EventLog, expired: i64) {
     assert!(log.size_bytes() <= MODEL_BYTES);
     if let Some(block) = log.read(Seq(log.floor().0 - 1), 1).unwrap().first() {

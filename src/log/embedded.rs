@@ -105,12 +105,12 @@ use super::{Batch, Block, EventLog, LogError, Pending, QuarantineSize, Quarantin
 use crate::metrics::Metrics;
 use crate::model::{AssetName, Epoch, Seq, SourceId, Time};
 
-/// The version of the directory's format that this program writes and reads.
+/// The format version of the data directory.
 pub const FORMAT_VERSION: u32 = 1;
 
 const READ_EVENTS: &str = "read events";
 const READ_HISTORY: &str = "read a history";
-/// Commands that wait for the writer.
+/// Commands queued for the writer.
 const QUEUE: usize = 64;
 
 /// The durable log. Dropping it closes it.
@@ -124,8 +124,8 @@ pub struct EmbeddedLog {
 }
 
 impl EmbeddedLog {
-    /// Opens the log in a directory, creating both where there is none. Takes time for the replay of some
-    /// 128 MiB of journal at most, however much the log holds.
+    /// Opens the log in a directory, and creates both if missing. Replays at most about 128 MiB of journal, whatever
+    /// the size of the log.
     ///
     /// # Errors
     /// When the directory can't be created or written to, when another process uses it, when it was written by
@@ -134,7 +134,7 @@ impl EmbeddedLog {
         Self::open_with_reserve(data_dir, retention, 0, metrics)
     }
 
-    /// The same; takes nothing while the file system has less than `min_free` bytes free.
+    /// The same, but accepts nothing while the file system has less than `min_free` bytes free.
     ///
     /// # Errors
     /// As [`open`](EmbeddedLog::open).
@@ -163,7 +163,7 @@ impl EmbeddedLog {
         Ok(Self { epoch, shared, queue: Mutex::new(Some(queue)), writer: Mutex::new(Some(thread)), _lock: lock })
     }
 
-    /// Whether there is a log in a directory.
+    /// Whether a directory has a log.
     #[must_use]
     pub fn exists(data_dir: &Path) -> bool {
         data_dir.join(store::STORE).exists()
@@ -175,12 +175,12 @@ impl EmbeddedLog {
         queue.send(command).map_err(|_| self.gone())
     }
 
-    /// Why the writer does not answer.
+    /// The error for a writer that has ended.
     fn gone(&self) -> LogError {
         self.shared.failure.get().cloned().unwrap_or(LogError::Closed)
     }
 
-    /// The block that holds the event after a position; nothing at the tail.
+    /// The block that holds the event after a position, with the position of its first event; `None` at the tail.
     fn first_block(&self, store: &Store, after: Seq, tail: Seq) -> Result<Option<(Seq, Slice)>, LogError> {
         let wanted = after.next();
         if wanted > tail {
@@ -204,7 +204,7 @@ impl EmbeddedLog {
         }
     }
 
-    /// That the events from one on are lost, up to the next block.
+    /// Reports that the events from `first` up to the next block are lost.
     fn damaged(&self, store: &Store, first: Seq, cause: impl ToString) -> LogError {
         let next = store.events.range(seq_key(first.next())..).next().map(fjall::Guard::key).transpose();
         let last = match next.map_err(|error| store.failed(READ_EVENTS, &error)) {
@@ -216,7 +216,7 @@ impl EmbeddedLog {
         last.map_or_else(|failed| failed, |last| self.shared.set_aside(last, damage(last)))
     }
 
-    /// The time of an event by its block; nothing when it is gone.
+    /// The time of an event; `None` if it was dropped or lost.
     fn time_of(&self, seq: Seq) -> Result<Option<Time>, LogError> {
         let blocks = match self.read(Seq(seq.0.saturating_sub(1)), 1) {
             Err(error) if error.is_gone() => return Ok(None),

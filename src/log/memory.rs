@@ -14,7 +14,7 @@ use super::{Batch, Block, EventLog, LogError, NewEvent, Pending, QuarantineSize,
 use crate::metrics::Metrics;
 use crate::model::{AssetName, Epoch, Rejected, Seq, SourceId, Time};
 
-/// A log that is gone when it is dropped. It obeys retention like the durable one.
+/// A log in memory, lost on drop. Retention applies as to the durable one.
 pub struct MemoryLog {
     epoch: Epoch,
     metrics: Arc<Metrics>,
@@ -54,7 +54,7 @@ impl Quarantine {
 }
 
 impl MemoryLog {
-    /// An empty log with an epoch of its own.
+    /// An empty log with a new epoch.
     #[must_use]
     pub fn new(retention: Retention, metrics: Arc<Metrics>) -> Self {
         let inner = Inner { floor: Seq(1), retention, ..Inner::default() };
@@ -138,7 +138,7 @@ impl Inner {
         Ok(())
     }
 
-    /// The index of the block that an event is in, or would be.
+    /// The index of the block that holds an event, or where it would be.
     fn index_of(&self, seq: Seq) -> usize {
         self.blocks.partition_point(|(first, _)| *first <= seq).saturating_sub(1)
     }

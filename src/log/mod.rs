@@ -8,12 +8,14 @@ pub mod backup;
 mod block;
 mod codec;
 #[cfg(test)]
-pub(crate) mod conformance;
+mod conformance;
 pub mod embedded;
 pub mod memory;
 mod record;
 pub mod retention;
 mod search;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -29,26 +31,26 @@ pub use self::retention::Retention;
 use crate::metrics::Metrics;
 use crate::model::{AssetName, Epoch, EventHead, Rejected, Seq, SourceId, Time};
 
-/// An encoded event on its way into the log.
+/// An encoded event to be appended.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    /// What the log indexes.
+    /// The fields that the log indexes.
     pub head: EventHead,
     /// The event as one line of JSON, without line break.
     pub json: Bytes,
 }
 
-/// What commits together.
+/// Everything that one delivery leads to; commits as a whole.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// Events, in order.
     pub events: Vec<NewEvent>,
-    /// Assets that changed, in the inventory's own encoding; a later value of the same name replaces an earlier one.
+    /// Changed assets, in the inventory's own encoding; a later value of a name replaces an earlier one.
     pub assets: Vec<(AssetName, Bytes)>,
-    /// What correlation remembers from record to record, by key; `None` forgets it. A later word on a key replaces an
-    /// earlier one. Values tell all that is needed to restore them: keys are not handed back.
+    /// Changes of the correlation state by key; `None` deletes. A later value of a key replaces an earlier one. Values
+    /// must suffice to restore the state: keys are not returned.
     pub correlation: Vec<(String, Option<Bytes>)>,
-    /// Records that go to quarantine.
+    /// Records for quarantine.
     pub rejected: Vec<Rejected>,
     /// The new position of the source that the batch came from.
     pub cursor: Option<(SourceId, Bytes)>,
@@ -66,13 +68,13 @@ pub struct Block {
 }
 
 impl Block {
-    /// Whether the event at a position is in this block.
+    /// Whether this block holds the event at a position.
     #[must_use]
     pub fn holds(&self, seq: Seq) -> bool {
         seq >= self.first && seq.0 - self.first.0 < self.heads.len() as u64
     }
 
-    /// The event at a position, as JSON, if it is in this block.
+    /// The event at a position as JSON, if this block holds it.
     #[must_use]
     pub fn event(&self, seq: Seq) -> Option<Bytes> {
         let index = usize::try_from(seq.0.checked_sub(self.first.0)?).ok()?;
@@ -84,20 +86,20 @@ impl Block {
 /// A record in quarantine.
 #[derive(Clone, Debug)]
 pub struct Quarantined {
-    /// Its own running number, from 1.
+    /// Its sequence number in quarantine, from 1.
     pub number: u64,
-    /// The record, where it came from and what was wrong.
+    /// The record, its origin, and why it was rejected.
     pub rejected: Rejected,
 }
 
-/// How much quarantine holds.
+/// The size of quarantine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QuarantineSize {
-    /// Records.
+    /// Number of records.
     pub records: u64,
-    /// Bytes that they take.
+    /// Their stored bytes.
     pub bytes: u64,
-    /// The number of the newest; 0 when there never was one.
+    /// The number of the newest; 0 if there never was one.
     pub last: u64,
 }
 
@@ -106,7 +108,7 @@ pub struct QuarantineSize {
 pub struct Pending(oneshot::Receiver<Result<Seq, LogError>>);
 
 impl Pending {
-    /// A pending append and the end by which the writer resolves it.
+    /// A pending append, and the sender with which the writer resolves it.
     #[must_use]
     pub fn new() -> (oneshot::Sender<Result<Seq, LogError>>, Self) {
         let (sender, receiver) = oneshot::channel();
@@ -122,107 +124,107 @@ impl Future for Pending {
     }
 }
 
-/// Why the log can't do what it was asked.
+/// Why an operation on the log failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LogError {
-    /// The position is older than what retention kept.
+    /// Retention dropped events after the position.
     #[error("position {after} is older than the oldest retained event {floor}")]
     BelowFloor {
         /// The position asked for.
         after: Seq,
-        /// The oldest event that is kept.
+        /// The oldest retained event.
         floor: Seq,
     },
-    /// Events can't be read any more: the disk has lost them, or has changed them.
+    /// Events are lost: their block is missing or corrupt on disk.
     #[error("events {first} to {last} in {path} are damaged: {cause}; check the disk")]
     Damaged {
-        /// The first of those asked for.
+        /// The first lost event that was requested.
         first: Seq,
-        /// The last of them.
+        /// The last event of the lost run.
         last: Seq,
         /// The data directory.
         path: String,
         /// What is wrong.
         cause: String,
     },
-    /// The log was stopped.
+    /// The log was closed.
     #[error("the log is closed")]
     Closed,
-    /// Another process has the data directory.
+    /// Another process has locked the data directory.
     #[error(
         "open the log in {path}: in use by another process (process id {holder}); stop it, or set another data_dir"
     )]
     InUse {
         /// The data directory.
         path: String,
-        /// The other process, as far as it is known.
+        /// The other process, if known.
         holder: String,
     },
-    /// Reading or writing failed; when it was writing, for good.
+    /// Reading or writing failed. A failed write is final.
     #[error("{action} in {path}: {cause}")]
     Storage {
-        /// What was tried: `append a batch`, `read events`, …
+        /// The operation: `append a batch`, `read events`, …
         action: &'static str,
         /// The data directory.
         path: String,
-        /// The store's own words.
+        /// The store's message.
         cause: String,
     },
 }
 
 impl LogError {
-    /// Whether what was asked for is gone, rather than out of reach.
+    /// Whether the requested events no longer exist, as opposed to a failed read.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::BelowFloor { .. } | Self::Damaged { .. })
     }
 }
 
-/// The log as the rest of the program sees it. Every method may block on the disk: async callers go through
-/// `spawn_blocking`, all but [`floor`](EventLog::floor), [`tail`](EventLog::tail) and [`epoch`](EventLog::epoch).
+/// The log as the rest of the program sees it. Methods may block on the disk, so async callers use `spawn_blocking`,
+/// for all but [`floor`](EventLog::floor), [`tail`](EventLog::tail) and [`epoch`](EventLog::epoch).
 pub trait EventLog: Send + Sync {
-    /// Takes a batch, in order. Blocks while the writer's queue or the disk is full; the [`Pending`] resolves when the
-    /// batch is on disk.
+    /// Appends a batch, in order of the calls. Blocks while the writer's queue is full; the [`Pending`] resolves when
+    /// the batch is durable.
     ///
     /// # Errors
-    /// When the log is closed, or writing has failed for good.
+    /// When the log is closed, or a write has failed for good.
     fn append(&self, batch: Batch) -> Result<Pending, LogError>;
 
     /// The identity of this log.
     fn epoch(&self) -> Epoch;
 
-    /// The oldest event kept; one past the tail when none is.
+    /// The oldest retained event; one past the tail if there is none.
     fn floor(&self) -> Seq;
 
-    /// The newest durable event. A change is only a wake-up.
+    /// The newest durable event. Watchers may miss intermediate values.
     fn tail(&self) -> watch::Receiver<Seq>;
 
-    /// The events after a position, oldest first: at least one block unless the tail is reached, then as many as
-    /// `max_bytes` of lines take. The first block may begin before `after + 1`; callers skip what they have.
+    /// The events after a position, oldest first: at least one block unless the tail is reached, and further ones up to
+    /// `max_bytes` of lines. The first block may begin before `after + 1`; callers skip those events.
     ///
     /// # Errors
     /// [`LogError::BelowFloor`] when events between `after` and the floor were dropped, [`LogError::Damaged`] when the
-    /// next ones are lost. Reading can go on behind them.
+    /// next ones are lost. Reading can continue after them.
     fn read(&self, after: Seq, max_bytes: usize) -> Result<Vec<Block>, LogError>;
 
-    /// The position of the event with this CloudEvents id.
+    /// The position of the event with this CloudEvents id; `None` if it is not in the log.
     fn find(&self, id: &str) -> Result<Option<Seq>, LogError>;
 
-    /// The first event observed at or after a moment; one past the tail when none was. (`observed` never goes back
-    /// along the log.)
+    /// The first event observed at or after a moment; one past the tail if none was. `observed` never decreases along
+    /// the log.
     fn first_observed_since(&self, observed: Time) -> Result<Seq, LogError>;
 
     /// The newest `limit` events of an asset before a position (`None`: the tail), newest first.
     fn history(&self, asset: &AssetName, before: Option<Seq>, limit: usize) -> Result<Vec<Seq>, LogError>;
 
-    /// The newest `limit` events of an asset, newest first, each with the provider's event time: late ones come later in
-    /// the log than their time says.
+    /// The newest `limit` events of an asset, newest first, each with the provider's event time; late events have an
+    /// earlier time than their predecessors in the log.
     fn times(&self, asset: &AssetName, limit: usize) -> Result<Vec<(Seq, Time)>, LogError>;
 
-    /// Hands every stored asset to `visit`, in no order.
+    /// Calls `visit` with every stored asset, in no particular order.
     fn for_each_asset(&self, visit: &mut dyn FnMut(AssetName, Bytes)) -> Result<(), LogError>;
 
-    /// Hands every value of [`Batch::correlation`] whose key begins with `prefix` to `visit`, in no order.
+    /// Calls `visit` with every value of [`Batch::correlation`] whose key begins with `prefix`, in no particular order.
     fn for_each_correlation(&self, prefix: &str, visit: &mut dyn FnMut(Bytes)) -> Result<(), LogError>;
 
     /// The durable position of a source.
@@ -231,61 +233,61 @@ pub trait EventLog: Send + Sync {
     /// Quarantined records after a number, oldest first.
     fn quarantine(&self, after: u64, limit: usize) -> Result<Vec<Quarantined>, LogError>;
 
-    /// How much is in quarantine.
+    /// The size of quarantine.
     fn quarantine_size(&self) -> QuarantineSize;
 
-    /// Changes the limits of [`retain`](EventLog::retain) and of every append from now on.
+    /// Changes the limits for later calls of [`retain`](EventLog::retain) and [`append`](EventLog::append).
     fn set_retention(&self, retention: Retention);
 
-    /// Drops what the retention limits no longer cover. `now` is handed in, so that tests choose it.
+    /// Drops events beyond the retention limits as of `now`.
     fn retain(&self, now: Time) -> Result<(), LogError>;
 
-    /// Bytes that the kept events take in the store.
+    /// Stored bytes of the retained events.
     fn size_bytes(&self) -> u64;
 
-    /// Bytes that all of it takes where it is kept: on disk, for a log that is durable.
+    /// Bytes of the whole log, on disk if it is durable.
     fn disk_bytes(&self) -> Result<u64, LogError>;
 
-    /// Writes all that the log holds at one moment, while it goes on; [`restore`] reads it. `now` is noted in it.
+    /// Writes a snapshot for [`restore`] while the log stays in use. `now` is recorded in it.
     ///
     /// # Errors
-    /// When the log is not kept on a disk, can't be read or has to be opened anew meanwhile, or `output` fails.
+    /// When the log is not durable, can't be read or has to be reopened meanwhile, or `output` fails.
     fn back_up(&self, _now: Time, _output: &mut dyn std::io::Write) -> Result<BackupSummary, LogError> {
         let cause = "it is kept in memory only (ephemeral = true)".to_owned();
         Err(LogError::Storage { action: "back up the log", path: "memory".to_owned(), cause })
     }
 
-    /// Whether it is kept on a disk.
+    /// Whether the log is on disk.
     fn is_durable(&self) -> bool {
         false
     }
 
-    /// Why nothing is taken at present, for a person. What comes waits meanwhile.
+    /// Why the log accepts nothing at present, as a message; `None` if it does. Appends wait meanwhile.
     fn waits_for(&self) -> Option<String> {
         None
     }
 
-    /// From now on nothing is taken while fewer bytes than these are free where the log is kept.
+    /// Changes the number of free bytes on its file system below which the log accepts nothing.
     fn set_min_free(&self, _bytes: u64) {}
 
-    /// Bytes that are free where the log is kept, where there is such a place.
+    /// Free bytes on its file system, if it is on one.
     fn free_bytes(&self) -> Option<u64> {
         None
     }
 
-    /// From now on, an append that would have to wait for the disk is refused.
+    /// From now on, appends that would wait for the disk are refused.
     fn stop_waiting(&self) {}
 
-    /// Writes what is queued and stops. Later appends are refused.
+    /// Writes queued batches and closes the log. Later appends are refused.
     fn close(&self);
 }
 
-/// The identity of a new log: never zero, and short enough to be read out (13 hexadecimal digits at most).
+/// A random epoch for a new log: never zero, and at most 13 hexadecimal digits, so that people can read it out.
 fn draw_epoch() -> Epoch {
     Epoch(fastrand::u64(1..1 << 52))
 }
 
-/// Tells the metrics what the log holds.
+/// Updates the log's gauges.
 fn report(metrics: &Metrics, floor: Seq, tail: Seq, bytes: u64, quarantine: QuarantineSize) {
     let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.log_floor.set(gauge(floor.0));

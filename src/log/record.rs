@@ -13,15 +13,14 @@ use xxhash_rust::xxh3::Xxh3;
 use super::codec::{Damage, Fields, Sealer, Unsealer, plain, put_bytes};
 use crate::model::{Origin, Rejected, SourceId, Time};
 
-/// Records of this many bytes may have been cut there, so that their bytes alone do not tell them apart.
+/// Records of this length may be truncated, so that their bytes alone do not identify them.
 const WHOLE: usize = 1 << 20;
-/// Distinct codes that are kept apart when read back; there are a few dozen in the program.
+/// Most distinct codes interned when records are read back; the program has a few dozen.
 const CODE_LIMIT: usize = 256;
 const FINGERPRINT: usize = 16;
 
-/// What makes two rejected records the same: their bytes and what was wrong with them, so that a file that is read
-/// again, or found under another name, fills quarantine once. Where the bytes are missing or cut, the place counts
-/// as well.
+/// Identifies a rejected record by its bytes and the reason, so that a file that is read again or renamed is
+/// quarantined only once. If the bytes are missing or truncated, the origin counts too.
 pub(super) fn fingerprint(rejected: &Rejected) -> [u8; FINGERPRINT] {
     let mut hash = Xxh3::new();
     hash.update(rejected.code.as_bytes());
@@ -56,7 +55,7 @@ pub(super) fn fingerprint_of(sealed: &[u8]) -> Result<&[u8], Damage> {
     plain(sealed, FINGERPRINT)
 }
 
-/// Reads a record.
+/// Decodes a record.
 pub(super) fn decode(unsealer: &mut Unsealer, sealed: &[u8]) -> Result<Rejected, Damage> {
     let packed = unsealer.packed(sealed, FINGERPRINT)?;
     let mut fields = Fields(&packed);
@@ -74,8 +73,8 @@ pub(super) fn decode(unsealer: &mut Unsealer, sealed: &[u8]) -> Result<Rejected,
     })
 }
 
-/// A code that was read back, as the static text that it was written from. Each distinct code is allocated once for
-/// the life of the process, [`CODE_LIMIT`] of them at most.
+/// Interns a code that was read back, since codes are static texts. Each distinct one is leaked once, at most
+/// [`CODE_LIMIT`] of them.
 fn code(text: &str) -> &'static str {
     static CODES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
     let mut codes = CODES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,7 +92,7 @@ fn code(text: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::conformance::rejected;
+    use crate::log::testing::rejected;
     use proptest::prelude::*;
 
     proptest! {

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use crate::model::Time;
 
-/// What the log keeps. The default keeps every event; quarantine is always bounded.
+/// The limits of the log. By default every event is kept; quarantine is always bounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Events observed longer ago than this may go.
+    /// Age, by the time of observation, from which events may be dropped; `None`: no limit.
     pub max_age: Option<Duration>,
-    /// Bytes of stored blocks; the oldest go when there are more.
+    /// Most bytes of stored blocks; beyond it the oldest are dropped. `None`: no limit.
     pub max_bytes: Option<u64>,
-    /// Records in quarantine; the oldest go when there are more.
+    /// Most records in quarantine; beyond it the oldest are dropped.
     pub quarantine_records: u64,
-    /// Bytes of stored records in quarantine; the oldest go when there are more.
+    /// Most bytes of stored records in quarantine; beyond it the oldest are dropped.
     pub quarantine_bytes: u64,
 }
 
@@ -24,7 +24,7 @@ impl Default for Retention {
 }
 
 impl Retention {
-    /// What has to go at `now`.
+    /// What to drop as of `now`.
     pub(super) fn goal(&self, now: Time, bytes: u64) -> Goal {
         let expired = self.max_age.map(|age| {
             let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
@@ -33,20 +33,20 @@ impl Retention {
         Goal { expired, bytes: self.excess_goal(bytes).bytes }
     }
 
-    /// What has to go for the sake of size alone. Once over the limit, a sixteenth more goes than has to: a full log
-    /// then drops blocks now and then, not with every event.
+    /// What to drop because of size alone. A log over the limit is cut to a sixteenth below it, so that a full log
+    /// drops blocks now and then and not with every event.
     pub(super) fn excess_goal(&self, bytes: u64) -> Goal {
         let over = self.max_bytes.filter(|max| bytes > *max);
         Goal { expired: None, bytes: over.map(|max| max - max / 16) }
     }
 
-    /// Whether quarantine holds more than it may.
+    /// Whether quarantine is over its limits.
     pub(super) fn quarantine_is_over(&self, records: u64, bytes: u64) -> bool {
         records > self.quarantine_records || bytes > self.quarantine_bytes
     }
 }
 
-/// What a pass over the oldest blocks is after.
+/// What a pass over the oldest blocks is to drop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Goal {
     expired: Option<Time>,
@@ -54,12 +54,12 @@ pub(super) struct Goal {
 }
 
 impl Goal {
-    /// Whether there is anything to look for.
+    /// Whether there is nothing to drop.
     pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether the oldest block goes, of a log that takes `bytes`. A block goes only when its newest event may.
+    /// Whether to drop the oldest block of a log of `bytes`. For age, its newest event counts.
     pub(super) fn drops(&self, newest: Time, bytes: u64) -> bool {
         self.expired.is_some_and(|expired| newest < expired) || self.bytes.is_some_and(|target| bytes > target)
     }

@@ -4,11 +4,11 @@ use super::codec::Unsealer;
 use super::{LogError, block};
 use crate::model::{Seq, Time};
 
-/// The first event in `floor..=tail` observed at or after a moment, one past the tail when none was. Reads one block
-/// per halving; relies on `observed` never going back.
+/// Finds the first event in `floor..=tail` observed at or after a moment, one past the tail if none was, by binary
+/// search. Reads one block per step; relies on `observed` never decreasing.
 ///
-/// `block_at` gives the block that an event is in with the position of its first event, or nothing when retention
-/// has just dropped it. Where a block is damaged, the answer may be an earlier event, never a later one.
+/// `block_at` returns the block that holds an event with the position of its first event, or `None` if retention has
+/// just dropped it. If a block is damaged, the result may be an earlier event, never a later one.
 pub(super) fn first_observed_since<B: AsRef<[u8]>>(
     observed: Time,
     floor: Seq,

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
+use crate::json::JsonText;
+
 /// What happened to an asset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -28,6 +30,33 @@ impl Action {
             Self::Delete => "delete",
         }
     }
+}
+
+/// The `asset` object of an event, which `/v1/assets` shows too: members in the order of the published schema.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct AssetObject<'a> {
+    /// The stable name.
+    pub name: &'a AssetName,
+    /// The neutral type, such as `network.security_group`.
+    pub r#type: &'a str,
+    /// `aws`, `azure`.
+    pub provider: &'a str,
+    /// The provider's type, such as `AWS::EC2::SecurityGroup`.
+    pub provider_type: &'a str,
+    /// The provider's id.
+    pub id: &'a str,
+    /// Distinguishes the asset from earlier and later ones of the same name.
+    pub uid: Option<&'a str>,
+    /// Its ARN, if it has one.
+    pub arn: Option<&'a str>,
+    /// The name that people gave it.
+    pub display_name: Option<&'a str>,
+    /// The account, subscription or tenant.
+    pub account: &'a str,
+    /// The region, `-` for global assets.
+    pub region: &'a str,
+    /// An object: the value of each tag by its key.
+    pub tags: &'a JsonText,
 }
 
 /// Everything but the `pchar`s of RFC 3986 section 3.3 that need no encoding, and the semicolon, which parts a name from

@@ -13,7 +13,7 @@ mod seed;
 mod session;
 mod time;
 
-pub use asset::{Action, AssetName};
+pub use asset::{Action, AssetName, AssetObject};
 pub use attribution::{Assumed, Attribution, Confidence, Deployment, Human, OnBehalfOf, Principal, Tool, Workload};
 pub use draft::{
     AssetKind, AssetRef, Association, Draft, DraftAction, KeyedSet, Operation, RecordInfo, RelationChange, Step,

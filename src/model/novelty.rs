@@ -78,12 +78,6 @@ impl Novelty {
         self.0 & other.0 != 0
     }
 
-    /// Whether nothing is new.
-    #[must_use]
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
     /// One bit for each facet, for storing.
     #[must_use]
     pub fn bits(self) -> u8 {
@@ -132,7 +126,7 @@ mod tests {
         novelty.insert(Novelty::IP);
         assert_eq!(serde_json::to_string(&novelty).unwrap(), r#"["ip","method"]"#);
         assert_eq!(serde_json::from_str::<Novelty>(r#"["later","ip"]"#).unwrap(), Novelty::IP);
-        assert!(novelty.meets(Novelty::IP) && !novelty.meets(Novelty::REGION) && Novelty::default().is_empty());
+        assert!(novelty.meets(Novelty::IP) && !novelty.meets(Novelty::REGION) && Novelty::default().bits() == 0);
     }
 
     proptest! {

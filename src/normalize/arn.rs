@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::eval::unclassified;
-use super::plan::{AssetPlan, Template, Vars};
+use super::plan::AssetPlan;
+use super::template::{Template, Vars};
 
 /// The parts of an ARN.
 #[derive(Clone, Copy, Debug)]

@@ -1,5 +1,7 @@
 //! From rule files to a [`Plan`]. Finds every mistake, not only the first.
 
+mod assets;
+mod lazy;
 mod parts;
 mod steps;
 
@@ -7,21 +9,19 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZero;
 use std::ops::Range;
 use std::panic::resume_unwind;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use jsonptr::PointerBuf;
 use toml::Spanned;
 
+pub(super) use self::lazy::LazyEvents;
 use super::arn::ArnIndex;
 use super::expression::Sources;
-use super::plan::{
-    AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, Condition, EventPlan, Glob, Plan, Template, Test,
-};
+use super::plan::{AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, Condition, EventPlan, Glob, Plan, Test};
 use super::pointer::Path;
-use super::rule::{
-    AssetChoice, AssetRule, AssociationRule, ConditionRule, EventRule, OneOrMany, RuleAction, RuleFile, Texts,
-};
-use crate::model::{Action, AssetKind, Confidence, KeyedSet, UniqueId};
+use super::rule::{AssetChoice, AssociationRule, ConditionRule, EventRule, OneOrMany, RuleAction, RuleFile, Texts};
+use super::template::Template;
+use crate::model::{Action, Confidence};
 
 /// A mistake in a rule file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -172,48 +172,6 @@ fn parse(texts: &[RuleText]) -> Vec<Result<RuleFile, toml::de::Error>> {
     parsed.into_iter().map(|(_, file)| file).collect()
 }
 
-/// Event name → rules, and the mistakes in them.
-type Events = (HashMap<Box<str>, Vec<EventPlan>>, Vec<RuleError>);
-
-/// The rules of a generated file, compiled when the first record of its service comes: most installations see few services.
-#[derive(Debug)]
-pub(super) struct LazyEvents {
-    provider: &'static str,
-    text: RuleText,
-    compiled: OnceLock<Events>,
-}
-
-impl LazyEvents {
-    fn new(provider: &'static str, text: RuleText) -> Self {
-        Self { provider, text, compiled: OnceLock::new() }
-    }
-
-    /// The rules by event name. One with a mistake is left out.
-    pub(super) fn events(&self, assets: &HashMap<Box<str>, Arc<AssetPlan>>) -> &HashMap<Box<str>, Vec<EventPlan>> {
-        &self.compiled(assets).0
-    }
-
-    /// The mistakes, which `catchment check` and the tests look for.
-    pub(super) fn mistakes(&self, assets: &HashMap<Box<str>, Arc<AssetPlan>>) -> &[RuleError] {
-        &self.compiled(assets).1
-    }
-
-    fn compiled(&self, assets: &HashMap<Box<str>, Arc<AssetPlan>>) -> &Events {
-        self.compiled.get_or_init(|| {
-            let mut errors = Vec::new();
-            let file = match toml::from_str::<RuleFile>(&self.text.text) {
-                Ok(file) => file,
-                Err(error) => return (HashMap::new(), vec![parse_error(&self.text, &error)]),
-            };
-            let neutral_types = NeutralTypes::default();
-            let (provider, text) = (self.provider, &self.text);
-            let mut compiler = Compiler { provider, text, errors: &mut errors, assets, neutral_types: &neutral_types };
-            let events = compiler.events(file).into_iter().map(|(_, name, rules)| (name, rules)).collect();
-            (events, errors)
-        })
-    }
-}
-
 fn parse_error(text: &RuleText, error: &toml::de::Error) -> RuleError {
     let start = error.span().map_or(0, |span| span.start);
     RuleError {
@@ -253,92 +211,6 @@ impl Compiler<'_> {
         });
     }
 
-    /// Provider types and their plans.
-    fn assets(&mut self, file: &RuleFile) -> Vec<(Box<str>, Arc<AssetPlan>)> {
-        let assets = file.assets.iter().filter_map(|(provider_type, rule)| {
-            let key = format!("assets.{provider_type:?}");
-            let asset = self.asset(provider_type, rule.get_ref(), &key)?;
-            Some((provider_type.as_str().into(), Arc::new(asset)))
-        });
-        assets.collect()
-    }
-
-    fn asset(&mut self, provider_type: &str, rule: &AssetRule, key: &str) -> Option<AssetPlan> {
-        let neutral_type = self.neutral_type(provider_type, rule, key);
-        let name = self.template(&rule.name, &format!("{key}.name"))?;
-        let arn = match &rule.arn {
-            Some(arn) => Some(self.template(arn, &format!("{key}.arn"))?),
-            None => None,
-        };
-        let tags = match &rule.tags {
-            Some(tags) => self.config_pointer(tags, &format!("{key}.tags"))?,
-            None => PointerBuf::from_tokens(["tags"]),
-        };
-        let mut display = Vec::new();
-        if let Some(texts) = &rule.display {
-            for text in &texts.get_ref().0 {
-                display
-                    .push(self.config_pointer(&Spanned::new(texts.span(), text.clone()), &format!("{key}.display"))?);
-            }
-        }
-        if display.is_empty() && name.is_arm_id() {
-            display.push(PointerBuf::from_tokens(["name"]));
-        }
-        let uid = self.unique_ids(&rule.uid, &format!("{key}.uid"))?;
-        let mut sets = Vec::new();
-        for (at, keys) in &rule.sets {
-            let key = format!("{key}.sets.{:?}", at.get_ref());
-            let at_config = self.config_pointer(at, &key)?;
-            let keys = self.set_key(at.span(), keys, &key)?;
-            sets.push(self.keyed(at_config, keys));
-        }
-        for set in self.part_sets(rule) {
-            if !sets.iter().any(|declared| declared.at == set.at) {
-                sets.push(set);
-            }
-        }
-        Some(AssetPlan {
-            kind: Arc::new(AssetKind {
-                provider: self.provider,
-                provider_type: provider_type.to_owned(),
-                neutral_type,
-                display,
-                tags,
-                uid,
-                sets,
-            }),
-            name,
-            arn,
-            global: rule.global,
-            id_prefix: rule.id_prefix.as_deref().map(Into::into),
-        })
-    }
-
-    /// `{id}`, or pointers into the configuration.
-    fn unique_ids(&mut self, texts: &Texts, key: &str) -> Option<Vec<UniqueId>> {
-        let Some(texts) = texts else { return Some(Vec::new()) };
-        let one = |text: &String| match text.as_str() {
-            "{id}" => Some(UniqueId::Id),
-            _ => self.config_pointer(&Spanned::new(texts.span(), text.clone()), key).map(UniqueId::At),
-        };
-        texts.get_ref().0.iter().map(one).collect()
-    }
-
-    /// The asset's own word, else the taxonomy's, else `unclassified.<service>`.
-    fn neutral_type(&mut self, provider_type: &str, rule: &AssetRule, key: &str) -> String {
-        if let Some(told) = &rule.neutral_type {
-            if !self.neutral_types.known.contains(told.get_ref()) {
-                let message =
-                    format!("unknown neutral type {:?}; normalizers/taxonomy.toml lists them", told.get_ref());
-                self.error(told.span(), &format!("{key}.type"), message);
-            }
-            return told.get_ref().clone();
-        }
-        let service = rule.name.get_ref().split('/').next().unwrap_or_default();
-        let told = self.neutral_types.of(provider_type);
-        told.map_or_else(|| format!("unclassified.{service}"), str::to_owned)
-    }
-
     fn template(&mut self, text: &Spanned<String>, key: &str) -> Option<Template> {
         let template = Template::parse(text.get_ref());
         if template.is_none() {
@@ -356,16 +228,6 @@ impl Compiler<'_> {
                 None
             }
         }
-    }
-
-    fn keyed(&self, at: PointerBuf, key: Arc<[PointerBuf]>) -> KeyedSet {
-        KeyedSet { at, key, ignore_case: self.provider == "azure" }
-    }
-
-    fn set_key(&mut self, span: Range<usize>, texts: &OneOrMany<String>, key: &str) -> Option<Arc<[PointerBuf]>> {
-        let pointers: Option<Vec<_>> =
-            texts.0.iter().map(|text| self.config_pointer(&Spanned::new(span.clone(), text.clone()), key)).collect();
-        pointers.map(Into::into)
     }
 
     /// Services, event names and their rules.

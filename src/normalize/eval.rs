@@ -5,9 +5,8 @@ use std::sync::Arc;
 use super::arn::Arn;
 use super::azure::{self, ArmId};
 use super::expression::{Facts, Scope, Sources};
-use super::plan::{
-    AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, EventPlan, OpPlan, Parts, Plan, StepPlan, Vars,
-};
+use super::plan::{AssetPick, AssetPlan, AssociationPlan, Body, ChangePlan, EventPlan, OpPlan, Plan, StepPlan};
+use super::template::{Parts, Template, Vars};
 use crate::json::Json;
 use crate::model::{Action, AssetKind, AssetRef, Association, Draft, DraftAction, Step};
 
@@ -281,7 +280,7 @@ pub(super) fn unclassified(service: &str, kind: &str, display: Vec<jsonptr::Poin
             uid: Vec::new(),
             sets: Vec::new(),
         }),
-        name: super::plan::Template::parse(&format!("{literal}{{id}}")).unwrap_or_default(),
+        name: Template::parse(&format!("{literal}{{id}}")).unwrap_or_default(),
         arn: None,
         global: false,
         id_prefix: None,

@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 use super::eval::{Evaluated, Place, evaluate, step};
 use super::expression::{Facts, Scope, Sources};
 use super::plan::{
-    AssetPick, AssociationPlan, Body, ChangePlan, Condition, ElementsPlan, EventPlan, OpPlan, Parts, Plan, StepPlan,
-    ValuePlan,
+    AssetPick, AssociationPlan, Body, ChangePlan, Condition, ElementsPlan, EventPlan, OpPlan, Plan, StepPlan, ValuePlan,
 };
+use super::template::Parts;
 use crate::json::Json;
 use crate::model::{Draft, DraftAction};
 

@@ -18,6 +18,7 @@ mod redact;
 mod references;
 mod rule;
 mod seed;
+mod template;
 mod transform;
 
 use std::borrow::Cow;

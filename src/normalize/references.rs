@@ -8,7 +8,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::eval::{Place, partition, unclassified};
-use super::plan::{AssetPlan, Parts, Template};
+use super::plan::AssetPlan;
+use super::template::{Parts, Template};
 use crate::model::{AssetName, Association, FastMap, RelationChange};
 
 /// What the ARNs of some services say besides the asset.

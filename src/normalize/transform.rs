@@ -1,11 +1,16 @@
 //! The transforms of the rule language: named, few, total. What does not fit passes through or gives nothing.
 
+mod ec2;
+mod names;
+
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
+use self::ec2::{ip_permissions, unwrap_items};
+use self::names::{arn_owner, arn_parent, arn_part, arn_path, arn_resource, lambda_name, url_path};
 use super::configuration::configuration;
-use crate::json::{Arena, Json, Members, Number};
+use crate::json::{Arena, Json, Members};
 use crate::model::Time;
 
 /// A transform, as rules name it. `docs/RULES.md` says what each does.
@@ -138,120 +143,6 @@ fn tag<'a>(members: Members<'a>, arena: &'a Arena) -> Option<(&'a str, Json<'a>)
     Some((either(["key", "tagKey"])?, Json::Text(either(["value", "tagValue"]).unwrap_or_default())))
 }
 
-/// EC2's XML as JSON: `{"items": […]}` and `{"item": one or many}` become the list, an empty set (`{}` or an empty text under
-/// a `…Set` key) an empty list, and `{"tag": 1, "content": x}`, which numbers the elements of a request, becomes `x`.
-fn unwrap_items<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
-    match value {
-        Json::Object(members) => {
-            if members.len() == 1 {
-                if let Some(items @ Json::Array(_)) = members.get("items") {
-                    return unwrap_items(items, arena);
-                }
-                if let Some(item) = members.get("item") {
-                    let list = if item.as_array().is_some() { item } else { Json::array([item], arena) };
-                    return unwrap_items(list, arena);
-                }
-            }
-            let is_numbered = matches!(members.get("tag"), Some(Json::Number(_)));
-            if let Some(content) = members.get("content").filter(|_| is_numbered && members.len() == 2) {
-                return unwrap_items(content, arena);
-            }
-            let own = members.iter().filter(|(key, _)| !is_numbered || *key != "tag");
-            let unwrapped = own.map(|(key, value)| match value {
-                Json::Object(inner) if inner.is_empty() && key.ends_with("Set") => (key, Json::Array(&[])),
-                Json::Text("") if key.ends_with("Set") => (key, Json::Array(&[])),
-                value => (key, unwrap_items(value, arena)),
-            });
-            Json::object(unwrapped, arena)
-        }
-        Json::Array(elements) => Json::array(elements.iter().map(|element| unwrap_items(*element, arena)), arena),
-        scalar => scalar,
-    }
-}
-
-/// One element per rule, in the field names of `securityGroupRuleSet`
-/// (<https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_SecurityGroupRule.html>). Takes the whole
-/// `requestParameters`: either `ipPermissions` or the flat form of EC2-Classic's time.
-fn ip_permissions<'a>(request: Json<'a>, egress: bool, arena: &'a Arena) -> Json<'a> {
-    let Some(members) = request.as_object() else { return Json::Array(&[]) };
-    // A description tells both kinds, a call one.
-    let own = egress.then(|| members.get_in_any_case("ipPermissionsEgress")).flatten();
-    let told = own.or_else(|| members.get_in_any_case("ipPermissions"));
-    let permissions = match told.map(|permissions| items(permissions, arena)) {
-        Some(permissions) if !permissions.is_empty() => permissions,
-        _ => &[request],
-    };
-    let rules = permissions.iter().filter_map(|permission| permission.as_object());
-    Json::array(rules.flat_map(|permission| rules_of(permission, egress, arena)), arena)
-}
-
-fn rules_of<'a>(permission: Members<'a>, egress: bool, arena: &'a Arena) -> Vec<Json<'a>> {
-    let protocol = permission.get_in_any_case("ipProtocol").and_then(|protocol| protocol.scalar_text(arena));
-    // EC2 answers with names where a request may give numbers, and knows no ports of "all protocols".
-    let protocol = match protocol {
-        None => return Vec::new(),
-        Some("1") => "icmp",
-        Some("6") => "tcp",
-        Some("17") => "udp",
-        Some("58") => "icmpv6",
-        Some(other) => other,
-    };
-    let port = |key: &str| match protocol {
-        "-1" => integer(-1),
-        _ => integer(permission.get_in_any_case(key).and_then(Json::as_i64).unwrap_or(-1)),
-    };
-    let base = [
-        ("isEgress", Json::Bool(egress)),
-        ("ipProtocol", Json::Text(protocol)),
-        ("fromPort", port("fromPort")),
-        ("toPort", port("toPort")),
-    ];
-    let mut rules = Vec::new();
-    let mut push = |key: &'static str, peer: Json<'a>, description: Option<Json<'a>>| {
-        let description = description.filter(|text| text.as_str().is_some_and(|text| !text.is_empty()));
-        let more = description.map(|description| ("description", description));
-        rules.push(Json::object(base.into_iter().chain([(key, peer)]).chain(more), arena));
-    };
-    for (list, from, to) in [
-        ("ipRanges", "cidrIp", "cidrIpv4"),
-        ("ipv4Ranges", "cidrIp", "cidrIpv4"),
-        ("ipv6Ranges", "cidrIpv6", "cidrIpv6"),
-        ("prefixListIds", "prefixListId", "prefixListId"),
-        ("groups", "groupId", "referencedGroupInfo"),
-        ("userIdGroupPairs", "groupId", "referencedGroupInfo"),
-    ] {
-        let ranges = permission.get_in_any_case(list).map(|list| items(list, arena)).unwrap_or_default();
-        for range in ranges.iter().filter_map(|range| range.as_object()) {
-            let Some(peer) = range.get_in_any_case(from) else { continue };
-            let peer = if to == "referencedGroupInfo" { Json::object([("groupId", peer)], arena) } else { peer };
-            push(to, peer, range.get_in_any_case("description"));
-        }
-    }
-    for (from, to) in [("cidrIp", "cidrIpv4"), ("cidrIpv6", "cidrIpv6")] {
-        if let Some(peer) = permission.get_in_any_case(from).filter(|peer| peer.as_str().is_some()) {
-            push(to, peer, None);
-        }
-    }
-    rules
-}
-
-fn integer(number: i64) -> Json<'static> {
-    Json::Number(u64::try_from(number).map_or(Number::Signed(number), Number::Unsigned))
-}
-
-/// The elements of an array, of `{"items": […]}`, or an object alone: XML does not tell a list of one from its element.
-fn items<'a>(value: Json<'a>, arena: &'a Arena) -> &'a [Json<'a>] {
-    match value {
-        Json::Array(elements) => elements,
-        Json::Object(members) => match members.get("items") {
-            Some(items) => items.as_array().unwrap_or_default(),
-            None if members.is_empty() => &[],
-            None => std::slice::from_ref(arena.alloc(value)),
-        },
-        _ => &[],
-    }
-}
-
 /// Seconds or milliseconds since 1970; a text is taken as it is.
 fn epoch<'a>(value: Json<'a>, arena: &'a Arena) -> Option<Json<'a>> {
     let told = |time: Time| Json::Text(arena.alloc_str(&time.to_string()));
@@ -267,66 +158,6 @@ fn epoch<'a>(value: Json<'a>, arena: &'a Arena) -> Option<Json<'a>> {
         }
         _ => None,
     }
-}
-
-fn arn_resource(text: &str) -> &str {
-    if !text.starts_with("arn:") {
-        return text;
-    }
-    text.rsplit(['/', ':']).next().unwrap_or(text)
-}
-
-/// All of an ARN's resource but its kind: `oidc-provider/token.example.com/tenant` → `token.example.com/tenant`. The `:*`
-/// by which an ARN means all log streams of a group is no part of the group's name.
-fn arn_path(text: &str) -> &str {
-    let resource = text.strip_prefix("arn:").and_then(|rest| rest.splitn(5, ':').nth(4));
-    resource.map_or(text, |resource| {
-        let path = resource.split_once(['/', ':']).map_or(resource, |(_, path)| path);
-        path.strip_suffix(":*").unwrap_or(path)
-    })
-}
-
-/// The part before the last of an ARN's resource, where that is not its kind: `…:task/blue/0123` → `blue`,
-/// `…:task-definition/web:7` → `web`.
-fn arn_parent(text: &str) -> Option<&str> {
-    let resource = text.strip_prefix("arn:")?.splitn(5, ':').nth(4)?;
-    let mut parts = resource.rsplit(['/', ':']).skip(1);
-    let parent = parts.next().filter(|parent| !parent.is_empty())?;
-    parts.next().map(|_| parent)
-}
-
-/// The part after the kind of an ARN's resource, where more follows: `…:stream/orders/consumer/audit:17` → `orders`.
-fn arn_owner(text: &str) -> Option<&str> {
-    let resource = text.strip_prefix("arn:")?.splitn(5, ':').nth(4)?;
-    let mut parts = resource.split(['/', ':']).skip(1);
-    let owner = parts.next().filter(|owner| !owner.is_empty())?;
-    parts.next().map(|_| owner)
-}
-
-/// The last part of a URL's path, and the one before it where there is one:
-/// `https://sqs.eu-west-1.amazonaws.com/111122223333/orders` → `111122223333`, `orders`.
-fn url_path(text: &str) -> Option<(Option<&str>, &str)> {
-    let (_, rest) = text.split_once("://")?;
-    let (_, path) = rest.trim_end_matches('/').split_once('/')?;
-    let mut parts = path.rsplit('/');
-    let last = parts.next()?;
-    Some((parts.next().filter(|parent| !parent.is_empty()), last))
-}
-
-fn arn_part(text: &str, part: usize) -> Option<&str> {
-    let parts = text.starts_with("arn:").then(|| text.split(':'));
-    parts?.nth(part).filter(|part| !part.is_empty())
-}
-
-/// `name`, `name:qualifier`, `account:function:name[:qualifier]` or a whole ARN
-/// (<https://docs.aws.amazon.com/lambda/latest/api/API_GetFunction.html>).
-fn lambda_name(text: &str) -> Option<(&str, Option<&str>)> {
-    let tail = match text.find("function:") {
-        Some(at) => text.get(at + "function:".len()..)?,
-        None => text,
-    };
-    let mut parts = tail.split(':');
-    Some((parts.next().filter(|name| !name.is_empty())?, parts.next().filter(|qualifier| !qualifier.is_empty())))
 }
 
 pub(super) fn camel<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {

@@ -6,12 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::model::Time;
 
-/// Tells the time. Cheap to clone.
+/// A source of the current time. Cheap to clone.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Time + Send + Sync>);
 
 impl Clock {
-    /// The machine's own.
+    /// The system clock.
     #[must_use]
     pub fn system() -> Self {
         Self::from_fn(|| {
@@ -20,12 +20,12 @@ impl Clock {
         })
     }
 
-    /// Any other.
+    /// A clock from a function.
     pub fn from_fn(now: impl Fn() -> Time + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }
 
-    /// The time now.
+    /// The current time.
     #[must_use]
     pub fn now(&self) -> Time {
         (self.0)()

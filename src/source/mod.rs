@@ -35,35 +35,35 @@ pub use clock::Clock;
 use crate::log::{LogError, Pending};
 use crate::model::{RawRecord, Rejected, SeedDocument, Seq, SourceId, Time};
 
-/// What a source hands over at once.
+/// Records that a source hands over together.
 #[derive(Debug)]
 pub struct Delivery {
     /// The source.
     pub source: SourceId,
-    /// Records in the provider's order, oldest first where that is known.
+    /// Records in the provider's order, oldest first if known.
     pub records: Vec<RawRecord>,
-    /// What could not even be cut into records.
+    /// Input that could not be split into records.
     pub rejected: Vec<Rejected>,
-    /// The source's position after this delivery, in its own encoding; kept with the events.
+    /// The source's position after this delivery, in its own encoding; committed with the events.
     pub cursor: Option<Bytes>,
 }
 
-/// A delivery on its way to the ingest loop.
+/// A delivery queued for the ingest loop.
 #[derive(Debug)]
 pub struct Submission {
     /// The records.
     pub delivery: Delivery,
-    /// Whether they are history: their events go out as late, whatever is known of their assets.
+    /// Whether the records are historical: their events are marked as late, whatever is known of their assets.
     pub late: bool,
-    /// The document that the records are items of, where they tell assets as they were rather than changes.
+    /// The document of the records, if they are snapshots of assets and not changes.
     pub seed: Option<Arc<SeedDocument>>,
-    /// Takes the pending append.
+    /// Receives the pending append.
     pub reply: oneshot::Sender<Result<Pending, LogError>>,
-    /// Room in the byte budget, given back when the delivery has been worked off.
+    /// The share of the byte budget, released when the delivery has been processed.
     pub permit: Option<tokio::sync::OwnedSemaphorePermit>,
 }
 
-/// The way into the pipeline. Cheap to clone.
+/// The entry to the pipeline. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Intake {
     queue: mpsc::Sender<Submission>,
@@ -74,7 +74,8 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// An intake that holds at most `deliveries` and `budget_bytes` of records, and the end that the ingest loop reads.
+    /// Creates an intake that queues at most `deliveries` and `budget_bytes` of records, and the receiver for the
+    /// ingest loop.
     #[must_use]
     pub fn new(deliveries: usize, budget_bytes: u32) -> (Self, mpsc::Receiver<Submission>) {
         let (queue, receiver) = mpsc::channel(deliveries);
@@ -90,30 +91,29 @@ impl Intake {
         )
     }
 
-    /// The same way in for history: events of records that come by it are marked as late.
+    /// An intake for historical records, whose events are marked as late.
     #[must_use]
     pub fn late(&self) -> Self {
         Self { late: true, ..self.clone() }
     }
 
-    /// The same way in for the items of a document that tells assets as they were.
+    /// An intake for the items of a document with snapshots of assets.
     #[must_use]
     pub fn seeding(&self, document: Arc<SeedDocument>) -> Self {
         Self { seed: Some(document), ..self.clone() }
     }
 
-    /// Hands over a delivery and waits until it is durable. Waits while the pipeline is full. Dropping the future
-    /// before it resolves leaves open whether the delivery became durable; delivering it again does no harm.
+    /// Hands over a delivery and waits until it is durable, first for room in the pipeline. If the future is dropped,
+    /// the delivery may or may not become durable; delivering it again does no harm.
     ///
     /// # Errors
-    /// When the pipeline has stopped or the log failed: nothing may be acknowledged.
+    /// When the pipeline has stopped or the log failed: nothing must be acknowledged then.
     pub async fn submit(&self, delivery: Delivery) -> Result<(), LogError> {
         self.enqueue(delivery).await?.await.map(|_| ())
     }
 
-    /// Hands over a delivery and returns as soon as it has its place in the order; what it returns tells when it is
-    /// durable. For sources that keep several deliveries in flight, so that one is normalized while the one before is
-    /// completed and written.
+    /// Hands over a delivery and returns once it is queued; the result resolves when it is durable. For sources that
+    /// keep several deliveries in flight, so that one is normalized while the previous one is completed and written.
     ///
     /// # Errors
     /// When the pipeline has stopped.
@@ -130,14 +130,13 @@ impl Intake {
     }
 }
 
-/// A delivery that has its place in the order. Resolves when it is durable, with the position of the last event in the
-/// log; to an error when the pipeline has stopped or
-/// the log failed: nothing may be acknowledged then.
+/// A queued delivery. Resolves with the log's last position when it is durable, or with an error when the pipeline has
+/// stopped or the log failed: nothing must be acknowledged then.
 #[derive(Debug)]
 pub enum Enqueued {
-    /// The ingest loop has not come to it yet.
+    /// Waiting for the ingest loop.
     Waiting(oneshot::Receiver<Result<Pending, LogError>>),
-    /// It is being written.
+    /// Being written.
     Appended(Pending),
 }
 
@@ -159,31 +158,31 @@ impl Future for Enqueued {
     }
 }
 
-/// Something that delivers records until it is told to stop or has no more.
+/// Delivers records until it is stopped or has no more.
 #[async_trait]
 pub trait Source: Send {
-    /// Delivers. `Ok` means that there is nothing more to come (or `stop` was cancelled); an error that the source
-    /// could not get over by itself makes the supervisor start it again after a wait.
+    /// Delivers records. `Ok`: nothing more will come, or `stop` was cancelled. After an error, which the source could
+    /// not recover from by itself, the supervisor runs it again after a wait.
     async fn run(&mut self, intake: Intake, status: StatusHandle, stop: CancellationToken) -> Result<(), SourceError>;
 }
 
-/// Why a source gave up.
+/// Why a source failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The pipeline or the log failed.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// Its service or files can't be read.
+    /// Its service or files could not be read.
     #[error("{action}: {cause}")]
     Upstream {
-        /// What was tried, with the place: `list /var/trail`, `look up events in eu-west-1`.
+        /// The action and its target: `list /var/trail`, `look up events in eu-west-1`.
         action: String,
-        /// What it answered.
+        /// The error.
         cause: String,
     },
 }
 
-/// What `/v1/sources` tells of a source.
+/// The status of a source in `/v1/sources`.
 #[derive(Clone, Debug, Serialize)]
 pub struct SourceStatus {
     /// The kind, as in the configuration: `file`, `aws_lookup_events`, `azure_event_hubs`.
@@ -192,51 +191,51 @@ pub struct SourceStatus {
     pub state: SourceState,
     /// Records delivered since start.
     pub records: u64,
-    /// The event time of the newest record delivered, where the source knows it.
+    /// The event time of the newest record delivered, if known.
     pub newest_record: Option<Time>,
-    /// How far behind the source is, in seconds, where it knows.
+    /// How far behind the source is, in seconds, if known.
     pub lag_secs: Option<f64>,
-    /// The last failure, for a person.
+    /// The last failure, as a message.
     pub last_error: Option<String>,
     /// When that was.
     pub last_error_at: Option<Time>,
-    /// The position, in words: `trail.json at byte 1234`.
+    /// The position, as a message: `trail.json at byte 1234`.
     pub position: Option<String>,
-    /// The partitions, of a source that has such.
+    /// The partitions, for a source that has any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub partitions: Vec<PartitionStatus>,
 }
 
-/// What `/v1/sources` tells of one partition of a source.
+/// The status of a partition in `/v1/sources`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PartitionStatus {
-    /// The service's name for it.
+    /// Its id at the service.
     pub id: String,
-    /// The number of the event read last, where one was.
+    /// The sequence number of the last event read, if any.
     pub sequence: Option<i64>,
-    /// Events that are there and not yet read, as last looked at.
+    /// Number of unread events at the last check.
     pub behind: Option<u64>,
-    /// When the event read last reached the partition, of those read since the start.
+    /// When the last event read since the start was enqueued.
     pub enqueued: Option<Time>,
-    /// Events since the start that the partition had dropped before they were read.
+    /// Number of events since the start that the partition dropped before they were read.
     pub missed: u64,
-    /// Why it can't be read now, for a person.
+    /// Why it can't be read at present, as a message.
     pub error: Option<String>,
 }
 
-/// What a source is doing.
+/// The state of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceState {
     /// Not yet delivering.
     Starting,
-    /// Delivering, or waiting for more to come.
+    /// Delivering, or waiting for more.
     Running,
-    /// Failed; trying again.
+    /// Failed; will be retried.
     Retrying,
-    /// Delivered all there was.
+    /// Delivered everything.
     Finished,
-    /// Told to stop.
+    /// Stopped on request.
     Stopped,
 }
 
@@ -245,7 +244,7 @@ pub enum SourceState {
 pub struct StatusBoard(Arc<Mutex<BTreeMap<SourceId, SourceStatus>>>);
 
 impl StatusBoard {
-    /// Registers a source and gives it the handle through which it tells how it fares.
+    /// Registers a source, and returns the handle with which it updates its status.
     #[must_use]
     pub fn register(&self, source: SourceId, kind: &'static str) -> StatusHandle {
         let status = SourceStatus {
@@ -268,14 +267,14 @@ impl StatusBoard {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(source);
     }
 
-    /// All of them, by name.
+    /// All statuses, by name.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<SourceId, SourceStatus> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// One source's place on the [`StatusBoard`].
+/// The handle to one source's status on the [`StatusBoard`].
 #[derive(Clone, Debug)]
 pub struct StatusHandle {
     board: StatusBoard,
@@ -289,7 +288,7 @@ impl StatusHandle {
         &self.source
     }
 
-    /// Changes what the board tells.
+    /// Updates the status.
     pub fn update(&self, change: impl FnOnce(&mut SourceStatus)) {
         if let Some(status) = self.board.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&self.source) {
             change(status);

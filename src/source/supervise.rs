@@ -14,12 +14,12 @@ use crate::retry::Backoff;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// How often the status is carried over into the metrics.
+/// How often the status is copied to the metrics.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
-/// Runs `source` on `tracker` until it has delivered all there is or `stop` is cancelled. After an error it is run
-/// again: after a second at first, after a minute at most; after a run of more than a minute it begins with a second
-/// anew. A source that panics is not run again: what it knew is lost until the next start.
+/// Runs `source` on `tracker` until it has delivered everything or `stop` is cancelled. After an error it is run again
+/// with exponential backoff from one second to one minute, which is reset by a run of more than a minute. A source that
+/// panics is not run again until the next start, since its state is lost.
 pub fn supervise(
     tracker: &TaskTracker,
     source: Box<dyn Source>,
@@ -71,7 +71,7 @@ impl Supervisor {
         }
     }
 
-    /// Runs the source, and meanwhile carries its status over into the metrics.
+    /// Runs the source, and copies its status to the metrics meanwhile.
     async fn run_once(&self, source: &mut dyn Source, intake: &Intake) -> Result<(), SourceError> {
         let mut run = std::pin::pin!(source.run(intake.clone(), self.status.clone(), self.stop.clone()));
         let mut report = interval(REPORT_EVERY);
@@ -140,7 +140,7 @@ mod tests {
     use crate::model::Time;
     use crate::source::{SourceStatus, StatusBoard};
 
-    /// What a source does, run after run; the last over and over.
+    /// The scripted runs of a source; the last is repeated.
     #[derive(Clone, Copy)]
     enum Act {
         Fail,

@@ -33,7 +33,7 @@ impl Kept {
     }
 }
 
-/// A pipeline that keeps what it is given, up to as many deliveries as it is to take before it fails.
+/// A pipeline that keeps deliveries in memory, and can fail after a number of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Pipeline {
     pub(crate) intake: Intake,
@@ -45,7 +45,7 @@ impl Pipeline {
         Self::failing_after(usize::MAX, Arc::default())
     }
 
-    /// Goes on with what an earlier pipeline kept, and fails after some more deliveries.
+    /// Continues with the records of an earlier pipeline, and fails after this many more deliveries.
     pub(crate) fn failing_after(deliveries: usize, kept: Arc<Mutex<Kept>>) -> Self {
         let (intake, receiver) = Intake::new(4, 8 << 20);
         let tracker = TaskTracker::new();
@@ -57,7 +57,7 @@ impl Pipeline {
         self.kept.lock().unwrap().cursor.clone()
     }
 
-    /// Waits until what was kept is as wished; fails after ten seconds.
+    /// Waits for a condition on what was delivered; panics after ten seconds.
     pub(crate) async fn until(&self, wished: impl Fn(&Kept) -> bool) {
         for _ in 0..10_000 {
             if wished(&self.kept.lock().unwrap()) {
@@ -119,7 +119,7 @@ impl<T: Send + 'static> Running<T> {
         self.board.snapshot().into_values().next().unwrap()
     }
 
-    /// Waits until the status is as wished; fails after ten seconds.
+    /// Waits for a condition on the status; panics after ten seconds.
     pub(crate) async fn until(&self, wished: impl Fn(&SourceStatus) -> bool) -> SourceStatus {
         for _ in 0..10_000 {
             let status = self.status();
@@ -131,13 +131,13 @@ impl<T: Send + 'static> Running<T> {
         panic!("still {:?}", self.status());
     }
 
-    /// Stops the source and returns what it ended with.
+    /// Stops the source and returns its outcome.
     pub(crate) async fn end(self) -> T {
         self.stop.cancel();
         self.task.await.unwrap()
     }
 
-    /// The same on a paused clock, where the source must end without waiting for anything.
+    /// The same on a paused clock, on which the source must end without waiting for any timer.
     pub(crate) async fn end_at_once(self) -> T {
         let begun = Instant::now();
         let outcome = self.end().await;

@@ -10,42 +10,42 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
-/// Facts on a page: 1.5 KiB.
+/// Facts per page: 1.5 KiB.
 pub(super) const PAGE: usize = 128;
-/// The kind of value, then generation, page, began, newest.
+/// Bytes of a page's header: kind of value, generation, page, began, newest.
 const HEADER: usize = 17;
 const FACT: usize = 12;
 
-/// Minutes since 1970, which is exact enough for what is counted in days.
+/// Minutes since 1970, precise enough for periods of days.
 pub(super) type Minute = u32;
 
-/// The facts.
+/// The known facts, as hashes, in two generations.
 #[derive(Debug)]
 pub(super) struct Facts {
-    /// Of one generation.
+    /// Most facts of one generation.
     limit: usize,
     young: Generation,
     old: Option<Generation>,
-    /// What is to become durable; nothing is gathered where nobody asks for it.
+    /// Changes to be made durable; `None` if changes are not collected.
     changes: Option<Vec<(String, Option<Bytes>)>>,
 }
 
 #[derive(Debug)]
 struct Generation {
     number: u32,
-    /// All that was seen since is in this generation or in a later one.
+    /// Every fact seen since then is in this generation or a later one.
     began: Minute,
     newest: Minute,
-    /// Since when each is known.
+    /// The facts, with the time since when each is known.
     known: HashMap<u64, Minute>,
-    /// Pages that are full.
+    /// Number of full pages.
     full_pages: u32,
-    /// The page that is not.
+    /// The last page, which is not full.
     page: Vec<(u64, Minute)>,
     page_changed: bool,
 }
 
-/// A page as it is read back.
+/// A page read back from the log.
 pub(super) struct Page {
     generation: u32,
     number: u32,
@@ -55,7 +55,7 @@ pub(super) struct Page {
 }
 
 impl Facts {
-    /// At most so many, in both generations together.
+    /// `limit` applies to both generations together.
     pub(super) fn new(limit: usize) -> Self {
         let young = Generation::new(0, Minute::MAX);
         Self { limit: (limit / 2).max(1), young, old: None, changes: None }
@@ -65,7 +65,7 @@ impl Facts {
         self.young.known.len() + self.old.as_ref().map_or(0, |old| old.known.len())
     }
 
-    /// From when on all that was seen is known; the end of all times while nothing was seen.
+    /// Since when the memory is complete; the maximum while it is empty.
     pub(super) fn complete_from(&self) -> Minute {
         self.old.as_ref().unwrap_or(&self.young).began
     }
@@ -76,7 +76,7 @@ impl Facts {
         self.young.known.get(&fact).copied().or_else(old)
     }
 
-    /// Notes that a fact held at a time, which may be before what was noted last.
+    /// Records a fact at a time, which may be earlier than that of previous ones.
     pub(super) fn note(&mut self, fact: u64, at: Minute) {
         self.young.newest = self.young.newest.max(at);
         if self.young.known.get(&fact).is_some_and(|since| *since <= at) {
@@ -98,7 +98,7 @@ impl Facts {
         self.turn_if_full();
     }
 
-    /// Drops the old generation and begins a new one, when the young one is full.
+    /// Starts a new generation and drops the old one, if the young one is full.
     fn turn_if_full(&mut self) {
         if self.young.known.len() < self.limit {
             return;
@@ -120,13 +120,13 @@ impl Facts {
         }
     }
 
-    /// What has to become durable.
+    /// Takes the changes to be made durable.
     pub(super) fn take_changes(&mut self) -> Vec<(String, Option<Bytes>)> {
         self.write_page();
         self.changes.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Takes back the pages of before a restart, in any order, and from now on gathers what changes.
+    /// Restores the pages of before a restart, in any order, and collects changes from now on.
     pub(super) fn restore(&mut self, pages: Vec<Page>) {
         let mut generations: BTreeMap<u32, Generation> = BTreeMap::new();
         for page in pages {
@@ -152,7 +152,7 @@ impl Generation {
         Self { number, began, newest: 0, known, full_pages: 0, page, page_changed: false }
     }
 
-    /// Takes back a page.
+    /// Restores a page.
     fn take(&mut self, page: Page) {
         self.began = self.began.min(page.began);
         self.newest = self.newest.max(page.newest);
@@ -183,7 +183,7 @@ impl Generation {
 }
 
 impl Page {
-    /// Reads a page after the kind of value; nothing where the bytes are none.
+    /// Decodes a page, after the byte for the kind of value; `None` if it is invalid.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes;
         let mut number = || Some(u32::from_be_bytes(take(&mut rest)?));

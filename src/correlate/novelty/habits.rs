@@ -4,22 +4,22 @@ use super::facts::take;
 use crate::model::Time;
 
 const HOUR_MILLIS: i64 = 3_600_000;
-/// Days with changes before anything is told: two working weeks.
+/// Days with changes before anything counts as unusual: two working weeks.
 const ENOUGH_DAYS: u8 = 10;
-/// An hour or a weekday is unusual when changes were made on fewer than one in so many of the days.
+/// An hour or weekday is unusual if fewer than one in this many days have a change in it.
 const ONE_IN: u32 = 20;
-/// At so many days all counts are halved, so that older ones count less.
+/// Days after which all counts are halved, so that older ones count less.
 const MOST_DAYS: u8 = 200;
-/// Bytes of what is stored.
+/// Bytes of the stored form.
 const STORED: usize = 40;
 
-/// On how many days a principal made changes: in all, at each hour, on each day of the week. A day counts when it is
-/// over: so a busy Sunday does not make itself usual.
+/// The number of days on which a principal made changes: in total, by hour, and by weekday. A day counts once it is
+/// over, so that a busy Sunday does not make itself usual.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Habits {
-    /// The last day with a change, since 1970.
+    /// The last day with a change, in days since 1970.
     today: u32,
-    /// The hours of it, as bits.
+    /// Its hours with changes, as bits.
     hours: u32,
     days: u8,
     by_hour: [u8; 24],
@@ -27,7 +27,7 @@ pub(super) struct Habits {
 }
 
 impl Habits {
-    /// Notes a change; whether that tells something. Days before the last one are not looked at any more.
+    /// Records a change, and returns whether that changed anything. Changes on earlier days are ignored.
     pub(super) fn note(&mut self, time: Time) -> bool {
         let (day, hour) = day_and_hour(time);
         let bit = 1 << hour;
@@ -59,8 +59,8 @@ impl Habits {
         }
     }
 
-    /// Whether the days before tell that a change at this hour, or on this day of the week, is unusual. An hour beside
-    /// a usual one is usual.
+    /// Whether a change at this hour or on this weekday is unusual by the days before. An hour next to a usual one is
+    /// usual.
     pub(super) fn is_unusual(&self, time: Time) -> bool {
         let (day, hour) = day_and_hour(time);
         let is_rare = |count: u8| u32::from(count) * ONE_IN < u32::from(self.days);
@@ -78,7 +78,7 @@ impl Habits {
         out.extend_from_slice(&self.by_weekday);
     }
 
-    /// Reads from the front of what is left; nothing where that is none.
+    /// Decodes from the front of the bytes; `None` if there are too few.
     pub(super) fn decode(bytes: &mut &[u8]) -> Option<Self> {
         Some(Self {
             today: u32::from_be_bytes(take(bytes)?),
@@ -101,7 +101,7 @@ fn day_and_hour(time: Time) -> (u32, usize) {
     (u32::try_from(hours / 24).unwrap_or(u32::MAX), usize::try_from(hours % 24).unwrap_or_default())
 }
 
-/// From 0, Monday: 1970 began on a Thursday.
+/// The weekday from 0, Monday; 1970 began on a Thursday.
 fn weekday(day: u32) -> usize {
     usize::try_from((day % 7 + 3) % 7).unwrap_or_default()
 }
@@ -115,7 +115,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// Weekdays of four weeks from Monday, 2024-01-01 on, at nine and at three.
+    /// Changes at nine and at three on the working days of four weeks from Monday, 2024-01-01.
     fn office() -> Habits {
         let mut habits = Habits::default();
         for day in (1..=26).filter(|day| (day - 1) % 7 < 5) {

@@ -21,43 +21,43 @@ use self::habits::Habits;
 use super::memory::Memory;
 use crate::model::{Attribution, Draft, Novelty, NoveltyLimits, RecordInfo, Time};
 
-/// The prefix of the keys of all that is remembered here.
+/// The key prefix of this state.
 pub(super) const KEY_PREFIX: &str = "novelty/";
 const FACTS_PREFIX: &str = "novelty/facts/";
 const HABITS_PREFIX: &str = "novelty/habits/";
-/// The first byte of what is stored.
+/// The first byte of a stored value: its kind.
 const PAGE: u8 = 1;
 const HABITS: u8 = 2;
 
 const MINUTE_MILLIS: i64 = 60_000;
 const DAY_MINUTES: Minute = 24 * 60;
-/// There is a principal for so many facts, at least: for each its addresses, types, methods and accounts are noted.
+/// Fewest facts per principal (its addresses, types, methods, accounts), by which the number of principals is limited.
 const FACTS_OF_ONE: usize = 16;
 
-/// What a hash is of, besides the facets: the wholes that facets are about.
+/// Kinds of hashes besides the facets: the subjects of facts.
 const WHO: u64 = 1 << 8;
 const ACCOUNT: u64 = 1 << 9;
 const ADDRESS: u64 = 1 << 10;
 
-/// Tells what is new. Fed in the order of the log.
+/// Detects what is new about changes. Takes them in log order.
 #[derive(Debug)]
 pub struct Novelties {
     limits: NoveltyLimits,
     facts: Facts,
     habits: Memory<Habits, u64>,
-    /// Habits that are to become durable; nothing is gathered where nobody asks for it.
+    /// Changed habits to be made durable; `None` if changes are not collected.
     changes: Option<Vec<(String, Option<Bytes>)>>,
 }
 
-/// One thing that a change tells, and what is new where it was not known.
+/// A fact that a change contributes, and the facet that is new if the fact was unknown.
 struct Claim {
     facet: Novelty,
-    /// What it is about is known for long enough.
+    /// Whether its subject has been known for long enough.
     is_learned: bool,
     fact: u64,
 }
 
-/// What the changes of a record have in common.
+/// The part that all changes of a record share.
 struct Call<'a> {
     time: Time,
     minute: Minute,
@@ -73,14 +73,14 @@ impl Default for Novelties {
 }
 
 impl Novelties {
-    /// A memory that is empty.
+    /// Creates an empty memory.
     #[must_use]
     pub fn new(limits: NoveltyLimits) -> Self {
         let habits = Memory::new(HABITS_PREFIX, (limits.facts / FACTS_OF_ONE).max(1));
         Self { limits, facts: Facts::new(limits.facts), habits, changes: None }
     }
 
-    /// What is new about each of a record's changes, and notes it. Empty while that can't be told.
+    /// Determines what is new about each of a record's changes, and remembers them. Empty while still learning.
     pub fn take(&mut self, record: &RecordInfo, drafts: &[Draft]) -> Vec<Novelty> {
         if self.limits.facts == 0 {
             return Vec::new();
@@ -115,7 +115,7 @@ impl Novelties {
         novelty
     }
 
-    /// What a change tells.
+    /// The facts that a change contributes.
     fn claims(&self, call: &Call<'_>, draft: &Draft) -> [Option<Claim>; 6] {
         let account = account(draft);
         let account_is_known = self.is_known(account, call.minute);
@@ -136,7 +136,7 @@ impl Novelties {
         ]
     }
 
-    /// Whether a principal or an account is known for long enough.
+    /// Whether a principal or an account has been known for long enough.
     fn is_known(&self, whole: u64, now: Minute) -> bool {
         self.facts.known_since(whole).is_some_and(|since| self.is_learned(since, now))
     }
@@ -166,20 +166,14 @@ impl Novelties {
         }
     }
 
-    /// How many facts are remembered.
+    /// The number of facts remembered.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn remembered(&self) -> usize {
         self.facts.len()
     }
 
-    /// Whether nothing is remembered.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Takes back what was remembered before a restart, in any order, and from now on gathers what changes. Gives how
-    /// many of the values are none of ours.
+    /// Restores the state of before a restart from its values, in any order, and collects changes from now on. Returns
+    /// how many of the values are invalid.
     pub fn restore(&mut self, values: impl IntoIterator<Item = Bytes>) -> usize {
         let (mut pages, mut habits, mut strange) = (Vec::new(), Vec::new(), 0);
         for value in values {
@@ -201,7 +195,7 @@ impl Novelties {
         strange
     }
 
-    /// What has to become durable together with the events that it told of.
+    /// Takes the changes that must be committed together with the events that depend on them.
     #[must_use]
     pub fn take_changes(&mut self) -> Vec<(String, Option<Bytes>)> {
         let mut changes = self.changes.as_mut().map(std::mem::take).unwrap_or_default();
@@ -233,8 +227,8 @@ fn decode_habits(mut bytes: &[u8]) -> Option<(u64, Habits)> {
     Some((who, Habits::decode(&mut bytes)?))
 }
 
-/// Who it is that acts, the same over many sessions: behind a role the person, where told rather than guessed, else the
-/// role; otherwise the principal.
+/// The actor, independent of sessions: behind a role the person, if known and not guessed, or else the role; otherwise
+/// the principal.
 fn who(attribution: &Attribution) -> Option<&str> {
     let role = attribution.assumed.as_ref().and_then(|assumed| assumed.role_arn.as_deref());
     if role.is_some() {
@@ -249,8 +243,7 @@ fn account(draft: &Draft) -> u64 {
     hash(ACCOUNT, 0, draft.asset.account.as_bytes())
 }
 
-/// An address as it is remembered: of IPv6 the network of 64 bits, since hosts change the rest as they like
-/// (RFC 8981).
+/// An address as remembered: for IPv6 the /64 network, since hosts vary the rest (RFC 8981).
 fn address(text: &str) -> u64 {
     match text.parse() {
         Ok(IpAddr::V4(address)) => u64::from(address.to_bits()),
@@ -262,7 +255,7 @@ fn address(text: &str) -> u64 {
     }
 }
 
-/// A kind of fact, about a whole.
+/// The hash of a fact: its kind, its subject and a text.
 fn hash(kind: u64, of: u64, text: &[u8]) -> u64 {
     xxh3_64_with_seed(text, of.rotate_left(17) ^ kind)
 }

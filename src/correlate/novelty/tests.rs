@@ -191,7 +191,7 @@ fn a_memory_too_small_for_the_learning_period_tells_nothing() {
         for n in 0..400_i64 {
             let ip = ADDRESSES[usize::try_from(n).unwrap() % ADDRESSES.len()];
             told.push(take(&mut novelties, &Change { minute: USUAL.minute + n * DAY, ip, ..USUAL }));
-            assert!(novelties.len() <= facts.max(2), "{facts}");
+            assert!(novelties.remembered() <= facts.max(2), "{facts}");
         }
         told
     };
@@ -280,7 +280,7 @@ proptest! {
                 prop_assert_eq!(restarted.restore(log.values().cloned()), 0);
             }
         }
-        prop_assert_eq!(steady.len(), restarted.len());
+        prop_assert_eq!(steady.remembered(), restarted.remembered());
         let pages = facts / facts::PAGE + 4;
         prop_assert!(log.keys().filter(|key| key.starts_with(FACTS_PREFIX)).count() <= pages, "pages are given back");
     }

@@ -106,7 +106,8 @@ fn a_retry_that_succeeds_has_what_was_asked_for() {
 
 #[test]
 fn what_waits_is_bounded_and_goes_out_early_rather_than_lost() {
-    let mut operations = Operations::with_limits(OperationLimits { waiting: 2, waiting_bytes: 1 << 20, told: 2 });
+    let limits = OperationLimits { waiting: 2, waiting_bytes: 1 << 20, told: 2 };
+    let mut operations = Operations { limits, ..Operations::default() };
     for operation in 1..=3 {
         operations.take(record(operation, operation, Phase::Started, 0), after(operation as i64));
     }

@@ -9,17 +9,17 @@ use super::view::Object;
 use super::{ExpressionError, MAX_BYTES};
 use crate::hub::shape::{self, Shape};
 
-/// Parts of an expression: operators, names, literals.
+/// Most nodes of an expression: operators, names, literals.
 const MAX_NODES: usize = 256;
-/// Levels of an expression, for parsing, compiling and evaluating call themselves.
+/// Deepest nesting of an expression, since parsing, compiling and evaluating are recursive.
 const MAX_DEPTH: u16 = 48;
-/// More than the parser takes for [`MAX_BYTES`]. Only what it touches costs memory.
+/// Stack for the parser: more than it needs for [`MAX_BYTES`]. Untouched pages cost no memory.
 const STACK_BYTES: usize = 64 << 20;
-/// Patterns of an expression, and bytes that each may take when it is compiled.
+/// Most regular expressions in an expression, and the size limit of each when compiled, in bytes.
 const MAX_PATTERNS: usize = 8;
 const MAX_PATTERN_BYTES: usize = 64 * 1024;
 
-/// A part of a compiled expression.
+/// A node of a compiled expression.
 #[derive(Debug)]
 pub(super) enum Node {
     Literal(Value<'static>),
@@ -28,7 +28,7 @@ pub(super) enum Node {
         of: Object,
         name: &'static str,
     },
-    /// The element that a loop is at; 0 is the outermost loop.
+    /// The current element of a comprehension; 0 is the outermost.
     Local(usize),
     Select {
         from: Box<Node>,
@@ -52,9 +52,9 @@ pub(super) enum Node {
     Loop {
         kind: Loop,
         range: Box<Node>,
-        /// What is asked of each element.
+        /// Evaluated for each element.
         body: Box<Node>,
-        /// What is collected of an element; itself if there is none.
+        /// The value collected for an element; the element itself if absent.
         transform: Option<Box<Node>>,
     },
 }
@@ -88,7 +88,7 @@ pub(super) enum Binary {
     EndsWith,
 }
 
-/// What a loop is for.
+/// The kinds of comprehensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Loop {
     All,
@@ -98,7 +98,7 @@ pub(super) enum Loop {
     Collect,
 }
 
-/// `&&`, `||` and the loops are compiled apart.
+/// `&&`, `||` and comprehensions are compiled separately.
 const OPERATORS: &[(&str, Binary)] = &[
     (operators::EQUALS, Binary::Equal),
     (operators::NOT_EQUALS, Binary::NotEqual),
@@ -140,7 +140,7 @@ fn parse(text: &str) -> Result<Node, ExpressionError> {
     Ok(node)
 }
 
-/// The first of the errors, without the parser's list of all that it would have taken.
+/// The first of the errors, without the parser's list of everything that it expected.
 fn syntax_error(errors: ParseErrors) -> ExpressionError {
     let Some(error) = errors.errors.into_iter().next() else {
         return ExpressionError { line: 1, column: 1, reason: "no expression".to_owned() };
@@ -152,7 +152,7 @@ fn syntax_error(errors: ParseErrors) -> ExpressionError {
     ExpressionError { line: position(error.pos.0), column: position(error.pos.1), reason }
 }
 
-/// Whether something can be told to be no truth value before it is evaluated.
+/// Whether a node can't be a boolean, as far as that is known before evaluation.
 fn never_true(node: &Node, shape: Shape) -> bool {
     match node {
         Node::Literal(value) => !matches!(value, Value::Bool(_)),
@@ -167,7 +167,7 @@ fn never_true(node: &Node, shape: Shape) -> bool {
 
 struct Compiler<'s> {
     source: &'s SourceInfo,
-    /// The names of the loops' elements, outermost first.
+    /// The variables of the enclosing comprehensions, outermost first.
     locals: Vec<(String, Shape)>,
     nodes: usize,
     depth: u16,
@@ -243,7 +243,7 @@ impl Compiler<'_> {
         })
     }
 
-    /// Whether an expression is the event's `data`, and no loop's element of that name.
+    /// Whether an expression is the event's `data`, and not a comprehension's variable of that name.
     fn is_data(&self, expression: &IdedExpr) -> bool {
         matches!(&expression.expr, Expr::Ident(name) if name == "data")
             && self.locals.iter().all(|(local, _)| local != "data")
@@ -344,7 +344,8 @@ impl Compiler<'_> {
         Ok((Node::Binary(operator, Box::new([self.node(a)?.0, self.node(b)?.0])), Shape::Free))
     }
 
-    /// `asset["type"]` is `asset.type`; the elements of a list have its elements' shape.
+    /// Compiles an index: `asset["type"]` is `asset.type`, and an element of a list has the shape of the list's
+    /// elements.
     fn index(&mut self, expression: &IdedExpr, from: &IdedExpr, at: &IdedExpr) -> Compiled {
         if let Expr::Literal(LiteralValue::String(name)) = &at.expr {
             let select = SelectExpr { operand: Box::new(from.clone()), field: name.inner().to_owned(), test: false };
@@ -411,7 +412,7 @@ impl Compiler<'_> {
     }
 }
 
-/// Lists of literals are made once.
+/// A list of literals is built once, at compile time.
 fn constant_list(nodes: Vec<Node>) -> Node {
     if !nodes.iter().all(|node| matches!(node, Node::Literal(_))) {
         return Node::List(nodes);

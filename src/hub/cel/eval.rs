@@ -11,13 +11,13 @@ use super::view::View;
 /// Why an expression has no value for an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Undecided {
-    /// Its values don't fit together, which CEL calls an error.
+    /// The operands have the wrong types, which CEL calls an error.
     Types,
-    /// It took all the steps that it may take.
+    /// It used up its steps.
     Steps,
 }
 
-/// A value that lies in the event or the expression, or one that was made.
+/// A value borrowed from the event or the expression, or a computed one.
 #[derive(Clone, Debug)]
 pub(super) enum Got<'v> {
     Ref(&'v Value<'v>),
@@ -50,14 +50,14 @@ fn as_bool(value: &Value<'_>) -> Result<bool, Undecided> {
 
 type Evaluated<'v> = Result<Got<'v>, Undecided>;
 
-/// The value of an expression for an event, within so many steps.
+/// Evaluates an expression for an event, within a number of steps.
 pub(super) fn eval<'v>(root: &'v Node, view: &'v View<'_>, steps: u32) -> Evaluated<'v> {
     Evaluation { view, locals: Vec::new(), steps }.eval(root)
 }
 
 struct Evaluation<'v, 'a> {
     view: &'v View<'a>,
-    /// The elements that the loops around are at.
+    /// The current elements of the enclosing comprehensions.
     locals: Vec<Got<'v>>,
     steps: u32,
 }
@@ -140,7 +140,7 @@ impl<'v> Evaluation<'v, '_> {
         }
     }
 
-    /// A copy of its own, which costs what there is to copy.
+    /// Copies a borrowed value, which takes steps by its size.
     fn own(&mut self, value: Got<'v>) -> Result<Value<'v>, Undecided> {
         match value {
             Got::Own(value) => Ok(value),
@@ -151,7 +151,7 @@ impl<'v> Evaluation<'v, '_> {
         }
     }
 
-    /// `&&` and `||`: one operand that is `absorbing` decides, whatever the others are, errors included.
+    /// `&&` and `||`: one operand equal to `absorbing` decides, even if others are errors.
     fn fold(&mut self, nodes: impl Iterator<Item = &'v Node>, absorbing: bool) -> Evaluated<'v> {
         let mut undecided = Ok(bool(!absorbing));
         for node in nodes {
@@ -165,7 +165,7 @@ impl<'v> Evaluation<'v, '_> {
         undecided
     }
 
-    /// The caller takes away what the last round leaves in `locals`.
+    /// Runs a comprehension. The caller truncates `locals` afterwards.
     fn run(&mut self, kind: Loop, range: Got<'v>, body: &'v Node, transform: Option<&'v Node>) -> Evaluated<'v> {
         let depth = self.locals.len();
         let (mut undecided, mut met, mut list) = (false, 0_u32, Vec::new());
@@ -236,7 +236,7 @@ impl<'v> Evaluation<'v, '_> {
         }
     }
 
-    /// Values of different kinds differ, but numbers are compared as numbers.
+    /// Values of different types are unequal, except that numbers are compared by value.
     fn equal(&mut self, a: &Value<'_>, b: &Value<'_>) -> Result<bool, Undecided> {
         self.spend(1)?;
         match (a, b) {
@@ -267,7 +267,7 @@ impl<'v> Evaluation<'v, '_> {
         }
     }
 
-    /// What it costs to find a member.
+    /// Takes the steps for finding a member.
     fn look_up(&mut self, map: &Value<'_>) -> Result<(), Undecided> {
         let Value::Map(members) = map else { return Ok(()) };
         self.spend(u32::try_from(members.len() / 16).unwrap_or(u32::MAX))
@@ -282,7 +282,7 @@ impl<'v> Evaluation<'v, '_> {
         }
     }
 
-    /// The member of an object. What is not there is null, and null has no members.
+    /// The member of an object. An absent member is null, and so is a member of null.
     fn select(&mut self, from: Got<'v>, name: &str) -> Evaluated<'v> {
         self.look_up(&from)?;
         match from {
@@ -368,7 +368,7 @@ fn compare<'v>(a: &Value<'_>, b: &Value<'_>, is: fn(Ordering) -> bool) -> Evalua
     a.compare(b).map(|order| bool(is(order))).ok_or(Undecided::Types)
 }
 
-/// Arithmetic between numbers of one kind. What does not fit is an error.
+/// Arithmetic between numbers of one type. Anything else, and overflow, is an error.
 fn calculate<'v>(operator: Binary, a: &Value<'_>, b: &Value<'_>) -> Evaluated<'v> {
     let value = match (operator, a, b) {
         (Binary::Add, Value::Int(a), Value::Int(b)) => a.checked_add(*b).map(Value::Int),
@@ -385,7 +385,7 @@ fn calculate<'v>(operator: Binary, a: &Value<'_>, b: &Value<'_>) -> Evaluated<'v
     value.map(Got::Own).ok_or(Undecided::Types)
 }
 
-/// What a loop goes over: the elements of a list, the names of a map.
+/// The range of a comprehension: the elements of a list, the keys of a map.
 fn elements(range: Got<'_>) -> Result<Vec<Got<'_>>, Undecided> {
     match range {
         Got::Ref(Value::List(items)) => Ok(items.iter().map(Got::Ref).collect()),

@@ -24,9 +24,9 @@ use compile::Node;
 use eval::Undecided;
 use value::Value;
 
-/// Bytes of an expression's text.
+/// Longest text of an expression, in bytes.
 const MAX_BYTES: usize = 2048;
-/// Steps that one expression may take over one event: some milliseconds.
+/// Most steps for one expression and one event: some milliseconds.
 const MAX_STEPS: u32 = 100_000;
 
 /// A compiled expression. Two are equal when their texts are.
@@ -34,7 +34,7 @@ const MAX_STEPS: u32 = 100_000;
 pub struct Expression {
     text: Box<str>,
     root: Node,
-    /// Whether it was told in the log that it takes too long.
+    /// Whether it was logged that it takes too long.
     told: AtomicBool,
 }
 
@@ -54,13 +54,14 @@ impl Expression {
     /// Compiles an expression.
     ///
     /// # Errors
-    /// When it is too long, is no CEL, names what an event does not have, or uses a part of CEL that filters don't.
+    /// When it is too long, is not CEL, names a member that events don't have, or uses a part of CEL that is not
+    /// supported.
     pub fn compile(text: &str) -> Result<Self, ExpressionError> {
         Ok(Self { text: text.into(), root: compile::compile(text)?, told: AtomicBool::new(false) })
     }
 
-    /// Whether the expression is true for an event. One that can't be decided, since its values don't fit together
-    /// (`size(1)`), is not true. One that takes too long is taken for true: an event too many does no harm.
+    /// Whether the expression is true for an event. One that fails because of types (`size(1)`) is not true. One that
+    /// takes too long counts as true: an event too many does no harm.
     #[must_use]
     pub fn matches(&self, event: &View<'_>) -> bool {
         match eval::eval(&self.root, event, MAX_STEPS) {
@@ -76,7 +77,7 @@ impl Expression {
         }
     }
 
-    /// Conditions that hold wherever the expression is true, for an index to find it by.
+    /// Conditions implied by the expression, under which an index can file it.
     pub(in crate::hub) fn requirements(&self) -> Vec<Requirement<'_>> {
         let mut found = Vec::new();
         self.root.requirements(&mut found);

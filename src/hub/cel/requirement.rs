@@ -4,14 +4,14 @@ use super::compile::{Binary, Node};
 use super::value::Value;
 use super::view::Object;
 
-/// A condition that every event meets that an expression is true for: a text of the event is one of these.
+/// A condition implied by an expression: a field of the event has one of these values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::hub) struct Requirement<'e> {
     pub(in crate::hub) field: Field,
     pub(in crate::hub) texts: Vec<&'e str>,
 }
 
-/// A text of an [`EventHead`](crate::model::EventHead).
+/// A text field of an [`EventHead`](crate::model::EventHead).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::hub) enum Field {
     Asset,
@@ -25,7 +25,7 @@ pub(in crate::hub) enum Field {
 }
 
 impl Node {
-    /// Adds the conditions that hold wherever this is true.
+    /// Adds the conditions implied by this node.
     pub(super) fn requirements<'e>(&'e self, found: &mut Vec<Requirement<'e>>) {
         match self {
             Self::And(nodes) => nodes.iter().for_each(|node| node.requirements(found)),
@@ -54,7 +54,7 @@ impl Node {
         }
     }
 
-    /// The text of an event's head that this is.
+    /// The field of an event's head that this node reads, if it is one.
     fn field(&self) -> Option<Field> {
         let Self::Select { from, name } = self else {
             return match self {
@@ -82,7 +82,7 @@ impl Node {
     }
 }
 
-/// A condition on a field that each of the alternatives has some condition on.
+/// A condition implied by a disjunction: on a field for which every alternative implies a condition.
 fn common_requirement(nodes: &[Node]) -> Option<Requirement<'_>> {
     let (first, others) = nodes.split_first()?;
     let of = |node| {

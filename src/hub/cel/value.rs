@@ -17,18 +17,18 @@ pub(super) enum Value<'a> {
     Double(f64),
     Text(Cow<'a, str>),
     List(Vec<Value<'a>>),
-    /// In the order of the text. Objects are small, so a member is looked for one by one.
+    /// In the order of the text. Objects are small, so members are searched linearly.
     Map(Vec<(Cow<'a, str>, Value<'a>)>),
 }
 
 impl<'a> Value<'a> {
-    /// The member of a map; of two with one name the last.
+    /// The member of a map; the last one if the name is repeated.
     pub(super) fn member(&self, name: &str) -> Option<&Value<'a>> {
         let Self::Map(members) = self else { return None };
         members.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
-    /// How much of it there is to look at: one for each value in it, and more for long texts.
+    /// The steps for examining it: one for each value in it, and more for long texts.
     pub(super) fn weight(&self) -> u32 {
         match self {
             Self::Null | Self::Bool(_) | Self::Int(_) | Self::Double(_) => 1,
@@ -38,7 +38,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The order of two values that have one: numbers, whole or not, texts, truth values.
+    /// Compares two values of an ordered type: numbers (of either type), texts, booleans.
     pub(super) fn compare(&self, other: &Value<'_>) -> Option<Ordering> {
         match (self, other) {
             (Self::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
@@ -52,14 +52,14 @@ impl<'a> Value<'a> {
     }
 }
 
-/// A step for every 64 bytes.
+/// One step for every 64 bytes.
 pub(super) fn text_weight(text: &str) -> u32 {
     u32::try_from(text.len() / 64).unwrap_or(u32::MAX).saturating_add(1)
 }
 
-/// A whole number against any, without rounding it. `None` for what is no number.
+/// Compares an integer with a float without rounding it. `None` for NaN.
 fn compare_numbers(whole: i64, other: f64) -> Option<Ordering> {
-    /// 2^63: beyond what the whole numbers reach.
+    /// 2^63: beyond the range of integers.
     const BEYOND: f64 = 9_223_372_036_854_775_808.0;
     if other.is_nan() {
         return None;
@@ -136,7 +136,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Value<'a> {
     }
 }
 
-/// A member's name, borrowed where it has no escapes.
+/// A member's name, borrowed if it has no escapes.
 #[derive(Debug)]
 pub(super) struct Name<'a>(pub(super) Cow<'a, str>);
 

@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 use super::value::{Name, Value};
 use crate::model::EventHead;
 
-/// What a filter may ask of one event. Its text is cut into members when the first filter asks for one, and each member
-/// is parsed when it is first asked for: once, for all filters that look at the same view.
+/// An event as filters see it. Its text is split into members when a filter first needs one, and each member is parsed
+/// when first needed: once for all filters that use the same view.
 #[derive(Debug)]
 pub struct View<'a> {
     head: &'a EventHead,
@@ -27,7 +27,7 @@ struct Member<'a> {
     value: OnceCell<Value<'a>>,
 }
 
-/// Which object a member is of.
+/// The object that a member belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Object {
     Event,
@@ -47,13 +47,13 @@ impl<'a> View<'a> {
         self.head
     }
 
-    /// A member's value; `Null` when the event has none of that name.
+    /// A member's value; `Null` if there is none of that name.
     pub(super) fn member(&self, of: Object, name: &str) -> &Value<'a> {
         const ABSENT: &Value<'static> = &Value::Null;
         self.find(of, name).map_or(ABSENT, Member::value)
     }
 
-    /// Whether the event has a member, be it null.
+    /// Whether the event has a member, even if it is null.
     pub(super) fn has(&self, of: Object, name: &str) -> bool {
         self.find(of, name).is_some()
     }
@@ -71,8 +71,8 @@ impl<'a> Member<'a> {
     }
 }
 
-/// The members of an event and those of its `data`, in one pass over the text. None when it is no event, which is not
-/// in the log.
+/// The members of an event and those of its `data`, in one pass over the text. Empty if it is not an event, which the
+/// log never holds.
 fn members(json: &[u8]) -> Vec<Member<'_>> {
     let mut found = Vec::with_capacity(24);
     let mut deserializer = serde_json::Deserializer::from_slice(json);

@@ -31,51 +31,51 @@ use super::{Hub, Subscription};
 use crate::metrics::Metrics;
 use shard::Shard;
 
-/// Streams that may wait for a shard to take them; who hands over one more waits.
+/// Streams queued for a shard; handing over one more waits.
 const ARRIVALS: usize = 256;
 
-/// A stream whose answer's head is sent, and nothing of its body.
+/// A stream whose response head has been sent, and nothing of its body.
 #[derive(Debug)]
 pub struct PlainStream {
     reader: Reader,
     wire: Wire,
     open: OpenStream,
-    /// Dropped when the stream is over.
+    /// Dropped when the stream ends.
     held: Option<Box<dyn fmt::Debug + Send>>,
 }
 
 impl PlainStream {
-    /// Goes on with a subscription that nothing was taken from.
+    /// Takes over a subscription from which nothing has been read.
     #[must_use]
     pub fn new(subscription: Subscription, wire: Wire, open: OpenStream) -> Self {
         Self { reader: subscription.into_reader(), wire, open, held: None }
     }
 
-    /// Keeps something until the stream is over: its connection's place among those that may be open.
+    /// Attaches a value to be dropped when the stream ends, such as its connection's slot.
     #[must_use]
     pub fn holding(self, held: impl fmt::Debug + Send + 'static) -> Self {
         Self { held: Some(Box::new(held)), ..self }
     }
 }
 
-/// How the fan-out behaves.
+/// Settings of the fan-out.
 #[derive(Clone, Debug)]
 pub struct FanOutConfig {
-    /// How long a client may take nothing of what waits for it, before its stream is let go.
+    /// How long a client may not read pending bytes before its connection is reset.
     pub stalled_after: Duration,
-    /// Tasks that share the streams.
+    /// Number of tasks that share the streams.
     pub shards: NonZeroUsize,
 }
 
 impl FanOutConfig {
-    /// A shard for every core.
+    /// One shard per core.
     #[must_use]
     pub fn new(stalled_after: Duration) -> Self {
         Self { stalled_after, shards: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN) }
     }
 }
 
-/// Where streams are handed over. Cheap to clone. The shards end when all clones are gone and all streams are closed.
+/// The handle to the shards. Cheap to clone. They end when all clones are dropped and all streams are closed.
 #[derive(Clone, Debug)]
 pub struct FanOut {
     shards: Arc<[mpsc::Sender<(TcpStream, PlainStream)>]>,
@@ -102,10 +102,10 @@ impl FanOut {
         Self { shards: (0..config.shards.get()).map(start).collect(), next: Arc::default() }
     }
 
-    /// Takes a stream over; waits while many are coming.
+    /// Hands a stream to a shard; waits while its queue is full.
     ///
     /// # Errors
-    /// When a shard has broken down.
+    /// When the shard's task has ended unexpectedly.
     pub async fn serve(&self, socket: TcpStream, stream: PlainStream) -> io::Result<()> {
         let next = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len();
         let Some(shard) = self.shards.get(next) else { return Err(io::ErrorKind::BrokenPipe.into()) };

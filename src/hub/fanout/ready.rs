@@ -13,7 +13,7 @@ pub(super) struct ReadyList {
     notify: Notify,
 }
 
-/// Puts its slot on the list when it is woken.
+/// A waker that puts its slot on the list.
 #[derive(Debug)]
 pub(super) struct SlotWaker {
     slot: u32,
@@ -22,12 +22,12 @@ pub(super) struct SlotWaker {
 }
 
 impl ReadyList {
-    /// Waits until there is something on the list.
+    /// Returns when the list is not empty.
     pub(super) async fn notified(&self) {
         self.notify.notified().await;
     }
 
-    /// Exchanges the list for an empty one.
+    /// Swaps the list with an empty one.
     pub(super) fn take(&self, into: &mut Vec<u32>) {
         into.clear();
         std::mem::swap(into, &mut self.slots.lock().unwrap_or_else(PoisonError::into_inner));
@@ -39,7 +39,7 @@ impl SlotWaker {
         Arc::new(Self { slot, listed: AtomicBool::new(false), list })
     }
 
-    /// Before the slot is looked at: what happens from now on is a new wake-up.
+    /// Called before the slot is examined, so that later readiness puts it on the list again.
     pub(super) fn unlist(&self) {
         self.listed.store(false, Ordering::SeqCst);
     }

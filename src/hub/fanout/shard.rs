@@ -20,18 +20,18 @@ use crate::log::LogError;
 use crate::metrics::Metrics;
 use crate::model::{Cursor, Seq};
 
-/// Heartbeats, ends and stalled clients are looked after so often.
+/// Resolution of timers: heartbeats, ends of streams, stalled clients.
 const TICK: Duration = Duration::from_millis(100);
-/// Slots that get a turn before other tasks do.
+/// Turns taken before yielding to other tasks.
 const TURNS_AT_ONCE: usize = 32;
-/// How long a socket may take nothing before its slot lets go of what it holds.
+/// How long a socket may be blocked before its slot releases shared memory.
 const SHED_AFTER: Duration = Duration::from_secs(1);
-/// Bytes read at once of what clients send, to be thrown away.
+/// Buffer for what clients send, which is discarded.
 const SCRATCH_BYTES: usize = 1024;
-/// No tick.
+/// No timer.
 const NEVER: u32 = u32::MAX;
 
-/// What was read for a slot.
+/// The outcome of a load: slot, slot id, segment.
 type Answer = (u32, u64, Result<Option<Loaded>, LogError>);
 
 pub(super) struct Shard {
@@ -41,13 +41,13 @@ pub(super) struct Shard {
     stalled_after: Duration,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
-    /// The tick at which each slot is to be looked at, whatever else happens.
+    /// The tick at which each slot's next timer is due.
     due: Vec<u32>,
-    /// Slots at the tail, by filter.
+    /// Slots that have caught up with the tail, by filter.
     groups: BTreeMap<FilterId, Vec<u32>>,
-    /// Slots that get a turn.
+    /// Slots whose turn is due.
     queue: VecDeque<u32>,
-    /// All members of the groups have got what they want up to here.
+    /// The position up to which every slot in `groups` has been served.
     tail: Seq,
     ready: Arc<ReadyList>,
     loads: JoinSet<Answer>,
@@ -75,7 +75,7 @@ impl Shard {
         }
     }
 
-    /// Serves what arrives, until nothing can arrive any more and all is closed.
+    /// Serves arriving streams until the channel is closed and every stream has ended.
     pub(super) async fn run(mut self, mut arrivals: mpsc::Receiver<(TcpStream, PlainStream)>) {
         let (stop, ready, mut tail) = (self.stop.clone(), Arc::clone(&self.ready), self.hub.tail.subscribe());
         let mut ticks = interval(TICK);
@@ -162,7 +162,7 @@ impl Shard {
         slot.close(reset);
     }
 
-    /// Queues the slots whose filter passes some of what is new.
+    /// Queues the slots whose filter matches some of the new events.
     fn find_new(&mut self) {
         let (before, target) = (self.tail, self.hub.tail());
         while self.tail < target {
@@ -198,7 +198,7 @@ impl Shard {
         }
     }
 
-    /// Queues the slots at the tail that have a filter. They have got what they want up to `seen`.
+    /// Queues the slots of one filter. No event up to `seen` matches it.
     fn queue_group(&mut self, filter: FilterId, seen: Seq) {
         let Some(group) = self.groups.get_mut(&filter) else { return };
         for index in group.drain(..) {
@@ -210,7 +210,7 @@ impl Shard {
         }
     }
 
-    /// Queues every slot at the tail.
+    /// Queues every slot that has caught up.
     fn queue_all(&mut self) {
         let (filters, seen) = (self.groups.keys().copied().collect::<Vec<_>>(), self.tail);
         filters.into_iter().for_each(|id| self.queue_group(id, seen));
@@ -236,7 +236,8 @@ impl Shard {
         }
     }
 
-    /// What was queued has left an empty group behind, which is used again unless the last of it goes.
+    /// Drops a filter's group if it is empty. Queued slots leave an empty group behind, which is reused until the last
+    /// of its streams ends.
     fn drop_if_empty(&mut self, filter: FilterId) {
         if self.groups.get(&filter).is_some_and(Vec::is_empty) {
             self.groups.remove(&filter);
@@ -281,7 +282,7 @@ impl Shard {
         self.queue.push_back(index);
     }
 
-    /// The socket has become readable, which tells that the client goes, or writable.
+    /// Handles a socket that became readable, which usually means that the client disconnects, or writable.
     fn woken(&mut self, index: u32) {
         let Some(slot) = self.slot(index) else { return };
         slot.woken();
@@ -300,7 +301,7 @@ impl Shard {
         }
     }
 
-    /// Looks after the slots that are due.
+    /// Handles the slots whose timers are due.
     fn tick(&mut self) {
         let now = Instant::now();
         // Rounded down: what is due within this tick comes with the next.
@@ -331,7 +332,7 @@ impl Shard {
         }
     }
 
-    /// Ends a stream whose client takes nothing.
+    /// Resets a stream whose client has stalled.
     fn let_go(&mut self, index: u32) {
         let epoch = self.hub.epoch();
         let Some(slot) = self.slot(index) else { return };
@@ -342,12 +343,12 @@ impl Shard {
     }
 }
 
-/// The first tick that is not before a moment.
+/// The first tick at or after a moment.
 fn ticks_until(moment: Duration) -> u32 {
     u32::try_from(moment.as_millis().div_ceil(TICK.as_millis())).unwrap_or(NEVER - 1)
 }
 
-/// Whether a tick has passed, without waiting for one.
+/// Whether a tick has elapsed, without waiting.
 fn ticks_elapsed(ticks: &mut tokio::time::Interval) -> bool {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     ticks.poll_tick(&mut context).is_ready()
@@ -366,7 +367,7 @@ mod tests {
         }
     }
 
-    /// Filters are many and each its own: what is kept of one goes with its last stream, whatever that was at.
+    /// With many distinct filters, the group of each is dropped with its last stream, in whatever state that was.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn nothing_is_left_of_a_filter_whose_stream_goes() {
         let world = World::new(64 << 20, PATIENCE).await;

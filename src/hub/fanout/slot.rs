@@ -21,43 +21,43 @@ use crate::hub::segment::{Encoding, Selected};
 use crate::hub::wire::{OpenStream, Wire};
 use crate::model::Seq;
 
-/// Runs of events that go out in one system call.
+/// Most runs of events per system call.
 const RUNS_AT_ONCE: usize = 64;
 /// Ends a chunked body (<https://www.rfc-editor.org/rfc/rfc9112#section-7.1>).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-/// Reads of what a client sends after its request, in a row. It has nothing to say.
+/// Most reads in a row of what a client sends after its request; one that sends more is disconnected.
 const READS_AT_ONCE: usize = 16;
 
-/// Where a slot stands in its shard.
+/// The state of a slot in its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// In the queue: it gets a turn.
+    /// In the queue for a turn.
     Queued,
-    /// In its filter's group, at this place: it has got everything up to the shard's tail.
+    /// Caught up with the shard's tail; at this index in its filter's group.
     AtTail(u32),
-    /// Its socket takes no more.
+    /// Waiting for the socket to become writable.
     Blocked,
-    /// What follows is being read.
+    /// Waiting for the next segment to be loaded.
     Loading,
 }
 
-/// What a turn came to.
+/// The outcome of a turn.
 #[derive(Debug)]
 pub(super) enum Turn {
     /// There may be more to send.
     Again,
-    /// It has got everything, until the tail moves or this moment comes.
+    /// Caught up, until the tail moves or a timer is due at this moment.
     AtTail(Option<Instant>),
-    /// The socket takes no more.
+    /// The socket's buffer is full.
     Blocked,
-    /// What follows has to be read.
+    /// The next segment must be loaded.
     Load,
-    /// The stream is over, or the client is gone.
+    /// The stream has ended, or the client is gone.
     Over,
 }
 
 pub(super) struct Slot {
-    /// Tells the users of one place in the array apart.
+    /// Distinguishes successive streams at the same index.
     pub(super) id: u64,
     pub(super) state: State,
     socket: TcpStream,
@@ -66,11 +66,11 @@ pub(super) struct Slot {
     wire: Wire,
     open: OpenStream,
     _held: Option<Box<dyn fmt::Debug + Send>>,
-    /// Goes out before anything else: a notice, or the rest of an event.
+    /// Bytes to send first: a notice, or the rest of an event.
     pending: Bytes,
-    /// Since when the socket has taken nothing.
+    /// Since when the socket has accepted nothing.
     blocked: Option<Instant>,
-    /// Nothing follows `pending`.
+    /// Whether the stream ends after `pending`.
     last: bool,
 }
 
@@ -86,7 +86,7 @@ impl Slot {
         self.reader.filter()
     }
 
-    /// What [`Hub::load`] is to be asked for.
+    /// The arguments for [`Hub::load`].
     pub(super) fn wanted(&self) -> (Seq, Encoding) {
         (self.reader.cursor(), self.reader.encoding().clone())
     }
@@ -95,7 +95,7 @@ impl Slot {
         &mut self.reader
     }
 
-    /// Sends what there is, once around.
+    /// Sends until the socket is full, the stream is caught up, or other slots should have their turn.
     pub(super) fn turn(&mut self, hub: &Hub, now: Instant, stopping: bool) -> Turn {
         loop {
             match self.send_pending(now) {
@@ -141,7 +141,7 @@ impl Slot {
         }
     }
 
-    /// Whether all of it was taken.
+    /// Sends `pending`, and returns whether the socket accepted all of it.
     fn send_pending(&mut self, now: Instant) -> io::Result<bool> {
         if self.pending.is_empty() {
             return Ok(true);
@@ -152,7 +152,8 @@ impl Slot {
         Ok(self.pending.is_empty())
     }
 
-    /// Whether all of it was taken, or as much as is sent at once.
+    /// Sends the selected events, up to [`RUNS_AT_ONCE`] runs, and returns whether the socket accepted all that was
+    /// offered.
     fn send(&mut self, selected: &Selected, now: Instant) -> io::Result<bool> {
         let mut slices = [IoSlice::new(&[]); RUNS_AT_ONCE];
         let (mut runs, mut offered) = (0, 0);
@@ -181,13 +182,13 @@ impl Slot {
         }
     }
 
-    /// Before it is looked at after a wake-up.
+    /// To be called before the slot is examined after a wake-up.
     pub(super) fn woken(&self) {
         self.waker.unlist();
     }
 
-    /// Whether the client is still there. It is waited for to go, or to say something, which is thrown away: nothing
-    /// follows a request whose answer is the connection's last.
+    /// Whether the client is still connected; registers for wake-up when it disconnects or sends. What it sends is
+    /// discarded: the response said that no further request is read.
     pub(super) fn is_connected(&self, scratch: &mut [u8]) -> bool {
         let waker = Waker::from(Arc::clone(&self.waker));
         let mut context = Context::from_waker(&waker);
@@ -206,24 +207,24 @@ impl Slot {
         false
     }
 
-    /// Whether the socket may take more; if not, it is waited for.
+    /// Whether the socket is writable; if not, registers for wake-up.
     pub(super) fn is_writable(&self) -> bool {
         let waker = Waker::from(Arc::clone(&self.waker));
         self.socket.poll_write_ready(&mut Context::from_waker(&waker)).is_ready()
     }
 
-    /// When the client has taken nothing for so long.
+    /// When the client will have been stalled for `stalled_after`.
     pub(super) fn stalled_at(&self, stalled_after: Duration) -> Option<Instant> {
         self.blocked.and_then(|since| since.checked_add(stalled_after))
     }
 
-    /// Keeps no shared memory while the socket takes nothing: what is held would not be dropped for as long.
+    /// Releases shared segments while the socket is blocked, since the slot would keep them in memory for as long.
     pub(super) fn shed(&mut self) {
         self.pending = Bytes::copy_from_slice(&self.pending);
         self.reader.shed();
     }
 
-    /// Ends the connection. With `reset` the kernel drops what it still holds for the client.
+    /// Closes the connection. With `reset` the kernel discards unsent bytes.
     pub(super) fn close(self, reset: bool) {
         if reset {
             let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
@@ -231,8 +232,8 @@ impl Slot {
     }
 }
 
-/// Gives how much the socket took of `offered` bytes. A socket that took less has no more room: tokio is told, so that
-/// it need not be asked again to find out.
+/// Writes, and returns how many of the `offered` bytes the socket accepted. After a partial write tokio's readiness is
+/// cleared, which saves a further system call to learn that the socket is full.
 fn write(socket: &TcpStream, offered: usize, send: impl Fn(SockRef<'_>) -> io::Result<usize>) -> io::Result<usize> {
     let mut sent = 0;
     let outcome = socket.try_io(Interest::WRITABLE, || {

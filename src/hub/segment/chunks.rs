@@ -8,13 +8,13 @@ use bytes::BytesMut;
 use super::{CHUNK_END, Format, Heads, Segment, Span};
 use crate::model::{Cursor, Epoch, Seq};
 
-/// Chunks in the making.
+/// A builder of encoded chunks.
 pub(super) struct Chunks {
     epoch: Epoch,
     format: Format,
     bytes: BytesMut,
     spans: Vec<Span>,
-    /// What stands before the JSON; kept for its memory.
+    /// The text before the JSON; a reused buffer.
     prefix: String,
 }
 

@@ -19,14 +19,14 @@ use super::projection::Projection;
 use crate::log::{Block, LogError};
 use crate::model::{Epoch, EventHead, Seq};
 
-/// Text that one segment aims to hold. A single block of the log may hold more.
+/// Target size of a segment's text in bytes. A single block of the log may be larger.
 pub(super) const SEGMENT_BYTES: usize = 256 * 1024;
 
-/// Segments end where a page of this many positions ends, so that readers that began at different places soon ask for
-/// the same segments.
+/// Segments end at multiples of this many positions, so that readers with different starting positions soon share
+/// segments.
 const PAGE: u64 = 128;
 
-/// What a subscriber gets.
+/// The output format of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
     /// `text/event-stream` (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
@@ -35,7 +35,7 @@ pub enum Format {
     Ndjson,
 }
 
-/// The form of events that subscribers share.
+/// The encoding of events, shared by all subscribers with the same one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Encoding {
     pub(super) format: Format,
@@ -45,7 +45,7 @@ pub(super) struct Encoding {
 }
 
 impl Encoding {
-    /// What the hub makes of each new event. Other encodings are made of it when somebody asks.
+    /// The encoding that the hub produces for each new event. Others are derived from it on demand.
     pub(super) const BASE: Self = Self { format: Format::Sse, projection: None, gzip: false };
 
     fn is_base(&self) -> bool {
@@ -53,29 +53,29 @@ impl Encoding {
     }
 }
 
-/// Consecutive events in one encoding, in one buffer. Each stands there as a chunk of an HTTP/1.1 answer
-/// (<https://www.rfc-editor.org/rfc/rfc9112#section-7.1>), so that any run of events is a slice that can be sent as it
-/// is. The text within the chunk is `id: <epoch>.<seq>\ndata: <json>\n\n`, or the JSON and a line break.
+/// Consecutive events in one encoding, in one buffer. Each is a chunk of an HTTP/1.1 response
+/// (<https://www.rfc-editor.org/rfc/rfc9112#section-7.1>), so that any run of events is a slice that can be sent as is.
+/// The text within the chunk is `id: <epoch>.<seq>\ndata: <json>\n\n`, or the JSON and a line break.
 #[derive(Debug)]
 pub(super) struct Segment {
     heads: Arc<Heads>,
     base: bool,
     chunks: Bytes,
     spans: Vec<Span>,
-    /// What is sent in the place of the chunks, where the encoding is compressed.
+    /// The compressed pieces to send instead of the chunks, if the encoding is compressed.
     compressed: Option<Compressed>,
 }
 
-/// What filters look at, shared by the encodings of a segment.
+/// The heads of the events, shared by all encodings of a segment.
 #[derive(Debug)]
 pub(super) struct Heads {
     first: Seq,
     events: Vec<EventHead>,
-    /// Made for new segments; those read back from the log have none.
+    /// Set for new segments; those read back from the log have none.
     matches: OnceLock<Matches>,
 }
 
-/// Where an event lies; its chunk begins where the one before ends.
+/// The position of an event in the buffer; its chunk begins where the one before ends.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     text: usize,
@@ -83,10 +83,10 @@ struct Span {
     end: usize,
 }
 
-/// What ends a chunk.
+/// The end of a chunk.
 const CHUNK_END: &[u8] = b"\r\n";
 
-/// Which events of a segment, in whatever encoding, a filter passes.
+/// The events of a segment that match a filter.
 #[derive(Clone, Debug)]
 pub(super) enum Passing {
     All,
@@ -94,7 +94,7 @@ pub(super) enum Passing {
     Some(Arc<[u32]>),
 }
 
-/// How much to select.
+/// The most to select.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
     pub(super) events: u64,
@@ -102,7 +102,7 @@ pub(super) struct Room {
 }
 
 impl Passing {
-    /// Whether each event of a range passes.
+    /// Whether every event of a range matches.
     fn covers(&self, events: &Range<usize>) -> bool {
         let Self::Some(indexes) = self else { return true };
         let at = indexes.partition_point(|index| (*index as usize) < events.start);
@@ -111,7 +111,7 @@ impl Passing {
         last.is_some_and(|last| *last as usize + 1 == events.end)
     }
 
-    /// The first index from `start` on, of `count`.
+    /// The first matching index from `start` on, below `count`.
     fn next(&self, start: usize, count: usize) -> Option<usize> {
         match self {
             Self::All => (start < count).then_some(start),
@@ -144,10 +144,10 @@ impl Heads {
 }
 
 impl Segment {
-    /// Encodes the events of `blocks` that lie after a position, up to the end of a page; `None` when there are none.
+    /// Encodes the events of `blocks` after a position, up to the end of a page; `None` if there are none.
     ///
     /// # Errors
-    /// When a block has not as many lines as heads.
+    /// When the numbers of lines and heads in a block differ.
     pub(super) fn encode(epoch: Epoch, after: Seq, blocks: Vec<Block>) -> Result<Option<Self>, LogError> {
         let mut first = None;
         let mut heads = Vec::new();
@@ -179,7 +179,7 @@ impl Segment {
         }))
     }
 
-    /// The same events in another encoding. Only of the [base](Encoding::BASE).
+    /// The same events in another encoding. Only for segments in the [base](Encoding::BASE) encoding.
     pub(super) fn encode_as(&self, epoch: Epoch, encoding: &Encoding) -> Self {
         let plain = Encoding { gzip: false, ..encoding.clone() };
         let mut segment = if self.serves(&plain) { self.shared() } else { self.write_as(epoch, &plain) };
@@ -189,7 +189,7 @@ impl Segment {
         segment
     }
 
-    /// Another one over the same text.
+    /// Another segment over the same text.
     fn shared(&self) -> Self {
         let (heads, chunks, spans) = (Arc::clone(&self.heads), self.chunks.clone(), self.spans.clone());
         Self { heads, base: false, chunks, spans, compressed: None }
@@ -217,23 +217,23 @@ impl Segment {
         chunks.into_segment(Arc::clone(&self.heads), false)
     }
 
-    /// The JSON of an event. Only of the [base](Encoding::BASE), where two line breaks follow it.
+    /// The JSON of an event. Only for the [base](Encoding::BASE) encoding, where two line breaks follow it.
     fn json(&self, index: usize, span: &Span) -> &[u8] {
         self.chunks.get(span.json..self.text(index).end.saturating_sub(2)).unwrap_or_default()
     }
 
-    /// The events as filters look at them. Only of the [base](Encoding::BASE): other encodings have not all of them.
+    /// The events as filters see them. Only for the [base](Encoding::BASE) encoding: others may lack members.
     fn views(&self) -> impl Iterator<Item = View<'_>> {
         let events = self.heads.events.iter().zip(self.spans.iter().enumerate());
         events.map(|(head, (index, span))| View::new(head, self.json(index, span)))
     }
 
-    /// Asks the filters in use which of the events they pass, once for all subscribers.
+    /// Evaluates the filters in use, once for all subscribers.
     pub(super) fn match_filters(&self, filters: &Filters) {
         let _ = self.heads.matches.set(filters.matches(self.views()));
     }
 
-    /// What a filter passes. Only of the [base](Encoding::BASE).
+    /// The events that match a filter. Only for the [base](Encoding::BASE) encoding.
     pub(super) fn passing(&self, filter: &InternedFilter) -> Passing {
         if filter.passes_everything() {
             return Passing::All;
@@ -245,7 +245,7 @@ impl Segment {
         Passing::Some(passed.collect())
     }
 
-    /// Whether there is an event after a position among those that pass.
+    /// Whether a matching event follows a position.
     pub(super) fn any_after(&self, after: Seq, passing: &Passing) -> bool {
         passing.next(self.heads.index_after(after), self.spans.len()).is_some()
     }
@@ -264,25 +264,25 @@ impl Segment {
         self.heads.last()
     }
 
-    /// Whether subscribers of the encoding can be sent this. A segment that is not the base was made for who has it.
+    /// Whether this segment has the encoding. One that is not the base was derived for its holder, so it always has.
     pub(super) fn serves(&self, encoding: &Encoding) -> bool {
         !self.base || encoding.is_base()
     }
 
-    /// Bytes of memory, about.
+    /// Approximate memory in bytes.
     pub(super) fn weight(&self) -> usize {
         let heads: usize = self.heads.events.iter().map(head_weight).sum();
         let matches = self.heads.matches().map_or(0, Matches::weight);
         self.chunks.len() + heads + self.spans.len() * size_of::<Span>() + matches
     }
 
-    /// Bytes of text, about.
+    /// Approximate text in bytes.
     pub(super) fn text_bytes(&self) -> usize {
         self.chunks.len()
     }
 
-    /// Appends the events after `selected.scanned` that pass to `selected`, while there is room; one event is always
-    /// taken, however long.
+    /// Appends the matching events after `selected.scanned` to `selected` while there is room. One event always fits,
+    /// whatever its length.
     pub(super) fn select(self: &Arc<Self>, passing: &Passing, room: Room, selected: &mut Selected) {
         let mut start = self.heads.index_after(selected.scanned);
         if let Some(compressed) = &self.compressed {
@@ -305,7 +305,7 @@ impl Segment {
         selected.scanned = self.last();
     }
 
-    /// The same, of compressed events: in pieces of several where the subscriber wants all of one.
+    /// The same for compressed events: a whole block if all of it matches and fits, otherwise single events.
     fn select_pieces(
         self: &Arc<Self>,
         compressed: &Compressed,
@@ -334,7 +334,7 @@ impl Segment {
         selected.scanned = self.last();
     }
 
-    /// Takes all from an index on, if there is room.
+    /// Selects everything from an index on, if there is room; returns whether there was.
     fn select_rest(self: &Arc<Self>, start: usize, room: Room, selected: &mut Selected) -> bool {
         let rest = start..self.spans.len();
         let bytes = self.chunks.len().saturating_sub(self.chunk(start).start);
@@ -350,13 +350,13 @@ impl Segment {
         Seq(self.first().0 + index as u64)
     }
 
-    /// The bytes of an event's chunk; empty when there is no such event.
+    /// The range of an event's chunk; empty if there is no such event.
     fn chunk(&self, index: usize) -> Range<usize> {
         let Some(span) = self.spans.get(index) else { return 0..0 };
         index.checked_sub(1).and_then(|before| self.spans.get(before)).map_or(0, |span| span.end)..span.end
     }
 
-    /// The bytes of an event's text; empty when there is no such event.
+    /// The range of an event's text; empty if there is no such event.
     fn text(&self, index: usize) -> Range<usize> {
         self.spans.get(index).map_or(0..0, |span| span.text..span.end.saturating_sub(CHUNK_END.len()))
     }

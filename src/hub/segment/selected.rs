@@ -9,15 +9,15 @@ use super::{Passing, Segment};
 use crate::hub::gzip::Checksum;
 use crate::model::Seq;
 
-/// Events to be sent, out of one or more segments.
+/// Events to send, from one or more segments.
 #[derive(Clone, Debug)]
 pub(crate) struct Selected {
     pub(super) runs: Vec<Run>,
-    /// How many events there are.
+    /// The number of events.
     pub(in crate::hub) events: u64,
-    /// The bytes of their chunks.
+    /// The length of their chunks in bytes.
     pub(in crate::hub) bytes: usize,
-    /// The position up to which events were looked at: there is nothing to send between the last one and this.
+    /// The position up to which events were examined; none between the last selected one and this matches.
     pub(in crate::hub) scanned: Seq,
 }
 
@@ -26,36 +26,36 @@ pub(crate) struct Selected {
 pub(super) struct Run {
     pub(super) segment: Arc<Segment>,
     pub(super) events: Range<usize>,
-    /// What of the segment is wanted.
+    /// The events of the segment that match.
     pub(super) passing: Passing,
-    /// Where the encoding is compressed: a piece with just these events.
+    /// If the encoding is compressed, the piece with exactly these events.
     pub(super) piece: Option<Chunk>,
 }
 
-/// A piece of a compressed stream, as a chunk of an HTTP/1.1 answer.
+/// A piece of a compressed stream, as a chunk of an HTTP/1.1 response.
 #[derive(Clone, Debug)]
 pub(in crate::hub) struct Chunk {
     pub(in crate::hub) bytes: Bytes,
-    /// Where the piece lies within.
+    /// The range of the piece within the chunk.
     pub(in crate::hub) piece: Range<usize>,
     pub(in crate::hub) sum: Checksum,
 }
 
-/// How much of what was selected has been sent.
+/// How much of the selection was sent.
 #[derive(Debug)]
 pub(in crate::hub) struct Progress {
-    /// Events of which something was sent.
+    /// Events that were sent, the last one perhaps in part.
     pub(in crate::hub) events: u64,
-    /// The last of them; `None` when nothing was sent.
+    /// The last of them; `None` if nothing was sent.
     pub(in crate::hub) last: Option<Seq>,
-    /// What is still to be sent of it.
+    /// The unsent rest of it.
     pub(in crate::hub) rest: Bytes,
-    /// That of the texts that were sent, where the encoding is compressed.
+    /// The checksum of the texts of these events, if the encoding is compressed.
     pub(in crate::hub) sum: Checksum,
 }
 
 impl Selected {
-    /// Nothing yet.
+    /// An empty selection after a position.
     pub(in crate::hub) fn after(position: Seq) -> Self {
         Self { runs: Vec::new(), events: 0, bytes: 0, scanned: position }
     }
@@ -96,13 +96,13 @@ impl Selected {
         text.freeze()
     }
 
-    /// The segment of the first event after a position, and what of it was wanted.
+    /// The segment with the first selected event after a position, and its matching events.
     pub(in crate::hub) fn segment_after(&self, position: Seq) -> Option<(Arc<Segment>, Passing)> {
         let run = self.runs.iter().find(|run| run.segment.last() > position)?;
         Some((Arc::clone(&run.segment), run.passing.clone()))
     }
 
-    /// How far `sent` bytes of the chunks go.
+    /// The progress after `sent` bytes of the chunks.
     pub(in crate::hub) fn progress(&self, mut sent: usize) -> Progress {
         let mut progress = Progress { events: 0, last: None, rest: Bytes::new(), sum: Checksum::EMPTY };
         for run in &self.runs {

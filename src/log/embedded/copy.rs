@@ -18,13 +18,13 @@ use crate::model::{Seq, Time};
 
 const BACK_UP: &str = "back up the log";
 const RESTORE: &str = "restore the log";
-/// What is written at once.
+/// Bytes per write batch during a restore.
 const BATCH_BYTES: usize = 8 << 20;
 
-/// What a backup or a restored log holds.
+/// The content of a backup or of a restored log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackupSummary {
-    /// When the backup was begun.
+    /// When the backup was started.
     pub taken: Time,
     /// The oldest event.
     pub floor: Seq,
@@ -32,11 +32,11 @@ pub struct BackupSummary {
     pub tail: Seq,
     /// Entries of all kinds: blocks of events, index entries, assets, positions.
     pub entries: u64,
-    /// Runs of events that are damaged in the log that was backed up, so that they are missing here too.
+    /// Runs of events that are missing because they were damaged in the original log.
     pub damaged: u64,
 }
 
-/// Writes all that the log holds now.
+/// Writes a snapshot of the log.
 pub(super) fn back_up(shared: &Shared, taken: Time, output: &mut dyn Write) -> Result<BackupSummary, LogError> {
     shared.with(|store| {
         let wrong = |cause: &dyn std::fmt::Display| store.error(BACK_UP, cause);
@@ -63,12 +63,12 @@ pub(super) fn back_up(shared: &Shared, taken: Time, output: &mut dyn Write) -> R
     })
 }
 
-/// Makes a log of a backup, in a directory that has none. It gets an epoch of its own: what it logs from now on is not
-/// what the log that was backed up has logged since, so that a subscriber's position in the one means nothing in
-/// the other.
+/// Creates a log from a backup, in a directory without one. It gets a new epoch: from here on it differs from the
+/// original log, so that positions of the one are meaningless in the other.
 ///
 /// # Errors
-/// When the directory has a log or can't be written, or the backup is not whole. Nothing is left then.
+/// When the directory has a log or can't be written, or the backup is incomplete or corrupt. Nothing is left behind
+/// then.
 pub fn restore(directory: &Path, input: &mut dyn Read) -> Result<BackupSummary, BackupError> {
     let wrong = |error: std::io::Error| failed(directory, &error);
     if directory.join(STORE).try_exists().map_err(wrong)? {
@@ -91,7 +91,7 @@ pub fn restore(directory: &Path, input: &mut dyn Read) -> Result<BackupSummary, 
     Ok(summary)
 }
 
-/// Writes and checks the new log, under the name that is not looked at.
+/// Writes and verifies the new log under a temporary name.
 fn fill(directory: &Path, reader: BackupReader<'_>, head: &BackupHead) -> Result<BackupSummary, BackupError> {
     let store = Store::create(directory).map_err(|error| failed(directory, &error))?;
     let keyspaces = store.all();
@@ -115,7 +115,7 @@ fn fill(directory: &Path, reader: BackupReader<'_>, head: &BackupHead) -> Result
     Ok(BackupSummary { taken: head.taken, floor: state.floor, tail: state.tail, entries, damaged })
 }
 
-/// What the log holds, and how many runs of its events are damaged or missing.
+/// Reads the log's state, and counts runs of events that are damaged or missing.
 fn check(store: &Store) -> Result<(State, u64), LogError> {
     let read = |error: fjall::Error| store.failed(RESTORE, &error);
     let state = store.meta.get("state").map_err(read)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::tests::{append_numbered, copy_all, in_store, numbered, open};
 use super::*;
-use crate::log::conformance::{append, event, of_events};
+use crate::log::testing::{append, event, of_events};
 
 /// How many places are damaged; a run by hand takes more.
 fn rounds() -> usize {

@@ -13,20 +13,20 @@ use std::time::Duration;
 use crate::log::LogError;
 use crate::metrics::Metrics;
 
-/// How often a disk that takes nothing is looked at again.
+/// How often a disk that refuses writes is checked again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// What is written to learn whether the disk takes writes.
+/// The file written to test whether the disk accepts writes.
 const PROBE: &str = "probe";
 const PROBE_BYTES: usize = 1 << 20;
 
 /// The file system of the data directory.
 pub(super) struct Disk {
     directory: PathBuf,
-    /// Free bytes below which no batch is taken.
+    /// Free bytes below which no batch is accepted.
     min_free: AtomicU64,
-    /// Asks the system how many are.
+    /// Queries the free bytes.
     free: Free,
-    /// The file that tells this directory from another in its place.
+    /// The lock file and its identity, by which a replaced directory is noticed.
     lock: (PathBuf, (u64, u64)),
     waits: Mutex<Waits>,
     ended: Condvar,
@@ -35,7 +35,7 @@ pub(super) struct Disk {
 
 type Free = Box<dyn Fn(&Path) -> Option<u64> + Send + Sync>;
 
-/// What is waited for, in words for a person.
+/// What the writer waits for, as messages.
 #[derive(Default)]
 struct Waits {
     room: Option<String>,
@@ -44,7 +44,7 @@ struct Waits {
 }
 
 impl Disk {
-    /// `lock` is a file of the directory that stays as long as it is in use.
+    /// `lock` is a file in the directory that exists as long as the log is open.
     pub(super) fn new(directory: &Path, lock: &Path, min_free: u64, metrics: Arc<Metrics>) -> io::Result<Self> {
         metrics.log_writable.set(1);
         Ok(Self {
@@ -61,12 +61,12 @@ impl Disk {
         })
     }
 
-    /// Bytes that this process may still write; nothing when the system does not tell.
+    /// Free bytes available to this process; `None` if the system does not report them.
     pub(super) fn free_bytes(&self) -> Option<u64> {
         (self.free)(&self.directory)
     }
 
-    /// Who waits goes by it within a second.
+    /// Changes the reserve. A waiting writer notices within a second.
     pub(super) fn set_min_free(&self, bytes: u64) {
         self.min_free.store(bytes, Ordering::Relaxed);
     }
@@ -75,8 +75,11 @@ impl Disk {
         self.min_free.load(Ordering::Relaxed)
     }
 
-    /// Returns when a batch may be written. Once there was too little room, there has to be an eighth more than
-    /// enough, so that it does not come and go with every batch.
+    /// Blocks until there is room for a batch. Once there was too little, an eighth more than the reserve must be free,
+    /// so that the state does not flap with every batch.
+    ///
+    /// # Errors
+    /// When the directory was removed or replaced, or [`give_up`](Self::give_up) was called.
     pub(super) fn wait_for_room(&self) -> Result<(), LogError> {
         self.check_directory()?;
         let mut waited = false;
@@ -99,7 +102,11 @@ impl Disk {
         Ok(())
     }
 
-    /// Returns when the disk takes writes again, after `cause`; `waits` looks later at the earliest.
+    /// Blocks until the disk accepts writes again after the failure `cause`. The first test comes after `waits`
+    /// intervals.
+    ///
+    /// # Errors
+    /// As [`wait_for_room`](Self::wait_for_room).
     pub(super) fn wait_for_writes(&self, cause: &str, waits: u32) -> Result<(), LogError> {
         self.tell(|waits| &mut waits.writes, || cause.to_owned());
         for _ in 0..waits.max(1) {
@@ -115,24 +122,25 @@ impl Disk {
         }
     }
 
-    /// The log takes writes again.
+    /// Marks the log as writable again.
     pub(super) fn writes_again(&self) {
         self.over(|waits| &mut waits.writes);
     }
 
-    /// Why nothing is taken.
+    /// Why no writes are accepted; `None` if they are.
     pub(super) fn waits_for(&self) -> Option<String> {
         let waits = self.waits();
         waits.writes.clone().or_else(|| waits.room.clone())
     }
 
-    /// Ends every wait, now and from now on: what is in hand is refused.
+    /// Makes every wait fail, now and from now on, so that pending batches are refused.
     pub(super) fn give_up(&self) {
         self.waits().given_up = true;
         self.ended.notify_all();
     }
 
-    /// A directory that was removed or replaced still takes writes, into files that nobody will find again.
+    /// Fails if the directory was removed or replaced: open files in it still accept writes, which nobody would find
+    /// again.
     fn check_directory(&self) -> Result<(), LogError> {
         let (path, lock) = &self.lock;
         let cause = match identity(path) {
@@ -183,26 +191,43 @@ impl Disk {
         self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The directory, for messages.
+    /// The directory, for error messages.
     pub(super) fn shown(&self) -> String {
         self.directory.display().to_string()
     }
 }
 
-/// Device and number of a file.
+/// Device and inode of a file.
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::thread::ScopedJoinHandle;
+
     use super::*;
-    use crate::log::conformance::metrics;
+    use crate::log::testing::metrics;
 
     fn disk(directory: &Path, min_free: u64) -> Disk {
         let lock = directory.join("lock");
         File::create(&lock).unwrap();
         Disk::new(directory, &lock, min_free, metrics()).unwrap()
+    }
+
+    /// Has a thread wait for room, calls `look` once it waits, and returns the outcome of the wait.
+    fn while_waiting(
+        disk: &Disk,
+        look: impl FnOnce(&ScopedJoinHandle<'_, Result<(), LogError>>),
+    ) -> Result<(), LogError> {
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| disk.wait_for_room());
+            while disk.waits_for().is_none() {
+                std::thread::yield_now();
+            }
+            look(&waiting);
+            waiting.join().unwrap()
+        })
     }
 
     #[test]
@@ -220,17 +245,13 @@ mod tests {
     fn who_waits_for_room_tells_why_and_can_be_sent_away() {
         let directory = tempfile::tempdir().unwrap();
         let disk = disk(directory.path(), u64::MAX);
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| disk.wait_for_room());
-            while disk.waits_for().is_none() {
-                std::thread::yield_now();
-            }
+        let waited = while_waiting(&disk, |_| {
             let reason = disk.waits_for().unwrap();
             assert!(reason.contains("less than log.min_free_bytes"), "{reason}");
             assert_eq!(disk.metrics.log_writable.get(), 0);
             disk.give_up();
-            assert!(matches!(waiting.join().unwrap(), Err(LogError::Closed)));
         });
+        assert!(matches!(waited, Err(LogError::Closed)));
     }
 
     #[test]
@@ -239,19 +260,15 @@ mod tests {
         let free = Arc::new(AtomicU64::new(799));
         let told = Arc::clone(&free);
         let disk = Disk { free: Box::new(move |_| Some(told.load(Ordering::SeqCst))), ..disk(directory.path(), 800) };
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| disk.wait_for_room());
-            while disk.waits_for().is_none() {
-                std::thread::yield_now();
-            }
+        let waited = while_waiting(&disk, |waiting| {
             free.store(899, Ordering::SeqCst);
             while !disk.waits_for().is_some_and(|reason| reason.contains("899")) {
                 std::thread::yield_now();
             }
             assert!(!waiting.is_finished());
             free.store(900, Ordering::SeqCst);
-            waiting.join().unwrap().unwrap();
         });
+        waited.unwrap();
         assert_eq!((disk.waits_for(), disk.metrics.log_writable.get()), (None, 1));
         free.store(800, Ordering::SeqCst);
         disk.wait_for_room().unwrap();
@@ -261,14 +278,7 @@ mod tests {
     fn who_waits_for_room_goes_by_a_smaller_reserve_as_soon_as_there_is_one() {
         let directory = tempfile::tempdir().unwrap();
         let disk = disk(directory.path(), u64::MAX);
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| disk.wait_for_room());
-            while disk.waits_for().is_none() {
-                std::thread::yield_now();
-            }
-            disk.set_min_free(1);
-            waiting.join().unwrap().unwrap();
-        });
+        while_waiting(&disk, |_| disk.set_min_free(1)).unwrap();
         assert_eq!(disk.waits_for(), None);
     }
 

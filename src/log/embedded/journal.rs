@@ -20,22 +20,22 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::log::codec::RESTORE;
 
 const MAGIC: &[u8] = b"FJL\x03";
-/// What lies between the sequences of two batches at most; each write of the store takes one.
+/// The largest plausible step between the sequences of two batches.
 const FURTHEST: u64 = 1 << 40;
-/// A batch without items.
+/// Bytes of a batch without items.
 const SHORTEST: usize = 26;
 
-/// A piece of a journal that is no batch.
+/// A piece of a journal that is not a valid batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Piece {
     start: usize,
     end: usize,
-    /// Whether nothing whole follows.
+    /// Whether no valid batch follows.
     is_last: bool,
 }
 
-/// Takes out of the journals what is no whole batch. What was lost by the disk, rather than never completed, is kept in
-/// the folder `aside`.
+/// Removes from the journals everything that is not a valid batch. What the disk damaged, as opposed to an incomplete
+/// last write, is copied to the folder `aside`.
 pub(super) fn mend(store: &Path, aside: &Path) -> io::Result<()> {
     if !fs::read(store.join("version"))?.starts_with(MAGIC) {
         // Not of this format: the store says so.
@@ -77,7 +77,7 @@ pub(super) fn mend(store: &Path, aside: &Path) -> io::Result<()> {
     File::open(store)?.sync_all()
 }
 
-/// Replaces every journal by a copy of it that is on the disk for certain.
+/// Replaces every journal with a synced copy of itself.
 pub(super) fn write_anew(store: &Path) -> io::Result<()> {
     for (_, path) in journals(store)? {
         let content = fs::read(&path)?;
@@ -111,12 +111,12 @@ fn journals(store: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(journals)
 }
 
-/// The length without the zeros at the end.
+/// The length without trailing zeros.
 fn written(content: &[u8]) -> usize {
     content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
 
-/// What lies between whole batches, and behind the last of them; and the sequences of the batches.
+/// The invalid pieces between and after valid batches, and the sequences of the batches.
 fn pieces(content: &[u8]) -> (Vec<Piece>, Vec<u64>) {
     let mut sequences = Vec::new();
     let end = written(content);
@@ -136,7 +136,7 @@ fn pieces(content: &[u8]) -> (Vec<Piece>, Vec<u64>) {
     (pieces, sequences)
 }
 
-/// Where the next whole batch begins, behind what begins here.
+/// The offset of the next valid batch after the start.
 fn next_whole(content: &[u8]) -> Option<usize> {
     // Nothing ends behind the last magic, so that what is torn is searched to there only.
     let last = content.windows(MAGIC.len()).rposition(|bytes| bytes == MAGIC)?;
@@ -144,14 +144,14 @@ fn next_whole(content: &[u8]) -> Option<usize> {
     (1..=last.saturating_sub(SHORTEST - MAGIC.len())).find(is_whole)
 }
 
-/// The content without these pieces.
+/// The content except for these pieces.
 fn wholes<'a>(content: &'a [u8], pieces: &[Piece]) -> Vec<&'a [u8]> {
     let starts = std::iter::once(0).chain(pieces.iter().map(|piece| piece.end));
     let ends = pieces.iter().map(|piece| piece.start).chain([written(content)]);
     starts.zip(ends).filter_map(|(start, end)| content.get(start..end)).collect()
 }
 
-/// Takes a batch off the front; gives its sequence. Nothing when there is none that is whole.
+/// Consumes a batch and returns its sequence; `None` if there is no valid one at the front.
 fn batch(rest: &mut &[u8]) -> Option<u64> {
     let [1] = take(rest)? else { return None };
     let items = u32::from_le_bytes(take(rest)?);
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A batch as the store writes it, with one item.
+    /// A batch with one item, as the store writes it.
     fn written_batch(key: &[u8], value: &[u8]) -> Vec<u8> {
         let mut item = vec![2];
         item.extend_from_slice(&[0; 10]);

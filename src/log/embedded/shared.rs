@@ -14,27 +14,27 @@ use crate::log::{LogError, QuarantineSize, Retention, report};
 use crate::metrics::Metrics;
 use crate::model::Seq;
 
-/// What the writer lets everyone else see.
+/// The state shared between the writer and readers.
 pub(super) struct Shared {
     pub(super) tail: watch::Sender<Seq>,
     pub(super) floor: AtomicU64,
     bytes: AtomicU64,
     retention: Mutex<Retention>,
     quarantine: Mutex<QuarantineSize>,
-    /// Why no more is taken, once a write has failed for good.
+    /// The error of a write that failed for good; nothing is accepted after it.
     pub(super) failure: OnceLock<LogError>,
     pub(super) disk: Disk,
-    /// The last events of the runs that were found to be damaged.
+    /// The last positions of the damaged runs found so far.
     damaged: Mutex<BTreeSet<Seq>>,
-    /// The open store. Nothing while it is opened anew, which who reads waits for, and once that has failed.
+    /// The open store. Locked while it is reopened, so that readers wait; `None` if that failed.
     store: RwLock<Option<Store>>,
-    /// Whether the writer waits for all others to let go of it.
+    /// Whether the writer is waiting to reopen the store.
     is_wanted: AtomicBool,
     pub(super) metrics: Arc<Metrics>,
-    /// Commits that are to fail.
+    /// The number of next commits that are to fail.
     #[cfg(test)]
     pub(super) failing_commits: AtomicU32,
-    /// Whether the next commit is to fail although it is done.
+    /// Whether the next commit is to report a failure after it succeeded.
     #[cfg(test)]
     pub(super) fail_after_commit: AtomicBool,
 }
@@ -62,7 +62,7 @@ impl Shared {
         shared
     }
 
-    /// Does something with the store. Not to be called within itself.
+    /// Runs `work` on the open store. Must not be nested.
     pub(super) fn with<T>(&self, work: impl FnOnce(&Store) -> Result<T, LogError>) -> Result<T, LogError> {
         match &*self.store.read().unwrap_or_else(PoisonError::into_inner) {
             Some(store) => work(store),
@@ -70,7 +70,7 @@ impl Shared {
         }
     }
 
-    /// Reports events that are damaged, up to `last`: once, however often they are asked for. Gives the report back.
+    /// Logs and counts a damaged run that ends at `last`, once however often it is read. Returns the report.
     pub(super) fn set_aside(&self, last: Seq, report: LogError) -> LogError {
         let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         if damaged.insert(last) {
@@ -80,12 +80,12 @@ impl Shared {
         report
     }
 
-    /// Whether what takes long should let go of the store.
+    /// Whether long operations should release the store.
     pub(super) fn is_wanted(&self) -> bool {
         self.is_wanted.load(Ordering::Acquire)
     }
 
-    /// Closes the store and opens it again, when nobody reads.
+    /// Closes and reopens the store, once no one is using it.
     pub(super) fn reopen(&self) -> Result<State, LogError> {
         self.is_wanted.store(true, Ordering::Release);
         let mut place = self.store.write().unwrap_or_else(PoisonError::into_inner);

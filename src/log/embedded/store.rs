@@ -19,29 +19,29 @@ use crate::log::codec::{Damage, Fields, RESTORE, advice};
 use crate::log::{LogError, QuarantineSize, draw_epoch};
 use crate::model::{AssetName, Epoch, Seq};
 
-/// Where the store lies within the data directory.
+/// The store's folder within the data directory.
 pub(super) const STORE: &str = "log";
-/// Where it lies until its creation is complete.
+/// Its name until its creation is complete.
 pub(super) const UNFINISHED: &str = "log.new";
 const LOCK: &str = "lock";
-/// What is left of journals that the disk has damaged.
+/// The folder for damaged pieces of journals.
 const DAMAGED: &str = "damaged";
 
 const LOCK_TRIES: u32 = 20;
 const LOCK_WAIT: Duration = Duration::from_millis(25);
 
-/// Journals are replayed at the start: this bounds that to about a second. Each takes 64 MiB, which is the least.
+/// Limit of journal bytes, which bounds the replay at startup to about a second. The store's minimum is 64 MiB.
 const JOURNAL_BYTES: u64 = 64 << 20;
-/// For index and filter blocks, mostly: a filter for 10 million ids takes 12 MiB.
+/// Cache size, mostly for index and filter blocks: a filter for 10 million ids takes 12 MiB.
 const CACHE_BYTES: u64 = 64 << 20;
 const EVENTS_MEMTABLE_BYTES: u64 = 32 << 20;
 const MEMTABLE_BYTES: u64 = 16 << 20;
 
-/// Keys longer than this are folded; see [`text_key`].
+/// Longer keys are hashed; see [`text_key`].
 const LONGEST_KEY: usize = 1024;
 const FOLDED_PREFIX: usize = 1000;
 
-/// Handles to the open store. Cheap to clone.
+/// The open store and its keyspaces. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Store {
     pub(super) events: Keyspace,
@@ -57,18 +57,18 @@ pub(super) struct Store {
     directory: Arc<Path>,
 }
 
-/// The counters that move with every commit, kept in `meta` so that opening scans nothing.
+/// Counters that change with every commit, kept in `meta` so that opening needs no scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct State {
-    /// The oldest event kept.
+    /// The oldest retained event.
     pub(super) floor: Seq,
     /// The newest event.
     pub(super) tail: Seq,
-    /// Bytes of the kept blocks.
+    /// Bytes of the retained blocks.
     pub(super) bytes: u64,
     /// The number of the oldest record in quarantine.
     pub(super) quarantine_first: u64,
-    /// The number that the next record in quarantine gets.
+    /// The number for the next record in quarantine.
     pub(super) quarantine_next: u64,
     /// Bytes of the records in quarantine.
     pub(super) quarantine_bytes: u64,
@@ -106,7 +106,7 @@ impl State {
     }
 }
 
-/// What the files of a folder take, those below it included.
+/// The size of all files in a folder, recursively.
 fn bytes_below(folder: &Path) -> io::Result<u64> {
     fs::read_dir(folder)?.try_fold(0, |bytes, entry| {
         let entry = entry?;
@@ -124,15 +124,15 @@ fn bytes_below(folder: &Path) -> io::Result<u64> {
     })
 }
 
-/// The exclusive hold on a data directory; ends when it is dropped, or with the process.
+/// The exclusive lock on a data directory; released on drop, or with the process.
 pub(super) struct Lock {
-    /// The file that is held.
+    /// The lock file.
     pub(super) path: PathBuf,
     _held: File,
 }
 
 impl Lock {
-    /// Creates the directory where it is missing, and takes hold of it.
+    /// Creates the directory if missing, and locks it.
     pub(super) fn take(directory: &Path) -> Result<Self, LogError> {
         let advice = "give this user the right to write there, or set another data_dir";
         let refused = |error: io::Error| open_error(directory, format!("{error}; {advice}"));
@@ -157,7 +157,7 @@ impl Lock {
     }
 }
 
-/// Waits a little for a hold that is about to end: a child that a process is starting shares its files until it runs.
+/// Tries to lock for a short while: a forked child holds inherited locks until it executes its program.
 fn try_lock(file: &File) -> Result<(), TryLockError> {
     for _ in 0..LOCK_TRIES {
         match file.try_lock() {
@@ -169,7 +169,7 @@ fn try_lock(file: &File) -> Result<(), TryLockError> {
 }
 
 impl Store {
-    /// Opens the store, creating it where there is none. The caller holds the [`Lock`].
+    /// Opens the store, and creates it if missing. The caller holds the [`Lock`].
     pub(super) fn open(directory: &Path) -> Result<(Self, Epoch, State), LogError> {
         let (finished, unfinished) = (directory.join(STORE), directory.join(UNFINISHED));
         if !finished.try_exists().map_err(|error| open_error(directory, error))? {
@@ -195,8 +195,8 @@ impl Store {
         }
     }
 
-    /// Makes a complete, empty store under a name that is not looked at. What a creation that was cut short left there
-    /// goes: no event was ever accepted into it.
+    /// Creates an empty store under a temporary name. Remains of an interrupted creation are deleted: it never accepted
+    /// an event.
     pub(super) fn create(directory: &Path) -> Result<Self, LogError> {
         let unfinished = directory.join(UNFINISHED);
         match fs::remove_dir_all(&unfinished) {
@@ -215,10 +215,10 @@ impl Store {
         create().map_err(|error| open_error(directory, words(&error)))
     }
 
-    /// Closes the store after a failed write, and opens it again. No other handle to it may be left.
+    /// Closes and reopens the store after a failed write. No other handle to it may exist.
     ///
-    /// What the system shows of a file whose write failed need not be on the disk, so the journals are written anew
-    /// first: all that is found in them then is (<https://www.usenix.org/system/files/atc20-rebello.pdf>).
+    /// After a failed write, what the page cache shows of a file need not be on disk
+    /// (<https://www.usenix.org/system/files/atc20-rebello.pdf>), so the journals are rewritten and synced first.
     pub(super) fn reopen(self) -> Result<(Self, State), LogError> {
         let directory = Arc::clone(&self.directory);
         drop(self);
@@ -258,18 +258,17 @@ impl Store {
         self.meta.get(key).map_err(|error| self.failed("open the log", &error))?.ok_or_else(missing)
     }
 
-    /// What tables and journals take. Asked of the system, since the store itself does not answer before an fsync that is
-    /// under way is done.
+    /// Bytes of tables and journals, from the file system: the store itself does not answer during an fsync.
     pub(super) fn disk_bytes(&self) -> Result<u64, LogError> {
         bytes_below(&self.directory.join(STORE)).map_err(|error| self.error("measure the store", error))
     }
 
-    /// A batch that is on disk, whole, when its commit returns.
+    /// An atomic batch that is synced when its commit returns.
     pub(super) fn batch(&self) -> OwnedWriteBatch {
         self.database.batch().durability(Some(PersistMode::SyncAll))
     }
 
-    /// A batch that is on disk after the next [`sync`](Store::sync).
+    /// An atomic batch that is durable after the next [`sync`](Store::sync).
     pub(super) fn plain_batch(&self) -> OwnedWriteBatch {
         self.database.batch()
     }
@@ -278,12 +277,12 @@ impl Store {
         self.database.persist(PersistMode::SyncAll)
     }
 
-    /// What the store holds now, unmoved by what is written later.
+    /// A consistent snapshot, unaffected by later writes.
     pub(super) fn snapshot(&self) -> Snapshot {
         self.database.snapshot()
     }
 
-    /// Every keyspace, by its name.
+    /// Every keyspace with its name.
     pub(super) fn all(&self) -> [(&'static str, &Keyspace); 9] {
         [
             ("events", &self.events),
@@ -298,7 +297,7 @@ impl Store {
         ]
     }
 
-    /// The block that an event is in, with the position of its first event. Looks no further back than `floor`.
+    /// The block that holds an event, with the position of its first event. Searches no further back than `floor`.
     pub(super) fn block_at(&self, floor: Seq, seq: Seq) -> fjall::Result<Option<(Seq, Slice)>> {
         if seq < floor {
             return Ok(None);
@@ -306,7 +305,7 @@ impl Store {
         self.events.range(seq_key(floor)..=seq_key(seq)).next_back().map(block).transpose()
     }
 
-    /// The position that a key of `events` or a value of `ids` is.
+    /// Decodes a position: a key of `events` or a value of `ids`.
     pub(super) fn seq(&self, bytes: &[u8]) -> Result<Seq, LogError> {
         Fields(bytes).u64().map(Seq).map_err(|damage| self.error("read events", advice("an index", &damage)))
     }
@@ -316,18 +315,18 @@ impl Store {
         LogError::Storage { action, path: self.directory.display().to_string(), cause: cause.to_string() }
     }
 
-    /// Events that are lost.
+    /// A [`LogError::Damaged`] for this directory.
     pub(super) fn damaged(&self, first: Seq, last: Seq, cause: impl ToString) -> LogError {
         LogError::Damaged { first, last, path: self.directory.display().to_string(), cause: cause.to_string() }
     }
 
-    /// A failure of the store.
+    /// A [`LogError::Storage`] for a failure of the store.
     pub(super) fn failed(&self, action: &'static str, error: &fjall::Error) -> LogError {
         self.error(action, words(error))
     }
 }
 
-/// A block as an iterator over `events` gives it.
+/// Decodes an entry of `events`: first position and block.
 pub(super) fn block(entry: fjall::Guard) -> fjall::Result<(Seq, Slice)> {
     let (key, value) = entry.into_inner()?;
     let seq = Fields(&key).u64().map_err(|_| fjall::Error::Unrecoverable)?;
@@ -343,7 +342,7 @@ fn database(path: &Path) -> fjall::Result<Database> {
         .open()
 }
 
-/// Looks at the format before anything else is touched.
+/// Checks the format version before anything else is touched.
 fn check_format(directory: &Path, database: &Database) -> Result<(), LogError> {
     let foreign = || open_error(directory, "there is a store that catchment did not write; set another data_dir");
     if !database.keyspace_exists("meta") {
@@ -370,7 +369,7 @@ fn open_error(directory: &Path, cause: impl ToString) -> LogError {
     LogError::Storage { action: "open the log", path: directory.display().to_string(), cause: cause.to_string() }
 }
 
-/// Whether what the store holds is wrong, rather than the disk or the way to it.
+/// Whether stored data is corrupt, as opposed to an I/O failure.
 pub(super) fn is_damage(error: &fjall::Error) -> bool {
     !matches!(
         error,
@@ -382,7 +381,7 @@ pub(super) fn is_damage(error: &fjall::Error) -> bool {
     )
 }
 
-/// A store failure in words: the store itself prints the debug form of its types.
+/// A store failure as a message; the store's own is the debug form of its types.
 pub(super) fn words(error: &fjall::Error) -> String {
     match error {
         fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => error.to_string(),
@@ -395,13 +394,13 @@ pub(super) fn words(error: &fjall::Error) -> String {
     }
 }
 
-/// The key of a number: sorts as the number does.
+/// A position as a key, big-endian, so that keys sort like positions.
 pub(super) fn seq_key(seq: Seq) -> [u8; 8] {
     seq.0.to_be_bytes()
 }
 
-/// The key of a text. The store takes keys of at most 64 KiB and ours come from outside, so a text beyond all reason
-/// is folded to its beginning, a byte that occurs in no text, and its hash.
+/// A text as a key. The store limits keys to 64 KiB and texts come from outside, so an excessively long one is replaced
+/// by its beginning, a byte that occurs in no text, and its hash.
 pub(super) fn text_key(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     match bytes.get(..FOLDED_PREFIX) {
@@ -416,7 +415,7 @@ pub(super) fn text_key(text: &str) -> Vec<u8> {
     }
 }
 
-/// The key of an event in the history of an asset: the name, a zero byte, the position.
+/// The key of an event in an asset's history: name, zero byte, position.
 pub(super) fn history_key(asset: &AssetName, seq: Seq) -> Vec<u8> {
     let mut key = text_key(asset.as_str());
     key.push(0);

@@ -7,7 +7,7 @@ use std::process::{Command as Process, Stdio};
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::log::conformance::{append, bulky, event, metrics, of_events, rejected, wait, walk};
+use crate::log::testing::{append, bulky, event, metrics, of_events, rejected, wait, walk};
 
 pub(super) fn open(directory: &Path) -> Result<EmbeddedLog, LogError> {
     EmbeddedLog::open(directory, Retention::default(), metrics())

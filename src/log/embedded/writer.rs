@@ -18,20 +18,20 @@ use crate::log::retention::Goal;
 use crate::log::{Batch, LogError, NewEvent, block, record};
 use crate::model::{AssetName, Rejected, Seq, SourceId};
 
-/// A group takes no further batch once it holds this many bytes.
+/// A group is committed once its batches have this many bytes.
 const GROUP_BYTES: usize = 8 << 20;
-/// What one step of retention drops at most; appends wait for no more than one step.
+/// Most blocks dropped in one step of retention. An append waits for at most one step.
 const STEP_BLOCKS: usize = 64;
 const STEP_EVENTS: usize = 8 * block::MAX_EVENTS;
 
 const APPEND: &str = "append a batch";
 const RETAIN: &str = "apply retention";
 
-/// What the writer is asked to do.
+/// A command to the writer.
 pub(super) enum Command {
     /// Make a batch durable.
     Append(Append),
-    /// One step of retention; the answer is whether there may be more to drop.
+    /// Run one step of retention; the reply says whether there may be more to drop.
     Retain(Goal, SyncSender<Result<bool, LogError>>),
 }
 
@@ -40,11 +40,11 @@ pub(super) struct Append {
     pub(super) batch: Batch,
     pub(super) reply: Reply,
     pub(super) taken: Instant,
-    /// Ends when it is durable.
+    /// Ends when the batch is durable.
     pub(super) span: tracing::Span,
 }
 
-/// Batches that are written together. Within one, what is said of a key last is all that is written of it.
+/// Batches committed together. Of several values for a key only the last is written.
 #[derive(Default)]
 struct Group {
     events: Vec<NewEvent>,
@@ -60,7 +60,7 @@ struct Waiting {
     reply: Reply,
     _span: tracing::Span,
     since: Instant,
-    /// Events of the group up to and with the last of this batch.
+    /// Events of the group up to the end of this batch.
     events: u64,
 }
 
@@ -90,7 +90,7 @@ impl Group {
     }
 }
 
-/// Owns every write to the store.
+/// The only writer to the store, on a thread of its own.
 pub(super) struct Writer {
     shared: Arc<Shared>,
     state: State,
@@ -102,7 +102,7 @@ impl Writer {
         Self { shared, state, sealer: Sealer::default() }
     }
 
-    /// Works until every sender of the queue is gone and the queue is empty.
+    /// Processes commands until all senders are dropped and the queue is empty.
     pub(super) fn run(mut self, queue: &Receiver<Command>) {
         let mut carried = None;
         while let Some(command) = carried.take().or_else(|| queue.recv().ok()) {
@@ -129,7 +129,7 @@ impl Writer {
         }
     }
 
-    /// Writes a group and tells those who wait. The tail has moved by then.
+    /// Commits a group and resolves its appends. The tail has moved by then.
     fn append(&mut self, mut group: Group) {
         let (waiting, before) = (std::mem::take(&mut group.waiting), self.state.tail);
         let outcome = self.persevere(APPEND, |writer, store| {
@@ -150,9 +150,9 @@ impl Writer {
         }
     }
 
-    /// Runs what writes until it has succeeded. After a failure what is on disk is in doubt
-    /// (<https://www.usenix.org/system/files/atc20-rebello.pdf>), so nothing is tried again on the same handle: the
-    /// store is opened anew, once the disk takes writes, and tells what it has.
+    /// Runs `write` until it succeeds. After a failure the state on disk is unknown
+    /// (<https://www.usenix.org/system/files/atc20-rebello.pdf>), so nothing is retried on the same handle: once the
+    /// disk accepts writes, the store is reopened and its state read back.
     fn persevere<T>(
         &mut self,
         action: &'static str,
@@ -180,7 +180,7 @@ impl Writer {
         Err(LogError::Closed)
     }
 
-    /// Waits until the disk takes writes, and opens the store anew.
+    /// Waits until the disk accepts writes, and reopens the store.
     fn mend(&mut self, failure: &LogError, failures: u32) -> Result<(), LogError> {
         let shared = Arc::clone(&self.shared);
         let waits = 1 << failures.min(5);
@@ -191,7 +191,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Nothing more is written.
+    /// Records a final failure: nothing is written any more.
     fn fail(&self, failure: LogError) -> LogError {
         if !matches!(failure, LogError::Closed) {
             tracing::error!(error = %failure, "the log has failed");
@@ -285,7 +285,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Drops the oldest blocks, whole, with their index entries, as one commit. Whether there may be more to drop.
+    /// Drops the oldest blocks with their index entries in one commit. Returns whether there may be more to drop.
     fn drop_oldest(&mut self, store: &Store, goal: &Goal) -> fjall::Result<bool> {
         let (mut batch, mut state, mut events) = (store.batch(), self.state, 0);
         let (mut unsealer, mut more) = (Unsealer::default(), true);
@@ -343,7 +343,7 @@ impl Writer {
     }
 }
 
-/// Takes a record out of quarantine; gives its length.
+/// Removes a record from quarantine and returns its stored length.
 fn drop_record(store: &Store, batch: &mut OwnedWriteBatch, number: u64) -> fjall::Result<Option<usize>> {
     let Some(sealed) = store.quarantine.get(number.to_be_bytes())? else { return Ok(None) };
     // The fingerprint of a damaged record stays behind; it keeps nothing but its own repetition out.
@@ -354,7 +354,7 @@ fn drop_record(store: &Store, batch: &mut OwnedWriteBatch, number: u64) -> fjall
     Ok(Some(sealed.len()))
 }
 
-/// Drops the block that `state.floor` stands at; gives the number of its events.
+/// Drops the block at `state.floor` and returns the number of its events.
 fn drop_block(
     store: &Store,
     batch: &mut OwnedWriteBatch,
@@ -392,14 +392,15 @@ fn drop_block(
     Ok(dropped.len())
 }
 
-/// What a full disk says.
+/// The error of a full disk.
 #[cfg(test)]
 fn full() -> std::io::Error {
     std::io::Error::from_raw_os_error(28)
 }
 
-/// Whether the disk is to blame, which may come right, rather than what was to be written or the store. A disk that is
-/// full, over its quota or read-only is waited for; of other failures, `failures` in a row are taken for one for good.
+/// Whether the disk caused the failure, so that waiting can help, and not the data or the store. A disk that is full,
+/// over quota or read-only is waited for without limit; other I/O errors become final after several `failures` in a
+/// row.
 fn is_of_the_disk(error: &fjall::Error, failures: u32) -> bool {
     const PATIENCE: u32 = 3;
     match error {

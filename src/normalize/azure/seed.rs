@@ -6,8 +6,8 @@ use std::sync::Arc;
 use jsonptr::PointerBuf;
 use serde_json::{Map, Value, json};
 
-use super::super::plan::Parts;
 use super::super::seed::{Forms, SeedFault};
+use super::super::template::Parts;
 use super::arm::{ArmId, has_prefix};
 use super::{Rules, lower};
 use crate::model::{AssetKind, AssetRef, Confidence, Draft, DraftAction, Seed, SeedDocument, Step};

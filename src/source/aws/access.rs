@@ -14,33 +14,33 @@ use crate::secret::Secret;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// For one call to its answer's head; the services mostly answer within a second, SQS's long poll within twenty.
+/// For one call, up to the response head. Services mostly respond within a second, SQS's long poll within twenty.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// In CloudTrail, the assumed role's calls carry this name.
+/// The role session name that the calls carry in CloudTrail.
 const SESSION_NAME: &str = "catchment";
 
-/// How to reach a service of AWS: what the configuration of a source says about it.
+/// The part of a source's configuration that concerns access to AWS.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Access {
-    /// The region that requests go to, and that signs requests for credentials.
+    /// The default region, also for requests to STS.
     pub(crate) region: Option<String>,
-    /// Keys, where the environment's own credentials are not meant.
+    /// Static keys, instead of the environment's credentials.
     pub(crate) access_key_id: Option<Secret>,
     pub(crate) secret_access_key: Option<Secret>,
     pub(crate) session_token: Option<Secret>,
-    /// Another endpoint of STS than the region's own.
+    /// Endpoint of STS, instead of the region's.
     pub(crate) sts_endpoint_url: Option<String>,
 }
 
-/// A role to be assumed with the source's own credentials.
+/// A role to assume with the source's own credentials.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Role {
     pub(crate) arn: String,
     pub(crate) external_id: Option<String>,
 }
 
-/// Makes the configuration of clients, which share credentials and connections.
+/// Creates the configuration of clients, which share credentials and connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Connector {
     base: SdkConfig,
@@ -48,8 +48,8 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    /// Takes the configured keys, else the default chain: environment, profile, web identity, container, instance.
-    /// Nothing is asked of the network yet.
+    /// Uses the configured keys, or else the default chain: environment, profile, web identity, container, instance.
+    /// Makes no request yet.
     pub(crate) async fn load(access: &Access) -> Self {
         let crypto = tls::rustls_provider::CryptoMode::AwsLc;
         let http = aws_smithy_http_client::Builder::new().tls_provider(tls::Provider::Rustls(crypto)).build_https();
@@ -74,8 +74,7 @@ impl Connector {
         Self { base: Box::pin(loader.load()).await, sts_endpoint_url: access.sts_endpoint_url.clone() }
     }
 
-    /// The same with the credentials of a role, which is assumed at the first call and whenever they are about to
-    /// expire.
+    /// The same with the credentials of a role, which is assumed at the first call and again before they expire.
     pub(crate) async fn assume(&self, role: &Role) -> Self {
         let mut sts = self.base.clone().into_builder();
         sts.set_endpoint_url(self.sts_endpoint_url.clone());
@@ -88,7 +87,7 @@ impl Connector {
         Self { base, sts_endpoint_url: self.sts_endpoint_url.clone() }
     }
 
-    /// The configuration of a client in a region, at its own endpoint where one is given.
+    /// The configuration of a client in a region, with an optional endpoint.
     pub(crate) fn config(&self, region: Option<&str>, endpoint_url: Option<&str>) -> SdkConfig {
         let mut config = self.base.clone().into_builder();
         if let Some(region) = region {

@@ -10,28 +10,28 @@ use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AwsError {
-    /// Too many requests; other programs in the account count too.
+    /// Too many requests, those of other programs in the account included.
     #[error("throttled ({0})")]
     Throttled(String),
-    /// The service or the way to it is broken for now.
+    /// The service or the network has failed; a retry may help.
     #[error("{0}")]
     Unavailable(String),
-    /// There is no such thing.
+    /// The resource does not exist.
     #[error("it does not exist ({0})")]
     NotFound(String),
-    /// The service does not want us. Asking again soon won't help.
+    /// Access was denied, or the request is invalid. A retry won't help until somebody changes something.
     #[error("refused ({code}): {message}; {advice}")]
     Refused {
         /// The service's code.
         code: String,
-        /// Its words.
+        /// Its message.
         message: String,
         /// What to do.
         advice: String,
     },
 }
 
-/// Tells what an error means. `grant` says which permission the call needs: `sqs:ReceiveMessage on the queue`.
+/// Classifies an error. `grant` names the permission that the call needs: `sqs:ReceiveMessage on the queue`.
 pub(crate) fn classify<E>(error: &SdkError<E>, grant: &str) -> AwsError
 where
     E: ProvideErrorMetadata + Error + 'static,
@@ -56,7 +56,7 @@ fn no_credentials(cause: &CredentialsError) -> AwsError {
     AwsError::Refused { code: "no credentials".to_owned(), message, advice: advice.to_owned() }
 }
 
-/// What an error that a service answered with means.
+/// Classifies an error response of a service.
 pub(crate) fn by_code(status: u16, code: &str, message: &str, grant: &str) -> AwsError {
     let code = code.rsplit(['#', '.']).next().unwrap_or(code);
     let advice = match code {
@@ -107,8 +107,8 @@ pub(crate) fn by_code(status: u16, code: &str, message: &str, grant: &str) -> Aw
     AwsError::Refused { code: code.to_owned(), message: message.to_owned(), advice }
 }
 
-/// The services name the action and the resource that they miss, mostly: `… is not authorized to perform: kms:Decrypt
-/// on resource: arn:aws:kms:… because no identity-based policy allows the kms:Decrypt action`.
+/// The advice for a denied call. Services mostly name the missing action and resource: `… is not authorized to perform:
+/// kms:Decrypt on resource: arn:aws:kms:… because no identity-based policy allows the kms:Decrypt action`.
 fn grant_advice(message: &str, grant: &str) -> String {
     let word_after = |mark: &str| {
         let rest = message.split_once(mark)?.1;
@@ -123,13 +123,13 @@ fn grant_advice(message: &str, grant: &str) -> String {
     format!("grant {action}{resource} to these credentials{elsewhere}")
 }
 
-/// An error and what led to it, in one line.
+/// An error with its causes, on one line.
 pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |&error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// The credentials error at the root of an error, if there is one.
+/// The credentials error among the causes of an error, if any.
 fn credentials_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CredentialsError> {
     std::iter::successors(Some(error), |&error| error.source()).find_map(|cause| cause.downcast_ref())
 }

@@ -11,13 +11,13 @@ use super::error::classify;
 use super::{AwsError, Connector};
 use crate::metrics::Requests;
 
-/// An object, by name.
+/// The name of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ObjectRef {
     pub(crate) bucket: String,
     /// The key, decoded.
     pub(crate) key: String,
-    /// The bucket's region, where it was told.
+    /// The bucket's region, if known.
     pub(crate) region: Option<String>,
 }
 
@@ -28,28 +28,28 @@ impl ObjectRef {
     }
 }
 
-/// An object's content on its way.
+/// The content of an object, as a stream.
 #[derive(Debug)]
 pub(crate) struct Body {
     pub(crate) stream: ByteStream,
-    /// How many bytes are to come.
+    /// The content's length.
     pub(crate) bytes: Option<u64>,
-    /// Changes with the content.
+    /// The ETag, which changes with the content.
     pub(crate) etag: String,
 }
 
-/// What to list.
+/// A listing to request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listing<'a> {
     pub(crate) bucket: &'a str,
     pub(crate) prefix: &'a str,
-    /// Only what comes after this key.
+    /// Only names after this key.
     pub(crate) start_after: Option<&'a str>,
     /// Whether to list the folders right below the prefix, rather than every object.
     pub(crate) folders: bool,
 }
 
-/// Part of a listing, in the order of keys: up to 1,000 keys or folders.
+/// A page of a listing, in key order: up to 1,000 keys or folders.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Listed {
     /// Keys, or the prefixes of folders, each with its `/`.
@@ -57,7 +57,7 @@ pub(crate) struct Listed {
     pub(crate) more: Option<String>,
 }
 
-/// The calls that are made of S3.
+/// The S3 calls in use.
 #[async_trait]
 pub(crate) trait Objects: Send + Sync {
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html>
@@ -66,11 +66,11 @@ pub(crate) trait Objects: Send + Sync {
     async fn list(&self, listing: Listing<'_>, token: Option<String>) -> Result<Listed, AwsError>;
 }
 
-/// S3 itself: a client for every region that a bucket is in.
+/// S3, with a client per region of the buckets.
 pub(crate) struct S3 {
     connector: Connector,
     endpoint_url: Option<String>,
-    /// The region of buckets of which none was told.
+    /// The region for buckets of unknown region.
     region: Option<String>,
     clients: Mutex<HashMap<Option<String>, Client>>,
     requests: Requests,

@@ -21,38 +21,38 @@ use crate::source::Clock;
 const CHUNK_RECORDS: usize = 500;
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Pieces of the body between network and decoder.
+/// Pieces of the body buffered between network and decoder.
 const BUFFERED_PIECES: usize = 8;
 
-/// Tries before a broken read is told.
+/// Tries before a failed read is reported.
 const TRIES: u32 = 4;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// A body that sends nothing for so long is broken.
+/// How long a body may deliver nothing before it counts as failed.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// How far an object was read.
+/// How far an object has been read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
-    /// Of which content; another one is read from its start.
+    /// The ETag of the content; other content is read from its start.
     pub(crate) etag: String,
-    /// Pieces that were handed over.
+    /// Number of pieces handed over.
     pub(crate) pieces: u64,
 }
 
-/// Some pieces of an object, in order.
+/// Consecutive pieces of an object.
 #[derive(Debug)]
 pub(crate) struct Chunk {
     pub(crate) records: Vec<RawRecord>,
     pub(crate) rejected: Vec<Rejected>,
-    /// How far the object is read with these.
+    /// The progress including these.
     pub(crate) progress: Progress,
     /// Whether the object ends here.
     pub(crate) last: bool,
 }
 
-/// What a reading comes to: chunks, of which the last says so, or in the end an error.
+/// One result of reading an object: a chunk, of which the last is marked, or a final error.
 pub(crate) type Step = Result<Chunk, AwsError>;
 
 /// Reads the objects of one source.
@@ -66,8 +66,8 @@ pub(crate) struct ObjectReader {
 }
 
 impl ObjectReader {
-    /// Reads an object after `progress`. Hands what it comes to to `steps`, with the number that tells the reader's
-    /// objects apart; waits while that is full, and ends early when nobody takes it any more.
+    /// Reads an object after `progress`, and sends the results to `steps` with a number that identifies the reading.
+    /// Waits while the channel is full, and ends early when it is closed.
     pub(crate) async fn read(
         self,
         number: u64,
@@ -128,7 +128,7 @@ impl ObjectReader {
     }
 }
 
-/// Hands the body's pieces to the decoder. A body that is cut short is an error of the way, not of the object.
+/// Feeds the body's pieces to the decoder. A body that is cut short is a network error, not damage of the object.
 async fn feed(mut body: Body, sender: &mpsc::Sender<io::Result<Bytes>>) -> Result<(), AwsError> {
     let mut received = 0;
     loop {
@@ -153,7 +153,7 @@ async fn feed(mut body: Body, sender: &mpsc::Sender<io::Result<Bytes>>) -> Resul
     Ok(())
 }
 
-/// The body, for code that blocks.
+/// The body as a blocking reader.
 struct BodyReader {
     receiver: mpsc::Receiver<io::Result<Bytes>>,
     rest: Bytes,
@@ -173,7 +173,7 @@ impl Read for BodyReader {
     }
 }
 
-/// Cuts a body into chunks.
+/// Splits a body into chunks.
 struct Cutter {
     source: SourceId,
     clock: Clock,
@@ -184,7 +184,7 @@ struct Cutter {
 }
 
 impl Cutter {
-    /// How far it came, also when the body broke off.
+    /// Returns the progress, also if the body failed midway.
     fn run(mut self, body: BodyReader, max_expansion: u32) -> (Progress, io::Result<()>) {
         let outcome = self.cut(body, max_expansion);
         (self.progress, outcome)
@@ -243,7 +243,7 @@ impl Cutter {
         }
     }
 
-    /// Whether somebody took it.
+    /// Sends a chunk; `false` if nobody receives any more.
     fn hand_over(&mut self, chunk: Chunk) -> bool {
         let progress = chunk.progress.clone();
         let taken = self.steps.blocking_send((self.number, Ok(chunk))).is_ok();

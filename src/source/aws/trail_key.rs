@@ -5,28 +5,28 @@
 //! [prefix/]AWSLogs/[o-exampleorgid/]111122223333/CloudTrail/eu-west-1/2026/02/03/111122223333_CloudTrail_eu-west-1_20260203T0405Z_AbCdEf0123456789.json.gz
 //! ```
 
-/// Why an object is not read. Each is counted.
+/// A reason why an object is not read, as a label of metrics.
 pub(crate) const DIGEST: &str = "digest file";
 /// See [`DIGEST`].
 pub(crate) const INSIGHT: &str = "Insights events";
 /// See [`DIGEST`].
 pub(crate) const FOREIGN: &str = "not a CloudTrail log file";
 
-/// What an object of a trail's bucket is.
+/// The kind of an object in a trail's bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TrailObject<'a> {
     /// A log file.
     Log {
-        /// What the log files of one account and region have in common: the key up to the region. What happened to
-        /// one asset is told in one lane, in the order of its keys.
+        /// The key up to the region, shared by the log files of one account and region. The history of an asset is in
+        /// one lane, in key order.
         lane: &'a str,
     },
-    /// Something else, and what.
+    /// Another kind of object.
     Skipped(&'static str),
 }
 
-/// Tells what the object of a key is. Log files that were copied elsewhere are known by their names; their folder
-/// is their lane then.
+/// Classifies an object by its key. Log files that were copied elsewhere are recognized by file name; their folder is
+/// their lane then.
 pub(crate) fn classify(key: &str) -> TrailObject<'_> {
     let (folder, name) = key.rsplit_once('/').unwrap_or(("", key));
     let is = |segment: &str| folder.split('/').any(|part| part == segment) || name.contains(&format!("_{segment}_"));

@@ -11,36 +11,36 @@ use serde::{Deserialize, Serialize};
 
 const EXTENSION: &str = "json";
 
-/// What is to be read of a trail's bucket.
+/// A backfill: the part of a trail's bucket to read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Job {
     /// The bucket.
     pub bucket: String,
-    /// What stands before `AWSLogs/`, with its `/`, where the trail has a prefix.
+    /// The trail's key prefix before `AWSLogs/`, including its `/`; may be empty.
     pub prefix: String,
-    /// The first day, as the folders of the bucket tell it (UTC).
+    /// The first day, by the bucket's folders (UTC).
     pub from: jiff::civil::Date,
     /// The last day.
     pub to: jiff::civil::Date,
-    /// Accounts; all that the bucket has when none is named.
+    /// Accounts to read; if empty, all in the bucket.
     pub accounts: Vec<String>,
-    /// Regions; all that the bucket has when none is named.
+    /// Regions to read; if empty, all in the bucket.
     pub regions: Vec<String>,
-    /// Records read per second.
+    /// Most records read per second.
     pub records_per_second: u32,
-    /// The queue source whose credentials, role and endpoints serve; the environment's credentials when none is named.
+    /// The queue source whose credentials, role and endpoints to use; without it, the environment's credentials.
     pub source: Option<String>,
 }
 
-/// Where the jobs of a data directory are.
+/// The folder of jobs in a data directory.
 #[must_use]
 pub fn folder(data_dir: &Path) -> PathBuf {
     data_dir.join("backfill")
 }
 
 impl Job {
-    /// Writes the job, whole at once, and gives its name and file.
+    /// Writes the job's file atomically, and returns the job's name and the file.
     ///
     /// # Errors
     /// When the folder can't be written.
@@ -57,13 +57,13 @@ impl Job {
     }
 }
 
-/// A job's file, and the job or why it can't be read.
+/// A job's file, and the job or an error message.
 pub(crate) type Found = (PathBuf, Result<Job, String>);
 
-/// The jobs of a folder by name, each with its file; or why it can't be read.
+/// The jobs of a folder by name; none if it does not exist.
 ///
 /// # Errors
-/// When there is a folder and it can't be read.
+/// When the folder exists and can't be read.
 pub(crate) fn list(folder: &Path) -> io::Result<BTreeMap<String, Found>> {
     let mut jobs = BTreeMap::new();
     for path in crate::source::entries(folder)? {

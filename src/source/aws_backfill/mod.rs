@@ -32,28 +32,28 @@ pub const KIND: &str = "aws_backfill";
 
 const VERSION: u32 = 1;
 
-/// Objects opened ahead of the one that is being handed over. Their order is kept.
+/// Objects opened ahead of the one being handed over. Their order is kept.
 const READ_AHEAD: usize = 8;
 /// Deliveries handed over and not yet durable.
 const IN_FLIGHT: usize = 8;
-/// As the queue sources' default.
+/// The default of the queue sources.
 const MAX_EXPANSION: u32 = 200;
-/// How often the folder of jobs is looked at.
+/// How often the folder of jobs is scanned.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A job that the server is to begin.
+/// A job for the server to start.
 pub struct Begun {
     /// The source's name: `backfill-` and the job's.
     pub id: SourceId,
-    /// What is to be done.
+    /// The job.
     pub job: Job,
-    /// Its file, to be deleted when it is complete.
+    /// Its file, to be deleted on completion.
     pub file: PathBuf,
-    /// Cancelled when the file is deleted before.
+    /// Cancelled if the file is deleted earlier.
     pub stop: CancellationToken,
 }
 
-/// Hands every job of a folder to `begin`, and ends it when its file is gone. Runs until `stop` is cancelled.
+/// Calls `begin` for every job of a folder, and cancels a job when its file is gone. Runs until `stop` is cancelled.
 pub async fn watch<F: Future<Output = ()>>(
     folder: PathBuf,
     stop: CancellationToken,
@@ -97,22 +97,22 @@ pub async fn watch<F: Future<Output = ()>>(
     }
 }
 
-/// Reads what a job asks for.
+/// The source that executes a backfill.
 pub struct BackfillSource {
     id: SourceId,
     job: Job,
     file: PathBuf,
-    /// The queue source whose credentials serve.
+    /// The queue source whose credentials are used.
     config: Option<SqsConfig>,
     clock: Clock,
     metrics: Arc<Metrics>,
-    /// The last position that is known to be durable.
+    /// The last durable position.
     cursor: Option<Bytes>,
     objects: Option<Arc<dyn Objects>>,
 }
 
 impl BackfillSource {
-    /// A source that goes on after `cursor`, the position that the log has of it.
+    /// Creates a source that resumes after `cursor`, its position in the log.
     #[must_use]
     pub fn new(
         begun: Begun,
@@ -195,7 +195,7 @@ impl BackfillSource {
         Opened { stop, steps }
     }
 
-    /// Hands over one object, to its end.
+    /// Hands over one object completely.
     async fn hand_over(
         &mut self,
         Opened { stop, mut steps }: Opened,
@@ -262,13 +262,13 @@ impl BackfillSource {
     }
 }
 
-/// An object that is being read.
+/// An object being read.
 struct Opened {
     stop: Stop,
     steps: mpsc::Receiver<(u64, Step)>,
 }
 
-/// A delivery that was handed over.
+/// A delivery in flight.
 struct Sent {
     pending: Enqueued,
     cursor: Bytes,
@@ -284,7 +284,7 @@ impl Source for BackfillSource {
     }
 }
 
-/// Keeps records to so many a second.
+/// Limits the rate of records.
 struct Pace {
     each: Duration,
     next: Instant,

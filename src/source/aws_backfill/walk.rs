@@ -10,7 +10,7 @@ use crate::source::aws::object::{Listing, ObjectRef, Objects};
 use crate::source::aws::reader::Progress;
 use crate::source::aws::trail_key::{TrailObject, classify};
 
-/// How far a backfill has come: what lies before it is in the log.
+/// The position of a backfill; everything before it is in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Position {
@@ -18,47 +18,47 @@ pub(super) struct Position {
     pub(super) day: Date,
     /// The lane: `AWSLogs/111122223333/CloudTrail/eu-west-1/`.
     pub(super) lane: String,
-    /// The object that is being read, or was read last.
+    /// The object being read, or read last.
     pub(super) key: String,
-    /// Of which content, and how many of its pieces.
+    /// The ETag of its content, and the number of pieces delivered.
     pub(super) etag: String,
     pub(super) pieces: u64,
-    /// Whether that is all of it.
+    /// Whether that is the whole object.
     pub(super) done: bool,
 }
 
-/// An object on the way.
+/// An object to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stop {
     pub(super) day: Date,
     pub(super) lane: String,
     pub(super) object: ObjectRef,
-    /// What is known to be delivered of it.
+    /// How far it has been delivered before.
     pub(super) progress: Progress,
 }
 
-/// The walk.
+/// Iterates over the log files of a bucket in order.
 pub(super) struct Walk {
     job: Job,
     lanes: Vec<String>,
-    /// Where it goes on.
+    /// The position to resume at.
     from: Option<Position>,
     day: Date,
     lane: usize,
-    /// The rest of the page, in reverse, and where the next begins.
+    /// The rest of the current page, reversed, and the token of the next.
     page: Vec<String>,
     more: More,
 }
 
 enum More {
-    /// The lane's day is not yet listed.
+    /// The lane's current day has not been listed yet.
     Begin,
     Token(String),
     No,
 }
 
 impl Walk {
-    /// Finds the accounts and regions of the bucket, and goes on after `from`.
+    /// Lists the accounts and regions of the bucket, and resumes after `from`.
     pub(super) async fn begin(job: Job, from: Option<Position>, objects: &dyn Objects) -> Result<Self, AwsError> {
         let lanes = lanes(&job, objects).await?;
         let day = from.as_ref().map_or(job.from, |from| from.day.max(job.from));
@@ -67,12 +67,12 @@ impl Walk {
         Ok(Self { job, lanes, from, day, lane, page: Vec::new(), more: More::Begin })
     }
 
-    /// The accounts' and regions' folders that are walked through.
+    /// The number of folders of accounts and regions.
     pub(super) fn lanes(&self) -> usize {
         self.lanes.len()
     }
 
-    /// The next log file; nothing at the end.
+    /// The next log file; `None` at the end.
     pub(super) async fn next(&mut self, objects: &dyn Objects) -> Result<Option<Stop>, AwsError> {
         loop {
             while let Some(key) = self.page.pop() {
@@ -129,7 +129,7 @@ impl Walk {
     }
 }
 
-/// The folders of accounts and regions below `AWSLogs/`, those of an organisation's trail included, in order.
+/// The folders of accounts and regions below `AWSLogs/`, in order, including those of an organization's trail.
 async fn lanes(job: &Job, objects: &dyn Objects) -> Result<Vec<String>, AwsError> {
     let root = format!("{}AWSLogs/", job.prefix);
     let mut accounts = Vec::new();

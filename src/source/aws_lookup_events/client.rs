@@ -13,44 +13,44 @@ use bytes::Bytes;
 use super::window::Window;
 use crate::source::aws::{self, AwsError, Connector};
 
-/// Events a page; the most that the service gives.
+/// Events per page; the service's maximum.
 pub(super) const PAGE_EVENTS: i32 = 50;
 
-/// An event as it was looked up.
+/// An event in a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LookedUp {
     pub(super) id: Option<String>,
     /// Seconds since 1970.
     pub(super) time: Option<i64>,
-    /// The CloudTrail record, where there is one.
+    /// The CloudTrail record, if there is one.
     pub(super) record: Option<Bytes>,
 }
 
-/// Part of an answer, newest event first.
+/// A page of events, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Page {
     pub(super) events: Vec<LookedUp>,
     pub(super) next: Option<String>,
 }
 
-/// Why there is no page.
+/// Why a request for a page failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum LookupError {
-    /// Too many requests; other programs in the account count too.
+    /// Too many requests, those of other programs in the account included.
     #[error("throttled ({0})")]
     Throttled(String),
-    /// The service or the way to it is broken for now.
+    /// The service or the network has failed; a retry may help.
     #[error("{0}")]
     Unavailable(String),
-    /// The token is of no use any more: the window has to be fetched again.
+    /// The token has expired: the window must be fetched again.
     #[error("the page token has expired")]
     TokenExpired,
-    /// The service does not want us. Asking again soon won't help.
+    /// Access was denied, or the request is invalid. A retry won't help until somebody changes something.
     #[error("refused ({code}): {message}; {advice}")]
     Refused {
         /// The service's code.
         code: String,
-        /// Its words.
+        /// Its message.
         message: String,
         /// What to do.
         advice: String,
@@ -61,11 +61,11 @@ pub(super) enum LookupError {
 /// (<https://docs.aws.amazon.com/awscloudtrail/latest/APIReference/API_LookupEvents.html>).
 #[async_trait]
 pub(super) trait LookupEvents: Send + Sync {
-    /// One page of a window. The token belongs to the window that it was given for.
+    /// One page of a window. A token is valid only for the window that it was issued for.
     async fn page(&self, window: Window, token: Option<&str>) -> Result<Page, LookupError>;
 }
 
-/// The client of a region.
+/// Creates the client for a region.
 pub(super) fn connect(connector: &Connector, region: &str, endpoint_url: Option<&str>) -> Arc<dyn LookupEvents> {
     Arc::new(SdkClient(Client::new(&connector.config(Some(region), endpoint_url))))
 }

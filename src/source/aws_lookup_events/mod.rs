@@ -33,7 +33,7 @@ use crate::secret::Secret;
 /// The kind, as in the configuration.
 pub const KIND: &str = "aws_lookup_events";
 
-/// A delivery has at most this many records.
+/// Most records in a delivery.
 const DELIVERY_RECORDS: usize = 500;
 
 const CURSOR_VERSION: u32 = 1;
@@ -42,32 +42,32 @@ const CURSOR_VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LookupEventsConfig {
-    /// Regions to ask. Events of global services (IAM, STS, CloudFront) are in us-east-1.
+    /// Regions to query. Events of global services (IAM, STS, CloudFront) are in us-east-1.
     #[serde(default)]
     pub regions: Vec<String>,
-    /// Accounts to ask; when none is named, the one that the credentials belong to.
+    /// Accounts to query; if empty, the one that the credentials belong to.
     #[serde(default)]
     pub accounts: Vec<AccountConfig>,
-    /// How often to ask, in seconds.
+    /// Interval between polls, in seconds.
     #[serde(default = "poll_secs")]
     pub poll_secs: u64,
-    /// How far back the first question goes, in seconds; at most 90 days.
+    /// How far back the first poll goes, in seconds; at most 90 days.
     #[serde(default = "lookback_secs")]
     pub lookback_secs: u64,
-    /// How far back every later question goes, in seconds: events appear late, and in any order.
+    /// How far back every later poll goes, in seconds, because events appear late and in any order.
     #[serde(default = "overlap_secs")]
     pub overlap_secs: u64,
-    /// Another endpoint than the public one.
+    /// Endpoint of CloudTrail, instead of the public one.
     pub endpoint_url: Option<String>,
-    /// Another endpoint of STS, where roles are assumed.
+    /// Endpoint of STS, for assuming roles, instead of the public one.
     pub sts_endpoint_url: Option<String>,
-    /// Credentials, where the environment's own are not meant.
+    /// Static credentials, instead of the environment's.
     pub access_key_id: Option<Secret>,
     /// See `access_key_id`.
     pub secret_access_key: Option<Secret>,
     /// See `access_key_id`.
     pub session_token: Option<Secret>,
-    /// Requests per second in each account and region. The service allows 2, to all callers together.
+    /// Requests per second in each account and region. The service allows 2, shared by all callers.
     #[serde(default = "requests_per_second")]
     pub requests_per_second: f64,
 }
@@ -76,16 +76,16 @@ pub struct LookupEventsConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccountConfig {
-    /// A role of the account, to be assumed with the source's credentials; without it, the account is their own.
+    /// A role in the account, assumed with the source's credentials; without it, the account is their own.
     pub role_arn: Option<String>,
-    /// What the role's trust policy asks for.
+    /// The external id that the role's trust policy requires.
     pub external_id: Option<String>,
-    /// Its regions, where they are not those of the source.
+    /// Its regions, if they differ from the source's.
     pub regions: Option<Vec<String>>,
 }
 
 impl AccountConfig {
-    /// The account's number; nothing for the credentials' own.
+    /// The account's number; `None` for the credentials' own account.
     #[must_use]
     pub fn number(&self) -> Option<&str> {
         self.role_arn.as_deref()?.split(':').nth(4)
@@ -96,9 +96,9 @@ impl AccountConfig {
     }
 }
 
-/// One region of one account: it is asked by itself, with a budget of its own.
+/// One region of one account, polled independently with a rate limit of its own.
 struct Place {
-    /// `eu-west-1` of the credentials' own account, else `111122223333/eu-west-1`.
+    /// `eu-west-1` for the credentials' own account, otherwise `111122223333/eu-west-1`.
     name: String,
     role: Option<Role>,
     region: String,
@@ -139,7 +139,7 @@ impl LookupEventsConfig {
         }
     }
 
-    /// What is asked, each with the name of its account's number and region.
+    /// Every region of every account.
     fn places(&self) -> Vec<Place> {
         let own = [AccountConfig { role_arn: None, external_id: None, regions: None }];
         let accounts = if self.accounts.is_empty() { &own } else { self.accounts.as_slice() };
@@ -154,7 +154,7 @@ impl LookupEventsConfig {
         accounts.iter().flat_map(places).collect()
     }
 
-    /// A client for each.
+    /// Creates a client for each place.
     async fn clients(&self, places: &[Place]) -> Vec<Arc<dyn LookupEvents>> {
         let own = Connector::load(&self.access()).await;
         let endpoint_url = self.endpoint_url.as_deref();
@@ -185,7 +185,7 @@ impl LookupEventsConfig {
     }
 }
 
-/// Asks each place for the events of one second, to see whether it answers: its name, and why not.
+/// Tests each place by querying the events of one second: its name, and the error if it fails.
 pub(crate) async fn probe(config: &LookupEventsConfig) -> Vec<(String, Result<(), String>)> {
     let places = config.places();
     let clients = config.clients(&places).await;
@@ -198,7 +198,7 @@ pub(crate) async fn probe(config: &LookupEventsConfig) -> Vec<(String, Result<()
     outcomes
 }
 
-/// Up to when everything was fetched, by the name of the place: seconds since 1970.
+/// The cursor: up to when everything was fetched, by name of the place, in seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Position {
@@ -211,14 +211,14 @@ pub struct LookupEventsSource {
     id: SourceId,
     config: LookupEventsConfig,
     clock: Clock,
-    /// The last position that is known to be durable.
+    /// The last durable position.
     cursor: Option<Bytes>,
-    /// Clients by place, where the configured ones are not meant.
+    /// Clients by place, instead of the configured ones, for tests.
     clients: Option<BTreeMap<String, Arc<dyn LookupEvents>>>,
 }
 
 impl LookupEventsSource {
-    /// A source that goes on after `cursor`, the position that the log has of it.
+    /// Creates a source that resumes after `cursor`, its position in the log.
     #[must_use]
     pub fn new(id: SourceId, config: LookupEventsConfig, cursor: Option<Bytes>, clock: Clock) -> Self {
         Self { id, config, clock, cursor, clients: None }
@@ -296,12 +296,12 @@ impl Source for LookupEventsSource {
 struct Region {
     name: String,
     location: Arc<str>,
-    /// Records delivered: the number of the next.
+    /// Number of records delivered, which is the index of the next.
     records: u64,
     trouble: Option<String>,
 }
 
-/// Where what the regions find comes together.
+/// Collects the findings of all regions and delivers them.
 struct Desk {
     source: SourceId,
     clock: Clock,
@@ -320,7 +320,7 @@ impl Desk {
         Self { source: source.id.clone(), clock: source.clock.clone(), regions: regions.collect(), position }
     }
 
-    /// Works a message off; gives the cursor that has become durable.
+    /// Processes a message, and returns the cursor that has become durable.
     async fn take(
         &mut self,
         message: Message,

@@ -13,34 +13,34 @@ use super::window::{Planner, Window};
 use crate::retry::Backoff;
 use crate::source::Clock;
 
-/// With more than this, a window is shortened rather than held in memory.
+/// Most events of a window held in memory; a window with more is shortened.
 const WINDOW_EVENTS: usize = 2_000;
 const WINDOW_BYTES: usize = 16 << 20;
 
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// How long to wait when the service refuses us: only a person can change that.
+/// Wait after a refusal, which lasts until somebody changes something.
 const REFUSED_WAIT: Duration = Duration::from_secs(300);
 
-/// Failures in a row before a region counts as failing. Throttling now and then is how the service works.
+/// Consecutive failures before a region counts as failing. Occasional throttling is normal for this service.
 const FAILURES_TO_TELL: u32 = 3;
 
-/// What a region tells the source.
+/// A message from a region's poller to the source.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// Events that were not seen before, oldest first.
+    /// New events, oldest first.
     Found {
         region: usize,
         events: Vec<LookedUp>,
-        /// With these, everything up to here has been fetched.
+        /// The time up to which everything has been fetched with these, if a window is complete.
         done: Option<i64>,
     },
-    /// It fails.
+    /// The region fails.
     Trouble { region: usize, error: String },
 }
 
-/// Asks one region for its events, poll after poll.
+/// Polls one region.
 pub(super) struct Poller {
     region: usize,
     client: Arc<dyn LookupEvents>,
@@ -52,7 +52,7 @@ pub(super) struct Poller {
     messages: mpsc::Sender<Message>,
 }
 
-/// The source has ended, and with it the pipeline.
+/// The source or the pipeline has ended.
 #[derive(Debug)]
 pub(super) struct SourceEnded;
 
@@ -84,7 +84,7 @@ impl Poller {
         }
     }
 
-    /// Fetches a window to its end, or finds that it must be shorter.
+    /// Fetches a window completely, or shortens it.
     async fn fetch(&mut self, window: Window) -> Result<(), SourceEnded> {
         let (mut events, mut token, mut count) = (Vec::new(), None::<String>, 0);
         loop {
@@ -111,7 +111,7 @@ impl Poller {
         self.tell(events, self.planner.done()).await
     }
 
-    /// A page, however long it takes; nothing when the token has expired.
+    /// Fetches a page, with retries without limit; `None` if the token has expired.
     async fn page(&mut self, window: Window, token: Option<&str>) -> Result<Option<Page>, SourceEnded> {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         loop {
@@ -152,7 +152,7 @@ fn is_too_much(events: &[LookedUp]) -> bool {
     events.len() >= WINDOW_EVENTS || bytes >= WINDOW_BYTES
 }
 
-/// Keeps requests apart, so that there are never more than so many a second.
+/// Spaces requests, so that their rate is never exceeded.
 #[derive(Debug)]
 struct Pace {
     apart: Duration,
@@ -171,8 +171,8 @@ impl Pace {
     }
 }
 
-/// The events of the overlap that were delivered, as hashes of their ids with their times. It only spares the pipeline
-/// what it would drop as a duplicate, so it is not kept across restarts.
+/// Delivered events of the overlap, as hashes of their ids with their times. Not durable: it only saves the pipeline
+/// from dropping them as duplicates.
 #[derive(Debug, Default)]
 struct Seen(HashMap<u64, i64>);
 
@@ -184,7 +184,7 @@ impl Seen {
         }
     }
 
-    /// Events before this second will not be met again.
+    /// Forgets events before this second, which won't be fetched again.
     fn forget_before(&mut self, second: i64) {
         self.0.retain(|_, time| *time >= second);
     }

@@ -11,37 +11,37 @@ pub(super) const HISTORY_SECS: i64 = 90 * 86_400;
 const FIRST_SPAN_SECS: i64 = 3_600;
 const LONGEST_SPAN_SECS: i64 = 86_400;
 
-/// With fewer events than this, the next stretch is twice as long.
+/// After a window with fewer events, the next one is twice as long.
 const FEW_EVENTS: usize = 500;
 
-/// A stretch of time, both ends included: seconds since 1970. Neighbours share an end, since what is said of the
-/// ends' fractions of a second is too little to rely on.
+/// A time window with both ends included, in seconds since 1970. Adjacent windows share an end, since the service does
+/// not document how it treats fractions of a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Window {
     pub(super) start: i64,
     pub(super) end: i64,
 }
 
-/// Goes through the stretches of one region.
+/// Plans the windows of one region.
 #[derive(Debug)]
 pub(super) struct Planner {
     lookback_secs: i64,
     overlap_secs: i64,
     /// Everything up to here has been fetched at least once.
     done: Option<i64>,
-    /// Where this poll is, and how far it goes.
+    /// The next second of the current poll, and its end.
     start: i64,
     until: i64,
     span_secs: i64,
 }
 
 impl Planner {
-    /// Goes on where `done`, the end of what was fetched, says; else `lookback_secs` back.
+    /// Resumes at `done`, the end of what was fetched, or else starts `lookback_secs` ago.
     pub(super) fn new(lookback_secs: i64, overlap_secs: i64, done: Option<i64>) -> Self {
         Self { lookback_secs, overlap_secs, done, start: 0, until: 0, span_secs: FIRST_SPAN_SECS }
     }
 
-    /// Begins a poll.
+    /// Starts a poll.
     pub(super) fn begin(&mut self, now: i64) {
         let start = match self.done {
             Some(done) => done.saturating_sub(self.overlap_secs),
@@ -51,18 +51,18 @@ impl Planner {
         self.until = now;
     }
 
-    /// The first second that the poll goes back to: nothing older will be met again.
+    /// The first second of the poll; nothing older will be fetched again.
     pub(super) fn start(&self) -> i64 {
         self.start
     }
 
-    /// What to fetch; nothing when the poll is complete.
+    /// The window to fetch; `None` if the poll is complete.
     pub(super) fn window(&self) -> Option<Window> {
         (self.start < self.until)
             .then(|| Window { start: self.start, end: self.until.min(self.start.saturating_add(self.span_secs)) })
     }
 
-    /// There is too much in the window to hold. `false` when it is as short as it can be.
+    /// Shortens the window because it has too many events. `false` if it can't be shorter.
     pub(super) fn shorten(&mut self) -> bool {
         let Some(Window { start, end }) = self.window() else { return false };
         let length = end - start;
@@ -73,7 +73,7 @@ impl Planner {
         true
     }
 
-    /// The window has been fetched, and so many events were in it.
+    /// Advances past the window, which has been fetched and had this many events.
     pub(super) fn finished(&mut self, events: usize) {
         let Some(Window { end, .. }) = self.window() else { return };
         self.start = end;
@@ -130,8 +130,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the density, the windows cover the whole poll, end, and hold no more than they may unless they
-        /// are one second long.
+        /// Whatever the density of events, the windows cover the whole poll, come to an end, and hold no more than the
+        /// limit unless they are one second long.
         #[test]
         fn windows_cover_everything(counts in prop::collection::vec((0_i64..20_000, 0_usize..5_000), 0..30), limit in 1_usize..3_000) {
             let count = |window: Window| -> usize {

@@ -23,26 +23,26 @@ use crate::source::aws::reader::{Chunk, ObjectReader, Step};
 use crate::source::aws::trail_key::{TrailObject, classify};
 use crate::source::{Clock, Delivery, Enqueued, Intake, SourceError, SourceState, StatusHandle};
 
-/// Records that came with messages are handed over together, up to so many.
+/// Records that arrive within messages are handed over together, up to this many.
 const DELIVERY_RECORDS: usize = 500;
 
-/// Chunks of objects between readings and desk.
+/// Chunks buffered between readings and the desk.
 const STEPS: usize = 4;
 
-/// How long a message with an object that can't be read stays away, at first and at most.
+/// How long a message with an unreadable object stays invisible before the next try: at first, and at most.
 const FIRST_DELAY: Duration = Duration::from_secs(30);
 const LONGEST_DELAY: Duration = Duration::from_secs(300);
 
-/// A message whose objects are not all handed over.
+/// A message with objects that are not handed over yet.
 struct Open {
     message: Message,
-    /// Objects to come.
+    /// Number of such objects.
     left: usize,
-    /// Why one of them can't be read.
+    /// An object that can't be read, with the error.
     failed: Option<(String, AwsError)>,
 }
 
-/// See the module.
+/// The loop that turns messages into deliveries; see the module.
 pub(super) struct Desk {
     source: SourceId,
     queue: String,
@@ -59,24 +59,24 @@ pub(super) struct Desk {
     handed_over: mpsc::Sender<HandedOver>,
     open: HashMap<Number, Open>,
     lanes: Lanes,
-    /// Objects being read, by the number of their reading.
+    /// Objects being read, by number of the reading.
     readings: HashMap<u64, Job>,
     tasks: JoinSet<()>,
     last_reading: u64,
 }
 
-/// What is on its way into the log.
+/// A delivery handed over to the pipeline.
 pub(super) struct HandedOver {
-    /// Nothing when there was nothing to store.
+    /// `None` if there was nothing to store.
     pending: Option<Enqueued>,
     cursor: Option<Bytes>,
     records: u64,
     newest: Option<Time>,
-    /// Messages that are done with it.
+    /// Messages that are complete with it and can be deleted once it is durable.
     done: Vec<Number>,
 }
 
-/// A delivery while it is put together.
+/// A delivery under construction.
 #[derive(Default)]
 struct Draft {
     records: Vec<RawRecord>,
@@ -119,7 +119,7 @@ impl Desk {
         }
     }
 
-    /// Works until the pipeline ends.
+    /// Runs until the pipeline ends.
     pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Vec<(Number, Message)>>) -> Result<(), SourceError> {
         let (sender, mut steps) = mpsc::channel::<(u64, Step)>(STEPS);
         loop {
@@ -164,7 +164,7 @@ impl Desk {
         Ok(())
     }
 
-    /// Takes what was received, and what else is there already.
+    /// Processes received messages, and further ones that are waiting.
     async fn take(
         &mut self,
         received: Vec<(Number, Message)>,
@@ -239,7 +239,7 @@ impl Desk {
         Origin { source: self.source.clone(), location: format!("{}/{}", self.queue, message.id).into(), index: 0 }
     }
 
-    /// A reading has come to something.
+    /// Processes a result of a reading.
     async fn step(&mut self, reading: u64, step: Step) -> Result<(), SourceError> {
         match step {
             Ok(chunk) => self.take_chunk(reading, chunk).await,
@@ -272,7 +272,8 @@ impl Desk {
         self.hand_over(draft).await
     }
 
-    /// One object of a message is over. With the last of them the message is done, or comes again, or is given up.
+    /// Finishes one object of a message. After the last one, the message is complete, returned to the queue, or given
+    /// up.
     async fn close_object(&mut self, job: &Job, draft: &mut Draft) {
         let Some(open) = self.open.get_mut(&job.message) else { return };
         open.left -= 1;
@@ -302,7 +303,7 @@ impl Desk {
         }
     }
 
-    /// What becomes of a message if this was its last try.
+    /// The reason to record if this was the last try of a message; `None` if it will be received again.
     fn last_try(&self, message: &Message, error: &AwsError) -> Option<String> {
         match &self.redrive {
             Some(redrive) if message.receives >= redrive.max_receive_count => {
@@ -340,12 +341,12 @@ impl Desk {
     }
 }
 
-/// How long a message stays away after so many receives.
+/// How long a message stays invisible after this many receives.
 fn delay(receives: u32) -> Duration {
     FIRST_DELAY.saturating_mul(receives).min(LONGEST_DELAY)
 }
 
-/// The `eventTime` of a record, for the order and the status only.
+/// The `eventTime` of a record, used for order and status only.
 fn event_time(record: &[u8]) -> Option<Time> {
     const MEMBER: &[u8] = br#""eventTime":"#;
     let rest = record.get(memmem::find(record, MEMBER)? + MEMBER.len()..)?.trim_ascii_start();
@@ -353,7 +354,7 @@ fn event_time(record: &[u8]) -> Option<Time> {
     std::str::from_utf8(text.get(..memchr::memchr(b'"', text)?)?).ok()?.parse().ok()
 }
 
-/// Waits for what was handed over, in order.
+/// Waits, in order, until deliveries are durable, and then has their messages deleted.
 pub(super) struct Settling {
     pub(super) cursor: Arc<Mutex<Option<Bytes>>>,
     pub(super) status: StatusHandle,
@@ -361,7 +362,7 @@ pub(super) struct Settling {
 }
 
 impl Settling {
-    /// Ends when no more will come.
+    /// Runs until the channel is closed.
     pub(super) async fn run(self, mut settling: mpsc::Receiver<HandedOver>) -> Result<(), SourceError> {
         while let Some(HandedOver { pending, cursor, records, newest, done }) = settling.recv().await {
             if let Some(pending) = pending {
@@ -383,7 +384,7 @@ impl Settling {
     }
 }
 
-/// What stands in the way, by what was tried, and how it shows in the status. Cheap to clone.
+/// Current failures by action, reported in the source's status. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Troubles {
     status: StatusHandle,
@@ -391,7 +392,7 @@ pub(super) struct Troubles {
     now: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
-/// Troubles told apart; with more, the oldest names give way.
+/// Most failures kept at once; beyond it the first by name are dropped.
 const MOST_TROUBLES: usize = 64;
 
 impl Troubles {
@@ -423,7 +424,7 @@ impl Troubles {
         }
     }
 
-    /// How long a message has waited in the queue is how far behind the source is.
+    /// Reports a message's time in the queue as the source's lag.
     fn waited(&self, sent: Option<i64>) {
         let Some(sent) = sent else { return };
         let millis = u32::try_from((self.clock.now().millis() - sent).max(0)).unwrap_or(u32::MAX);

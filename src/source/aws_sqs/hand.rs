@@ -12,31 +12,31 @@ use super::queue::{BATCH, Message, Queue};
 use crate::retry::Backoff;
 use crate::source::aws::AwsError;
 
-/// Messages that may be in hand at once.
+/// Most messages received and not yet deleted.
 pub(super) const MOST: usize = 240;
 
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
-/// Tries of a delete before the message is left to come again.
+/// Tries of a delete; after the last, the message will be received again.
 const DELETE_TRIES: u32 = 6;
 
-/// A message in hand: the number of this receipt.
+/// Identifies a receipt of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Number(u64);
 
 #[derive(Debug)]
 struct Held {
     receipt: String,
-    /// What the ledger has of it.
+    /// Its entries in the ledger.
     keys: Vec<Key>,
-    /// When others see it again unless it is kept.
+    /// When its visibility timeout ends.
     visible_at: Instant,
-    /// Its place among [`MOST`].
+    /// Its permit among [`MOST`].
     _place: OwnedSemaphorePermit,
 }
 
-/// The messages in hand. Cheap to clone.
+/// The received messages that are not deleted yet. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Hand {
     queue: Arc<dyn Queue>,
@@ -55,12 +55,12 @@ impl Hand {
         look(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// How many there are.
+    /// The number of messages.
     pub(super) fn len(&self) -> usize {
         self.held(|(_, held)| held.len())
     }
 
-    /// Receives some, once there is room for as many as a call may give.
+    /// Receives messages, once there is room for a full batch.
     pub(super) async fn receive(&self) -> Result<Vec<(Number, Message)>, AwsError> {
         let room = u32::try_from(BATCH).unwrap_or(1);
         let closed = |_| AwsError::Unavailable("the source has ended".to_owned());
@@ -81,7 +81,7 @@ impl Hand {
         }))
     }
 
-    /// What the ledger has of a message is to be forgotten when the message is deleted.
+    /// Assigns ledger entries to a message, which are forgotten when it is deleted.
     pub(super) fn belongs(&self, number: Number, keys: Vec<Key>) {
         self.held(|(_, held)| {
             if let Some(held) = held.get_mut(&number) {
@@ -90,7 +90,7 @@ impl Hand {
         });
     }
 
-    /// Lets a message come again after a while.
+    /// Returns a message to the queue, to become visible after a delay.
     pub(super) async fn give_back(&self, number: Number, after: Duration) {
         let Some(held) = self.held(|(_, held)| held.remove(&number)) else { return };
         if let Err(error) = self.queue.keep(&[held.receipt], after).await {
@@ -98,7 +98,7 @@ impl Hand {
         }
     }
 
-    /// Lets every message come again at once.
+    /// Returns every message to the queue, visible at once.
     pub(super) async fn give_all_back(&self) {
         let receipts: Vec<String> = self.held(|(_, held)| held.drain().map(|(_, held)| held.receipt).collect());
         for receipts in receipts.chunks(BATCH) {
@@ -108,7 +108,7 @@ impl Hand {
         }
     }
 
-    /// Keeps what is in hand invisible for as long as it is. Never ends.
+    /// Extends the visibility timeouts of all messages as needed. Never ends.
     pub(super) async fn keep_invisible(self) {
         let margin = self.invisible / 2;
         loop {
@@ -136,7 +136,7 @@ impl Hand {
         }
     }
 
-    /// Deletes what is durable, ten at a time; ends when no more will come.
+    /// Deletes messages whose contents are durable, ten at a time, until the channel is closed.
     pub(super) async fn delete(self, durable: Arc<tokio::sync::Mutex<mpsc::Receiver<Number>>>) {
         loop {
             let mut numbers = Vec::with_capacity(BATCH);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use super::hand::Number;
 use crate::source::aws::object::ObjectRef;
 
-/// An object that a message asks for.
+/// An object named by a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Job {
     pub(super) message: Number,
@@ -21,11 +21,11 @@ struct Lane {
     waiting: BTreeMap<(String, u64), Job>,
 }
 
-/// The objects that wait to be read.
+/// The objects waiting to be read, by lane.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     lanes: HashMap<String, Lane>,
-    /// Lanes that are not busy and have something waiting, in turn.
+    /// Idle lanes with waiting objects, in round-robin order.
     ready: VecDeque<String>,
     count: u64,
 }
@@ -40,7 +40,7 @@ impl Lanes {
         lane.waiting.insert((job.object.key.clone(), self.count), job);
     }
 
-    /// The next object; its lane is busy until it is [`free`](Lanes::free)d.
+    /// The next object to read; its lane is busy until [`free`](Lanes::free)d.
     pub(super) fn next(&mut self) -> Option<Job> {
         let lane = self.lanes.get_mut(&self.ready.pop_front()?)?;
         let (_, job) = lane.waiting.pop_first()?;
@@ -48,7 +48,7 @@ impl Lanes {
         Some(job)
     }
 
-    /// The lane's object has been handed over, or was given up.
+    /// Frees a lane whose object has been handed over or given up.
     pub(super) fn free(&mut self, name: &str) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         lane.busy = false;
@@ -59,7 +59,7 @@ impl Lanes {
         }
     }
 
-    /// How many wait.
+    /// The number of waiting objects.
     pub(super) fn waiting(&self) -> usize {
         self.lanes.values().map(|lane| lane.waiting.len()).sum()
     }

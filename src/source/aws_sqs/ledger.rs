@@ -14,13 +14,14 @@ use crate::source::aws::reader::Progress;
 
 const VERSION: u32 = 1;
 
-/// Objects with rejects that are remembered after their messages were deleted: a queue may deliver twice.
+/// Most objects with rejected records remembered after deletion of their messages, since a queue may deliver twice.
 const REMEMBERED: usize = 256;
 
-/// Entries of messages that never came again, after a crash. No queue keeps a message longer than 14 days.
+/// Age at which entries expire: after a crash their messages may never be received again. No queue retains messages for
+/// more than 14 days.
 const EXPIRY_MILLIS: i64 = 14 * 24 * 60 * 60 * 1_000;
 
-/// An object or a message, by the hash of its name.
+/// The key of an object or a message: the hash of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key(u128);
 
@@ -42,7 +43,7 @@ struct Entry {
     since: i64,
 }
 
-/// An entry as it is stored: key, etag, pieces, done, rejects, since.
+/// A stored entry: key, etag, pieces, done, rejects, since.
 #[derive(Serialize, Deserialize)]
 struct Row(String, String, u64, bool, bool, i64);
 
@@ -57,15 +58,15 @@ struct Document {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ledger {
     entries: BTreeMap<Key, Entry>,
-    /// Deleted, but with rejects: in the order of their deletion.
+    /// Entries with rejects whose messages were deleted, in the order of deletion.
     remembered: VecDeque<Key>,
 }
 
 impl Ledger {
-    /// Reads what [`encode`](Ledger::encode) wrote.
+    /// Decodes the output of [`encode`](Ledger::encode).
     ///
     /// # Errors
-    /// When it is not of this version.
+    /// When it has another version.
     pub(super) fn decode(cursor: &[u8], now: i64) -> Result<Self, String> {
         let document: Document = serde_json::from_slice(cursor).map_err(|error| error.to_string())?;
         if document.version != VERSION {
@@ -97,24 +98,24 @@ impl Ledger {
         serde_json::to_vec(&document).unwrap_or_default().into()
     }
 
-    /// How far an object was delivered.
+    /// How far an object has been delivered.
     pub(super) fn progress(&self, key: Key) -> Progress {
         self.entries.get(&key).map(|entry| entry.progress.clone()).unwrap_or_default()
     }
 
-    /// Whether all of it was.
+    /// Whether an object has been delivered completely.
     pub(super) fn is_done(&self, key: Key) -> bool {
         self.entries.get(&key).is_some_and(|entry| entry.done)
     }
 
-    /// Some more of an object is on its way into the log.
+    /// Records further progress with an object.
     pub(super) fn advance(&mut self, key: Key, progress: Progress, done: bool, rejects: bool, now: i64) {
         let had_rejects = self.entries.get(&key).is_some_and(|entry| entry.rejects);
         let since = self.entries.get(&key).map_or(now, |entry| entry.since);
         self.entries.insert(key, Entry { progress, done, rejects: rejects || had_rejects, since });
     }
 
-    /// The message was deleted.
+    /// Forgets an entry, as its message was deleted.
     pub(super) fn forget(&mut self, key: Key) {
         if self.entries.get(&key).is_some_and(|entry| entry.done && entry.rejects) {
             if !self.remembered.contains(&key) {

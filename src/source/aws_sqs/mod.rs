@@ -43,24 +43,25 @@ use crate::secret::Secret;
 
 pub(crate) use super::aws::access::Role;
 
-/// Log files in S3, as in the configuration.
+/// The kind for log files in S3, as in the configuration.
 pub const S3_KIND: &str = "aws_s3_sqs";
-/// Events by EventBridge, as in the configuration.
+/// The kind for events through EventBridge, as in the configuration.
 pub const EVENTBRIDGE_KIND: &str = "aws_eventbridge_sqs";
 
-/// Receive calls under way at once.
+/// Concurrent receive calls.
 const RECEIVERS: usize = 4;
-/// Delete calls under way at once.
+/// Concurrent delete calls.
 const DELETERS: usize = 4;
-/// Deliveries handed over and not yet durable.
+/// Deliveries in flight.
 const SETTLING: usize = 64;
 
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// When the service refuses us, only a person can change that.
+/// Wait after a refusal, which lasts until somebody changes something.
 const REFUSED_WAIT: Duration = Duration::from_secs(60);
 
-/// When stopping: what was handed over may become durable and be deleted, then the rest is given back.
+/// On stop, how long to wait for deliveries in flight to become durable and their messages to be deleted, before the
+/// rest is returned to the queue.
 const STOP_SETTLE: Duration = Duration::from_millis(700);
 const STOP_GIVE_BACK: Duration = Duration::from_millis(400);
 
@@ -68,42 +69,42 @@ const STOP_GIVE_BACK: Duration = Duration::from_millis(400);
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SqsConfig {
-    /// The queue's address: `https://sqs.eu-west-1.amazonaws.com/111122223333/catchment`.
+    /// The queue's URL: `https://sqs.eu-west-1.amazonaws.com/111122223333/catchment`.
     pub queue_url: String,
-    /// The queue's region, where its address does not tell it.
+    /// The queue's region, if its URL does not show it.
     pub region: Option<String>,
-    /// The region of buckets of which the notice does not tell it (CloudTrail's own), where it is not the queue's.
+    /// The region of buckets whose notifications don't name it (CloudTrail's own), if it is not the queue's.
     pub s3_region: Option<String>,
-    /// Objects read at once, each of another account or region.
+    /// Objects read concurrently, each of another account or region.
     #[serde(default = "parallel_objects")]
     pub parallel_objects: usize,
-    /// How long a message is invisible to others after it was received or last kept, in seconds.
+    /// The visibility timeout, in seconds, which is extended while a message is processed.
     #[serde(default = "visibility_secs")]
     pub visibility_secs: u64,
-    /// How long a receive waits for the first message, in seconds.
+    /// How long a receive call waits for the first message, in seconds.
     #[serde(default = "wait_secs")]
     pub wait_secs: u64,
-    /// Tries before an object that can't be read is quarantined by its name, where the queue has no redrive policy.
+    /// Receives before an unreadable object is quarantined by name, for queues without a redrive policy.
     #[serde(default = "max_receives")]
     pub max_receives: u32,
-    /// How many times its size an object may grow before it is taken for a bomb, once it has grown to 64 MiB.
+    /// Largest expansion ratio of a compressed object, enforced once it has expanded to 64 MiB.
     #[serde(default = "max_expansion")]
     pub max_expansion: u32,
-    /// A role to assume for queue and bucket.
+    /// A role to assume for access to queue and bucket.
     pub role_arn: Option<String>,
-    /// What the role's trust policy asks for.
+    /// The external id that the role's trust policy requires.
     pub external_id: Option<String>,
-    /// Credentials, where the environment's own are not meant.
+    /// Static credentials, instead of the environment's.
     pub access_key_id: Option<Secret>,
     /// See `access_key_id`.
     pub secret_access_key: Option<Secret>,
     /// See `access_key_id`.
     pub session_token: Option<Secret>,
-    /// Another endpoint of SQS than the public one.
+    /// Endpoint of SQS, instead of the public one.
     pub sqs_endpoint_url: Option<String>,
-    /// Another endpoint of S3.
+    /// Endpoint of S3, instead of the public one.
     pub s3_endpoint_url: Option<String>,
-    /// Another endpoint of STS.
+    /// Endpoint of STS, instead of the public one.
     pub sts_endpoint_url: Option<String>,
 }
 
@@ -128,7 +129,8 @@ fn max_expansion() -> u32 {
 }
 
 impl SqsConfig {
-    /// The queue's region: named, or by its address (<https://docs.aws.amazon.com/general/latest/gr/sqs-service.html>).
+    /// The queue's region: as configured, or from its URL
+    /// (<https://docs.aws.amazon.com/general/latest/gr/sqs-service.html>).
     #[must_use]
     pub fn queue_region(&self) -> Option<String> {
         if self.region.is_some() {
@@ -157,7 +159,7 @@ impl SqsConfig {
         self.role_arn.clone().map(|arn| Role { arn, external_id: self.external_id.clone() })
     }
 
-    /// Makes clients with these credentials.
+    /// Creates a connector with the configured credentials.
     pub(crate) async fn connect(&self) -> Connector {
         let connector = Connector::load(&self.access()).await;
         match self.role() {
@@ -166,27 +168,27 @@ impl SqsConfig {
         }
     }
 
-    /// The bucket's side of the configuration.
+    /// Creates the S3 client for the configured region and endpoint.
     pub(crate) fn s3(&self, connector: Connector, metrics: &Metrics, source: &SourceId) -> Arc<S3> {
         let region = self.s3_region.clone().or_else(|| self.queue_region());
         S3::new(connector, region, self.s3_endpoint_url.clone(), metrics.requests(&source.0))
     }
 }
 
-/// Takes what a queue tells of.
+/// Reads the objects and records that a queue's messages name or contain.
 pub struct SqsSource {
     id: SourceId,
     config: SqsConfig,
     clock: Clock,
     metrics: Arc<Metrics>,
-    /// The last position that is known to be durable.
+    /// The last durable position.
     cursor: Arc<Mutex<Option<Bytes>>>,
-    /// Where the configured ones are not meant.
+    /// Queue and bucket instead of the configured ones, for tests.
     peers: Option<(Arc<dyn Queue>, Arc<dyn Objects>)>,
 }
 
 impl SqsSource {
-    /// A source that goes on after `cursor`, the position that the log has of it.
+    /// Creates a source that resumes after `cursor`, its position in the log.
     #[must_use]
     pub fn new(id: SourceId, config: SqsConfig, cursor: Option<Bytes>, clock: Clock, metrics: Arc<Metrics>) -> Self {
         Self { id, config, clock, metrics, cursor: Arc::new(Mutex::new(cursor)), peers: None }
@@ -274,7 +276,7 @@ fn broke_off(outcome: Option<Result<Result<(), SourceError>, tokio::task::JoinEr
     }
 }
 
-/// Receives for as long as the source runs.
+/// Receives messages until the source ends.
 async fn receive(hand: Hand, received: mpsc::Sender<Vec<(Number, Message)>>, troubles: Troubles) {
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     loop {
@@ -310,5 +312,7 @@ impl Source for SqsSource {
     }
 }
 
+#[cfg(test)]
+mod fakes;
 #[cfg(test)]
 mod tests;

@@ -18,10 +18,10 @@ use serde_json::value::RawValue;
 
 use crate::source::aws::object::ObjectRef;
 
-/// SNS around SNS is nobody's wiring.
+/// Most nested envelopes. SNS within SNS is not a sensible setup.
 const MAX_ENVELOPES: usize = 2;
 
-/// Why a message asks for nothing. Each is counted.
+/// A reason why a message names nothing to read, as a label of metrics.
 pub(super) const TEST: &str = "test message";
 /// See [`TEST`].
 pub(super) const NOT_CREATED: &str = "object not created";
@@ -32,18 +32,18 @@ pub(super) const OTHER_EVENT: &str = "other EventBridge event";
 /// See [`TEST`].
 pub(super) const SUBSCRIPTION: &str = "subscription message";
 
-/// What a message asks for.
+/// The content of a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Notice {
-    /// Objects to be read.
+    /// Objects to read.
     pub(super) objects: Vec<ObjectRef>,
-    /// A CloudTrail record that came with the message.
+    /// A CloudTrail record within the message.
     pub(super) record: Option<Bytes>,
-    /// What else it told of, by reason.
+    /// What else it contains, by reason for ignoring it.
     pub(super) ignored: Vec<&'static str>,
 }
 
-/// A message that is none of the known shapes.
+/// The message has none of the known forms.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the message is not a known notification from S3, CloudTrail, SNS or EventBridge: {0}")]
 pub(super) struct NotANotice(String);
@@ -103,10 +103,10 @@ struct S3Object {
     key: String,
 }
 
-/// Reads a message's body.
+/// Parses the body of a message.
 ///
 /// # Errors
-/// When it is none of the known shapes.
+/// When it has none of the known forms.
 pub(super) fn read(body: &Bytes) -> Result<Notice, NotANotice> {
     let mut body = body.clone();
     for _ in 0..=MAX_ENVELOPES {
@@ -174,7 +174,7 @@ fn of_s3(records: &RawValue) -> Result<Notice, NotANotice> {
     Ok(notice)
 }
 
-/// Keys in S3's own notifications are encoded as in a form: `+` is a space.
+/// Decodes a key of an S3 event notification, where `+` is a space.
 fn url_decode(key: &str) -> Result<String, NotANotice> {
     let spaced = key.replace('+', " ");
     let decoded = percent_decode_str(&spaced).decode_utf8();

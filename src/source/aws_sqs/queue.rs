@@ -17,29 +17,29 @@ use crate::metrics::Requests;
 use crate::source::aws::AwsError;
 use crate::source::aws::error::classify;
 
-/// The most that one call takes or gives.
+/// Most messages per call.
 pub(super) const BATCH: usize = 10;
 
-/// A message, received and not yet deleted.
+/// A received message.
 #[derive(Clone, Debug)]
 pub(super) struct Message {
-    /// The provider's, the same each time that the message is received.
+    /// The message id, the same at each receive.
     pub(super) id: String,
-    /// Of this receipt.
+    /// The receipt handle of this receive.
     pub(super) receipt: String,
     pub(super) body: Bytes,
-    /// How often it was received, this time included.
+    /// How often it has been received, this time included.
     pub(super) receives: u32,
-    /// When it was sent, in milliseconds since 1970.
+    /// When it was sent, in milliseconds since 1970, if known.
     pub(super) sent: Option<i64>,
 }
 
-/// Where a queue lays what was received too often.
+/// A queue's redrive policy.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Redrive {
     pub(super) dead_letter_target_arn: String,
-    /// A number, or a number as text.
+    /// Deserializes a number, or a number as text.
     #[serde(deserialize_with = "number")]
     pub(super) max_receive_count: u32,
 }
@@ -50,20 +50,20 @@ fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::E
     number.and_then(|number| u32::try_from(number).ok()).ok_or_else(|| serde::de::Error::custom("no number"))
 }
 
-/// The calls that are made of a queue.
+/// The SQS calls in use.
 #[async_trait]
 pub(super) trait Queue: Send + Sync {
-    /// Up to ten messages, invisible to others for a while. Waits some seconds for the first.
+    /// Receives up to ten messages, which become invisible for a while. Waits some seconds for the first.
     async fn receive(&self, invisible: Duration) -> Result<Vec<Message>, AwsError>;
-    /// Deletes up to ten by their receipts. Gives those that were not deleted and may be tried again.
+    /// Deletes up to ten messages by receipt. Returns those that failed and may be retried.
     async fn delete(&self, receipts: &[String]) -> Result<Vec<String>, AwsError>;
-    /// Keeps up to ten invisible for so long from now. Those that are gone are passed over.
+    /// Sets the visibility timeout of up to ten messages, from now. Messages that are gone are ignored.
     async fn keep(&self, receipts: &[String], invisible: Duration) -> Result<(), AwsError>;
-    /// The redrive policy, where there is one.
+    /// The redrive policy, if there is one.
     async fn redrive(&self) -> Result<Option<Redrive>, AwsError>;
 }
 
-/// SQS itself.
+/// An SQS queue.
 pub(super) struct Sqs {
     client: Client,
     url: String,
@@ -85,7 +85,7 @@ fn seconds(duration: Duration) -> i32 {
     i32::try_from(duration.as_secs()).unwrap_or(i32::MAX)
 }
 
-/// The entries of a batch that failed, and may be tried again: the fault was the service's.
+/// The failed entries of a batch that may be retried, since the fault was the service's.
 fn to_retry(failed: &[BatchResultErrorEntry], receipts: &[String]) -> Vec<String> {
     let again = failed.iter().filter(|entry| !entry.sender_fault);
     again.filter_map(|entry| receipts.get(entry.id.parse::<usize>().ok()?).cloned()).collect()

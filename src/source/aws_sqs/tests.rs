@@ -1,150 +1,16 @@
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
-use aws_smithy_types::body::SdkBody;
-use aws_smithy_types::byte_stream::ByteStream;
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::queue::BATCH;
+use super::fakes::{FakeBucket, FakeQueue};
 use super::*;
 use crate::model::Time;
 use crate::source::SourceState;
-use crate::source::aws::object::{Body, Listed, Listing, ObjectRef};
 use crate::source::testing::{Kept, Pipeline, Running};
 
 const VISIBLE_AFTER: Duration = Duration::from_secs(30);
-
-#[derive(Clone, Debug)]
-struct Stored {
-    body: Bytes,
-    receives: u32,
-    visible_at: Instant,
-    receipt: String,
-}
-
-type Watch = Box<dyn Fn(&Bytes) + Send>;
-
-/// A queue as SQS documents it: a message comes again when its time is over, and an old receipt deletes nothing.
-#[derive(Default)]
-struct FakeQueue {
-    messages: Mutex<BTreeMap<u32, Stored>>,
-    dead: Mutex<Vec<Bytes>>,
-    redrive: Mutex<Option<Redrive>>,
-    errors: Mutex<Vec<AwsError>>,
-    deleted: Mutex<Vec<Bytes>>,
-    sent: Mutex<u32>,
-    /// Called before each delete with the bodies.
-    watch: Mutex<Option<Watch>>,
-}
-
-impl FakeQueue {
-    fn send(&self, body: impl Into<Bytes>) {
-        let mut sent = self.sent.lock().unwrap();
-        *sent += 1;
-        let stored = Stored { body: body.into(), receives: 0, visible_at: Instant::now(), receipt: String::new() };
-        self.messages.lock().unwrap().insert(*sent, stored);
-    }
-
-    fn due(&self, invisible: Duration) -> Vec<Message> {
-        let now = Instant::now();
-        let mut messages = self.messages.lock().unwrap();
-        let limit = self.redrive.lock().unwrap().as_ref().map_or(u32::MAX, |redrive| redrive.max_receive_count);
-        let visible = messages.iter().filter(|(_, message)| message.visible_at <= now).map(|(number, _)| *number);
-        let mut received = Vec::new();
-        for number in visible.take(BATCH).collect::<Vec<_>>() {
-            if messages[&number].receives >= limit {
-                self.dead.lock().unwrap().extend(messages.remove(&number).map(|message| message.body));
-                continue;
-            }
-            let message = messages.get_mut(&number).unwrap();
-            message.receives += 1;
-            message.visible_at = now + invisible;
-            message.receipt = format!("{number}/{}", message.receives);
-            let (id, receipt, body) = (format!("m{number}"), message.receipt.clone(), message.body.clone());
-            received.push(Message { id, receipt, body, receives: message.receives, sent: Some(0) });
-        }
-        received
-    }
-
-    fn left(&self) -> usize {
-        self.messages.lock().unwrap().len()
-    }
-}
-
-#[async_trait]
-impl Queue for FakeQueue {
-    async fn receive(&self, invisible: Duration) -> Result<Vec<Message>, AwsError> {
-        let waited_until = Instant::now() + Duration::from_secs(20);
-        loop {
-            if let Some(error) = self.errors.lock().unwrap().pop() {
-                return Err(error);
-            }
-            let received = self.due(invisible);
-            if !received.is_empty() || Instant::now() >= waited_until {
-                return Ok(received);
-            }
-            sleep(Duration::from_secs(1)).await;
-        }
-    }
-
-    async fn delete(&self, receipts: &[String]) -> Result<Vec<String>, AwsError> {
-        let mut messages = self.messages.lock().unwrap();
-        for receipt in receipts {
-            if let Some(number) = messages.iter().find(|(_, m)| m.receipt == *receipt).map(|(number, _)| *number) {
-                let message = messages.remove(&number).unwrap();
-                if let Some(watch) = &*self.watch.lock().unwrap() {
-                    watch(&message.body);
-                }
-                self.deleted.lock().unwrap().push(message.body);
-            }
-        }
-        Ok(Vec::new())
-    }
-
-    async fn keep(&self, receipts: &[String], invisible: Duration) -> Result<(), AwsError> {
-        for message in self.messages.lock().unwrap().values_mut().filter(|m| receipts.contains(&m.receipt)) {
-            message.visible_at = Instant::now() + invisible;
-        }
-        Ok(())
-    }
-
-    async fn redrive(&self) -> Result<Option<Redrive>, AwsError> {
-        Ok(self.redrive.lock().unwrap().clone())
-    }
-}
-
-/// A bucket, whose objects may take their time or fail.
-#[derive(Default)]
-struct FakeBucket {
-    objects: Mutex<BTreeMap<String, Bytes>>,
-    slow: Mutex<BTreeMap<String, Duration>>,
-    errors: Mutex<BTreeMap<String, AwsError>>,
-    gets: Mutex<Vec<String>>,
-}
-
-#[async_trait]
-impl Objects for FakeBucket {
-    async fn get(&self, object: &ObjectRef) -> Result<Body, AwsError> {
-        self.gets.lock().unwrap().push(object.key.clone());
-        let wait = self.slow.lock().unwrap().get(&object.key).copied();
-        sleep(wait.unwrap_or_default()).await;
-        if let Some(error) = self.errors.lock().unwrap().get(&object.key) {
-            return Err(error.clone());
-        }
-        let found = self.objects.lock().unwrap().get(&object.key).cloned();
-        let bytes = found.ok_or_else(|| AwsError::NotFound("NoSuchKey".to_owned()))?;
-        Ok(Body {
-            bytes: Some(bytes.len() as u64),
-            stream: ByteStream::new(SdkBody::from(bytes)),
-            etag: "e".to_owned(),
-        })
-    }
-
-    async fn list(&self, _: Listing<'_>, _: Option<String>) -> Result<Listed, AwsError> {
-        Ok(Listed::default())
-    }
-}
 
 fn key(region: &str, name: &str) -> String {
     format!("AWSLogs/111122223333/CloudTrail/{region}/2026/02/03/111122223333_CloudTrail_{region}_{name}.json.gz")

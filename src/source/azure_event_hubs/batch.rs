@@ -11,24 +11,24 @@ use super::place::Place;
 use crate::decode::{Decoder, Piece};
 use crate::model::{Origin, RawRecord, Rejected, SourceId, Time};
 
-/// A batch is handed over when it has so many records, or so many bytes of them. An event is never divided: the place
-/// after it says that all of it was taken.
+/// A batch is full at this number of records or bytes. An event is never split between batches, since the position
+/// after it stands for all of its records.
 const BATCH_RECORDS: usize = 500;
 const BATCH_BYTES: usize = 1 << 20;
 
-/// How many times its size a compressed body may grow. An event has at most 1 MiB.
+/// Largest expansion ratio of a compressed body. An event has at most 1 MiB.
 const MAX_EXPANSION: u32 = 200;
 
-/// Events of one partition in a row, cut into records.
+/// Records of consecutive events of one partition.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Batch {
     pub(super) records: Vec<RawRecord>,
     pub(super) rejected: Vec<Rejected>,
-    /// Where reading goes on after them.
+    /// The position after them.
     pub(super) place: Option<Place>,
-    /// When the last of them was enqueued.
+    /// When the last event was enqueued.
     pub(super) enqueued: Option<Time>,
-    /// Events that the partition counted before these and no longer holds.
+    /// Number of events before these that the partition no longer holds.
     pub(super) missed: u64,
     bytes: usize,
 }
@@ -38,8 +38,8 @@ impl Batch {
         self.records.len() + self.rejected.len() >= BATCH_RECORDS || self.bytes >= BATCH_BYTES
     }
 
-    /// The event time of the newest record, which Azure's logs have in `time` and the older ones in `eventTimestamp`.
-    /// The last record is asked only: services write their records in order.
+    /// The event time of the last record, which is the newest since services write in order. Azure's logs have it in
+    /// `time`, older ones in `eventTimestamp`.
     pub(super) fn newest_record(&self) -> Option<Time> {
         #[derive(Deserialize)]
         struct Timed<'a> {
@@ -52,7 +52,7 @@ impl Batch {
     }
 }
 
-/// Cuts the events of one partition.
+/// Splits the events of one partition into records.
 #[derive(Clone, Debug)]
 pub(super) struct Cutter {
     source: SourceId,
@@ -65,7 +65,7 @@ impl Cutter {
         Self { source, partition: format!("event-hub:{host}/{hub}/partitions/{partition}") }
     }
 
-    /// Adds an event that follows the one numbered `last`. An event that was read before adds nothing.
+    /// Adds an event that follows the one numbered `last`. An event that was read before is ignored.
     pub(super) fn add(&self, batch: &mut Batch, last: Option<i64>, event: Event, now: Time) {
         if let Some(last) = last {
             if event.sequence <= last {
@@ -86,7 +86,7 @@ impl Cutter {
         batch.place = Some(Place::After { sequence: event.sequence, offset: event.offset });
     }
 
-    /// A body is `{"records":[…]}`, an array, one record, or one a line; compressed or not.
+    /// Splits a body: `{"records":[…]}`, an array, one record, or one per line; compressed or not.
     fn cut(&self, batch: &mut Batch, body: &[u8], location: &Arc<str>, now: Time) {
         let pieces = Decoder::new(body, MAX_EXPANSION).map(Decoder::pieces);
         let pieces: Box<dyn Iterator<Item = io::Result<Piece>>> = match pieces {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes again or is missing: each event is taken once, in order, and each hole is counted.
+        /// Whatever events are repeated or missing: each is taken once, in order, and each missing one is counted.
         #[test]
         fn events_are_taken_once_and_holes_are_counted(steps in prop::collection::vec(-3_i64..4, 1..60)) {
             let (mut sequence, mut place, mut taken, mut missed) = (0, Place::Earliest, Vec::new(), 0);

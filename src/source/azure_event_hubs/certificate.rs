@@ -17,13 +17,13 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 
-/// For how long a statement holds: it is made anew for every token.
+/// Lifetime of an assertion. A new one is made for every token.
 const LIFETIME_SECONDS: u64 = 600;
 
-/// The key of an application's certificate.
+/// Signs client assertions with an application's certificate.
 pub(super) struct Assertion {
     client_id: String,
-    /// Where tokens come from; the statement is for nobody else.
+    /// The token endpoint, the only audience of the assertion.
     audience: String,
     /// SHA-256 of the certificate.
     thumbprint: String,
@@ -31,10 +31,10 @@ pub(super) struct Assertion {
 }
 
 impl Assertion {
-    /// `pem`: the certificate and its RSA key, one after the other, not encrypted.
+    /// `pem` holds the certificate and its unencrypted RSA key.
     ///
     /// # Errors
-    /// When one of the two is missing or is something else.
+    /// When one of the two is missing or invalid.
     pub(super) fn new(client_id: &str, audience: String, pem: &str) -> azure_core::Result<Self> {
         let unusable = |what: String| Error::with_message(ErrorKind::Credential, format!("client certificate: {what}"));
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
@@ -54,7 +54,7 @@ impl Assertion {
         })
     }
 
-    /// The statement, as a JSON Web Token (RFC 7519) made at a time in seconds since 1970.
+    /// The assertion as a JSON Web Token (RFC 7519), issued at a time in seconds since 1970.
     fn token(&self, now: u64) -> azure_core::Result<String> {
         let header = json!({ "alg": "PS256", "typ": "JWT", "x5t#S256": self.thumbprint });
         let claims = json!({
@@ -94,7 +94,7 @@ mod tests {
     use azure_core::base64::{decode_url_safe, encode};
     use serde_json::Value;
 
-    /// A certificate is only looked at as a whole.
+    /// The content of a certificate is not parsed.
     const CERTIFICATE: &[u8] = b"not looked into";
 
     fn pem(label: &str, der: &[u8]) -> String {

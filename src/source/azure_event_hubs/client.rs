@@ -20,28 +20,28 @@ use super::place::Place;
 use crate::model::Time;
 use crate::secret::Secret;
 
-/// To connect and open, and for one question. The service mostly answers within a second; a developer's `az` takes
-/// some seconds to give a token.
+/// Timeout for connecting, and for each request. The service mostly responds within a second; a developer's `az` takes
+/// some seconds for a token.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// To say goodbye. Nothing hangs on it.
+/// Timeout for closing, which nothing depends on.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What is known of a hub.
+/// Properties of a hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Properties {
-    /// When it was made: a hub that was deleted and made again counts its events anew.
+    /// When it was created, in milliseconds since 1970. A hub that was deleted and recreated numbers its events anew.
     pub(super) created: Option<i64>,
     /// The ids of its partitions.
     pub(super) partitions: Vec<String>,
 }
 
-/// What is known of a partition.
+/// The ends of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ends {
-    /// The sequence number of the oldest event that can be read.
+    /// The sequence number of the oldest available event.
     pub(super) first: i64,
-    /// That of the newest; -1 when there never was one.
+    /// The sequence number of the newest event; -1 if there never was one.
     pub(super) last: i64,
     /// The newest event's offset.
     pub(super) last_offset: String,
@@ -49,50 +49,50 @@ pub(super) struct Ends {
     pub(super) last_enqueued: Option<Time>,
 }
 
-/// An event as it was received.
+/// A received event.
 #[derive(Clone, Debug)]
 pub(super) struct Event {
     pub(super) sequence: i64,
     pub(super) offset: String,
     pub(super) enqueued: Option<Time>,
-    /// What it holds, or what it is instead of bytes.
+    /// Its bytes, or the kind of body that it has instead.
     pub(super) body: Result<Bytes, &'static str>,
 }
 
-/// The events of a partition, until it fails.
+/// The events of a partition; ends with an error.
 pub(super) type Events = Pin<Box<dyn Stream<Item = Result<Event, HubError>> + Send>>;
 
-/// Makes connections.
+/// Opens connections.
 #[async_trait]
 pub(super) trait Connect: Send + Sync {
-    /// A new connection.
+    /// Opens a connection.
     async fn connect(&self) -> Result<Box<dyn Connection>, HubError>;
 }
 
-/// One connection to the hub. After an error it is of no use any more.
+/// A connection to the hub. It must not be used after an error.
 #[async_trait]
 pub(super) trait Connection: Send + Sync {
     async fn properties(&self) -> Result<Properties, HubError>;
     async fn ends(&self, partition: &str) -> Result<Ends, HubError>;
-    /// What a partition holds from a place on, and what will come. Errors come out of the stream.
+    /// Streams the events of a partition from a position on, without end.
     async fn read(&self, partition: &str, from: &Place) -> Result<Events, HubError>;
     async fn close(self: Box<Self>);
 }
 
-/// How we show who we are.
+/// The credential for a connection.
 enum Login {
     Tokens(Arc<Tokens>),
     ConnectionString(Secret),
 }
 
-/// Connects through the SDK.
+/// Connections through the Azure SDK.
 pub(super) struct Sdk {
     config: EventHubsConfig,
     login: Login,
 }
 
 impl Sdk {
-    /// Prepares; nothing is asked of the network yet.
+    /// Prepares connections. Makes no request yet.
     pub(super) fn new(config: EventHubsConfig) -> Result<Self, HubError> {
         let login = match &config.credential {
             Some(Credential::ConnectionString(secret)) => Login::ConnectionString(secret.clone()),
@@ -183,7 +183,7 @@ impl Connection for SdkConnection {
     }
 }
 
-/// Waits for an answer, but not for ever: the SDK does when the service falls silent.
+/// Adds a timeout to a request, since the SDK waits for ever when the service does not respond.
 async fn within<T>(
     what: &'static str,
     answer: impl Future<Output = azure_messaging_eventhubs::Result<T>>,
@@ -202,7 +202,7 @@ fn event(received: &ReceivedEventData) -> Result<Event, HubError> {
     Ok(Event { sequence, offset, enqueued: received.enqueued_time().map(time), body })
 }
 
-/// The bytes of a message, however its sender wrapped them
+/// The bytes of a message of any body type
 /// (<https://docs.oasis-open.org/amqp/core/v1.0/os/amqp-core-messaging-v1.0-os.html#section-message-format>).
 fn body(body: &AmqpMessageBody) -> Result<Bytes, &'static str> {
     match body {

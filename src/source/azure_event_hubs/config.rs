@@ -8,31 +8,31 @@ use serde::{Deserialize, Deserializer, de};
 use crate::model::Time;
 use crate::secret::Secret;
 
-/// What can be set. The namespace and the hub are all that most need.
+/// `[sources.<name>.azure_event_hubs]`. Only namespace and hub are required.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventHubsConfig {
-    /// The namespace: `acme`, or its whole host name `acme.servicebus.windows.net`.
+    /// The namespace: `acme`, or its host name `acme.servicebus.windows.net`.
     pub namespace: String,
     /// The event hub in it.
     pub hub: String,
-    /// The consumer group; each program that reads the hub should have its own.
+    /// The consumer group; each program that reads the hub should use its own.
     #[serde(default = "consumer_group")]
     pub consumer_group: String,
-    /// Where the very first start begins: `earliest`, `latest`, or a time in RFC 3339.
+    /// Where the first start begins: `earliest`, `latest`, or an RFC 3339 time.
     #[serde(default)]
     pub start: Start,
-    /// The cloud that the namespace and the identity are in.
+    /// The cloud of the namespace and the identity.
     #[serde(default)]
     pub cloud: Cloud,
-    /// Who we are. Left out, the environment tells: see [`Credential`].
+    /// The credential; if absent, taken from the environment, see [`Credential`].
     pub credential: Option<Credential>,
-    /// Another address to connect to, such as a private link's: `amqps://host` with or without a port.
+    /// Address to connect to instead, such as a private link's: `amqps://host`, optionally with a port.
     pub endpoint: Option<String>,
-    /// Events that may be under way from a partition to us.
+    /// Most events in flight from a partition.
     #[serde(default = "prefetch")]
     pub prefetch: u32,
-    /// How often to ask for the ends of the partitions, and for new partitions, in seconds.
+    /// Interval of checks for the ends of the partitions and for new partitions, in seconds.
     #[serde(default = "check_secs")]
     pub check_secs: u64,
 }
@@ -51,8 +51,8 @@ fn check_secs() -> u64 {
 
 impl EventHubsConfig {
     /// The defaults, for a hub.
-    #[must_use]
-    pub fn new(namespace: impl Into<String>, hub: impl Into<String>) -> Self {
+    #[cfg(test)]
+    pub(crate) fn new(namespace: impl Into<String>, hub: impl Into<String>) -> Self {
         Self {
             namespace: namespace.into(),
             hub: hub.into(),
@@ -76,7 +76,7 @@ impl EventHubsConfig {
         }
     }
 
-    /// What makes no sense, each with its key: for `catchment check`.
+    /// Invalid settings as pairs of key and message, for `catchment check`.
     #[must_use]
     pub fn mistakes(&self) -> Vec<(&'static str, String)> {
         let mut mistakes = Vec::new();
@@ -110,7 +110,7 @@ impl EventHubsConfig {
         mistakes
     }
 
-    /// What is wrong with a connection string. Never holds any of its keys.
+    /// The mistake in a connection string, if any. The message never contains its keys.
     fn connection_string_problem(&self, secret: &Secret) -> Option<String> {
         let parsed: ConnectionString = match secret.expose().parse() {
             Ok(parsed) => parsed,
@@ -135,15 +135,15 @@ impl EventHubsConfig {
     }
 }
 
-/// Where the very first start begins. Later ones go on where the log has it.
+/// Where the first start begins. Later ones resume from the position in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Start {
-    /// With the oldest event that the hub still holds.
+    /// With the oldest event in the hub.
     #[default]
     Earliest,
-    /// With what comes from now on.
+    /// With new events only.
     Latest,
-    /// With what was enqueued from this moment on.
+    /// With events enqueued at or after this time.
     At(Time),
 }
 
@@ -160,10 +160,10 @@ impl<'de> Deserialize<'de> for Start {
     }
 }
 
-/// A cloud with its own addresses.
+/// An Azure cloud, with its own addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cloud {
-    /// Azure.
+    /// The public cloud.
     #[default]
     Public,
     /// Azure Government.
@@ -184,7 +184,7 @@ impl<'de> Deserialize<'de> for Cloud {
 }
 
 impl Cloud {
-    /// What follows the name of a namespace
+    /// The domain of namespaces
     /// (<https://learn.microsoft.com/azure/azure-government/compare-azure-government-global-azure>).
     #[must_use]
     pub fn suffix(self) -> &'static str {
@@ -195,7 +195,7 @@ impl Cloud {
         }
     }
 
-    /// Azure Resource Manager.
+    /// The base URL of Azure Resource Manager.
     #[must_use]
     pub fn resource_manager(self) -> &'static str {
         match self {
@@ -206,16 +206,15 @@ impl Cloud {
     }
 }
 
-/// Who we are: `[sources.<name>.azure_event_hubs.credential]` with one of these as its only key.
+/// `[sources.<name>.azure_event_hubs.credential]`, with one of these as its only key.
 ///
-/// Without it, the environment tells, by the variables of the Azure SDKs: a workload identity where
-/// `AZURE_FEDERATED_TOKEN_FILE` is set, a client secret where `AZURE_CLIENT_SECRET` is, a client certificate where
-/// `AZURE_CLIENT_CERTIFICATE_PATH` is, else the managed identity of the machine (the one of `AZURE_CLIENT_ID` where that is
-/// set).
+/// Without it, the variables of the Azure SDKs decide: a workload identity if `AZURE_FEDERATED_TOKEN_FILE` is set, a
+/// client secret if `AZURE_CLIENT_SECRET` is, a client certificate if `AZURE_CLIENT_CERTIFICATE_PATH` is, else the
+/// machine's managed identity (the one of `AZURE_CLIENT_ID` if that is set).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Credential {
-    /// The identity of the machine, container app or function that runs this.
+    /// The managed identity of the machine, container app or function.
     ManagedIdentity(ManagedIdentity),
     /// A Kubernetes service account, federated with an application or identity.
     WorkloadIdentity(WorkloadIdentity),
@@ -223,29 +222,29 @@ pub enum Credential {
     ClientSecret(ClientSecret),
     /// An application with a certificate.
     ClientCertificate(ClientCertificate),
-    /// Who is signed in with `az` or `azd`.
+    /// The user signed in with `az` or `azd`.
     DeveloperTools(DeveloperTools),
-    /// A shared access policy with the right to listen.
+    /// A connection string of a shared access policy with the right to listen.
     ConnectionString(Secret),
 }
 
-/// `managed_identity = {}`, or one of several by its client id.
+/// `managed_identity = {}`, or with the client id of one of several.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ManagedIdentity {
-    /// The client id of a user-assigned identity; left out, the system-assigned one.
+    /// The client id of a user-assigned identity; if absent, the system-assigned one.
     pub client_id: Option<String>,
 }
 
-/// `workload_identity = {}`: everything is in the pod's environment, unless it is named here.
+/// `workload_identity = {}`: everything not set here comes from the pod's environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkloadIdentity {
-    /// The tenant; left out, `AZURE_TENANT_ID`.
+    /// The tenant; if absent, `AZURE_TENANT_ID`.
     pub tenant_id: Option<String>,
-    /// The client; left out, `AZURE_CLIENT_ID`.
+    /// The client; if absent, `AZURE_CLIENT_ID`.
     pub client_id: Option<String>,
-    /// The service account's token; left out, `AZURE_FEDERATED_TOKEN_FILE`.
+    /// The file with the service account's token; if absent, `AZURE_FEDERATED_TOKEN_FILE`.
     pub token_file: Option<PathBuf>,
 }
 
@@ -269,7 +268,7 @@ pub struct ClientCertificate {
     pub tenant_id: String,
     /// The application (client).
     pub client_id: String,
-    /// The certificate and its RSA key, in PEM, one after the other.
+    /// The certificate and its RSA key, concatenated PEM.
     pub certificate: Secret,
 }
 
@@ -278,7 +277,7 @@ pub struct ClientCertificate {
 #[serde(deny_unknown_fields)]
 pub struct DeveloperTools {}
 
-/// A letter or digit first and last, and dots, dashes and underscores between.
+/// Whether a name is valid: begins and ends with a letter or digit, with dots, dashes and underscores between.
 fn is_entity(name: &str, longest: usize) -> bool {
     let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
@@ -294,7 +293,7 @@ fn is_host_or_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(label)
 }
 
-/// What is wrong with an endpoint. Tokens never travel in the clear, but to the machine itself.
+/// The mistake in an endpoint, if any. Tokens are sent unencrypted to the loopback interface only.
 fn endpoint_problem(endpoint: &str) -> Option<&'static str> {
     const FORM: &str = "must be of the form amqps://host or amqps://host:port";
     let Some((scheme, authority)) = endpoint.split_once("://") else { return Some(FORM) };

@@ -19,11 +19,11 @@ use super::certificate::Assertion;
 use super::config::{ClientCertificate, ClientSecret, Cloud, Credential, ManagedIdentity, WorkloadIdentity};
 use crate::secret::Secret;
 
-/// The Event Hubs SDK asks for a new token six minutes before the old one ends, when azure_identity still gives the
-/// old one from its cache, and then never again. A token that has less than this left is asked for anew.
+/// Tokens with less than this left are renewed here. The Event Hubs SDK requests a new token six minutes before the old
+/// one expires, when azure_identity still returns the old one from its cache, and does not request it again.
 const LEAST_LEFT: Duration = Duration::minutes(10);
 
-/// Gives tokens of Microsoft Entra ID for a configured credential, other than a connection string.
+/// Tokens of Microsoft Entra ID for a configured credential other than a connection string.
 pub struct Tokens {
     credential: Option<Credential>,
     cloud: Cloud,
@@ -31,7 +31,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Prepares; nothing is asked of the network yet.
+    /// Prepares the credential. Makes no request yet.
     ///
     /// # Errors
     /// When something that the credential needs is missing or malformed.
@@ -87,7 +87,7 @@ fn make(credential: Option<&Credential>, cloud: Cloud) -> azure_core::Result<Arc
     })
 }
 
-/// See [`Credential`].
+/// The credential of the environment, see [`Credential`].
 fn of_environment(cloud: Cloud) -> azure_core::Result<Arc<dyn TokenCredential>> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     if variable("AZURE_FEDERATED_TOKEN_FILE").is_some() {
@@ -153,7 +153,7 @@ fn client_certificate(
     ClientAssertionCredential::new(tenant.to_owned(), client.to_owned(), assertion, Some(options))
 }
 
-/// Where the SDK asks for tokens: the statement of an application with a certificate must be for the same place.
+/// The host that the SDK requests tokens from, which must be the audience of a certificate's assertion too.
 fn authority(cloud: Cloud) -> String {
     let told = || std::env::var("AZURE_AUTHORITY_HOST").ok().filter(|host| !host.is_empty());
     let host = match cloud {
@@ -164,7 +164,7 @@ fn authority(cloud: Cloud) -> String {
     host.trim_end_matches('/').to_owned()
 }
 
-/// With the cloud that tokens come from; for the public one, `AZURE_AUTHORITY_HOST` has its say.
+/// Client options for the cloud that issues tokens. In the public one, `AZURE_AUTHORITY_HOST` overrides it.
 fn client_options(cloud: Cloud) -> ClientOptions {
     let cloud = match cloud {
         Cloud::Public => None,
@@ -178,7 +178,7 @@ fn client_options(cloud: Cloud) -> ClientOptions {
 mod tests {
     use super::*;
 
-    /// Gives one token after the other, each with so many minutes to live.
+    /// Returns one token after the other, with these lifetimes in minutes.
     #[derive(Debug)]
     struct Scripted(i64);
 

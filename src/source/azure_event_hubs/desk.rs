@@ -14,10 +14,10 @@ use crate::log::LogError;
 use crate::model::{SourceId, Time};
 use crate::source::{Clock, Delivery, Enqueued, Intake, PartitionStatus, SourceState, StatusHandle};
 
-/// Deliveries that may be on their way into the log at once.
+/// Most deliveries in flight.
 const IN_FLIGHT: usize = 16;
 
-/// A delivery that is not yet known to be durable.
+/// A delivery that is not durable yet.
 struct InFlight {
     pending: Enqueued,
     records: u64,
@@ -28,20 +28,20 @@ struct InFlight {
 #[derive(Debug, Default)]
 struct Partition {
     ends: Option<Ends>,
-    /// When the event read last was enqueued.
+    /// When the last event read was enqueued.
     enqueued: Option<Time>,
     missed: u64,
     trouble: Option<String>,
 }
 
-/// Hands deliveries over and tells how the source fares.
+/// Hands deliveries over, and reports the source's status.
 pub(super) struct Desk {
     source: SourceId,
     clock: Clock,
     position: Position,
     in_flight: VecDeque<InFlight>,
     partitions: BTreeMap<String, Partition>,
-    /// Why the hub as a whole can't be looked at.
+    /// Why the hub's properties can't be read.
     blind: Option<String>,
     status: StatusHandle,
 }
@@ -52,17 +52,17 @@ impl Desk {
         Self { source, clock, position, in_flight, partitions, blind: None, status }
     }
 
-    /// Whether another delivery may be handed over.
+    /// Whether another delivery can be handed over.
     pub(super) fn has_room(&self) -> bool {
         self.in_flight.len() < IN_FLIGHT
     }
 
-    /// Where to read a partition from.
+    /// The position from which to read a partition.
     pub(super) fn place(&self, partition: &str) -> Place {
         self.position.partitions.get(partition).cloned().unwrap_or(Place::Earliest)
     }
 
-    /// Waits until the oldest delivery is durable, and gives the cursor that is now. Never resolves when there is none.
+    /// Waits until the oldest delivery is durable, and returns its cursor. Never resolves if there is none.
     pub(super) async fn durable(&mut self) -> Result<Bytes, LogError> {
         let Some(oldest) = self.in_flight.front_mut() else { return std::future::pending().await };
         (&mut oldest.pending).await?;
@@ -73,7 +73,7 @@ impl Desk {
         Ok(cursor)
     }
 
-    /// Makes the position one for the hub as it is.
+    /// Adapts the position to the hub's present partitions.
     pub(super) fn fit(&mut self, hub: &Properties, ends: &BTreeMap<String, Ends>, start: Start) -> Fit {
         let fit = self.position.fit(hub, ends, start);
         if fit == Fit::Replaced {
@@ -82,12 +82,12 @@ impl Desk {
         fit
     }
 
-    /// Hands over the position alone.
+    /// Hands over the position without records.
     pub(super) async fn save(&mut self, intake: &Intake) -> Result<(), LogError> {
         self.hand_over(Batch::default(), intake).await
     }
 
-    /// Hands over what a partition gave.
+    /// Hands over a batch of a partition.
     pub(super) async fn take(&mut self, partition: &str, batch: Batch, intake: &Intake) -> Result<(), LogError> {
         let newest = batch.newest_record();
         let entry = self.partitions.entry(partition.to_owned()).or_default();
@@ -123,7 +123,7 @@ impl Desk {
         Ok(())
     }
 
-    /// The hub was looked at.
+    /// Records the ends of the partitions.
     pub(super) fn looked(&mut self, ends: BTreeMap<String, Ends>) {
         for (partition, ends) in ends {
             self.partitions.entry(partition).or_default().ends = Some(ends);
@@ -132,7 +132,7 @@ impl Desk {
         self.tell();
     }
 
-    /// It could not be looked at.
+    /// Records that the hub's properties could not be read.
     pub(super) fn blind(&mut self, error: String) {
         if self.blind.as_ref() != Some(&error) {
             self.blind = Some(error.clone());
@@ -141,13 +141,13 @@ impl Desk {
         self.tell();
     }
 
-    /// A partition is open.
+    /// Records that a partition is being read.
     pub(super) fn fine(&mut self, partition: &str) {
         self.partitions.entry(partition.to_owned()).or_default().trouble = None;
         self.tell();
     }
 
-    /// It is not.
+    /// Records that a partition can't be read.
     pub(super) fn trouble(&mut self, partition: &str, error: &HubError) {
         let error = format!("read partition {partition}: {error}");
         let entry = self.partitions.entry(partition.to_owned()).or_default();
@@ -199,8 +199,8 @@ impl Desk {
         }
     }
 
-    /// 0 when every partition was read to its end as last looked at; else since when the event read last was there, in
-    /// the partition that is furthest behind.
+    /// 0 if every partition was read to its last known end; otherwise the age of the last event read, in the partition
+    /// that is furthest behind.
     fn lag_secs(&self, partitions: &[PartitionStatus]) -> Option<f64> {
         let late = partitions.iter().filter(|partition| partition.behind != Some(0));
         let oldest = late.map(|partition| partition.enqueued).min();

@@ -7,48 +7,48 @@ use azure_core_amqp::{AmqpDescribedError, AmqpError};
 use azure_messaging_eventhubs::EventHubsError;
 use azure_messaging_eventhubs::error::ErrorKind;
 
-/// Longer words of a service are cut.
+/// Longer messages of a service are cut to this length.
 const MAX_WORDS: usize = 600;
 
-/// Why a connection, a question or a link failed.
+/// Why a connection, a request or a link failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum HubError {
-    /// The service does not want us, or there is no such thing. Asking again soon won't help.
+    /// Access was denied, or the resource does not exist. A retry won't help until somebody changes something.
     #[error("refused: {words}; {advice}")]
     Refused {
-        /// The service's words.
+        /// The service's message.
         words: String,
         /// What to do.
         advice: &'static str,
     },
-    /// Another consumer has taken the link.
+    /// Another consumer has taken over the link.
     #[error(
         "another consumer took the partition: {0}; give each program that reads the hub a consumer group of its own"
     )]
     Stolen(String),
-    /// The service or the way to it is broken for now.
+    /// The service or the network has failed; a retry may help.
     #[error("{0}")]
     Unavailable(String),
-    /// There was no answer in time.
+    /// There was no response in time.
     #[error("{what}: no answer within {secs} s")]
     Silent {
-        /// What was tried.
+        /// The request.
         what: &'static str,
-        /// How long we waited.
+        /// The timeout.
         secs: u64,
     },
-    /// Events are there, but do not come.
+    /// The partition has events that are not delivered.
     #[error("the link fell silent: events up to number {last} are there, but none arrived for {secs} s")]
     Stalled {
         /// The newest event's sequence number.
         last: i64,
-        /// How long none came.
+        /// How long none was delivered.
         secs: u64,
     },
 }
 
 impl HubError {
-    /// The credential itself gives no token.
+    /// Classifies a failure to get a token.
     pub(super) fn credential(error: &azure_core::Error) -> Self {
         Self::Refused {
             words: words(error),
@@ -56,7 +56,7 @@ impl HubError {
         }
     }
 
-    /// What an error of the SDK means.
+    /// Classifies an error of the SDK.
     pub(super) fn of(error: &EventHubsError) -> Self {
         if let ErrorKind::ConsumerDisconnected(described) = &error.kind {
             return Self::Stolen(described.as_ref().map_or_else(String::new, description));
@@ -66,7 +66,7 @@ impl HubError {
     }
 }
 
-/// What one error in a chain of causes tells by itself.
+/// Classifies one error of a chain of causes, if it can be by itself.
 fn told(error: &(dyn Error + 'static)) -> Option<HubError> {
     if let Some(error) = error.downcast_ref::<azure_core::Error>()
         && matches!(error.kind(), azure_core::error::ErrorKind::Credential)
@@ -82,8 +82,8 @@ fn told(error: &(dyn Error + 'static)) -> Option<HubError> {
     }
 }
 
-/// The conditions of <https://learn.microsoft.com/azure/service-bus-messaging/service-bus-amqp-troubleshoot>, which
-/// Event Hubs shares.
+/// Classifies by AMQP condition
+/// (<https://learn.microsoft.com/azure/service-bus-messaging/service-bus-amqp-troubleshoot>; Event Hubs has the same).
 fn by_condition(described: &AmqpDescribedError) -> HubError {
     let words = description(described);
     match described.condition {
@@ -94,7 +94,7 @@ fn by_condition(described: &AmqpDescribedError) -> HubError {
     }
 }
 
-/// The status codes of `$cbs` and `$management`, which are those of HTTP.
+/// Classifies by status code of `$cbs` and `$management`, which use those of HTTP.
 fn by_status(status: u16, words: &str) -> HubError {
     let words = format!("{words} (status {status})");
     match status {
@@ -124,7 +124,7 @@ fn description(described: &AmqpDescribedError) -> String {
     }
 }
 
-/// An error and what led to it, in one line. An error that repeats its cause's words is not told twice.
+/// An error with its causes, on one line. An error that repeats its cause's message is not repeated.
 fn words(error: &(dyn Error + 'static)) -> String {
     let mut told = String::new();
     for error in std::iter::successors(Some(error), |&error| error.source()) {

@@ -45,24 +45,24 @@ use crate::model::SourceId;
 /// The kind, as in the configuration.
 pub const KIND: &str = "azure_event_hubs";
 
-/// Messages that may wait for the desk: a few batches, so that partitions are read while others are handed over.
+/// Messages queued for the desk: a few batches, so that partitions are read while others are handed over.
 const MESSAGES: usize = 8;
 
-/// What watcher and readers tell the source.
+/// A message from the watcher or a reader to the source.
 enum Message {
-    /// The hub as it is.
+    /// The hub's properties.
     Looked { hub: Properties, ends: BTreeMap<String, Ends> },
-    /// The hub can't be looked at.
+    /// The hub's properties can't be read.
     Blind { error: HubError },
     /// Events of a partition.
     Events { partition: String, batch: Batch },
-    /// A partition is open, and has nothing more for now.
+    /// A partition is being read and has nothing more at present.
     Quiet { partition: String },
     /// A partition can't be read.
     Trouble { partition: String, error: HubError },
 }
 
-/// The source has ended, and with it the pipeline.
+/// The source or the pipeline has ended.
 #[derive(Debug)]
 struct SourceEnded;
 
@@ -71,14 +71,14 @@ pub struct EventHubsSource {
     id: SourceId,
     config: EventHubsConfig,
     clock: Clock,
-    /// The last position that is known to be durable.
+    /// The last durable position.
     cursor: Option<Bytes>,
-    /// How to connect, where the configured way is not meant.
+    /// Connections instead of the configured ones, for tests.
     connect: Option<Arc<dyn Connect>>,
 }
 
 impl EventHubsSource {
-    /// A source that goes on after `cursor`, the position that the log has of it.
+    /// Creates a source that resumes after `cursor`, its position in the log.
     #[must_use]
     pub fn new(id: SourceId, config: EventHubsConfig, cursor: Option<Bytes>, clock: Clock) -> Self {
         Self { id, config, clock, cursor, connect: None }
@@ -136,17 +136,17 @@ impl EventHubsSource {
     }
 }
 
-/// The readers that have been started.
+/// The running readers.
 struct Readers {
     connect: Arc<dyn Connect>,
     every: Duration,
     messages: mpsc::Sender<Message>,
-    /// By partition: through which its reader is told its end.
+    /// By partition, the channel that passes its known end to its reader.
     ends: BTreeMap<String, watch::Sender<Ends>>,
 }
 
 impl Readers {
-    /// Tells the readers where their partitions end, and starts those of new partitions.
+    /// Passes the ends of partitions to their readers, and starts readers for new partitions.
     fn look_at(
         &mut self,
         source: &EventHubsSource,

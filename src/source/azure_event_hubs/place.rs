@@ -10,28 +10,28 @@ use super::config::Start;
 
 const CURSOR_VERSION: u32 = 1;
 
-/// Where reading a partition goes on.
+/// A position in a partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Place {
-    /// With the oldest event that there is.
+    /// At the oldest available event.
     Earliest,
-    /// With what was enqueued at or after a moment.
+    /// At the first event enqueued at or after a time.
     Since {
         /// Milliseconds since 1970.
         millis: i64,
     },
     /// After an event.
     After {
-        /// Its number, which counts the partition's events.
+        /// Its sequence number, which counts the partition's events.
         sequence: i64,
-        /// Its offset, which the service finds it by.
+        /// Its offset, by which the service finds it.
         offset: String,
     },
 }
 
 impl Place {
-    /// The number of the event read last, where there is one.
+    /// The sequence number of the last event read, if any.
     pub(super) fn sequence(&self) -> Option<i64> {
         match self {
             Self::After { sequence, .. } => Some(*sequence),
@@ -39,7 +39,7 @@ impl Place {
         }
     }
 
-    /// How many events lie between here and the end of the partition, where that can be known.
+    /// Number of events between here and the end of the partition, if known.
     pub(super) fn behind(&self, ends: &Ends) -> Option<u64> {
         let last_read = match self {
             _ if ends.last < ends.first => return Some(0),
@@ -51,7 +51,7 @@ impl Place {
         Some(u64::try_from(ends.last.saturating_sub(last_read)).unwrap_or_default())
     }
 
-    /// The first place in a partition that is read for the first time.
+    /// The initial position in a partition.
     pub(super) fn first(start: Start, ends: &Ends) -> Self {
         match start {
             Start::At(time) => Self::Since { millis: time.millis() },
@@ -62,34 +62,34 @@ impl Place {
     }
 }
 
-/// Where we are in every partition of a hub.
+/// The source's cursor: positions in every partition of a hub.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Position {
     version: u32,
-    /// When the hub was made, in milliseconds since 1970.
+    /// When the hub was created, in milliseconds since 1970.
     created: Option<i64>,
     pub(super) partitions: BTreeMap<String, Place>,
 }
 
-/// What has to be done with a saved position before reading.
+/// How a saved position fits the hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fit {
-    /// Nothing.
+    /// It can be used as is.
     Fits,
-    /// Partitions have been added.
+    /// Partitions were added.
     Grown,
-    /// The hub is another one of the same name: what was read before says nothing about it.
+    /// The hub is another one of the same name, so the position is void.
     Replaced,
 }
 
 impl Position {
-    /// Before anything was read.
+    /// The position before anything was read.
     pub(super) fn empty() -> Self {
         Self { version: CURSOR_VERSION, created: None, partitions: BTreeMap::new() }
     }
 
-    /// As it was saved.
+    /// Decodes a saved position.
     pub(super) fn decode(cursor: &[u8]) -> Result<Self, String> {
         let position: Self = serde_json::from_slice(cursor).map_err(|error| error.to_string())?;
         match position.version {
@@ -98,13 +98,13 @@ impl Position {
         }
     }
 
-    /// To be saved.
+    /// Encodes the position.
     pub(super) fn encode(&self) -> Bytes {
         Bytes::from(serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// Makes the position one for the hub as it is. On the very first start partitions begin where `start` says;
-    /// later ones, and those of a hub that replaces another, with their first event.
+    /// Adapts the position to the hub's present partitions. On the first start, partitions begin at `start`; later
+    /// ones, and those of a replaced hub, begin at their first event.
     pub(super) fn fit(&mut self, hub: &Properties, ends: &BTreeMap<String, Ends>, start: Start) -> Fit {
         let is_first = self.partitions.is_empty();
         let replaced = !is_first && self.created != hub.created;

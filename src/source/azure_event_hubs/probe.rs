@@ -17,36 +17,36 @@ use super::error::HubError;
 use super::place::Place;
 use crate::model::Time;
 
-/// For one token.
+/// Timeout for a token.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Looking into the records takes no longer, and looks at no more events of a partition.
+/// Limits of sampling records: time, and events per partition.
 const SAMPLE_TIMEOUT: Duration = Duration::from_secs(5);
 const SAMPLE_EVENTS: usize = 200;
-/// How far back that goes from the newest event of a partition.
+/// How far back samples go from the newest event of a partition.
 const SAMPLE_SPAN_MILLIS: i64 = 60 * 60 * 1_000;
 
-/// What was found of a partition.
+/// The state of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
     /// Its id.
     pub id: String,
-    /// Events that it holds.
+    /// Number of events in it.
     pub events: u64,
     /// When the newest was enqueued.
     pub newest: Option<Time>,
 }
 
-/// A connection to a hub, for looking only.
+/// A read-only connection to a hub, for `catchment doctor`.
 pub struct Probe {
     config: EventHubsConfig,
     connection: Box<dyn Connection>,
 }
 
-/// A token for a scope such as `https://management.azure.com/.default`, of the source's own identity. `None` for a
-/// connection string, which gives none.
+/// Requests a token of the source's identity for a scope such as `https://management.azure.com/.default`. `None` for a
+/// connection string, which has none.
 ///
 /// # Errors
-/// Why there is none, for a person.
+/// The message why there is none.
 pub async fn token(config: &EventHubsConfig, scope: &str) -> Option<Result<AccessToken, String>> {
     if matches!(config.credential, Some(Credential::ConnectionString(_))) {
         return None;
@@ -65,10 +65,10 @@ pub async fn token(config: &EventHubsConfig, scope: &str) -> Option<Result<Acces
 }
 
 impl Probe {
-    /// Connects: TLS and the protocol's own greeting, not yet any right.
+    /// Connects, with TLS and the AMQP handshake but without authorization.
     ///
     /// # Errors
-    /// What stands in the way, for a person.
+    /// The message why that failed.
     pub async fn connect(config: EventHubsConfig) -> Result<Self, String> {
         let connection = async { Sdk::new(config.clone())?.connect().await }.await;
         connection.map(|connection| Self { config, connection }).map_err(|error: HubError| error.to_string())
@@ -82,8 +82,8 @@ impl Probe {
         self.connection.properties().await.map(|hub| hub.partitions).map_err(|error| error.to_string())
     }
 
-    /// What a partition holds, and how many records of each category the newest of it are: `Administrative`,
-    /// `AuditLogs`, or `(none)`. The counts are added to `categories`.
+    /// The state of a partition. Adds to `categories` the numbers of its newest records by category: `Administrative`,
+    /// `AuditLogs`, or `(none)`.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -118,7 +118,7 @@ impl Probe {
         Ok(())
     }
 
-    /// Gives the connection up.
+    /// Closes the connection.
     pub async fn close(self) {
         self.connection.close().await;
     }

@@ -14,28 +14,28 @@ use super::place::Place;
 use super::{Clock, Message, SourceEnded};
 use crate::retry::Backoff;
 
-/// After a failure, a link is mostly there again at once.
+/// First wait after a failure; links mostly recover at once.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// Looks in a row that find events which do not come: the link is dead.
+/// Consecutive checks that find undelivered events before the link counts as dead.
 const STALLED_LOOKS: u32 = 2;
 
-/// Reads a partition, connection after connection.
+/// Reads a partition, and reconnects as needed.
 pub(super) struct Reader {
     pub(super) partition: String,
     pub(super) place: Place,
     pub(super) cutter: Cutter,
     pub(super) connect: Arc<dyn Connect>,
-    /// The end of the partition, as last looked at.
+    /// The last known end of the partition.
     pub(super) ends: watch::Receiver<Ends>,
-    /// How often that is looked at.
+    /// How often that is updated.
     pub(super) every: Duration,
     pub(super) clock: Clock,
     pub(super) messages: mpsc::Sender<Message>,
 }
 
-/// Why reading over one connection came to its end.
+/// Why reading over one connection ended.
 enum Ended {
     Failed(HubError),
     SourceEnded,
@@ -69,7 +69,7 @@ impl Reader {
         }
     }
 
-    /// Reads over a new connection until that fails.
+    /// Reads over a new connection until it fails.
     async fn read_on(&mut self) -> Ended {
         let connection = match self.connect.connect().await {
             Ok(connection) => connection,
@@ -95,7 +95,7 @@ impl Reader {
         }
     }
 
-    /// Takes an event and those that are there already, and hands them over.
+    /// Hands over an event together with further ones that have arrived.
     async fn take(&mut self, first: Event, events: &mut Events) -> Result<(), Ended> {
         let mut batch = Batch::default();
         let now = self.clock.now();
@@ -124,7 +124,7 @@ impl Reader {
         failure.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Nothing came for a while. That is well unless something is there.
+    /// Called when nothing arrived for a while, which is a failure if the partition has more events.
     async fn quiet(&mut self, stalled: &mut u32) -> Result<(), Ended> {
         let last = {
             let ends = self.ends.borrow();

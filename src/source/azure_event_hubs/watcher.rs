@@ -15,7 +15,7 @@ use crate::retry::Backoff;
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// Looks at the hub, again and again.
+/// Polls the hub's properties and the ends of its partitions.
 pub(super) struct Watcher {
     pub(super) connect: Arc<dyn Connect>,
     pub(super) every: Duration,

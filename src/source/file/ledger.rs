@@ -17,13 +17,13 @@ use xxhash_rust::xxh3::Xxh3;
 use super::walk::Look;
 use crate::decode::Position;
 
-/// How much of a file's start belongs to its identity.
+/// Bytes at the start of a file that identify it.
 const HEAD_BYTES: usize = 1 << 10;
 
-/// Bumped when the encoding changes in a way that older programs can't read.
+/// Incremented when the encoding changes incompatibly.
 const VERSION: u32 = 1;
 
-/// What the file system calls the file.
+/// The file system's identity of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) struct FileId {
     pub(super) device: u64,
@@ -38,19 +38,19 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Reads a file's first bytes, up to as many as are part of its identity.
+    /// Reads the head of a file.
     pub(super) fn read(file: &File) -> io::Result<(Self, Vec<u8>)> {
         let start = read_start(file, HEAD_BYTES)?;
         Ok((Self { bytes: start.len(), hash: hash(&start) }, start))
     }
 
-    /// Whether the file still begins as it did.
+    /// Whether the file still begins with this head.
     pub(super) fn matches(self, file: &File) -> io::Result<bool> {
         let start = read_start(file, self.bytes.min(HEAD_BYTES))?;
         Ok(start.len() == self.bytes && hash(&start) == self.hash)
     }
 
-    /// Whether a longer file would have a longer head.
+    /// Whether the head will grow with the file.
     pub(super) fn is_short(self) -> bool {
         self.bytes < HEAD_BYTES
     }
@@ -75,7 +75,7 @@ fn hash(bytes: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(bytes)
 }
 
-/// One hash for a file that was read as a whole.
+/// The fingerprint of a completely read file.
 fn fingerprint(id: FileId, head: Head, size: u64) -> u64 {
     let mut hasher = Xxh3::new();
     for part in [id.device, id.inode, size, head.bytes as u64, head.hash] {
@@ -84,12 +84,12 @@ fn fingerprint(id: FileId, head: Head, size: u64) -> u64 {
     hasher.digest()
 }
 
-/// A file that is being read, or was read to where it ends for now.
+/// A file that is being read, or was read to its present end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) head: Head,
     pub(super) position: Position,
-    /// Pieces delivered: the number of the next.
+    /// Number of pieces delivered, which is the index of the next.
     pub(super) pieces: u64,
 }
 
@@ -112,24 +112,24 @@ struct SavedEntry {
     pieces: u64,
 }
 
-/// A cursor that can't be read.
+/// An invalid cursor.
 #[derive(Debug, thiserror::Error)]
 #[error("the saved position is not valid for this version: {0}")]
 pub(super) struct LedgerError(String);
 
-/// Positions of all files.
+/// The positions in all files.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ledger {
     open: BTreeMap<FileId, Entry>,
     done: BTreeSet<u64>,
-    /// How files looked when they were last read to their end, so that the unchanged ones are not opened.
+    /// Metadata of files when they were last read to their end, so that unchanged ones are not opened.
     looks: HashMap<FileId, Look>,
-    /// Fingerprints of the files in `looks` that are done.
+    /// Fingerprints of the files in `looks` that are completely read.
     fingerprints: HashMap<FileId, u64>,
 }
 
 impl Ledger {
-    /// From a cursor.
+    /// Decodes a cursor.
     pub(super) fn decode(cursor: &[u8]) -> Result<Self, LedgerError> {
         let saved: Saved = serde_json::from_slice(cursor).map_err(|error| LedgerError(error.to_string()))?;
         if saved.version != VERSION {
@@ -147,7 +147,7 @@ impl Ledger {
         })
     }
 
-    /// As a cursor: JSON.
+    /// Encodes the cursor as JSON.
     pub(super) fn encode(&self) -> Bytes {
         let open = self.open.iter().map(|(&file, entry)| SavedEntry {
             file,
@@ -162,7 +162,7 @@ impl Ledger {
         Bytes::from(serde_json::to_vec(&saved).unwrap_or_default())
     }
 
-    /// The position in a file, when it still begins as it did.
+    /// The position in a file, if it still begins with the same head.
     pub(super) fn entry(&self, id: FileId, file: &File) -> io::Result<Option<Entry>> {
         match self.open.get(&id) {
             Some(entry) if entry.head.matches(file)? => Ok(Some(*entry)),
@@ -170,7 +170,7 @@ impl Ledger {
         }
     }
 
-    /// Notes how far a file was read. `true` when that is news.
+    /// Records the position in a file. `true` if that is a change.
     pub(super) fn set(&mut self, id: FileId, entry: Entry) -> bool {
         self.looks.remove(&id);
         if let Some(fingerprint) = self.fingerprints.remove(&id) {
@@ -179,17 +179,17 @@ impl Ledger {
         self.open.insert(id, entry) != Some(entry)
     }
 
-    /// Whether the file looks as it did when it was last read to its end.
+    /// Whether the metadata are the same as when the file was last read to its end.
     pub(super) fn is_unchanged(&self, id: FileId, look: Look) -> bool {
         self.looks.get(&id) == Some(&look)
     }
 
-    /// Notes that a file that looks so has been read to its end.
+    /// Records that a file with these metadata has been read to its end.
     pub(super) fn caught_up(&mut self, id: FileId, look: Look) {
         self.looks.insert(id, look);
     }
 
-    /// Whether a file of this identity and size was read as a whole.
+    /// Whether a file of this identity and size was read completely.
     pub(super) fn is_done(&mut self, id: FileId, head: Head, look: Look) -> bool {
         let fingerprint = fingerprint(id, head, look.size);
         let done = self.done.contains(&fingerprint);
@@ -200,7 +200,7 @@ impl Ledger {
         done
     }
 
-    /// Notes that a file has been read as a whole.
+    /// Records that a file has been read completely.
     pub(super) fn finish(&mut self, id: FileId, head: Head, look: Look) {
         let fingerprint = fingerprint(id, head, look.size);
         self.open.remove(&id);
@@ -209,7 +209,7 @@ impl Ledger {
         self.looks.insert(id, look);
     }
 
-    /// Notes where to read on in a file that was read as a whole, should it grow.
+    /// Keeps the position in a completely read file, in case it grows.
     pub(super) fn keep(&mut self, id: FileId, entry: Entry) {
         self.open.insert(id, entry);
     }
@@ -220,7 +220,7 @@ impl Ledger {
         self.looks.remove(&id);
     }
 
-    /// Forgets the files that are not among `present`. `true` when there were any.
+    /// Forgets the files that are not among `present`. `true` if there were any.
     pub(super) fn prune(&mut self, present: &HashSet<FileId>) -> bool {
         let before = (self.open.len(), self.done.len());
         self.open.retain(|id, _| present.contains(id));
@@ -231,7 +231,7 @@ impl Ledger {
         before != (self.open.len(), self.done.len())
     }
 
-    /// Inodes of the files that may not have been read to their end.
+    /// Inodes of files that may not have been read to their end.
     pub(super) fn unfinished(&self) -> HashSet<u64> {
         self.open.keys().map(|id| id.inode).collect()
     }

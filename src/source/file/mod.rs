@@ -31,23 +31,23 @@ use crate::model::SourceId;
 /// The kind, as in the configuration.
 pub const KIND: &str = "file";
 
-/// Deliveries handed over and not yet durable.
+/// Most deliveries in flight.
 const IN_FLIGHT: usize = 8;
 
 /// `[sources.<name>.file]`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileConfig {
-    /// A file, or a folder whose `.json`, `.jsonl`, `.ndjson`, `.log` and `.gz` files are read, in the order of their
-    /// names, those of its subfolders included.
+    /// A file, or a folder whose `.json`, `.jsonl`, `.ndjson`, `.log` and `.gz` files are read in the order of their
+    /// names, including its subfolders.
     pub path: PathBuf,
-    /// Whether to wait for more at the end.
+    /// Whether to wait for more data at the end.
     #[serde(default = "follow")]
     pub follow: bool,
-    /// How often to look for more, in milliseconds.
+    /// Interval between checks for more data, in milliseconds.
     #[serde(default = "poll_millis")]
     pub poll_millis: u64,
-    /// How many times its size a compressed file may grow before it is taken for a bomb, once it has grown to 64 MiB.
+    /// Largest expansion ratio of a compressed file, enforced once it has expanded to 64 MiB.
     #[serde(default = "max_expansion")]
     pub max_expansion: u32,
 }
@@ -66,8 +66,8 @@ fn max_expansion() -> u32 {
 
 impl FileConfig {
     /// The defaults, for a path.
-    #[must_use]
-    pub fn new(path: impl Into<PathBuf>) -> Self {
+    #[cfg(test)]
+    pub(super) fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), follow: follow(), poll_millis: poll_millis(), max_expansion: max_expansion() }
     }
 
@@ -82,12 +82,12 @@ pub struct FileSource {
     id: SourceId,
     config: FileConfig,
     clock: Clock,
-    /// The last position that is known to be durable.
+    /// The last durable position.
     cursor: Option<Bytes>,
 }
 
 impl FileSource {
-    /// A source that goes on after `cursor`, the position that the log has of it.
+    /// Creates a source that resumes after `cursor`, its position in the log.
     #[must_use]
     pub fn new(id: SourceId, config: FileConfig, cursor: Option<Bytes>, clock: Clock) -> Self {
         Self { id, config, clock, cursor }
@@ -103,10 +103,8 @@ impl FileSource {
     }
 }
 
-/// The files of a folder and its subfolders that a source would read, in the order of their names.
-///
-/// # Errors
-/// Each folder or file that can't be looked at, in its place.
+/// The files of a folder and its subfolders that a source would read, in the order of their names. Folders and files
+/// that can't be accessed are errors in their place.
 pub fn files(folder: &Path) -> impl Iterator<Item = Result<PathBuf, UnreadableFile>> {
     Walk::new(folder, HashSet::new()).map(|found| match found {
         Ok(found) => Ok(found.path),
@@ -118,13 +116,13 @@ pub fn files(folder: &Path) -> impl Iterator<Item = Result<PathBuf, UnreadableFi
 #[derive(Debug, thiserror::Error)]
 #[error("read {path}: {cause}")]
 pub struct UnreadableFile {
-    /// Which.
+    /// Its path.
     pub path: PathBuf,
-    /// The system's words.
+    /// The system's error.
     pub cause: io::Error,
 }
 
-/// A delivery that was handed over.
+/// A delivery in flight.
 #[derive(Debug)]
 struct Sent {
     pending: Enqueued,
@@ -133,7 +131,7 @@ struct Sent {
     progress: Option<String>,
 }
 
-/// One step of the reader under way.
+/// A running step of the reader, on a blocking thread.
 struct Reading(JoinHandle<(Reader, Step, Duration)>);
 
 impl Reading {

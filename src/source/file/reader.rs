@@ -20,31 +20,31 @@ use crate::source::{Clock, Delivery};
 const DELIVERY_RECORDS: usize = 500;
 const DELIVERY_BYTES: usize = 1 << 20;
 
-/// Files held open between rounds. Others are opened again when they change.
+/// Most files kept open between rounds. Others are reopened when they change.
 const MAX_OPEN: usize = 64;
 
-/// A file that ends in the middle of a document is given this many polls to grow before that is called its end.
+/// Polls during which a file that ends in the middle of a document may still grow before that counts as its end.
 const SETTLE_POLLS: u32 = 10;
 
-/// What one step came to.
+/// The outcome of a step.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// Something to hand over.
+    /// A delivery to hand over.
     Deliver(Delivery),
-    /// A round has ended: for now, all that can be read has been handed over. (When following.)
+    /// A round has ended: everything available has been handed over. Only when following.
     Idle(Option<Problem>),
-    /// Everything has been read. (When not following.)
+    /// Everything has been read. Only when not following.
     Finished(Option<Problem>),
-    /// Told to stop.
+    /// Stopped on request.
     Stopped,
 }
 
-/// What could not be read in a round, the first of it.
+/// The first read failure of a round.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
-    /// What was tried: `read /var/trail/a.json`.
+    /// The action: `read /var/trail/a.json`.
     pub(super) action: String,
-    /// What the system says.
+    /// The system's error.
     pub(super) cause: String,
 }
 
@@ -65,11 +65,11 @@ pub(super) struct Reader {
     ledger: Ledger,
     tails: BTreeMap<FileId, Tail>,
     phase: Phase,
-    /// The file that is being read.
+    /// The file being read.
     current: Option<FileId>,
-    /// Files met in this round.
+    /// Files found in this round.
     present: HashSet<FileId>,
-    /// How compressed files looked when they were met and not yet taken.
+    /// Metadata of compressed files that were found and not read yet.
     waiting: HashMap<FileId, Look>,
     problem: Option<Problem>,
     walk_failed: bool,
@@ -77,9 +77,9 @@ pub(super) struct Reader {
     records: Vec<RawRecord>,
     rejected: Vec<Rejected>,
     bytes: usize,
-    /// The ledger has changed since the last delivery.
+    /// Whether the ledger has changed since the last delivery.
     dirty: bool,
-    /// The position, for a person.
+    /// The position, as a message.
     progress: Option<String>,
 }
 
@@ -113,12 +113,12 @@ impl Reader {
         }
     }
 
-    /// Where reading is, for a person.
+    /// The position, as a message.
     pub(super) fn progress(&self) -> Option<String> {
         self.progress.clone()
     }
 
-    /// Reads on until there is something to tell.
+    /// Reads until there is an outcome.
     pub(super) fn step(&mut self) -> Step {
         loop {
             if self.stop.is_cancelled() {
@@ -181,7 +181,7 @@ impl Reader {
         });
     }
 
-    /// Looks at an open file again.
+    /// Checks an open file for changes.
     fn revisit(&mut self, id: FileId) {
         let settle_time = self.settle_time();
         let Some(tail) = self.tails.get_mut(&id) else { return };
@@ -207,7 +207,7 @@ impl Reader {
         }
     }
 
-    /// Meets a file in the folder.
+    /// Handles a file found in the folder.
     fn visit(&mut self, found: &Found) {
         self.present.insert(found.id);
         if let Some(tail) = self.tails.get_mut(&found.id) {
@@ -263,7 +263,7 @@ impl Reader {
         }
     }
 
-    /// Reads a file on until the delivery is full or the file ends.
+    /// Reads from a file until the delivery is full or the file ends.
     fn read_on(&mut self, id: FileId) {
         while self.records.len() + self.rejected.len() < DELIVERY_RECORDS && self.bytes < DELIVERY_BYTES {
             let Some(tail) = self.tails.get_mut(&id) else {
@@ -305,7 +305,7 @@ impl Reader {
         }
     }
 
-    /// The file has no more for now.
+    /// Handles the present end of a file.
     fn reached_end(&mut self, id: FileId) {
         let Some(tail) = self.tails.get(&id) else { return };
         self.progress = Some(tail.describe());
@@ -320,7 +320,7 @@ impl Reader {
         }
     }
 
-    /// The file will not grow, or is taken not to: tells what is left, and closes it.
+    /// Handles a file that won't grow any more, or is assumed not to: delivers the rest and closes it.
     fn complete(&mut self, id: FileId) {
         let Some(tail) = self.tails.get(&id) else { return };
         let (is_cut_off, before) = (tail.is_cut_off(), tail.entry.position);

@@ -12,7 +12,7 @@ use super::ledger::{Entry, FileId, Head, Ledger};
 use super::walk::{Found, Look};
 use crate::decode::{Compression, Decoder, Piece, Position};
 
-/// Reads until it is told to stop, also in the middle of something very long.
+/// A reader that ends when `stop` is cancelled, also in the middle of a very long document.
 #[derive(Debug)]
 struct Stoppable {
     file: File,
@@ -28,14 +28,14 @@ impl Read for Stoppable {
     }
 }
 
-/// What a second look at an open file told.
+/// The change found in an open file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Nothing new.
+    /// None.
     None,
-    /// There may be more to read.
+    /// It may have more data.
     Grown,
-    /// It was cut short or written anew, or it is compressed and changed: it must be opened again.
+    /// It was truncated or rewritten, or is compressed and changed: it must be reopened.
     Replaced,
 }
 
@@ -46,32 +46,32 @@ pub(super) struct Tail {
     pub(super) location: Arc<str>,
     pub(super) id: FileId,
     pub(super) entry: Entry,
-    /// How the file looked when it was looked at last.
+    /// The file's metadata at the last check.
     pub(super) look: Look,
-    /// No longer to be found in the folder; there may still be a writer that holds it open.
+    /// Whether it is gone from the folder. A writer may still have it open.
     pub(super) gone: bool,
     compression: Compression,
     still_since: Instant,
-    /// For looking at the file; shares its offset with the decoder's, so it is never read from.
+    /// For metadata; shares its offset with the decoder's handle, so it is never read from.
     file: File,
     decoder: Decoder<Stoppable>,
 }
 
-/// What to do with a file that was found.
+/// How to proceed with a file that was found.
 #[derive(Debug)]
 pub(super) enum Opened {
     /// Read it.
     Tail(Box<Tail>),
-    /// It was read as a whole before.
+    /// It was read completely before.
     Done,
-    /// It has no text yet.
+    /// It has no data yet.
     Empty,
-    /// It is compressed, and may still be being written.
+    /// It is compressed and may still be written to.
     Compressed,
 }
 
 impl Tail {
-    /// Opens a file at the position that the ledger has for it. Compressed files only where `take_compressed`.
+    /// Opens a file at its position in the ledger. Compressed files are opened only if `take_compressed`.
     pub(super) fn open(
         found: &Found,
         ledger: &mut Ledger,
@@ -114,7 +114,7 @@ impl Tail {
         })))
     }
 
-    /// Looks whether the file has changed.
+    /// Checks whether the file has changed.
     pub(super) fn look_again(&mut self) -> io::Result<Change> {
         let look = Look::of(&self.file.metadata()?);
         if look == self.look {
@@ -131,14 +131,14 @@ impl Tail {
         Ok(Change::Grown)
     }
 
-    /// The next piece, and its number within the file.
+    /// The next piece with its index within the file; `None` at the present end.
     pub(super) fn next_piece(&mut self) -> io::Result<Option<(u64, Piece)>> {
         let piece = self.decoder.next_piece()?;
         self.entry.position = self.decoder.position();
         Ok(piece.map(|piece| self.number(piece)))
     }
 
-    /// What is left when the file will not grow.
+    /// The remaining pieces of a file that won't grow.
     pub(super) fn finish(&mut self) -> Vec<(u64, Piece)> {
         let pieces = self.decoder.finish();
         self.entry.position = self.decoder.position();
@@ -155,17 +155,17 @@ impl Tail {
         self.compression != Compression::None
     }
 
-    /// Whether the file ends, for now, in the middle of a document or of compressed data.
+    /// Whether the file ends in the middle of a document or of compressed data at present.
     pub(super) fn is_cut_off(&self) -> bool {
         self.decoder.is_in_document()
     }
 
-    /// Whether the file has not changed for this long.
+    /// Whether the file has been unchanged for this long.
     pub(super) fn is_still_for(&self, time: Duration) -> bool {
         self.still_since.elapsed() >= time
     }
 
-    /// The position, for a person.
+    /// The position, as a message.
     pub(super) fn describe(&self) -> String {
         if self.is_compressed() {
             format!("{} after record {}", self.location, self.entry.pieces)

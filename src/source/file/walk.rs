@@ -11,10 +11,10 @@ use std::vec;
 
 use super::ledger::FileId;
 
-/// Extensions of files in a folder that are taken. A file that is named by itself is taken whatever its name.
+/// Extensions of the files read from a folder. A file configured by path is read whatever its name.
 const EXTENSIONS: [&str; 5] = ["json", "jsonl", "ndjson", "log", "gz"];
 
-/// A file that was found.
+/// A found file.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) path: PathBuf,
@@ -22,7 +22,7 @@ pub(super) struct Found {
     pub(super) look: Look,
 }
 
-/// What tells, without reading it, that a file has changed.
+/// Metadata by which a change of a file is noticed without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Look {
     pub(super) size: u64,
@@ -35,24 +35,24 @@ impl Look {
     }
 }
 
-/// Something that could not be looked at.
+/// A path that can't be accessed.
 #[derive(Debug)]
 pub(super) struct Unreadable {
     pub(super) path: PathBuf,
     pub(super) error: io::Error,
 }
 
-/// Goes through a file or folder.
+/// Iterates over a file, or the files of a folder.
 #[derive(Debug)]
 pub(super) struct Walk {
-    /// Inodes that are taken under any name: files that were renamed before they had been read to their end.
+    /// Inodes that are read under any name: files that were renamed before they were read to their end.
     unfinished: HashSet<u64>,
     pending: Vec<vec::IntoIter<PathBuf>>,
     failed: Option<Unreadable>,
 }
 
 impl Walk {
-    /// Begins at `root`, a file or folder. A symbolic link to a folder is followed only here.
+    /// Starts at `root`, a file or folder. A symbolic link to a folder is followed only here.
     pub(super) fn new(root: &Path, unfinished: HashSet<u64>) -> Self {
         let mut walk = Self { unfinished, pending: Vec::new(), failed: None };
         match fs::metadata(root) {

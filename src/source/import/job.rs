@@ -14,17 +14,17 @@ use crate::model::{TallyCounts, Time};
 const JOB: &str = "job.json";
 const REPORT: &str = "report.json";
 
-/// What is to be imported.
+/// An import.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Job {
-    /// The files, in their order.
+    /// The files, in order.
     pub files: Vec<JobFile>,
-    /// The account, subscription or tenant of what tells none.
+    /// The account, subscription or tenant of items that name none.
     pub account: Option<String>,
-    /// The region of what tells none.
+    /// The region of items that name none.
     pub region: Option<String>,
-    /// What differs from the inventory goes out as an event.
+    /// Whether differences from the inventory become events.
     pub events: bool,
 }
 
@@ -32,42 +32,42 @@ pub struct Job {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobFile {
-    /// As it was named, for people.
+    /// The name under which it was given, for messages.
     pub name: String,
-    /// When its assets were as it says, where it does not tell itself.
+    /// The time of its assets' states, if the file does not say.
     pub as_of: Time,
 }
 
-/// What became of a job.
+/// The report of a finished job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Of each file, in their order.
+    /// The report of each file, in order.
     pub files: Vec<FileReport>,
 }
 
-/// What became of a file.
+/// The report of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileReport {
-    /// As it was named.
+    /// The name under which it was given.
     pub name: String,
-    /// What became of its items.
+    /// Its items by outcome.
     pub counts: TallyCounts,
-    /// Why nothing of it was taken.
+    /// Why nothing was imported from it.
     pub error: Option<String>,
 }
 
-/// A job's folder, with its files in place.
+/// The folder of a job, with its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place(PathBuf);
 
-/// Where the jobs of a data directory are.
+/// The folder of jobs in a data directory.
 #[must_use]
 pub fn folder(data_dir: &Path) -> PathBuf {
     data_dir.join("import")
 }
 
 impl Job {
-    /// Writes the job with the contents of its files, whole at once, and gives its name and place.
+    /// Writes the job with copies of its files atomically, and returns its name and folder.
     ///
     /// # Errors
     /// When a file can't be read or the folder can't be written.
@@ -100,16 +100,16 @@ impl Job {
 }
 
 impl Place {
-    /// Where the content of a file of the job is.
+    /// The path of the copy of a file.
     #[must_use]
     pub fn content(&self, number: usize) -> PathBuf {
         self.0.join(number.to_string())
     }
 
-    /// The report, once the job is done.
+    /// The report, once the job is finished.
     ///
     /// # Errors
-    /// When there is one and it can't be read, or the job is gone.
+    /// When the report exists and can't be read, or the job is gone.
     pub fn report(&self) -> io::Result<Option<Report>> {
         match fs::read(self.0.join(REPORT)) {
             Ok(report) => Ok(Some(serde_json::from_slice(&report)?)),
@@ -134,7 +134,7 @@ impl Place {
         Ok(())
     }
 
-    /// Deletes the job, or what is left of it.
+    /// Deletes the job's folder.
     ///
     /// # Errors
     /// When it can't be deleted.
@@ -147,13 +147,13 @@ fn unless_gone(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
-/// A job's place, and the job or why it can't be read.
+/// A job's folder, and the job or an error message.
 pub(super) type Found = (Place, Result<Job, String>);
 
-/// The jobs of a folder that are not done, by name.
+/// The unfinished jobs of a folder by name; none if it does not exist.
 ///
 /// # Errors
-/// When there is a folder and it can't be read.
+/// When the folder exists and can't be read.
 pub(super) fn list(folder: &Path) -> io::Result<BTreeMap<String, Found>> {
     let mut jobs = BTreeMap::new();
     for path in crate::source::entries(folder)? {

@@ -24,31 +24,31 @@ use crate::model::{Origin, RawRecord, Rejected, SeedDocument, SourceId, TallyCou
 /// The kind, in `/v1/sources`.
 pub const KIND: &str = "import";
 
-/// How many times its size a compressed file may grow.
+/// Largest expansion ratio of a compressed file.
 const MAX_EXPANSION: u32 = 200;
-/// Items handed over at once.
+/// Most items in a delivery.
 const ITEMS: usize = 200;
 /// Bytes of items after which a delivery is full.
 const DELIVERY_BYTES: usize = 4 << 20;
-/// The longest item: a Terraform resource with all its instances.
+/// Longest item in bytes: a Terraform resource with all its instances.
 const MAX_ITEM_BYTES: usize = 16 << 20;
 /// Deliveries read ahead.
 const READ_AHEAD: usize = 2;
-/// How often the folder of jobs is looked at.
+/// How often the folder of jobs is scanned.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// A job that is to begin.
+/// A job for the server to start.
 #[derive(Clone, Debug)]
 pub struct Begun {
     /// The source's name: `import-` and the job's.
     pub id: SourceId,
-    /// What is to be imported.
+    /// The job.
     pub job: Job,
     /// Its folder.
     pub place: Place,
 }
 
-/// Hands every job of a folder to `begin`, once. Runs until `stop` is cancelled.
+/// Calls `begin` once for every job of a folder. Runs until `stop` is cancelled.
 pub async fn watch(folder: PathBuf, stop: CancellationToken, mut begin: impl FnMut(Begun)) {
     let (mut begun, mut unreadable) = (BTreeSet::new(), BTreeSet::new());
     loop {
@@ -76,7 +76,7 @@ pub async fn watch(folder: PathBuf, stop: CancellationToken, mut begin: impl FnM
     }
 }
 
-/// The job of a name, if it is there and not done.
+/// The job of this name, if it exists and is not finished.
 ///
 /// # Errors
 /// When the folder can't be read.
@@ -86,14 +86,14 @@ pub fn find(folder: &Path, name: &str) -> std::io::Result<Option<Begun>> {
     Ok(found.and_then(|(place, job)| Some(Begun { id, job: job.ok()?, place })))
 }
 
-/// Reads what a job asks for.
+/// The source that executes an import.
 #[derive(Debug)]
 pub struct ImportSource {
     begun: Begun,
     clock: Clock,
 }
 
-/// Items that stand in one place of one document.
+/// Items of one list of one document.
 struct Chunk {
     document: Arc<SeedDocument>,
     records: Vec<RawRecord>,
@@ -101,7 +101,7 @@ struct Chunk {
 }
 
 impl ImportSource {
-    /// A source for a job.
+    /// Creates the source for a job.
     #[must_use]
     pub fn new(begun: Begun, clock: Clock) -> Self {
         Self { begun, clock }
@@ -167,7 +167,7 @@ impl Source for ImportSource {
     }
 }
 
-/// Cuts a file into chunks, on a thread that may block.
+/// Splits a file into chunks, on a blocking thread.
 struct Reader {
     source: SourceId,
     file: JobFile,
@@ -238,7 +238,7 @@ impl Chunk {
     }
 }
 
-/// The item stands where those of the document stand.
+/// Whether an item belongs to the document's list.
 fn is_of(document: &SeedDocument, item: &decode::Item<'_>) -> bool {
     document.member == item.member && item.members.is_none_or(|members| *members == document.members)
 }

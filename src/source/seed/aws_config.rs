@@ -29,40 +29,40 @@ use crate::source::aws::{Access, Connector};
 pub const KIND: &str = "aws_config";
 
 const TARGET: &str = "StarlingDoveService.SelectAggregateResourceConfig";
-/// Items a page; the most that the service gives.
+/// Items per page; the service's maximum.
 const PAGE_ITEMS: u32 = 100;
-/// The service does not tell its limit; others in the account count too.
+/// Default requests per second. The service does not document its limit, which other programs in the account share.
 const RATE: f64 = 1.0;
 
 /// `[sources.<name>.aws_config]`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AwsConfigConfig {
-    /// The aggregator.
+    /// The aggregator's name.
     pub aggregator: String,
     /// Its region.
     pub region: String,
-    /// Types to ask for, such as `AWS::EC2::SecurityGroup`; with none, all that are recorded.
+    /// Types to query, such as `AWS::EC2::SecurityGroup`; if empty, all recorded ones.
     #[serde(default)]
     pub resource_types: Vec<String>,
-    /// A role of the aggregator's account, to be assumed with the source's credentials.
+    /// A role in the aggregator's account, assumed with the source's credentials.
     pub role_arn: Option<String>,
-    /// What the role's trust policy asks for.
+    /// The external id that the role's trust policy requires.
     pub external_id: Option<String>,
-    /// How often to ask, in seconds.
+    /// Interval between sweeps, in seconds.
     #[serde(default = "every_secs")]
     pub every_secs: u64,
     /// Requests per second, of up to 100 items each.
     #[serde(default = "rate")]
     pub requests_per_second: f64,
-    /// What differs from the inventory goes out as an event.
+    /// Whether differences from the inventory become events.
     #[serde(default)]
     pub events: bool,
-    /// Another endpoint than the region's own.
+    /// Endpoint of AWS Config, instead of the region's.
     pub endpoint_url: Option<String>,
-    /// Another endpoint of STS, where the role is assumed.
+    /// Endpoint of STS, for assuming the role, instead of the public one.
     pub sts_endpoint_url: Option<String>,
-    /// Credentials, where the environment's own are not meant.
+    /// Static credentials, instead of the environment's.
     pub access_key_id: Option<Secret>,
     /// See `access_key_id`.
     pub secret_access_key: Option<Secret>,
@@ -75,7 +75,7 @@ fn rate() -> f64 {
 }
 
 impl AwsConfigConfig {
-    /// What makes no sense, each with its key.
+    /// Invalid settings as pairs of key and message.
     #[must_use]
     pub fn mistakes(&self) -> Vec<(&'static str, String)> {
         let mut mistakes = Vec::new();
@@ -89,7 +89,7 @@ impl AwsConfigConfig {
         mistakes
     }
 
-    /// The source of this configuration.
+    /// Creates the source.
     #[must_use]
     pub fn source(self, id: SourceId, cursor: Option<Bytes>, clock: Clock) -> SeedSource {
         let schedule = Schedule {
@@ -156,7 +156,7 @@ struct Answer {
 }
 
 impl Aggregator {
-    /// The headers of a request with this body, its signature among them
+    /// The headers of a request with this body, including the signature
     /// (<https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html>).
     async fn signed(&self, body: &[u8]) -> Result<Vec<(String, String)>, PageError> {
         let refused = |cause: String| PageError::Refused(format!("no credentials: {cause}"));
@@ -186,7 +186,7 @@ impl Aggregator {
     }
 }
 
-/// The service's codes (<https://docs.aws.amazon.com/config/latest/APIReference/CommonErrors.html>).
+/// Classifies the service's error codes (<https://docs.aws.amazon.com/config/latest/APIReference/CommonErrors.html>).
 fn classify(refusal: Refusal) -> PageError {
     let code = serde_json::from_str::<Value>(&refusal.words).ok();
     let code = code.as_ref().and_then(|words| words.get("__type")?.as_str()).unwrap_or_default().to_owned();
@@ -209,7 +209,7 @@ impl Listing for Aggregator {
         "Results"
     }
 
-    /// Every item tells its own time.
+    /// None: every item has a time of its own.
     fn lag(&self) -> Duration {
         Duration::ZERO
     }

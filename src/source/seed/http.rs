@@ -11,19 +11,19 @@ use super::PageError;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// As many characters of an answer's words are told.
+/// Most characters of a response quoted in an error message.
 const MAX_WORDS: usize = 300;
 
-/// A client. Cheap to clone; connections are kept.
+/// An HTTP client with pooled connections. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Http(Arc<dyn HttpClient>);
 
-/// An answer that is no success.
+/// An error response.
 pub(super) struct Refusal {
     pub(super) status: u16,
-    /// The service's words.
+    /// The service's message.
     pub(super) words: String,
-    /// How long it says to wait.
+    /// The wait that it requests.
     pub(super) wait: Option<Duration>,
 }
 
@@ -32,10 +32,10 @@ impl Http {
         Self(new_http_client(None))
     }
 
-    /// The body of a success, else the refusal.
+    /// Posts a request, and returns the body of a success or else the refusal.
     ///
     /// # Errors
-    /// When there is no answer.
+    /// When there is no response.
     pub(super) async fn post(
         &self,
         url: &Url,
@@ -70,7 +70,7 @@ fn wait(answer: &azure_core::http::AsyncRawResponse) -> Option<Duration> {
 }
 
 impl Refusal {
-    /// The error that it stands for; `advice` is what to do where it is for good.
+    /// Converts it to an error; `advice` says what to do if a retry won't help.
     pub(super) fn error(self, is_throttled: bool, advice: &str) -> PageError {
         let Self { status, words, wait } = self;
         match status {

@@ -25,21 +25,21 @@ use crate::retry::Backoff;
 
 const VERSION: u32 = 1;
 
-/// How often one page is asked for before the source gives up and is started again.
+/// Tries for one page before the source fails and is restarted.
 const TRIES: u32 = 8;
 const FIRST_WAIT: Duration = Duration::from_secs(2);
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
-/// How often, and how fast: what every kind has in common.
+/// The schedule of a source, common to all kinds.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Schedule {
     pub(super) every: Duration,
     pub(super) requests_per_second: f64,
-    /// What differs from the inventory goes out as an event.
+    /// Whether differences from the inventory become events.
     pub(super) events: bool,
 }
 
-/// A day.
+/// The default interval: a day.
 fn every_secs() -> u64 {
     86_400
 }
@@ -48,48 +48,48 @@ fn every_secs() -> u64 {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Page {
     pub(super) items: Vec<Bytes>,
-    /// Asks for the page after it.
+    /// The token of the next page.
     pub(super) next: Option<String>,
 }
 
-/// Why there is no page.
+/// Why a request for a page failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PageError {
     /// Too many requests; the service may say how long to wait.
     #[error("throttled: {cause}")]
     Throttled { cause: String, wait: Option<Duration> },
-    /// The service or the way to it is broken for now.
+    /// The service or the network has failed; a retry may help.
     #[error("{0}")]
     Unavailable(String),
-    /// The service does not want us. Asking again soon won't help.
+    /// Access was denied, or the request is invalid. A retry won't help until somebody changes something.
     #[error("{0}")]
     Refused(String),
 }
 
-/// An inventory that is told page by page.
+/// An inventory of the provider's, listed page by page.
 #[async_trait]
 pub(super) trait Listing: Send + Sync {
-    /// Where it is, for people: `AWS Config aggregator org in eu-west-1`.
+    /// What is listed, for messages: `AWS Config aggregator org in eu-west-1`.
     fn place(&self) -> &str;
 
-    /// The member under which a document would hold the items.
+    /// The member that holds the items in a document of this form.
     fn member(&self) -> &'static str;
 
-    /// How long it may take until a change is seen in it. What it tells is taken for so much older, and changes that
-    /// are known from since then stay.
+    /// How long a change may take to show up in the listing. Its items count as that much older, so that more recent
+    /// known changes are kept.
     fn lag(&self) -> Duration;
 
-    /// A page: the first without a token.
+    /// Requests a page; without a token, the first.
     async fn page(&self, token: Option<&str>) -> Result<Page, PageError>;
 }
 
-/// Prepares a listing: the first call of a start, which may ask for credentials.
+/// Prepares a listing, which may request credentials.
 #[async_trait]
 pub(super) trait Connect: Send + Sync {
     async fn connect(&self) -> Result<Arc<dyn Listing>, PageError>;
 }
 
-/// Asks an inventory.
+/// The source that sweeps an inventory on a schedule.
 pub struct SeedSource {
     id: SourceId,
     schedule: Schedule,
@@ -98,7 +98,7 @@ pub struct SeedSource {
     cursor: Option<Bytes>,
 }
 
-/// The position: when the last sweep that was completed began.
+/// The position: when the last completed sweep began.
 #[derive(Debug, Serialize, Deserialize)]
 struct Position {
     version: u32,
@@ -116,7 +116,7 @@ impl SeedSource {
         Self { id, schedule, connect, clock, cursor }
     }
 
-    /// How long until the next sweep; nothing where none was completed, or by another version.
+    /// Time until the next sweep; zero if none was completed, or the position is of another version.
     fn due_in(&self) -> Duration {
         let position = self.cursor.as_deref().and_then(|cursor| serde_json::from_slice::<Position>(cursor).ok());
         let Some(Position { swept, .. }) = position.filter(|position| position.version == VERSION) else {
@@ -181,7 +181,7 @@ impl SeedSource {
         }
     }
 
-    /// A page, and when it was asked for.
+    /// Requests a page, with retries; returns it with the time of the request.
     async fn page(
         &self,
         listing: &dyn Listing,
@@ -223,7 +223,7 @@ impl Source for SeedSource {
     }
 }
 
-/// Keeps requests to so many a second.
+/// Limits the rate of requests.
 struct Pace {
     each: Duration,
     next: Instant,

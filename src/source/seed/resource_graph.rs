@@ -23,40 +23,40 @@ use crate::source::azure_event_hubs::credential::Tokens;
 pub const KIND: &str = "azure_resource_graph";
 
 const API_VERSION: &str = "2022-10-01";
-/// Rows a page; the most that the service gives.
+/// Rows per page; the service's maximum.
 const PAGE_ROWS: u32 = 1_000;
-/// The service allows 15 requests in 5 seconds to one identity; others of it count too.
+/// Default requests per second. The service allows an identity 15 requests in 5 seconds, shared by all its programs.
 const RATE: f64 = 1.0;
-/// Most changes are seen within half a minute; the service promises nothing.
+/// Most changes show up within half a minute; the service guarantees nothing.
 const LAG: Duration = Duration::from_secs(15 * 60);
 
-/// Columns that are a part of the resource, in both tables.
+/// Columns that belong to the resource, in both tables.
 const COLUMNS: &str = "id, name, type, tenantId, kind, location, managedBy, sku, plan, properties, tags, identity, zones, extendedLocation";
 
 /// `[sources.<name>.azure_resource_graph]`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResourceGraphConfig {
-    /// Subscriptions to ask for; with none, and no management group, all that the identity may read.
+    /// Subscriptions to query; without any, and without management groups, all that the identity can read.
     #[serde(default)]
     pub subscriptions: Vec<String>,
-    /// Management groups to ask for.
+    /// Management groups to query.
     #[serde(default)]
     pub management_groups: Vec<String>,
-    /// The cloud that they and the identity are in.
+    /// The cloud of the subscriptions and the identity.
     #[serde(default)]
     pub cloud: Cloud,
-    /// Who we are. Left out, the environment tells: see [`Credential`].
+    /// The credential; if absent, taken from the environment, see [`Credential`].
     pub credential: Option<Credential>,
-    /// Another address of Azure Resource Manager.
+    /// Base URL of Azure Resource Manager, instead of the cloud's.
     pub endpoint_url: Option<String>,
-    /// How often to ask, in seconds.
+    /// Interval between sweeps, in seconds.
     #[serde(default = "every_secs")]
     pub every_secs: u64,
     /// Requests per second, of up to 1,000 resources each.
     #[serde(default = "rate")]
     pub requests_per_second: f64,
-    /// What differs from the inventory goes out as an event.
+    /// Whether differences from the inventory become events.
     #[serde(default)]
     pub events: bool,
 }
@@ -66,7 +66,7 @@ fn rate() -> f64 {
 }
 
 impl ResourceGraphConfig {
-    /// What makes no sense, each with its key.
+    /// Invalid settings as pairs of key and message.
     #[must_use]
     pub fn mistakes(&self) -> Vec<(&'static str, String)> {
         let mut mistakes = Vec::new();
@@ -79,7 +79,7 @@ impl ResourceGraphConfig {
         mistakes
     }
 
-    /// The source of this configuration.
+    /// Creates the source.
     #[must_use]
     pub fn source(self, id: SourceId, cursor: Option<Bytes>, clock: Clock) -> SeedSource {
         let schedule = Schedule {
@@ -118,7 +118,7 @@ struct ResourceGraph {
     http: Http,
 }
 
-/// The tables, one after the other: a token is the table's number and the service's own.
+/// The tables, queried one after the other. A token consists of the table's index and the service's token.
 const TABLES: [&str; 2] = ["Resources", "ResourceContainers"];
 
 #[derive(Deserialize)]
