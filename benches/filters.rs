@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
+mod cpu;
+
 use std::hint::black_box;
 
 use catchment::hub::{Expression, Filter, Filters, InternedFilter, View};
@@ -16,22 +18,17 @@ use catchment::normalize::Engine;
 use catchment::source::demo;
 use std::convert::Infallible;
 use std::sync::Arc;
-
-/// Nanoseconds that this thread was on a processor (`man 5 proc`, schedstat).
-fn cpu_nanos() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    text.split_whitespace().next().unwrap().parse().unwrap()
-}
+use std::time::Duration;
 
 /// Microseconds per event, over as many rounds as take `millis`: the kernel counts in steps of some milliseconds.
 fn measure(events: usize, millis: u64, mut round: impl FnMut()) -> f64 {
-    let (start, mut rounds, mut spent) = (cpu_nanos(), 0, 0);
-    while spent < millis * 1_000_000 {
+    let (start, mut rounds, mut spent) = (cpu::of_thread(), 0, Duration::ZERO);
+    while spent < Duration::from_millis(millis) {
         round();
         rounds += 1;
-        spent = cpu_nanos() - start;
+        spent = cpu::of_thread() - start;
     }
-    spent as f64 / 1e3 / (events * rounds) as f64
+    spent.as_secs_f64() * 1e6 / (events * rounds) as f64
 }
 
 /// The demo's events: what its records become.

@@ -8,6 +8,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::cast_precision_loss, missing_docs)]
 
+mod cpu;
+
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -195,24 +197,16 @@ impl Server {
 
     fn measure(&self, what: &str, paths: &[String]) {
         let mut took = Vec::with_capacity(paths.len());
-        let cpu = self.cpu();
+        let cpu = cpu::of_process(self.child.id());
         for path in paths {
             let start = Instant::now();
             std::hint::black_box(self.get(path));
             took.push(start.elapsed().as_secs_f64() * 1e3);
         }
-        let cpu = (self.cpu() - cpu).as_secs_f64() * 1e3 / paths.len() as f64;
+        let cpu = (cpu::of_process(self.child.id()) - cpu).as_secs_f64() * 1e3 / paths.len() as f64;
         took.sort_by(f64::total_cmp);
         let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
         println!("| {what} | {:.2} | {:.2} | {cpu:.2} |", at(0.5), at(0.99));
-    }
-
-    /// CPU time of the process: the fields after the last parenthesis, in hundredths of a second (`man 5 proc`).
-    fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        Duration::from_millis(ticks * 10)
     }
 }
 

@@ -9,6 +9,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, missing_docs)]
 
+mod cpu;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -78,12 +80,13 @@ fn fill(directory: &Path, count: u64) -> u64 {
 }
 
 fn measure(count: u64, directory: &Path) {
-    let (start, cpu) = (Instant::now(), process_cpu());
+    let (start, cpu) = (Instant::now(), cpu::of_process(std::process::id()));
     let log = open(directory);
     let inventory = Arc::new(Inventory::new());
     inventory.restore_all(|take| Ok::<_, Failure>(log.for_each_asset(&mut |_, stored| take(stored))?)).unwrap();
     assert_eq!(inventory.len() as u64, count);
-    let (restart, restart_cpu) = (start.elapsed().as_secs_f64(), (process_cpu() - cpu).as_secs_f64());
+    let (restart, restart_cpu) =
+        (start.elapsed().as_secs_f64(), (cpu::of_process(std::process::id()) - cpu).as_secs_f64());
     let resident = resident() >> 20;
     let kinds = Kinds::new();
     let mut random = fastrand::Rng::with_seed(7);
@@ -104,11 +107,11 @@ fn measure(count: u64, directory: &Path) {
     for n in 0..CHANGES {
         change(n);
     }
-    let cpu = thread_cpu();
+    let cpu = cpu::of_thread();
     for n in CHANGES..2 * CHANGES {
         change(n);
     }
-    let apply = (thread_cpu() - cpu).as_secs_f64() / CHANGES as f64 * 1e6;
+    let apply = (cpu::of_thread() - cpu).as_secs_f64() / CHANGES as f64 * 1e6;
     let walked = AtomicBool::new(false);
     let (walk, longest) = std::thread::scope(|scope| {
         let walker = scope.spawn(|| {
@@ -310,19 +313,6 @@ fn on_disk(directory: &Path) -> u64 {
     entries
         .map(|entry| if entry.path().is_dir() { on_disk(&entry.path()) } else { entry.metadata().unwrap().len() })
         .sum()
-}
-
-/// CPU time of the calling thread.
-fn thread_cpu() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
-}
-
-/// CPU time of all threads, in the system's ticks of 10 ms.
-fn process_cpu() -> Duration {
-    let text = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<_> = text.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    Duration::from_millis(10 * (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()))
 }
 
 fn resident() -> u64 {

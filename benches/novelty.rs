@@ -7,7 +7,10 @@
 //!
 //! `cargo bench --bench novelty`; `CATCHMENT_BENCH_QUICK=1` for a short run.
 
+mod cpu;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use catchment::correlate::Novelties;
@@ -71,17 +74,17 @@ fn change(n: usize, principal: usize, address: usize) -> (RecordInfo, Vec<Draft>
 fn measure(name: &str, count: usize, make: impl Fn(usize) -> (RecordInfo, Vec<Draft>)) {
     let mut novelties = Novelties::default();
     novelties.restore([]);
-    let (mut nanos, mut durable) = (0, 0);
+    let (mut spent, mut durable) = (Duration::ZERO, 0);
     for first in (0..count).step_by(DELIVERY) {
         let changes: Vec<_> = (first..first + DELIVERY).map(&make).collect();
-        let begun = cpu_nanos();
+        let begun = cpu::of_thread();
         for (record, drafts) in &changes {
             std::hint::black_box(novelties.take(record, drafts));
         }
         let written = novelties.take_changes();
         // The first half fills the memory.
         if first >= count / 2 {
-            nanos += cpu_nanos() - begun;
+            spent += cpu::of_thread() - begun;
             durable +=
                 written.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum::<usize>();
         }
@@ -89,16 +92,10 @@ fn measure(name: &str, count: usize, make: impl Fn(usize) -> (RecordInfo, Vec<Dr
     let measured = (count - count / 2) as f64;
     println!(
         "{name:<28} {:>6.2} µs and {:>6.1} bytes durable a change; {:>7} facts",
-        nanos as f64 / 1_000.0 / measured,
+        spent.as_secs_f64() * 1e6 / measured,
         durable as f64 / measured,
         novelties.remembered(),
     );
-}
-
-/// The processor's time that this thread took.
-fn cpu_nanos() -> u64 {
-    let schedule = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    schedule.split(' ').next().unwrap().parse().unwrap()
 }
 
 fn main() {

@@ -10,6 +10,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::cast_precision_loss, missing_docs)]
 
+mod cpu;
+
 use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -54,10 +56,10 @@ fn main() {
     for _ in 0..rounds {
         let records = records.by_ref().take(count).collect();
         let reader = gateway.subscribe(seen);
-        let (start, cpu) = (Instant::now(), process_cpu());
+        let (start, cpu) = (Instant::now(), cpu::of_process(std::process::id()));
         let tail = gateway.hand_over(records, None);
         let read = reader.finish(tail);
-        let (took, cpu) = (start.elapsed(), process_cpu() - cpu - read.cpu);
+        let (took, cpu) = (start.elapsed(), cpu::of_process(std::process::id()) - cpu - read.cpu);
         let events = (tail - seen) as f64;
         let alone = alone(&root, &read.lines);
         let rate = events / took.as_secs_f64();
@@ -281,7 +283,7 @@ fn read(
     wanted: &Mutex<Option<u64>>,
     ready: &std::sync::mpsc::SyncSender<()>,
 ) -> Read {
-    let cpu = thread_cpu();
+    let cpu = cpu::of_thread();
     stream.get_ref().set_read_timeout(Some(Duration::from_millis(2))).unwrap();
     let (mut read, mut line, mut answered, mut began) = (Read::default(), Vec::new(), false, false);
     loop {
@@ -307,24 +309,11 @@ fn read(
                     ready.send(()).unwrap();
                 }
                 if wanted.lock().unwrap().is_some_and(|wanted| seen >= wanted) {
-                    read.cpu = thread_cpu() - cpu;
+                    read.cpu = cpu::of_thread() - cpu;
                     return read;
                 }
             }
             Err(error) => panic!("{error}"),
         }
     }
-}
-
-/// CPU time of the calling thread.
-fn thread_cpu() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
-}
-
-/// CPU time of all threads, in the system's ticks of 10 ms.
-fn process_cpu() -> Duration {
-    let text = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<_> = text.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    Duration::from_millis(10 * (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()))
 }

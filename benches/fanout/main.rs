@@ -11,6 +11,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
+#[path = "../cpu.rs"]
+mod cpu;
 mod load;
 mod nchan;
 mod peers;

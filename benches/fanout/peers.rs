@@ -10,7 +10,7 @@ use catchment::auth::{ScopeText, TokenFile};
 use catchment::model::Time;
 
 use crate::load::Request;
-use crate::{nchan::Nchan, server, tls};
+use crate::{cpu, nchan::Nchan, server, tls};
 
 /// A server, and the door that its subscribers take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,12 +50,9 @@ pub(crate) trait Peer {
     /// Streams let go because their client took nothing; `None`: it lets none go.
     fn stalled(&self) -> Option<usize>;
 
-    /// CPU time so far, the kernel's part included (`man 5 proc_pid_stat`; ticks of 10 ms).
+    /// CPU time so far.
     fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process())).unwrap();
-        let fields = stat.rsplit_once(") ").unwrap().1.split(' ');
-        let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum();
-        Duration::from_millis(ticks * 10)
+        cpu::of_process(self.process())
     }
 
     fn resident_kib(&self) -> f64 {

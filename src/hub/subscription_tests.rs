@@ -9,7 +9,7 @@ use super::*;
 use crate::hub::EncodedKey;
 use crate::hub::reader::*;
 use crate::hub::segment::Encoding;
-use crate::hub::testing::{TestLog, event, moment};
+use crate::hub::testing::{TestLog, event, everything, moment};
 use crate::hub::{Filter, Format, HubConfig, OneOf, Projection};
 use crate::log::EventLog;
 use crate::model::{Cursor, Epoch};
@@ -46,17 +46,7 @@ impl World {
     }
 
     fn subscribe(&self, start: Start, change: impl FnOnce(&mut SubscriptionOptions)) -> Subscription {
-        let mut options = SubscriptionOptions {
-            start,
-            filter: Filter::default(),
-            projection: None,
-            format: Format::Sse,
-            gzip: false,
-            limit: None,
-            until: None,
-            heartbeat: Some(HEARTBEAT),
-            credential: None,
-        };
+        let mut options = SubscriptionOptions { heartbeat: Some(HEARTBEAT), ..everything(start) };
         change(&mut options);
         Subscription::new(Arc::clone(&self.hub), options, self.stop.clone())
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 pub(crate) use super::gzip::testing::decode as gunzip;
+use super::{Filter, Format, Start, SubscriptionOptions};
 use crate::log::{Batch, Block, EventLog, LogError, NewEvent, Pending, QuarantineSize, Quarantined, Retention};
 use crate::model::{Action, AssetName, Epoch, EventHead, Seq, SourceId, Time};
 
@@ -24,6 +25,21 @@ pub(crate) fn event(number: u64) -> NewEvent {
         action = action.as_str(),
     );
     NewEvent { head: EventHead::parse(json.as_bytes()).unwrap(), json: Bytes::from(json) }
+}
+
+/// A subscription to every event from `start` on, as SSE without heartbeats and without an end.
+pub(crate) fn everything(start: Start) -> SubscriptionOptions {
+    SubscriptionOptions {
+        start,
+        filter: Filter::default(),
+        projection: None,
+        format: Format::Sse,
+        gzip: false,
+        limit: None,
+        until: None,
+        heartbeat: None,
+        credential: None,
+    }
 }
 
 /// The time of a test event.

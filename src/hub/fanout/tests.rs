@@ -10,8 +10,8 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::hub::testing::TestLog;
-use crate::hub::{Filter, Format, HubConfig, Start, SubscriptionOptions};
+use crate::hub::testing::{TestLog, everything};
+use crate::hub::{Filter, HubConfig, Start, SubscriptionOptions};
 use crate::log::EventLog;
 use crate::model::{Cursor, Seq};
 
@@ -77,17 +77,7 @@ impl World {
         change: impl FnOnce(&mut SubscriptionOptions),
     ) -> (Client, TcpStream, PlainStream) {
         let cursor = Cursor { epoch: self.hub.epoch(), seq: Seq(after) };
-        let mut options = SubscriptionOptions {
-            start: Start::resume(&self.hub, cursor),
-            filter: Filter::default(),
-            projection: None,
-            format: Format::Sse,
-            gzip: false,
-            limit: None,
-            until: None,
-            heartbeat: None,
-            credential: None,
-        };
+        let mut options = everything(Start::resume(&self.hub, cursor));
         change(&mut options);
         let wire = Wire::new(options.format, options.limit.is_some(), options.gzip);
         let socket = TcpSocket::new_v4().unwrap();

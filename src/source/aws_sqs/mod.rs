@@ -313,6 +313,6 @@ impl Source for SqsSource {
 }
 
 #[cfg(test)]
-mod fakes;
+mod testing;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::fakes::{FakeBucket, FakeQueue};
+use super::testing::{FakeBucket, FakeQueue};
 use super::*;
 use crate::model::Time;
 use crate::source::SourceState;
