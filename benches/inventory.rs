@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use catchment::inventory::{Inventory, RestoreError};
 use catchment::json::Arena;
 use catchment::log::{Batch, EmbeddedLog, EventLog, LogError, Retention};
+use catchment::memory;
 use catchment::metrics::Metrics;
 use catchment::model::{Action, AssetKind, AssetName, AssetRef, Confidence, Draft, DraftAction, KeyedSet, Step, Time};
 use jsonptr::PointerBuf;
@@ -30,6 +31,7 @@ const BATCH: u64 = 1_000;
 const CHANGES: u64 = 20_000;
 
 fn main() {
+    memory::use_small_pages();
     if let Some(child) = std::env::var_os(CHILD) {
         let text = child.into_string().unwrap();
         let (count, directory) = text.split_once(' ').unwrap();

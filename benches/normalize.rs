@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use catchment::decode::{Decoder, Piece};
 use catchment::ingest::{Processed, Processor};
 use catchment::inventory::Inventory;
+use catchment::memory;
 use catchment::model::Time;
 use catchment::normalize::{Engine, Outcome};
 use catchment::source::demo;
@@ -59,6 +60,7 @@ fn normalize(engine: &Arc<Engine>, text: &[u8]) -> (usize, usize) {
 }
 
 fn main() {
+    memory::use_small_pages();
     let (count, rounds) = if std::env::var_os("CATCHMENT_BENCH_QUICK").is_some() { (2_000, 2) } else { (20_000, 9) };
     let records = demo::generate(1, count);
     let text = records.join("\n").into_bytes();

@@ -25,6 +25,7 @@ use bytes::Bytes;
 use catchment::app::{self, ExtraSource};
 use catchment::config::Config;
 use catchment::log::{Batch, EmbeddedLog, EventLog, NewEvent, Pending, Retention};
+use catchment::memory;
 use catchment::metrics::Metrics;
 use catchment::model::{AssetName, EventHead, Origin, RawRecord, Seq, SourceId};
 use catchment::source::{Delivery, Intake, Source, SourceError, StatusHandle, demo};
@@ -42,6 +43,7 @@ const PACED: usize = 100_000;
 const PACE: Duration = Duration::from_millis(5);
 
 fn main() {
+    memory::use_small_pages();
     let quick = std::env::var_os("CATCHMENT_BENCH_QUICK").is_some();
     let rounds = std::env::var("CATCHMENT_BENCH_ROUNDS").map_or(3, |text| text.parse().unwrap());
     let count = if quick { 20_000 } else { 100_000 };

@@ -14,6 +14,7 @@ use catchment::http::{AppState, Readiness, ServeConfig, router, serve};
 use catchment::hub::{FanOut, FanOutConfig, Hub, HubConfig};
 use catchment::inventory::Inventory;
 use catchment::log::{Batch, EventLog, MemoryLog, NewEvent, Retention};
+use catchment::memory;
 use catchment::metrics::Metrics;
 use catchment::model::{Action, AssetName, EventHead, Novelty, Time};
 use catchment::normalize::Engine;
@@ -35,6 +36,7 @@ pub(crate) const STALLED_SECS: &str = "CATCHMENT_BENCH_FANOUT_STALLED_SECS";
 /// Serves until standard input ends. A line there, `<number> <count> <accounts>`, publishes so many events, each a
 /// commit of its own, dealt to so many accounts.
 pub(crate) fn run(folder: &Path) {
+    memory::use_small_pages();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let metrics = Arc::new(Metrics::new().unwrap());
     let log = Arc::new(MemoryLog::new(Retention::default(), Arc::clone(&metrics))) as Arc<dyn EventLog>;
