@@ -16,10 +16,10 @@ use crate::fixture::{self, FixtureError};
 use crate::metrics::Metrics;
 use crate::normalize::{CatalogError, Engine, Redaction};
 
-/// Why new rules were not taken.
+/// Why new rules were rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// They do not compile.
+    /// They don't compile.
     #[error(transparent)]
     Rules(#[from] CatalogError),
     /// Their fixtures can't be read.
@@ -28,22 +28,22 @@ pub enum ReloadError {
     /// They fail their fixtures.
     #[error("{} of {cases} fixtures fail, as `catchment test --normalizers DIR` tells in full: {}", failed.len(), failed.join(", "))]
     Fixtures {
-        /// How many there are.
+        /// The number of fixtures.
         cases: usize,
-        /// The names of those that fail.
+        /// The names of failing fixtures.
         failed: Vec<String>,
     },
 }
 
-/// The process's SIGHUP. From [`listen`](Hangups::listen) on it no longer ends it.
+/// The process's SIGHUP signals. After [`listen`](Hangups::listen) they no longer end the process.
 #[derive(Debug)]
 pub struct Hangups(unix::Signal);
 
 impl Hangups {
-    /// Begins to listen. Within a runtime.
+    /// Installs the handler. Must be called within a runtime.
     ///
     /// # Errors
-    /// When the system refuses a handler.
+    /// When the handler can't be installed.
     pub fn listen() -> io::Result<Self> {
         unix::signal(SignalKind::hangup()).map(Self)
     }
@@ -54,7 +54,7 @@ impl Hangups {
     }
 }
 
-/// Compiles the rules and runs the fixtures that a folder of rules holds, if it holds any.
+/// Compiles the rules, and runs the fixtures in the folder of rules, if any.
 ///
 /// # Errors
 /// When the rules don't compile, or fail a fixture.
@@ -69,11 +69,10 @@ pub fn load(folder: Option<&Path>, redaction: &Redaction) -> Result<Arc<Engine>,
     if failed.is_empty() { Ok(engine) } else { Err(ReloadError::Fixtures { cases: cases.len(), failed }) }
 }
 
-/// Reads the configuration again.
+/// Loads the configuration again.
 pub type Reread = Arc<dyn Fn() -> Result<Loaded, LoadError> + Send + Sync>;
 
-/// A key, or a section of keys that are alike: whether it differs, and where it takes a restart, how the value before is
-/// kept.
+/// A key, or a section of similar keys: whether it differs, and if it needs a restart, how its previous value is kept.
 pub struct Key {
     /// Its name.
     pub name: &'static str,
@@ -97,7 +96,7 @@ macro_rules! fixed {
     };
 }
 
-/// Every key, and whether it takes a restart. Tokens and certificates are looked after by themselves.
+/// Every key, and whether it needs a restart. Changes of tokens and certificates are noticed independently.
 pub const KEYS: &[Key] = &[
     fixed!("data_dir", data_dir),
     fixed!("ephemeral", ephemeral),
@@ -131,21 +130,21 @@ pub const KEYS: &[Key] = &[
     live!("sources", sources),
 ];
 
-/// Reads configuration and rules again.
+/// Reloads configuration and rules.
 pub struct Reloader {
-    /// What is in force.
+    /// The current configuration.
     pub current: Config,
-    /// Reads the configuration.
+    /// Loads the configuration.
     pub reread: Reread,
-    /// Takes the rules.
+    /// Publishes new rules.
     pub engines: watch::Sender<Arc<Engine>>,
-    /// Counts.
+    /// Counts reloads.
     pub metrics: Arc<Metrics>,
 }
 
 impl Reloader {
-    /// Reloads whenever `next` asks for it, until it ends or `stop` is cancelled, which ends a reload that is under way
-    /// too. `apply` is handed the configuration that is to be in force.
+    /// Reloads whenever `next` yields, until it ends or `stop` is cancelled, which also aborts a reload in progress.
+    /// `apply` is called with the new configuration.
     pub async fn run<E: fmt::Display>(
         mut self,
         mut next: impl AsyncFnMut() -> Option<()>,
@@ -203,7 +202,7 @@ impl Reloader {
         true
     }
 
-    /// The configuration that can be in force without a restart, and the keys that can't.
+    /// The configuration that can apply without a restart, and the changed keys that can't.
     fn settled(&self, mut config: Config) -> (Config, Vec<&'static str>) {
         let mut fixed = Vec::new();
         for key in KEYS {
@@ -224,7 +223,7 @@ impl Reloader {
         outcome
     }
 
-    /// Gives the rules that were in force.
+    /// Publishes new rules, and returns the previous ones.
     fn take_rules(&self, engine: Arc<Engine>, redacts_otherwise: bool) -> Arc<Engine> {
         let before = Arc::clone(&self.engines.borrow());
         if engine.version() != before.version() || redacts_otherwise {
@@ -319,7 +318,7 @@ mod tests {
         assert_eq!(reloader.current.redaction.names, ["pin"]);
     }
 
-    /// A key that is missing in the table would be ignored in silence.
+    /// A key that is missing in the table would be ignored silently.
     #[test]
     fn every_key_is_in_the_table() {
         for line in crate::config::DEFAULT_FILE.lines().map(|line| line.trim_start_matches("# ")) {

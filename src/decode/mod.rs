@@ -19,14 +19,14 @@ pub use envelope::{UnwrapError, unwrap};
 pub use gzip::{Compression, GzipError, Input};
 pub use splitter::Splitter;
 
-/// The longest record taken, in bytes. CloudTrail's own limit is 256 KiB.
+/// The longest accepted record in bytes. CloudTrail's own limit is 256 KiB.
 pub const MAX_RECORD_BYTES: usize = 1 << 20;
 
-/// How much is kept of something that is longer than [`MAX_RECORD_BYTES`].
+/// Bytes kept of something longer than [`MAX_RECORD_BYTES`].
 pub const KEPT_BYTES: usize = 4 << 10;
 
-/// What input was cut into. Between pieces is only white space, separators, byte order marks and the text of
-/// containers around the records.
+/// A piece of input. Between pieces is only white space, separators, byte order marks and the text of containers around
+/// the records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
     /// The text of one JSON object: valid UTF-8 and balanced, not yet known to be JSON.
@@ -36,12 +36,12 @@ pub enum Piece {
         /// Bytes of input up to the record's end.
         end_offset: u64,
     },
-    /// Something that is no record.
+    /// Something that is not a record.
     Rejected {
         /// A stable word: `not_a_record`, `not_json`, `not_utf8`, `too_large`, `truncated`, `corrupt_gzip`,
         /// `expanded_too_much`.
         code: &'static str,
-        /// What is wrong, where, and what became of it.
+        /// What is wrong, where, and what was done with it.
         reason: String,
         /// The bytes, or the first [`KEPT_BYTES`] of more than [`MAX_RECORD_BYTES`].
         bytes: Bytes,
@@ -50,8 +50,8 @@ pub enum Piece {
     },
 }
 
-/// A place from which reading can be taken up again: the last offset that lay outside of every container, and the
-/// pieces that were cut since. For one record a line, `skip` is always 0; for a single document, `offset` is.
+/// A position from which decoding can resume: the last offset outside of every container, and the number of pieces
+/// since. With one record per line, `skip` is always 0; with a single document, `offset` is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// Bytes of (expanded) input.
@@ -60,12 +60,12 @@ pub struct Position {
     pub skip: u64,
 }
 
-/// Cuts a file or object into records.
+/// Splits a file or object into records.
 #[derive(Debug)]
 pub struct Decoder<R: Read> {
     splitter: Splitter<Input<R>>,
     start: Position,
-    /// Pieces after `start` that were given by an earlier decoder.
+    /// Pieces after `start` that an earlier decoder has returned.
     skip: u64,
     fault: Option<GzipError>,
 }
@@ -80,8 +80,8 @@ impl<R: Read> Decoder<R> {
         Ok(Self { splitter, start: Position::default(), skip: 0, fault: None })
     }
 
-    /// Takes up reading where a decoder of the same input had its [`position`](Decoder::position). The reader stands
-    /// at `position.offset` when the input is plain, at the start when it is compressed.
+    /// Resumes at the [`position`](Decoder::position) of a decoder of the same input. The reader must be at
+    /// `position.offset` if the input is plain, at the start if it is compressed.
     ///
     /// # Errors
     /// When the reader fails.
@@ -95,11 +95,11 @@ impl<R: Read> Decoder<R> {
         Ok(Self { splitter, start: position, skip: position.skip, fault })
     }
 
-    /// The next piece; nothing when the reader has no more for now. A file that grew can then be read on.
+    /// The next piece; `None` if the reader has no more at present. Decoding can continue if the file grows.
     ///
     /// # Errors
-    /// When the reader fails. A fault of the compression is no error: it ends the input, and [`finish`](Decoder::finish)
-    /// tells of it.
+    /// When the reader fails. Corrupt compression is not an error here: it ends the input, and
+    /// [`finish`](Decoder::finish) reports it.
     pub fn next_piece(&mut self) -> io::Result<Option<Piece>> {
         while self.fault.is_none() {
             match self.splitter.next_piece() {
@@ -112,7 +112,7 @@ impl<R: Read> Decoder<R> {
         Ok(None)
     }
 
-    /// What is left when no more will come: the rest of a record that was cut off, and the fault of the compression.
+    /// The last pieces when no more input will come: a truncated record, and corrupt compression.
     pub fn finish(&mut self) -> Vec<Piece> {
         let end_offset = self.splitter.read_offset();
         let fault = self.fault.take().map(|fault| Piece::Rejected {
@@ -124,14 +124,14 @@ impl<R: Read> Decoder<R> {
         self.splitter.finish().into_iter().chain(fault).collect()
     }
 
-    /// Where to take up reading after the piece given last.
+    /// The position after the last piece returned.
     #[must_use]
     pub fn position(&self) -> Position {
         if self.skip > 0 { self.start } else { self.splitter.position() }
     }
 
-    /// Whether what was read so far ends inside of an array of records or of compressed data, which is not to be
-    /// expected of a file that is written record by record.
+    /// Whether the input so far ends within an array of records or within compressed data, which is not expected of a
+    /// file that is written record by record.
     #[must_use]
     pub fn is_in_document(&self) -> bool {
         self.fault.is_some() || self.splitter.is_in_container()
@@ -143,7 +143,7 @@ impl<R: Read> Decoder<R> {
         self.splitter.read_offset()
     }
 
-    /// Every piece to the end of the input, [`finish`](Decoder::finish) included. After an error there is no more.
+    /// All pieces to the end of the input, including those of [`finish`](Decoder::finish). Ends after an error.
     pub fn pieces(mut self) -> impl Iterator<Item = io::Result<Piece>> {
         let mut rest: Option<std::vec::IntoIter<Piece>> = None;
         std::iter::from_fn(move || {

@@ -10,47 +10,47 @@ use serde_json::{Map, Value};
 use crate::inventory::{Change, ChangeOp, Held, Version};
 use crate::model::{Action, Time};
 
-/// Each value of a configuration, and which event set it.
+/// The values of a configuration, each with the event that set it.
 #[derive(Clone, Debug)]
 pub struct Blame {
     /// The asset.
     pub held: Arc<Held>,
-    /// One for each leaf of the configuration, in the order of the document.
+    /// The leaves of the configuration, in document order.
     pub fields: Vec<Field>,
-    /// The time of the oldest event that was looked at: those before it are no longer kept, or too many. Values that no
-    /// event set were set before it, or by none.
+    /// The time of the oldest event examined; older ones are no longer retained, or too many. Values without an event
+    /// were set before it, or not by an event.
     pub since: Option<Time>,
 }
 
-/// A value of a configuration: a leaf, or an array or object that is empty.
+/// A leaf of a configuration: a scalar, or an empty array or object.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Field {
-    /// Where it stands (JSON Pointer, RFC 6901).
+    /// Its path (JSON Pointer, RFC 6901).
     pub path: PointerBuf,
     /// The value.
     pub value: Value,
-    /// The event that set it; null where none that was looked at did.
+    /// The event that set it; null if none of the events examined did.
     pub set_by: Option<SetBy>,
 }
 
-/// An event, and who did it.
+/// An event, with who made the change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SetBy {
     /// Its id.
     pub event: String,
-    /// Its time, the provider's.
+    /// Its time, by the provider.
     pub time: Time,
     /// What happened to the asset.
     pub action: Action,
     /// The call.
     pub operation: String,
-    /// With what: `console`, `cli`, `terraform`, …
+    /// The method: `console`, `cli`, `terraform`, …
     pub method: String,
-    /// Whose credentials made the call: name, else ARN, else id.
+    /// The principal whose credentials made the call: name, else ARN, else id.
     pub principal: Option<String>,
     /// The person behind it.
     pub human: Option<String>,
-    /// From where.
+    /// The source address.
     pub ip: Option<String>,
 }
 

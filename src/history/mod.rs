@@ -23,43 +23,42 @@ use crate::log::{Block, EventLog, LogError};
 use crate::model::{AssetName, Seq, Time};
 use crate::normalize::Engine;
 
-/// Events of one asset that are looked at for one answer.
+/// Most events of an asset examined for one request.
 const MOST_EVENTS: usize = 1_000;
-/// Events of one asset whose times are looked at: an entry of an index each.
+/// Most events of an asset whose times are read from the index.
 const MOST_TIMES: usize = 200_000;
 
-/// Answers questions about the past of assets. Its methods may block on the disk.
+/// Reconstructs past states of assets. Methods may block on the disk.
 #[derive(Clone)]
 pub struct History {
     log: Arc<dyn EventLog>,
     inventory: Arc<Inventory>,
-    /// The rules in force, by which a record is understood again.
+    /// The current rules, with which records are normalized again.
     engines: watch::Receiver<Arc<Engine>>,
 }
 
-/// What is known of an asset at a time.
+/// The state of an asset at a time, as far as known.
 #[derive(Clone, Debug)]
 pub enum AsOf<T> {
-    /// This.
+    /// The state.
     Known(T),
-    /// Nothing. What is known begins at this time.
+    /// Unknown at that time; known since this one.
     NotYet(Time),
     /// There is no such asset.
     Never,
 }
 
-/// Events of an asset in the order of the log, and what they say of who did it.
+/// Events of an asset in log order, and who made each change.
 type Read = (Vec<Logged>, Vec<SetBy>);
 
 impl History {
-    /// Over a log, the inventory that was made of it, and the rules.
+    /// Creates the history of a log, with its inventory and the rules.
     #[must_use]
     pub fn new(log: Arc<dyn EventLog>, inventory: Arc<Inventory>, engines: watch::Receiver<Arc<Engine>>) -> Self {
         Self { log, inventory, engines }
     }
 
-    /// What was held of an asset, by its first name or a later one, when all that happened up to and with a time had
-    /// happened.
+    /// The state of an asset, found by its first name or an alias, after all changes up to and including a time.
     ///
     /// # Errors
     /// When the log can't be read.
@@ -83,7 +82,7 @@ impl History {
         Ok(held.map_or(AsOf::NotYet(begin), AsOf::Known))
     }
 
-    /// Which event set each value of what an asset holds, or held at a time.
+    /// Which event set each value of an asset's configuration, now or at a time.
     ///
     /// # Errors
     /// When the log can't be read.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::model::{Seq, Time};
 
-/// The events of an asset, in the order of their times.
+/// The events of an asset, ordered by time.
 #[derive(Debug)]
 pub(super) struct Runs {
     events: Vec<(Time, Seq)>,
@@ -43,12 +43,12 @@ impl Runs {
         self.events.len()
     }
 
-    /// How many events happened up to and with a time.
+    /// The number of events up to and including a time.
     pub(super) fn until(&self, time: Time) -> usize {
         self.events.partition_point(|(of_event, _)| *of_event <= time)
     }
 
-    /// Where the last run begins of those that begin before an index.
+    /// The start of the last run that begins before an index.
     pub(super) fn start_before(&self, index: usize) -> Option<usize> {
         let starts = self.starts.partition_point(|start| *start < index);
         self.starts.get(starts.checked_sub(1)?).copied()
@@ -59,7 +59,7 @@ impl Runs {
         self.starts.binary_search(&index).is_ok()
     }
 
-    /// The positions of a range of events, in the order of the log.
+    /// The positions of a range of events, in log order.
     pub(super) fn positions(&self, range: Range<usize>) -> Vec<Seq> {
         let mut positions: Vec<_> = self.events.get(range).into_iter().flatten().map(|(_, seq)| *seq).collect();
         positions.sort_unstable();

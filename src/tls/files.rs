@@ -15,10 +15,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{ClientCertificates, Loaded, TlsConfig, validity};
 
-/// A larger file is a mistaken path.
+/// A larger file is assumed to be a wrong path.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
-/// Why there is no TLS.
+/// Why TLS can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file can't be read.
@@ -28,10 +28,10 @@ pub enum TlsError {
         key: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         cause: io::Error,
     },
-    /// A file holds something else.
+    /// The content of a file is invalid.
     #[error("{path}: {reason}")]
     Unusable {
         /// The key of the configuration that names it.
@@ -83,7 +83,7 @@ impl<'a> Text<'a> {
         TlsError::Unusable { key: self.key, path: self.path.to_owned(), reason: reason.into() }
     }
 
-    /// Every certificate in it; at least one.
+    /// Parses all certificates in the file; at least one is required.
     fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&self.bytes).collect();
         match found {
@@ -105,11 +105,11 @@ impl<'a> Text<'a> {
     }
 }
 
-/// Tells the contents of files apart.
+/// A hash of the files' contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Digest([u8; 32]);
 
-/// What the configured files hold.
+/// The contents of the configured files.
 pub(super) struct Files<'a> {
     certificate: Text<'a>,
     private_key: Text<'a>,
@@ -136,7 +136,7 @@ impl<'a> Files<'a> {
         Digest(digest)
     }
 
-    /// What connections are served with: TLS 1.2 and 1.3, HTTP/2 before HTTP/1.1.
+    /// The server configuration: TLS 1.2 and 1.3, with HTTP/2 preferred to HTTP/1.1.
     pub(super) fn load(&self, config: &TlsConfig) -> Result<Loaded, TlsError> {
         let chain = self.certificate.certificates()?;
         let expires = chain.first().and_then(|certificate| validity::not_after(certificate));
@@ -154,7 +154,7 @@ impl<'a> Files<'a> {
         Ok(Loaded { server: Arc::new(server), expires, digest: self.digest() })
     }
 
-    /// Why certificate and key were not taken together.
+    /// The error for a certificate and key that don't fit together.
     fn refused(&self, error: rustls::Error) -> TlsError {
         match error {
             rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => self.private_key.unusable(format!(

@@ -19,33 +19,33 @@ use crate::metrics::Metrics;
 use crate::model::Time;
 use files::Files;
 
-/// How soon a change of the files is seen.
+/// How often the files are checked for changes.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// A certificate that ends within it should have been renewed.
+/// A certificate that expires within this time should have been renewed.
 const RENEWAL_DUE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// `[http.tls]`. All files are PEM.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
-    /// The server's certificate, and after it those that lead to the authority that clients trust.
+    /// The server's certificate, followed by the intermediate ones.
     pub certificate: PathBuf,
-    /// Its key: PKCS#8, PKCS#1 or SEC1, not encrypted.
+    /// Its private key: PKCS#8, PKCS#1 or SEC1, unencrypted.
     pub private_key: PathBuf,
-    /// The authorities whose client certificates are good.
+    /// The authorities that client certificates must be issued by.
     #[serde(default)]
     pub client_ca: Option<PathBuf>,
-    /// Whether a client must show a certificate; where `client_ca` is set, it must unless said otherwise.
+    /// Whether a client must present a certificate; by default it must if `client_ca` is set.
     #[serde(default)]
     pub client_certificates: Option<ClientCertificates>,
 }
 
-/// What is asked of clients.
+/// Whether client certificates are required.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientCertificates {
-    /// Who shows a certificate must show a good one.
+    /// A certificate need not be presented, but must be valid if it is.
     Optional,
-    /// Who shows none gets no connection.
+    /// Connections without a valid certificate are refused.
     Required,
 }
 
@@ -60,54 +60,54 @@ impl<'de> Deserialize<'de> for ClientCertificates {
 }
 
 impl TlsConfig {
-    /// Whether nobody gets a connection who has no certificate.
+    /// Whether every connection needs a client certificate.
     #[must_use]
     pub fn requires_client_certificate(&self) -> bool {
         self.client_ca.is_some() && self.client_certificates != Some(ClientCertificates::Optional)
     }
 }
 
-/// What connections are encrypted with: that of the newest files which could be used.
+/// The TLS configuration, from the newest valid version of the files.
 #[derive(Debug)]
 pub struct Tls {
     config: TlsConfig,
     loaded: ArcSwap<Loaded>,
 }
 
-/// The files, understood.
+/// A loaded version of the files.
 #[derive(Debug)]
 struct Loaded {
     server: Arc<ServerConfig>,
-    /// When the server's certificate ends.
+    /// When the server's certificate expires.
     expires: Time,
-    /// Tells these files from others.
+    /// Identifies this version.
     digest: files::Digest,
 }
 
 impl Tls {
-    /// Reads the files.
+    /// Loads the files.
     ///
     /// # Errors
-    /// With the first file that can't be used, and why.
+    /// With the first file that can't be used, and the reason.
     pub fn load(config: TlsConfig) -> Result<Self, TlsError> {
         let loaded = ArcSwap::from_pointee(Files::read(&config)?.load(&config)?);
         Ok(Self { config, loaded })
     }
 
-    /// What the next connection is to be served with.
+    /// The configuration for new connections.
     #[must_use]
     pub fn server(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.loaded.load().server)
     }
 
-    /// When the certificate ends.
+    /// When the certificate expires.
     #[must_use]
     pub fn expires(&self) -> Time {
         self.loaded.load().expires
     }
 
-    /// Takes up changes of the files until `stop`. Files that can't be used are told of, and leave those before in force:
-    /// connections that are open keep what they began with anyhow.
+    /// Applies changes of the files until `stop` is cancelled. Invalid files are logged, and the previous ones stay in
+    /// use. Open connections are not affected.
     pub async fn watch(self: Arc<Self>, metrics: Arc<Metrics>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         let mut failure = Failure::default();
@@ -127,7 +127,7 @@ impl Tls {
         }
     }
 
-    /// Looks at the files, and puts them in force when they have changed. Whether they have.
+    /// Applies the files if they have changed, and returns whether they had.
     fn look(&self) -> Result<bool, TlsError> {
         let files = Files::read(&self.config)?;
         if files.digest() == self.loaded.load().digest {
@@ -137,7 +137,7 @@ impl Tls {
         Ok(true)
     }
 
-    /// Tells when the certificate ends.
+    /// Updates the gauge of the certificate's expiry and logs it, as a warning if it is near.
     fn tell(&self, metrics: &Metrics) {
         let (certificate, expires) = (self.config.certificate.display(), self.expires());
         metrics.tls_certificate_expiry.with_label_values::<&str>(&[]).set(expires.millis().div_euclid(1_000));
@@ -148,7 +148,7 @@ impl Tls {
     }
 }
 
-/// What is to be said of a certificate that ends at a time; `None`: nothing.
+/// The warning for a certificate that expires at this time; `None` if none is due.
 #[must_use]
 pub fn expiry_warning(expires: Time, now: Time) -> Option<&'static str> {
     let left = expires.millis().saturating_sub(now.millis());
@@ -159,15 +159,15 @@ pub fn expiry_warning(expires: Time, now: Time) -> Option<&'static str> {
     }
 }
 
-/// The time of day.
+/// The current time.
 #[must_use]
 pub fn now() -> Time {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Time::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// What was wrong with the files at the last look. Files that are being replaced may not fit for a moment, so that only
-/// what is wrong twice is told, and once.
+/// The failure of the last check. Files that are being replaced may not fit together for a moment, so a failure is
+/// reported when it occurs twice in a row, and only once.
 #[derive(Default)]
 struct Failure {
     last: Option<String>,
@@ -175,7 +175,7 @@ struct Failure {
 }
 
 impl Failure {
-    /// Gives what is to be told.
+    /// Records the outcome of a check, and returns a failure to report.
     fn told(&mut self, now: Option<String>) -> Option<String> {
         let again = now.is_some() && now == self.last;
         let tell = again && !self.told;
