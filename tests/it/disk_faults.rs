@@ -108,8 +108,7 @@ fn a_disk_that_fails_for_a_while(fault: &str, why: &str) {
         server.get("/v1/assets/asset%3A%2F%2Faws%2F123456789012%2Feu-west-1%2Fec2%2Fsecurity-group%2Fsg-0001").0,
         200
     );
-    let told = server.log_lines().join("\n");
-    assert!(told.contains("intake is paused"), "{told}");
+    server.wait_for_log(&["intake is paused"]);
 
     stage.mend_disk();
     stage.wait_for_all(&server);
@@ -202,7 +201,7 @@ fn a_data_directory_that_is_taken_away_ends_the_process() {
     std::fs::rename(stage.data(), stage.folder.path().join("aside")).unwrap();
     stage.write(5);
     assert_eq!(server.wait().code(), Some(1));
-    let told = server.log_lines().join("\n");
+    let told = server.rest_of_log();
     assert!(told.contains("it was removed while in use"), "{told}");
     std::fs::rename(stage.folder.path().join("aside"), stage.data()).unwrap();
     stage.wait_for_all(&stage.start());

@@ -276,8 +276,8 @@ fn more_connections_than_there_may_be_are_closed_at_once() {
         drop(streams);
         server.wait_until("let in again", || server.try_get("/readyz").is_some());
         assert!(server.metric("catchment_http_refused_connections_total", &format!("\"{reason}\"")) >= 2.0);
-        let told = server.log_lines();
-        assert!(told.iter().any(|line| line.contains("too many are open") && line.contains(reason)), "{told:?}");
+        let told = server.wait_for_log(&["too many are open"]);
+        assert!(told.lines().any(|line| line.contains("too many are open") && line.contains(reason)), "{told}");
         assert!(server.terminate().success());
     }
 }

@@ -365,7 +365,7 @@ fn planted_secrets_are_found_nowhere() {
     assert!(asset.contains("STRIPE") && asset.contains("[redacted]"), "what is not secret stays: {asset}");
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(0));
-    let log = server.log_lines().join("\n");
+    let log = server.rest_of_log();
     assert!(log.contains("intake closed"), "a line of the lowest levels: {log}");
     assert!(planted.found_in(log.as_bytes()).is_empty(), "the log: {:?}", planted.found_in(log.as_bytes()));
 

@@ -151,7 +151,7 @@ fn a_stream_that_is_not_read_holds_the_stop_up_no_longer_than_the_drain_deadline
     let (mut server, _client) = with_an_unread_stream(folder.path(), drain);
     let mut live = at_the_end(&server);
     let (status, took) = signal_and_wait(&mut server, "TERM");
-    let log = server.log_lines().join("\n");
+    let log = server.rest_of_log();
     assert_eq!(status.code(), Some(0), "nothing is lost with a stream; log:\n{log}");
     assert!(log.contains("\"phase\":\"streams\""), "{log}");
     assert!(took >= drain, "it has its time: {took:?}");
@@ -172,7 +172,7 @@ fn a_second_signal_ends_the_process_at_once() {
         let (status, took) = signal_and_wait(&mut server, second);
         assert_eq!((status.code(), status.signal()), (Some(2), None), "SIG{first}, SIG{second}");
         assert!(took < IN_TIME, "SIG{first}, SIG{second}: {took:?}");
-        let log = server.log_lines().join("\n");
+        let log = server.rest_of_log();
         assert!(log.contains("ended by a second signal"), "{log}");
     }
 }

@@ -187,6 +187,26 @@ impl Server {
         Frames::open(self.address, path, headers)
     }
 
+    /// Waits until all of these texts were logged since the log was last read; gives what was logged. A line can come later
+    /// than what it is about: another thread reads it.
+    pub(crate) fn wait_for_log(&self, texts: &[&str]) -> String {
+        let (deadline, mut log) = (Instant::now() + PATIENCE, String::new());
+        loop {
+            self.log_lines().iter().for_each(|line| log.extend([line, "\n"]));
+            if texts.iter().all(|text| log.contains(text)) {
+                return log;
+            }
+            assert!(Instant::now() < deadline, "not logged: one of {texts:?}; log:\n{log}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// All that a server that has ended logged since the log was last read.
+    pub(crate) fn rest_of_log(&mut self) -> String {
+        self.wait();
+        self.log.iter().collect::<Vec<_>>().join("\n")
+    }
+
     /// What was logged since the last call.
     pub(crate) fn log_lines(&self) -> Vec<String> {
         self.log.try_iter().collect()
