@@ -82,6 +82,10 @@ impl InternedFilter {
         self.id() == EVERYTHING
     }
 
+    pub(super) fn has_condition(&self) -> bool {
+        self.0.entry.filter.has_condition()
+    }
+
     /// Whether an event matches; for segments without [`Matches`], which were read back from the log.
     #[must_use]
     pub fn passes(&self, event: &View<'_>) -> bool {

@@ -350,6 +350,23 @@ async fn what_is_new_does_not_wait_for_those_that_replay() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_expression_that_matches_nothing_gives_others_their_turn() {
+    let world = World::new(64, 64 << 20);
+    let _who_listens = world.subscribe(Start::live(&world.hub), |_| {});
+    world.push(2_000).await;
+    let nothing = |name| (name == "where").then(|| "asset.type == 'none'".to_owned());
+    let steps = |filter| {
+        let options = SubscriptionOptions { filter, ..everything(Start::resume(&world.hub, world.at(0))) };
+        let mut reader = crate::hub::reader::Reader::new(&world.hub, options);
+        let again = || matches!(reader.step(&world.hub, Instant::now(), false), Step::Again);
+        std::iter::repeat_with(again).take_while(|again| *again).count()
+    };
+    assert_eq!(steps(Filter::parse("io.catchment", nothing).unwrap()), 3);
+    let by_head = |name| (name == "account").then(|| "none".to_owned());
+    assert_eq!(steps(Filter::parse("io.catchment", by_head).unwrap()), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_event_is_read_by_position() {
     let world = World::new(8, 1);
     world.push(20).await;
