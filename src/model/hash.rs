@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-/// Hashes texts in a third of the time of the standard library's hasher. Seeded anew in each process.
+/// Faster on short texts than the standard library's hasher, whose hashing took a twentieth of the ingest loop's time.
+/// Seeded anew in each process.
 pub type FastState = foldhash::fast::RandomState;
 
 /// A hash map for the hot path.
