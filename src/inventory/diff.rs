@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::set::{key_of, places, shared_prefix};
-use crate::json::{Json, Members, write_string};
+use crate::json::{Json, Members, write_array, write_string};
 use crate::model::KeyedSet;
 
 /// One operation of `changes`. A [difference](diff) borrows its values from the documents.
@@ -71,14 +71,7 @@ impl ChangeOp {
 
 /// Writes a difference as a JSON array behind what is there.
 pub(super) fn write(changes: &[Change<Json<'_>>], text: &mut Vec<u8>) {
-    text.push(b'[');
-    for (index, change) in changes.iter().enumerate() {
-        if index > 0 {
-            text.push(b',');
-        }
-        change.write(text);
-    }
-    text.push(b']');
+    write_array(changes, text, Change::write);
 }
 
 /// The difference.

@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 pub use self::parse::{KeySeed, MAX_DEPTH, Parser, ValueSeed, Watch};
-pub use self::text::{JsonText, write_string, written};
+pub use self::text::{JsonText, write_array, write_string, written};
 
 /// Where all that is parsed or composed of one record lives.
 pub type Arena = bumpalo::Bump;

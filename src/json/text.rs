@@ -92,16 +92,7 @@ impl<'a> Json<'a> {
             Self::Bool(flag) => text.extend_from_slice(if flag { b"true" } else { b"false" }),
             Self::Number(number) => write_other(&number, text),
             Self::Text(string) => write_string(string, text),
-            Self::Array(elements) => {
-                text.push(b'[');
-                for (index, element) in elements.iter().enumerate() {
-                    if index > 0 {
-                        text.push(b',');
-                    }
-                    element.write(text);
-                }
-                text.push(b']');
-            }
+            Self::Array(elements) => write_array(elements, text, |element, text| element.write(text)),
             Self::Object(members) => {
                 text.push(b'{');
                 for (index, (key, value)) in members.iter().enumerate() {
@@ -134,6 +125,18 @@ pub fn write_string(string: &str, text: &mut Vec<u8>) {
     text.push(b'"');
     text.extend_from_slice(string.as_bytes());
     text.push(b'"');
+}
+
+/// Writes an array whose elements a function writes.
+pub fn write_array<T>(elements: &[T], text: &mut Vec<u8>, write: impl Fn(&T, &mut Vec<u8>)) {
+    text.push(b'[');
+    for (index, element) in elements.iter().enumerate() {
+        if index > 0 {
+            text.push(b',');
+        }
+        write(element, text);
+    }
+    text.push(b']');
 }
 
 fn write_other(value: &(impl Serialize + ?Sized), text: &mut Vec<u8>) {
