@@ -8,6 +8,7 @@
 mod cel;
 mod compressed;
 mod fanout;
+mod files;
 mod filter;
 mod gzip;
 mod lag;
@@ -48,6 +49,7 @@ pub use segment::Format;
 pub use subscription::{Output, Subscription};
 pub use wire::{CutOff, OpenStream, Wire};
 
+use files::MemoryFiles;
 use ring::Ring;
 use segment::{Encoding, SEGMENT_BYTES, Segment};
 
@@ -105,6 +107,7 @@ pub struct Hub {
     encoded: Cache<EncodedKey, Arc<Segment>, ByWeight>,
     filters: Filters,
     readers: lag::Readers,
+    files: MemoryFiles,
     /// Every reader holds a clone, so that its count shows whether there are any.
     listener: Arc<()>,
     reads: Semaphore,
@@ -129,6 +132,7 @@ impl Hub {
             encoded: Cache::with_weighter(items, config.cache_bytes, ByWeight),
             filters: Filters::default(),
             readers: lag::Readers::default(),
+            files: MemoryFiles::default(),
             listener: Arc::default(),
             reads: Semaphore::new(CONCURRENT_READS),
             tail: watch::Sender::new(tail),

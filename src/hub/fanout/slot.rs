@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::PlainStream;
 use super::ready::SlotWaker;
 use crate::hub::Hub;
+use crate::hub::files::is_refusal;
 use crate::hub::matching::FilterId;
 use crate::hub::reader::{Notice, Reader, Step};
 use crate::hub::segment::{Encoding, Selected};
@@ -107,7 +108,7 @@ impl Slot {
                 return Turn::Over;
             }
             match self.reader.step(hub, now, stopping) {
-                Step::Events(selected) => match self.send(&selected, now) {
+                Step::Events(selected) => match self.send(hub, &selected, now) {
                     Ok(false) => return Turn::Blocked,
                     Ok(true) if self.reader.cursor() < hub.tail() => return Turn::Again,
                     Ok(true) => {}
@@ -152,9 +153,34 @@ impl Slot {
         Ok(self.pending.is_empty())
     }
 
-    /// Sends the selected events, up to [`RUNS_AT_ONCE`] runs, and returns whether the socket accepted all that was
-    /// offered.
-    fn send(&mut self, selected: &Selected, now: Instant) -> io::Result<bool> {
+    /// Sends the selected events, or the first of them, and returns whether the socket accepted all that was offered.
+    fn send(&mut self, hub: &Hub, selected: &Selected, now: Instant) -> io::Result<bool> {
+        let (offered, sent) = match self.send_file_part(hub, selected)? {
+            Some(progress) => progress,
+            None => self.send_slices(selected)?,
+        };
+        let progress = self.reader.sent(selected, sent);
+        self.wire.sent(progress.sum);
+        self.open.count(progress.events, sent + progress.rest.len());
+        self.pending = progress.rest;
+        self.note(sent, sent < offered, now);
+        Ok(sent == offered)
+    }
+
+    /// Sends the first run from a file, if that is better, and returns how many bytes were offered and accepted.
+    fn send_file_part(&self, hub: &Hub, selected: &Selected) -> io::Result<Option<(usize, usize)>> {
+        let Some(part) = selected.file_part(&hub.files) else { return Ok(None) };
+        match write(&self.socket, part.len(), |socket| part.send(&*socket)) {
+            Err(error) if is_refusal(&error) => {
+                hub.files.refuse(&error);
+                Ok(None)
+            }
+            sent => Ok(Some((part.len(), sent?))),
+        }
+    }
+
+    /// Sends up to [`RUNS_AT_ONCE`] runs, and returns how many bytes were offered and accepted.
+    fn send_slices(&self, selected: &Selected) -> io::Result<(usize, usize)> {
         let mut slices = [IoSlice::new(&[]); RUNS_AT_ONCE];
         let (mut runs, mut offered) = (0, 0);
         for (slice, run) in slices.iter_mut().zip(selected.chunks()) {
@@ -166,12 +192,7 @@ impl Slot {
             [run] => socket.send(run),
             runs => socket.send_vectored(runs),
         })?;
-        let progress = self.reader.sent(selected, sent);
-        self.wire.sent(progress.sum);
-        self.open.count(progress.events, sent + progress.rest.len());
-        self.pending = progress.rest;
-        self.note(sent, sent < offered, now);
-        Ok(sent == offered)
+        Ok((offered, sent))
     }
 
     fn note(&mut self, sent: usize, blocked: bool, now: Instant) {

@@ -275,6 +275,34 @@ async fn each_filter_gets_its_own_and_places_in_a_group_are_kept_when_others_go(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_runs_come_whole_out_of_files() {
+    let world = Arc::new(World::new(64 << 20, PATIENCE).await);
+    let total = 3_000;
+    world.push(total).await;
+    let read = |number: u64| {
+        let world = Arc::clone(&world);
+        async move {
+            // Some take little at a time, and some want every third event only.
+            let (small, filtered) = (number % 3 == 1, number % 3 == 2);
+            let change = |options: &mut SubscriptionOptions| {
+                if filtered {
+                    options.filter = only("type", "create");
+                }
+            };
+            let mut client = world.connect(number, small, change).await;
+            let expected: Vec<u64> = (number + 1..=total).filter(|seq| !filtered || seq % 3 == 0).collect();
+            assert_eq!(client.read_to(total).await, expected, "client {number}");
+        }
+    };
+    let clients = TaskTracker::new();
+    let reading: Vec<_> = (0..12).map(|number| clients.spawn(read(number))).collect();
+    for reading in reading {
+        reading.await.unwrap();
+    }
+    assert!(cfg!(not(target_os = "linux")) || world.hub.files.count() > 0, "nothing was sent from a file");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_takes_nothing_is_let_go_and_others_do_not_notice() {
     let stalled_after = Duration::from_secs(3);
     let world = World::new(1 << 20, stalled_after).await;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::{CHUNK_END, Format, Heads, Segment, Span};
+use crate::hub::files::MemoryFile;
 use crate::model::{Cursor, Epoch, Seq};
 
 /// A builder of encoded chunks.
@@ -53,7 +54,8 @@ impl Chunks {
     }
 
     pub(super) fn into_segment(self, heads: Arc<Heads>, base: bool) -> Segment {
-        Segment { heads, base, chunks: self.bytes.freeze(), spans: self.spans, compressed: None }
+        let (chunks, spans, file) = (self.bytes.freeze(), self.spans, MemoryFile::default());
+        Segment { heads, base, chunks, spans, compressed: None, file }
     }
 }
 

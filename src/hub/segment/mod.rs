@@ -14,6 +14,7 @@ pub(crate) use self::selected::Selected;
 pub(super) use self::selected::{Chunk, Progress};
 use super::cel::View;
 use super::compressed::Compressed;
+use super::files::MemoryFile;
 use super::matching::{Filters, InternedFilter, Matches};
 use super::projection::Projection;
 use crate::log::{Block, LogError};
@@ -64,6 +65,8 @@ pub(super) struct Segment {
     spans: Vec<Span>,
     /// The compressed pieces to send instead of the chunks, if the encoding is compressed.
     compressed: Option<Compressed>,
+    /// The chunks once more.
+    file: MemoryFile,
 }
 
 /// The heads of the events, shared by all encodings of a segment.
@@ -102,6 +105,11 @@ pub(super) struct Room {
 }
 
 impl Passing {
+    /// Those with these indexes, out of so many.
+    fn of(indexes: Arc<[u32]>, count: usize) -> Self {
+        if indexes.len() == count { Self::All } else { Self::Some(indexes) }
+    }
+
     /// Whether every event of a range matches.
     fn covers(&self, events: &Range<usize>) -> bool {
         let Self::Some(indexes) = self else { return true };
@@ -192,7 +200,7 @@ impl Segment {
     /// Another segment over the same text.
     fn shared(&self) -> Self {
         let (heads, chunks, spans) = (Arc::clone(&self.heads), self.chunks.clone(), self.spans.clone());
-        Self { heads, base: false, chunks, spans, compressed: None }
+        Self { heads, base: false, chunks, spans, compressed: None, file: MemoryFile::default() }
     }
 
     fn write_as(&self, epoch: Epoch, encoding: &Encoding) -> Self {
@@ -239,10 +247,10 @@ impl Segment {
             return Passing::All;
         }
         if let Some(passed) = self.heads.matches().and_then(|matches| matches.of(filter)) {
-            return Passing::Some(passed);
+            return Passing::of(passed, self.spans.len());
         }
         let passed = (0..).zip(self.views()).filter(|(_, event)| filter.passes(event)).map(|(index, _)| index);
-        Passing::Some(passed.collect())
+        Passing::of(passed.collect(), self.spans.len())
     }
 
     /// Whether a matching event follows a position.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::{Passing, Segment};
+use crate::hub::files::{FilePart, MemoryFiles};
 use crate::hub::gzip::Checksum;
 use crate::model::Seq;
 
@@ -66,9 +67,17 @@ impl Selected {
         self.runs.last().map(|run| run.segment.seq(run.events.end.saturating_sub(1)))
     }
 
-    /// The chunks, as slices of the shared buffers.
+    /// The first run as part of its segment's file, if it is better sent from there.
+    pub(in crate::hub) fn file_part(&self, files: &MemoryFiles) -> Option<FilePart> {
+        let run = self.runs.first().filter(|run| run.piece.is_none())?;
+        run.segment.file.part(files, &run.segment.chunks, run.bytes())
+    }
+
+    /// The chunks, as slices of the shared buffers, up to a run that is better sent from a file.
     pub(in crate::hub) fn chunks(&self) -> impl Iterator<Item = &[u8]> {
-        self.runs.iter().map(|run| match &run.piece {
+        let first = self.runs.iter().take(1);
+        let others = self.runs.iter().skip(1).take_while(|run| !run.segment.file.is_for(run.bytes().len()));
+        first.chain(others).map(|run| match &run.piece {
             Some(chunk) => &chunk.bytes[..],
             None => run.segment.chunks.get(run.bytes()).unwrap_or_default(),
         })
