@@ -76,7 +76,8 @@ mod tests {
     use proptest::prelude::*;
 
     use crate::hub::gzip::{Checksum, HEADER, testing::decode, trailer};
-    use crate::hub::segment::{Encoding, Format, Passing, Room, Segment, Selected};
+    use crate::hub::passing::Passing;
+    use crate::hub::segment::{Encoding, Format, Room, Segment, Selected};
     use crate::hub::testing::block;
     use crate::model::{Epoch, Seq};
 

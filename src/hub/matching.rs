@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::cel::{Field, View};
 use super::filter::{Filter, KeyField};
-use crate::model::EventHead;
+use super::passing::Passing;
+use crate::model::{EventHead, FastMap};
 
 /// Identifies a filter in use. Ids increase and are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,8 +127,9 @@ impl Filters {
     #[must_use]
     pub fn matches<'a>(&self, events: impl Iterator<Item = View<'a>>) -> Matches {
         let index = Arc::clone(&lock(&self.0));
-        let mut hits: HashMap<FilterId, Vec<u32>> = HashMap::new();
+        let (mut hits, mut count) = (FastMap::<FilterId, Vec<u32>>::default(), 0);
         for (number, event) in (0..).zip(events) {
+            count += 1;
             index.candidates(event.head(), |entry| {
                 if !entry.filter.matches(&event) {
                     return;
@@ -139,7 +141,7 @@ impl Filters {
                 }
             });
         }
-        let hits = hits.into_iter().map(|(id, passed)| (id, passed.into())).collect();
+        let hits = hits.into_iter().map(|(id, passed)| (id, Passing::of(passed, count))).collect();
         Matches { before: FilterId(index.last + 1), hits }
     }
 }
@@ -214,21 +216,22 @@ fn prefixes(text: &str, separator: u8) -> impl Iterator<Item = &str> {
 pub struct Matches {
     /// Filters with lower ids were evaluated; others came later.
     before: FilterId,
-    /// For each filter with a match, the indexes of the matching events, ascending.
-    hits: HashMap<FilterId, Arc<[u32]>>,
+    /// For each filter with a match, the matching events.
+    hits: FastMap<FilterId, Passing>,
 }
 
 impl Matches {
-    /// The indexes of the events that match a filter; `None` if it was not evaluated.
-    pub(super) fn of(&self, filter: &InternedFilter) -> Option<Arc<[u32]>> {
-        (filter.id() < self.before).then(|| self.hits.get(&filter.id()).cloned().unwrap_or_default())
+    /// The events that match a filter; `None` if it was not evaluated.
+    pub(super) fn of(&self, filter: &InternedFilter) -> Option<Passing> {
+        (filter.id() < self.before).then(|| self.hits.get(&filter.id()).cloned().unwrap_or(Passing::None))
     }
 
     /// Approximate memory in bytes.
     pub(super) fn weight(&self) -> usize {
         /// A table entry and the header of the list.
         const HIT_BYTES: usize = 64;
-        self.hits.values().map(|indexes| HIT_BYTES + size_of_val::<[u32]>(indexes)).sum()
+        let indexes = |passing: &Passing| if let Passing::Some(indexes) = passing { indexes.len() } else { 0 };
+        self.hits.values().map(|passing| HIT_BYTES + indexes(passing) * size_of::<u32>()).sum()
     }
 
     /// The filters that match at least one event, except [`EVERYTHING`].
@@ -274,8 +277,8 @@ mod tests {
         let none = intern("account", "1");
         let events: Vec<NewEvent> = (1..=6).map(event).collect();
         let matches = filters.matches(views(&events));
-        assert_eq!(matches.of(&creates).as_deref(), Some(&[2, 5][..]));
-        assert_eq!(matches.of(&none).as_deref(), Some(&[][..]));
+        assert_eq!(matches.of(&creates).unwrap().indexes(6), [2, 5]);
+        assert_eq!(matches.of(&none), Some(Passing::None));
         assert_eq!(matches.filters().collect::<Vec<_>>(), [creates.id()]);
         assert!(matches.hit(creates.id()) && !matches.hit(none.id()));
         assert!(creates.id() < none.id() && none.id() < matches.asked_before());
@@ -317,7 +320,7 @@ mod tests {
                 comes = Some(filters.intern(filter(&[("type", "create,update")])));
             }));
             let late = comes.unwrap();
-            assert_eq!(matches.of(&stays).as_deref(), Some(&[0, 1][..]));
+            assert_eq!(matches.of(&stays), Some(Passing::All));
             assert_eq!(matches.of(&late), None);
             assert!(late.id() >= matches.asked_before());
             let ids: Vec<_> = filters.matches(views(&events)).filters().collect();
@@ -452,8 +455,8 @@ mod tests {
                     if interned.passes_everything() {
                         prop_assert_eq!(expected.len(), events.len());
                     } else {
-                        let found = matches.of(interned);
-                        prop_assert_eq!(found.as_deref(), Some(&expected[..]), "{:?}", filter);
+                        let found = matches.of(interned).map(|passing| passing.indexes(events.len() as u32));
+                        prop_assert_eq!(found, Some(expected), "{:?}", filter);
                     }
                 }
                 prop_assert!(matches.filters().all(|id| kept.iter().any(|(_, interned)| interned.id() == id)));

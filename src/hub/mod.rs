@@ -13,6 +13,7 @@ mod filter;
 mod gzip;
 mod lag;
 mod matching;
+mod passing;
 mod projection;
 mod reader;
 mod ring;
@@ -34,7 +35,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::log::{EventLog, LogError};
+use crate::log::{Block, EventLog, LogError};
 use crate::model::{Epoch, Seq};
 use crate::retry::Backoff;
 
@@ -57,6 +58,8 @@ use segment::{Encoding, SEGMENT_BYTES, Segment};
 const CONCURRENT_READS: usize = 16;
 /// Larger texts are encoded on a blocking thread (about 200 µs of work).
 const ENCODE_INLINE_BYTES: usize = 64 * 1024;
+/// The same for new events, against which all filters are evaluated.
+const READ_INLINE_BYTES: usize = 16 * 1024;
 
 /// Memory limits of the hub.
 #[derive(Clone, Debug)]
@@ -234,7 +237,7 @@ impl Hub {
             self.move_tail(target);
         }
         while self.tail() < target && !stop.is_cancelled() {
-            match self.read(self.tail(), Some(self.filters.clone())).await {
+            match self.read_new(self.tail()).await {
                 Ok(segment) => {
                     let last = segment.last();
                     self.ring.write().unwrap_or_else(PoisonError::into_inner).push(segment);
@@ -311,22 +314,21 @@ impl Hub {
         self.read(after, None).await
     }
 
-    /// Reads and encodes the events after a position before the log's tail, and evaluates the filters against them.
+    /// Encodes the events after a position that are new, and evaluates the filters against them.
+    async fn read_new(&self, after: Seq) -> Result<Arc<Segment>, LogError> {
+        let (epoch, filters) = (self.epoch, self.filters.clone());
+        match self.log.read_newest(after, SEGMENT_BYTES) {
+            // Few, as when they come one by one: to hand them to another thread would cost more.
+            Some(block) if block.lines.len() <= READ_INLINE_BYTES => encode(epoch, after, vec![block], Some(&filters)),
+            Some(block) => blocking(move || encode(epoch, after, vec![block], Some(&filters))).await,
+            None => self.read(after, Some(filters)).await,
+        }
+    }
+
+    /// Reads and encodes the events after a position before the log's tail, and evaluates filters against them.
     async fn read(&self, after: Seq, filters: Option<Filters>) -> Result<Arc<Segment>, LogError> {
         let (log, epoch) = (Arc::clone(&self.log), self.epoch);
-        let read = move || {
-            let segment = Segment::encode(epoch, after, log.read(after, SEGMENT_BYTES)?)?;
-            if let (Some(segment), Some(filters)) = (&segment, filters) {
-                segment.match_filters(&filters);
-            }
-            Ok(segment)
-        };
-        let segment = blocking(read).await?.ok_or_else(|| LogError::Storage {
-            action: "read events",
-            path: format!("the log after position {after}"),
-            cause: "nothing there, though the tail is further on".to_owned(),
-        })?;
-        Ok(Arc::new(segment))
+        blocking(move || encode(epoch, after, log.read(after, SEGMENT_BYTES)?, filters.as_ref())).await
     }
 
     /// The JSON of the events at these positions, in the same order. Events that were dropped or lost are left out.
@@ -347,6 +349,19 @@ impl Hub {
         })
         .await
     }
+}
+
+/// Encodes the events of `blocks` after a position.
+fn encode(epoch: Epoch, after: Seq, blocks: Vec<Block>, filters: Option<&Filters>) -> Result<Arc<Segment>, LogError> {
+    let segment = Segment::encode(epoch, after, blocks)?.ok_or_else(|| LogError::Storage {
+        action: "read events",
+        path: format!("the log after position {after}"),
+        cause: "nothing there, though the tail is further on".to_owned(),
+    })?;
+    if let Some(filters) = filters {
+        segment.match_filters(filters);
+    }
+    Ok(Arc::new(segment))
 }
 
 fn read_one(log: &dyn EventLog, seq: Seq) -> Result<Option<Bytes>, LogError> {

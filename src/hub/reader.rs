@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::lag::Place;
 use super::matching::{FilterId, InternedFilter};
-use super::segment::{Encoding, Format, Passing, Progress, Room, Segment, Selected};
+use super::passing::Passing;
+use super::segment::{Encoding, Format, Progress, Room, Segment, Selected};
 use super::{Filter, Hub, Loaded, Projection};
 use crate::log::LogError;
 use crate::model::{Cursor, Seq};

@@ -9,9 +9,16 @@ use crate::model::Seq;
 /// Adjacent segments, oldest first. The newest is kept whatever its size.
 #[derive(Debug)]
 pub(super) struct Ring {
-    segments: VecDeque<Arc<Segment>>,
+    segments: VecDeque<Entry>,
     bytes: usize,
     limit: usize,
+}
+
+/// A segment, with its last position beside it, since to look for one should not touch others.
+#[derive(Debug)]
+struct Entry {
+    last: Seq,
+    segment: Arc<Segment>,
 }
 
 impl Ring {
@@ -22,28 +29,29 @@ impl Ring {
     /// Adds the newest segment and drops the oldest ones beyond the size limit. A segment that does not directly follow
     /// the last one replaces all.
     pub(super) fn push(&mut self, segment: Arc<Segment>) {
-        if self.segments.back().is_some_and(|last| last.last().next() != segment.first()) {
+        if self.segments.back().is_some_and(|newest| newest.last.next() != segment.first()) {
             self.segments.clear();
             self.bytes = 0;
         }
         self.bytes += segment.weight();
-        self.segments.push_back(segment);
+        self.segments.push_back(Entry { last: segment.last(), segment });
         while self.bytes > self.limit && self.segments.len() > 1 {
             if let Some(oldest) = self.segments.pop_front() {
-                self.bytes = self.bytes.saturating_sub(oldest.weight());
+                self.bytes = self.bytes.saturating_sub(oldest.segment.weight());
             }
         }
     }
 
     /// The oldest event in it.
     pub(super) fn first(&self) -> Option<Seq> {
-        self.segments.front().map(|segment| segment.first())
+        self.segments.front().map(|oldest| oldest.segment.first())
     }
 
     /// The segment that holds the event after a position.
     pub(super) fn get(&self, after: Seq) -> Option<Arc<Segment>> {
-        let index = self.segments.partition_point(|segment| segment.last() <= after);
-        self.segments.get(index).filter(|segment| segment.first() <= after.next()).map(Arc::clone)
+        let index = self.segments.partition_point(|entry| entry.last <= after);
+        let segment = &self.segments.get(index)?.segment;
+        (segment.first() <= after.next()).then(|| Arc::clone(segment))
     }
 }
 

@@ -55,6 +55,7 @@ suite!(
     an_empty_log_has_nothing,
     events_are_read_back_as_they_were,
     reading_in_small_runs_meets_every_event_once,
+    what_is_new_is_read_without_the_store,
     a_large_batch_is_taken_whole,
     a_moment_is_found_whatever_it_falls_on,
     history_is_paged_newest_first,
@@ -136,6 +137,26 @@ fn reading_in_small_runs_meets_every_event_once(open: Open) {
     }
     assert_eq!(log.read(Seq(0), 1).unwrap().len(), 1);
     assert_eq!(log.read(Seq(0), usize::MAX).unwrap().len(), 20);
+}
+
+fn what_is_new_is_read_without_the_store(open: Open) {
+    let subject = open(Retention::default());
+    let events =
+        |numbers: std::ops::Range<u64>| numbers.map(|n| event(n, "asset://aws/1/-/x", 1_000 + n as i64)).collect();
+    append(&*subject.log, of_events(events(1..4)));
+    append(&*subject.log, Batch::default());
+    append(&*subject.log, of_events(events(4..9)));
+    let log = &*subject.log;
+    let newest = log.read_newest(Seq(2), usize::MAX).unwrap();
+    assert_eq!((newest.first, newest.heads.len()), (Seq(3), 6));
+    for (seq, head, line) in walk(log, Seq(2), usize::MAX) {
+        assert_eq!(newest.event(seq).unwrap(), line);
+        assert_eq!(newest.heads[(seq.0 - 3) as usize], head);
+    }
+    assert!(log.read_newest(Seq(8), usize::MAX).is_none(), "the tail");
+    log.set_retention(Retention { max_age: Some(Duration::ZERO), ..Retention::default() });
+    log.retain(Time::from_millis(1_000_000_000)).unwrap();
+    assert!(log.floor() > Seq(1) && log.read_newest(Seq(0), usize::MAX).is_none(), "what was dropped");
 }
 
 fn a_large_batch_is_taken_whole(open: Open) {

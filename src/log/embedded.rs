@@ -286,6 +286,11 @@ impl EventLog for EmbeddedLog {
         })
     }
 
+    fn read_newest(&self, after: Seq, max_bytes: usize) -> Option<Block> {
+        let newest = self.shared.newest.read(after, self.current_tail(), max_bytes);
+        newest.filter(|block| block.first >= self.shared.floor())
+    }
+
     fn find(&self, id: &str) -> Result<Option<Seq>, LogError> {
         self.shared.with(|store| {
             let found = store.ids.get(text_key(id)).map_err(|error| store.failed("find an event", &error))?;

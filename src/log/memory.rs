@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::codec::{Sealer, Unsealer, advice};
+use super::newest::Newest;
 use super::retention::{Goal, Retention};
 use super::{Batch, Block, EventLog, LogError, NewEvent, Pending, QuarantineSize, Quarantined, block, record, search};
 use crate::metrics::Metrics;
@@ -19,6 +20,7 @@ pub struct MemoryLog {
     epoch: Epoch,
     metrics: Arc<Metrics>,
     tail: watch::Sender<Seq>,
+    newest: Newest,
     inner: Mutex<Inner>,
 }
 
@@ -58,8 +60,13 @@ impl MemoryLog {
     #[must_use]
     pub fn new(retention: Retention, metrics: Arc<Metrics>) -> Self {
         let inner = Inner { floor: Seq(1), retention, ..Inner::default() };
-        let log =
-            Self { epoch: super::draw_epoch(), metrics, tail: watch::Sender::new(Seq(0)), inner: Mutex::new(inner) };
+        let log = Self {
+            epoch: super::draw_epoch(),
+            metrics,
+            tail: watch::Sender::new(Seq(0)),
+            newest: Newest::default(),
+            inner: Mutex::new(inner),
+        };
         log.publish(&log.inner());
         log
     }
@@ -155,7 +162,9 @@ impl EventLog for MemoryLog {
         if inner.closed {
             return Err(LogError::Closed);
         }
+        let first = inner.tail.next();
         inner.put_events(&batch.events)?;
+        self.newest.push(first, batch.events);
         inner.assets.extend(batch.assets);
         for (key, value) in batch.correlation {
             match value {
@@ -212,6 +221,14 @@ impl EventLog for MemoryLog {
                 return Ok(blocks);
             }
         }
+    }
+
+    fn read_newest(&self, after: Seq, max_bytes: usize) -> Option<Block> {
+        let (floor, tail) = {
+            let inner = self.inner();
+            (inner.floor, inner.tail)
+        };
+        self.newest.read(after, tail, max_bytes).filter(|block| block.first >= floor)
     }
 
     fn find(&self, id: &str) -> Result<Option<Seq>, LogError> {

@@ -11,6 +11,7 @@ mod codec;
 mod conformance;
 pub mod embedded;
 pub mod memory;
+mod newest;
 mod record;
 pub mod retention;
 mod search;
@@ -206,6 +207,12 @@ pub trait EventLog: Send + Sync {
     /// [`LogError::BelowFloor`] when events between `after` and the floor were dropped, [`LogError::Damaged`] when the
     /// next ones are lost. Reading can continue after them.
     fn read(&self, after: Seq, max_bytes: usize) -> Result<Vec<Block>, LogError>;
+
+    /// The events after a position as [`read`](EventLog::read) would return them, if they are new and in memory still.
+    /// Does not block.
+    fn read_newest(&self, _after: Seq, _max_bytes: usize) -> Option<Block> {
+        None
+    }
 
     /// The position of the event with this CloudEvents id; `None` if it is not in the log.
     fn find(&self, id: &str) -> Result<Option<Seq>, LogError>;

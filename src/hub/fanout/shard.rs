@@ -164,11 +164,12 @@ impl Shard {
 
     /// Queues the slots whose filter matches some of the new events.
     fn find_new(&mut self) {
-        let (before, target) = (self.tail, self.hub.tail());
+        let target = self.hub.tail();
         while self.tail < target {
-            match self.hub.in_ring(self.tail) {
+            let seen = self.tail;
+            match self.hub.in_ring(seen) {
                 Some(segment) => {
-                    self.queue_interested(segment.heads(), before);
+                    self.queue_interested(segment.heads(), seen);
                     self.tail = segment.last();
                 }
                 None => {
@@ -178,7 +179,7 @@ impl Shard {
                         .copied()
                         .collect::<Vec<_>>()
                         .into_iter()
-                        .for_each(|id| self.queue_group(id, before));
+                        .for_each(|id| self.queue_group(id, seen));
                     self.tail = target;
                 }
             }

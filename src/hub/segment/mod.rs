@@ -16,6 +16,7 @@ use super::cel::View;
 use super::compressed::Compressed;
 use super::files::MemoryFile;
 use super::matching::{Filters, InternedFilter, Matches};
+use super::passing::Passing;
 use super::projection::Projection;
 use crate::log::{Block, LogError};
 use crate::model::{Epoch, EventHead, Seq};
@@ -89,46 +90,11 @@ struct Span {
 /// The end of a chunk.
 const CHUNK_END: &[u8] = b"\r\n";
 
-/// The events of a segment that match a filter.
-#[derive(Clone, Debug)]
-pub(super) enum Passing {
-    All,
-    /// Their indexes, ascending.
-    Some(Arc<[u32]>),
-}
-
 /// The most to select.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
     pub(super) events: u64,
     pub(super) bytes: usize,
-}
-
-impl Passing {
-    /// Those with these indexes, out of so many.
-    fn of(indexes: Arc<[u32]>, count: usize) -> Self {
-        if indexes.len() == count { Self::All } else { Self::Some(indexes) }
-    }
-
-    /// Whether every event of a range matches.
-    fn covers(&self, events: &Range<usize>) -> bool {
-        let Self::Some(indexes) = self else { return true };
-        let at = indexes.partition_point(|index| (*index as usize) < events.start);
-        // They are ascending: as many as the range is long, and the last where it ends.
-        let last = events.len().checked_sub(1).and_then(|offset| indexes.get(at + offset));
-        last.is_some_and(|last| *last as usize + 1 == events.end)
-    }
-
-    /// The first matching index from `start` on, below `count`.
-    fn next(&self, start: usize, count: usize) -> Option<usize> {
-        match self {
-            Self::All => (start < count).then_some(start),
-            Self::Some(indexes) => {
-                let at = indexes.partition_point(|index| (*index as usize) < start);
-                indexes.get(at).map(|index| *index as usize)
-            }
-        }
-    }
 }
 
 impl Heads {
@@ -246,8 +212,8 @@ impl Segment {
         if filter.passes_everything() {
             return Passing::All;
         }
-        if let Some(passed) = self.heads.matches().and_then(|matches| matches.of(filter)) {
-            return Passing::of(passed, self.spans.len());
+        if let Some(passing) = self.heads.matches().and_then(|matches| matches.of(filter)) {
+            return passing;
         }
         let passed = (0..).zip(self.views()).filter(|(_, event)| filter.passes(event)).map(|(index, _)| index);
         Passing::of(passed.collect(), self.spans.len())

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Passing, Segment};
+use super::Segment;
 use crate::hub::files::{FilePart, MemoryFiles};
 use crate::hub::gzip::Checksum;
+use crate::hub::passing::Passing;
 use crate::model::Seq;
 
 /// Events to send, from one or more segments.

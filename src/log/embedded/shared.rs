@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::disk::Disk;
 use super::store::{State, Store};
+use crate::log::newest::Newest;
 use crate::log::{LogError, QuarantineSize, Retention, report};
 use crate::metrics::Metrics;
 use crate::model::Seq;
@@ -18,6 +19,7 @@ use crate::model::Seq;
 pub(super) struct Shared {
     pub(super) tail: watch::Sender<Seq>,
     pub(super) floor: AtomicU64,
+    pub(super) newest: Newest,
     bytes: AtomicU64,
     retention: Mutex<Retention>,
     quarantine: Mutex<QuarantineSize>,
@@ -44,6 +46,7 @@ impl Shared {
         let shared = Self {
             tail: watch::Sender::new(state.tail),
             floor: AtomicU64::new(state.floor.0),
+            newest: Newest::default(),
             bytes: AtomicU64::new(state.bytes),
             retention: Mutex::new(retention),
             quarantine: Mutex::new(state.quarantine_size()),

@@ -138,6 +138,11 @@ impl Writer {
             let is_there = writer.state.tail > before;
             if is_there { Ok(()) } else { writer.write(store, &group) }
         });
+        if outcome.is_ok() {
+            // Before the tail moves, which sends readers there.
+            self.shared.newest.push(before.next(), group.events);
+            self.shared.publish(&self.state);
+        }
         for Waiting { reply, since, events, .. } in waiting {
             self.shared.metrics.log_append_seconds.observe(since.elapsed().as_secs_f64());
             // Who asked may have gone; the batch is durable all the same.
@@ -315,6 +320,7 @@ impl Writer {
             // Readers see the floor move first: what they then miss, they know to have been dropped.
             self.shared.floor.store(state.floor.0, Ordering::Release);
             self.commit(store, batch, state)?;
+            self.shared.publish(&state);
         }
         Ok(more)
     }
@@ -338,7 +344,6 @@ impl Writer {
             return Err(full().into());
         }
         self.state = state;
-        self.shared.publish(&state);
         Ok(())
     }
 }
