@@ -34,6 +34,10 @@ const LOCK_WAIT: Duration = Duration::from_millis(25);
 const JOURNAL_BYTES: u64 = 64 << 20;
 /// Cache size, mostly for index and filter blocks: a filter for 10 million ids takes 12 MiB.
 const CACHE_BYTES: u64 = 64 << 20;
+/// Threads that flush and compact. With one, a flood of requests while it compacts can block it for ever
+/// (<https://github.com/fjall-rs/fjall/pull/323>); with two, the first spins for as long as the second compacts. By
+/// default there are as many as cores, up to four.
+const WORKERS: usize = 4;
 const EVENTS_MEMTABLE_BYTES: u64 = 32 << 20;
 const MEMTABLE_BYTES: u64 = 16 << 20;
 
@@ -337,6 +341,7 @@ fn database(path: &Path) -> fjall::Result<Database> {
     Database::builder(path)
         .cache_size(CACHE_BYTES)
         .max_journaling_size(JOURNAL_BYTES)
+        .worker_threads(WORKERS)
         // Large values are compressed before they get there.
         .journal_compression(CompressionType::None)
         .open()
