@@ -1,4 +1,4 @@
-//! Normalizing ahead of the loop, and looking up what is in the log already.
+//! Normalization ahead of the ingest loop, including the look-up of records whose events are already in the log.
 
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -14,28 +14,28 @@ use crate::model::SeedDocument;
 use crate::normalize::{Engine, Outcome, Seeds};
 use crate::source::Submission;
 
-/// A delivery, and what the engine made of its records.
+/// A delivery with the outcomes of its records.
 pub(super) struct Normalized {
     pub(super) submission: Submission,
     pub(super) outcomes: Outcomes,
     pub(super) engine: Arc<Engine>,
-    /// That of the whole delivery.
+    /// Covers the whole delivery.
     pub(super) span: Span,
 }
 
-/// What the engine made of each record, in their order.
+/// The engine's outcomes, one for each record of the delivery, in the same order.
 pub(super) enum Outcomes {
     Records(Vec<(Outcome, Known)>),
-    /// The records are items of a document.
+    /// The records are the items of a snapshot document.
     Seeds(Arc<SeedDocument>, Vec<Seeds>),
 }
 
-/// Whether the events of a record are in the log, where that was looked up. What comes into the log after that is among
-/// the latest ids that the [`Processor`](super::Processor) remembers.
+/// Whether the events of a record are in the log; `None` if that was not looked up, as for records without events.
+/// Events appended after the look-up are among the recent ids that the [`Processor`](super::Processor) remembers.
 pub(super) type Known = Option<Result<bool, LogError>>;
 
-/// Normalizes what comes, until the intake is closed or nobody takes the outcomes any more. The rules in force may be
-/// replaced between deliveries.
+/// Normalizes deliveries until the intake is closed or the receiver of the outcomes is gone. Each delivery uses the
+/// rules that are in force when it is received.
 pub(super) fn run(
     mut engines: watch::Receiver<Arc<Engine>>,
     mut submissions: mpsc::Receiver<Submission>,

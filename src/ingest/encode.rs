@@ -1,6 +1,7 @@
-//! The event as it leaves: CloudEvents 1.0, structured JSON, one line, members in the order of the published schema.
+//! Encoding of events: CloudEvents 1.0 in structured JSON mode, on one line, members in the order of the published
+//! schema.
 //!
-//! Configurations, their difference and the raw record are JSON already; their bytes are put in place as they are.
+//! Configurations, their difference and the raw record are JSON already; their bytes are spliced in unchanged.
 
 use crate::inventory::{Applied, ConfigurationState, PreviousState};
 use crate::json::written;
@@ -11,13 +12,13 @@ use crate::model::{
 };
 use serde::Serialize;
 
-/// What an event is made of.
+/// The parts of one event.
 pub(super) struct EventParts<'a> {
     pub(super) type_prefix: &'a str,
     pub(super) record: &'a RecordInfo,
     pub(super) draft: &'a Draft,
     pub(super) applied: &'a Applied<'a>,
-    /// `None` where it can't be told.
+    /// `None` where novelty can't be determined: for late events and seeds.
     pub(super) novelty: Option<Novelty>,
     pub(super) id: &'a str,
     pub(super) observed: Time,
@@ -37,7 +38,7 @@ struct Envelope<'a> {
     partitionkey: &'a AssetName,
 }
 
-/// `data` up to the configuration.
+/// The members of `data` before the configuration.
 #[derive(Serialize)]
 struct DataHead<'a> {
     action: Action,
@@ -47,7 +48,7 @@ struct DataHead<'a> {
     associations: &'a [Association],
 }
 
-/// `data` between the difference and the raw record.
+/// The members of `data` between the difference and the raw record.
 #[derive(Serialize)]
 struct DataTail<'a> {
     late: bool,
@@ -74,7 +75,7 @@ struct Previous {
 }
 
 impl EventParts<'_> {
-    /// Encodes the event, with the head that the log indexes.
+    /// Encodes the event, together with the head that the log indexes.
     pub(super) fn encode(&self) -> Result<NewEvent, serde_json::Error> {
         let mut outcome = Ok(());
         let json = written(|json| outcome = self.write(json));
@@ -167,14 +168,14 @@ impl EventParts<'_> {
     }
 }
 
-/// An object whose closing brace is still to come.
+/// Writes an object without its closing brace.
 fn open(json: &mut Vec<u8>, value: &impl Serialize) -> Result<(), serde_json::Error> {
     serde_json::to_writer(&mut *json, value)?;
     json.pop();
     Ok(())
 }
 
-/// Further members of the object that is open.
+/// Writes further members of the open object, again without closing brace.
 fn more(json: &mut Vec<u8>, value: &impl Serialize) -> Result<(), serde_json::Error> {
     let at = json.len();
     open(json, value)?;

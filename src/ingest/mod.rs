@@ -1,11 +1,11 @@
-//! The one pipeline loop: deliveries in; normalized, completed by the inventory and appended to the log; the source's
-//! reply resolves when that is durable.
+//! The single pipeline loop: it takes deliveries, normalizes their records, completes the drafts from the inventory and
+//! appends the events to the log. The reply to the source resolves once they are durable.
 //!
-//! It runs on a thread of its own, since it computes rather than waits; normalizing, which needs no state, is done by
-//! another before it, and the log's writer is a third. So one delivery is normalized while the one before is completed
-//! and the one before that is written, and all of them stay in order.
+//! The loop runs on a thread of its own, because it computes rather than waits. Normalization, which needs no state,
+//! runs ahead of it on a second thread, and the log's writer is a third. So one delivery is normalized while the
+//! previous one is completed and the one before that is written, and all of them stay in order.
 //!
-//! Between deliveries it tells the operations whose end did not come in time.
+//! Between deliveries the loop emits the changes of operations whose end did not arrive in time.
 
 mod ahead;
 mod encode;
@@ -34,27 +34,27 @@ use crate::model::{AssetName, NoveltyLimits, Origin, RawRecord, Rejected, Seq, S
 use crate::normalize::{Engine, Outcome};
 use crate::source::{Delivery, Submission};
 
-/// Provider event ids remembered besides those in the log: more than can be on their way into it at once.
+/// Number of provider event ids remembered besides those in the log: more than can be on their way into it at once.
 const RECENT_IDS: usize = 1 << 17;
 
-/// Deliveries that are normalized and wait for the loop.
+/// Number of normalized deliveries that may wait for the loop.
 const AHEAD: usize = 1;
 
-/// How often operations that wait for their end are looked after.
+/// How often pending operations are checked for expiry.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How records become events.
+/// Settings of the ingest loop.
 #[derive(Clone, Debug)]
 pub struct IngestConfig {
-    /// What the CloudEvents `type` begins with.
+    /// The prefix of the CloudEvents `type`: `io.catchment`.
     pub type_prefix: String,
-    /// How much is remembered to tell what is new.
+    /// Limits of the memory that decides what is new about a change.
     pub novelty: NoveltyLimits,
 }
 
-/// The loop and what it works with.
+/// The ingest loop and its state.
 pub struct Ingest {
-    /// The rules in force, which may be replaced between deliveries.
+    /// The rules in force, which may be replaced between two deliveries.
     engines: watch::Receiver<Arc<Engine>>,
     engine: Arc<Engine>,
     processor: Processor,
@@ -63,12 +63,13 @@ pub struct Ingest {
     inventory: Arc<Inventory>,
     clock: Box<dyn FnMut() -> Time + Send>,
     observed: Time,
-    /// What is held of the assets that the batch under way changes: stored once, however often they change in it.
+    /// The new state of the assets changed in the current batch: each is stored once, however often it changes.
     changed: HashMap<AssetName, Arc<Held>>,
 }
 
 impl Ingest {
-    /// Prepares the loop. `clock` tells the time, handed in so that tests choose it.
+    /// Prepares the loop and restores the correlation state from the log. `clock` returns the current time; tests pass
+    /// their own.
     ///
     /// # Errors
     /// When the log can't be read.
@@ -92,10 +93,10 @@ impl Ingest {
         Ok(Self { engines, engine, processor, log, metrics, inventory, clock, observed, changed })
     }
 
-    /// Works until the intake is closed. Blocks: run it on a thread of its own, within a Tokio runtime.
+    /// Runs until the intake is closed. Blocks: call it on a thread of its own, within a Tokio runtime.
     ///
     /// # Errors
-    /// When the log fails. Nothing is taken after that: what is on disk is in doubt until the log is opened again.
+    /// When the log fails. Nothing more is accepted then: what is on disk is unknown until the log is reopened.
     pub fn run(mut self, submissions: mpsc::Receiver<Submission>) -> Result<(), LogError> {
         let (sender, normalized) = sync_channel(AHEAD);
         let engines = self.engines.clone();
@@ -103,7 +104,7 @@ impl Ingest {
         let ahead = Handle::current().spawn_blocking(move || ahead::run(engines, submissions, &sender, &*log));
         while let Some(received) = self.receive(&normalized) {
             let Some(Normalized { submission, outcomes, engine, span }) = received else {
-                // Told by time alone: no source waits for it.
+                // Due by time alone: no source waits for a reply.
                 self.processor.mark_late(false);
                 self.tell_due()?;
                 continue;
@@ -115,7 +116,7 @@ impl Ingest {
             let pending = self.take(delivery, outcomes);
             drop(permit);
             let failed = pending.as_ref().err().cloned();
-            // The source may have gone; its records are in the log all the same.
+            // The source may be gone; its records are appended all the same.
             let _ = reply.send(pending);
             if let Some(error) = failed {
                 error!(%error, "the log failed; intake has stopped");
@@ -131,8 +132,7 @@ impl Ingest {
         Ok(())
     }
 
-    /// The next delivery; nothing when it is time to look after the operations that wait for their end. `None`: the intake
-    /// is closed.
+    /// The next delivery; `Some(None)` when pending operations are to be checked; `None` when the intake is closed.
     fn receive(&mut self, normalized: &Receiver<Normalized>) -> Option<Option<Normalized>> {
         if self.processor.operations().is_idle() {
             return normalized.recv().ok().map(Some);
@@ -144,7 +144,7 @@ impl Ingest {
         }
     }
 
-    /// The rules by which the next records were normalized.
+    /// Switches to the rules that the next records were normalized with.
     fn use_rules(&mut self, engine: Arc<Engine>) {
         if !Arc::ptr_eq(&self.engine, &engine) {
             self.engine = Arc::clone(&engine);
@@ -162,7 +162,8 @@ impl Ingest {
         Ok(())
     }
 
-    /// Ends a batch: tells the operations that have waited long enough, adds what is remembered and what is held now.
+    /// Completes a batch: adds the changes of operations that have waited long enough, the changed assets and the
+    /// changes of the correlation state.
     fn finish(&mut self, batch: &mut Batch) -> Result<(), LogError> {
         let source = SourceId::from("operations");
         while let Some(records) = self.processor.operations().due(self.observed) {
@@ -214,7 +215,7 @@ impl Ingest {
 
     fn take(&mut self, delivery: Delivery, outcomes: Outcomes) -> Result<Pending, LogError> {
         let Delivery { source, records, rejected, cursor } = delivery;
-        // The order of the log is the order of `observed`, also when the clock goes back.
+        // `observed` never decreases along the log, even when the clock is set back.
         self.observed = self.observed.max((self.clock)());
         let label = source.to_string();
         self.metrics.records_received.with_label_values(&[&label]).inc_by((records.len() + rejected.len()) as u64);
@@ -287,20 +288,20 @@ fn is_logged(log: &dyn EventLog, id: &str) -> Result<bool, LogError> {
     Ok(log.find(id)?.is_some())
 }
 
-/// What correlation remembered before a restart.
+/// Restores what the correlator remembered before a restart.
 fn restore(correlator: &mut Correlator, log: &dyn EventLog) -> Result<(), LogError> {
     let mut values = Vec::new();
     for prefix in correlate::KEY_PREFIXES {
         log.for_each_correlation(prefix, &mut |value| values.push(value))?;
     }
     if let Err(error) = correlator.restore(values) {
-        // It helps attribution, no event depends on it: better to start without than not to start.
+        // It only improves attribution, and no event depends on it: better to start without it than not at all.
         warn!(%error, "the correlation state can't be read; starting without it");
     }
     Ok(())
 }
 
-/// The operations that waited for their end before a restart.
+/// Restores the operations that were pending before a restart.
 fn restore_operations(operations: &mut Operations, log: &dyn EventLog) -> Result<(), LogError> {
     let mut values = Vec::new();
     log.for_each_correlation(correlate::OPERATIONS_PREFIX, &mut |value| values.push(value))?;
@@ -310,7 +311,7 @@ fn restore_operations(operations: &mut Operations, log: &dyn EventLog) -> Result
     Ok(())
 }
 
-/// What was seen before a restart.
+/// Restores the novelty state of before a restart.
 fn restored_novelties(limits: NoveltyLimits, log: &dyn EventLog) -> Result<Novelties, LogError> {
     let mut novelties = Novelties::new(limits);
     let mut values = Vec::new();
@@ -322,7 +323,7 @@ fn restored_novelties(limits: NoveltyLimits, log: &dyn EventLog) -> Result<Novel
     Ok(novelties)
 }
 
-/// When the newest event in the log was observed.
+/// The `observed` time of the newest event in the log; the earliest possible time if the log is empty.
 fn newest_observed(log: &dyn EventLog) -> Result<Time, LogError> {
     let tail = *log.tail().borrow();
     if log.floor() > tail {

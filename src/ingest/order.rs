@@ -3,8 +3,9 @@
 use crate::model::RawRecord;
 use crate::normalize::Outcome;
 
-/// Records in the order of their times: a file has its records in no order. Those of one time stay in theirs, and what tells
-/// of no change, and so has no time here, comes first. `K` is what else is known of each.
+/// Sorts the records of a delivery by event time, since files hold them in no order. Records of the same time keep
+/// their order; those that change nothing have no time here and come first. `K` is whatever else is known of each
+/// record.
 pub(super) fn in_order<K>(records: Vec<RawRecord>, outcomes: Vec<(Outcome, K)>) -> Vec<(RawRecord, (Outcome, K))> {
     let mut taken: Vec<_> = records.into_iter().zip(outcomes).collect();
     taken.sort_by_key(|(_, (outcome, _))| outcome.time());
@@ -40,7 +41,7 @@ mod tests {
         })
     }
 
-    /// A group is made, and in each of the seconds after it a port is opened.
+    /// A security group is created, and in each of the following seconds a port is opened.
     fn history(ports: u16) -> Vec<Value> {
         let group = json!({ "groupName": "web", "groupDescription": "web", "vpcId": "vpc-1" });
         let mut records = vec![record(0, "made", "CreateSecurityGroup", group, json!({ "groupId": "sg-1" }))];
@@ -79,7 +80,7 @@ mod tests {
     }
 
     proptest! {
-        /// However a file has its records, each event is that of an orderly one, and none is late.
+        /// In whatever order a file holds its records, the events are those of a sorted file, and none is late.
         #[test]
         fn the_disorder_of_a_delivery_makes_nothing_late(
             order in (1_u16..20).prop_flat_map(|ports| Just((0..=usize::from(ports)).collect::<Vec<_>>()).prop_shuffle()),

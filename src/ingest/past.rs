@@ -1,4 +1,4 @@
-//! What the log tells of an asset's earlier changes, for a record that comes late.
+//! Reads an asset's earlier changes from the log, to place a record that arrives late.
 
 use tracing::warn;
 
@@ -8,11 +8,11 @@ use crate::log::{EventLog, LogError};
 use crate::model::{AssetName, Seq, Time};
 use crate::normalize::Engine;
 
-/// How many events of an asset are looked at.
+/// Number of an asset's events that are read at most.
 const FURTHEST: usize = 32;
 
-/// The asset's events back to the newest that is not after `time`. What can't be read is left out: the late record then
-/// leaves the asset as it is.
+/// The asset's events, newest first, back to the newest that is not after `time`. Reading stops at the first event that
+/// is gone or can't be read: the late record then leaves the asset unchanged.
 pub(super) fn past(log: &dyn EventLog, engine: &Engine, asset: &AssetName, time: Time) -> Vec<PastChange> {
     let mut found = Vec::new();
     if let Err(error) = read(log, engine, asset, time, &mut found) {

@@ -1,4 +1,4 @@
-//! One record through normalizer and inventory.
+//! Processing of one record: normalization, correlation, inventory, encoding.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
@@ -15,46 +15,46 @@ use crate::log::NewEvent;
 use crate::model::{Action, AssetName, Confidence, Draft, FastState, Novelty, OperationRecord, RecordInfo, Time};
 use crate::normalize::{Engine, Outcome};
 
-/// What became of a record.
+/// The result of processing a record.
 #[derive(Debug)]
 pub enum Processed {
-    /// It changes assets.
+    /// The record changes assets.
     Changes {
         /// One event per asset.
         events: Vec<NewEvent>,
-        /// What is held of the assets from now on.
+        /// The new state of the assets.
         assets: Vec<Arc<Held>>,
-        /// The call, where only a generic rule knew it: service and name.
+        /// Service and name of the call, if only a generic rule covers it.
         unmapped: Option<(String, String)>,
         /// The rule of the first event.
         rule: Arc<str>,
     },
-    /// It changes none.
+    /// The record changes no asset.
     Skipped {
         /// Why.
         reason: Arc<str>,
-        /// The rule that says so.
+        /// The rule that skipped it, if a rule did.
         rule: Option<Arc<str>>,
     },
-    /// It is a part of an operation that is told in several records: the change comes with the last of them.
+    /// The record is one of several that describe the same operation: the change follows with the last of them.
     Folded,
-    /// Its events are there already.
+    /// Its events are already in the log or on their way into it.
     Duplicate {
         /// The provider's event id.
         event_id: String,
     },
-    /// It was not understood.
+    /// The record was not understood.
     Rejected {
-        /// A stable word for counting.
+        /// A stable code, used as a metric label.
         code: &'static str,
-        /// What is wrong and what to do.
+        /// What is wrong, and what to do about it.
         reason: String,
         /// The rule that could not be applied.
         rule: Option<Arc<str>>,
     },
 }
 
-/// Takes records through the engine and the inventory, in order.
+/// Processes records one after another. Holds the engine, the inventory and the correlation state.
 #[derive(Debug)]
 pub struct Processor {
     pub(super) engine: Arc<Engine>,
@@ -66,11 +66,11 @@ pub struct Processor {
     recent: Recent,
     late: bool,
     history: History,
-    /// Where configurations are looked into while a record is applied.
+    /// Holds the parsed configurations while a record is applied.
     arena: Arena,
 }
 
-/// Gives what the log tells of an asset's events, back to the newest that is not after a moment.
+/// Reads an asset's events from the log, back to the newest that is not after a given time.
 pub(super) struct History(pub(super) Box<PastOf>);
 
 type PastOf = dyn Fn(&Engine, &AssetName, Time) -> Vec<PastChange> + Send;
@@ -82,7 +82,7 @@ impl fmt::Debug for History {
 }
 
 impl Processor {
-    /// A processor that remembers the last `recent` provider event ids by itself.
+    /// A processor that remembers the last `recent` provider event ids, to recognise duplicates not yet in the log.
     #[must_use]
     pub fn new(engine: Arc<Engine>, inventory: Arc<Inventory>, type_prefix: String, recent: usize) -> Self {
         Self {
@@ -99,40 +99,39 @@ impl Processor {
         }
     }
 
-    /// Takes other rules for the records to come. What is held stays as the rules before made it.
+    /// Uses other rules for the records to come. Existing assets stay as the previous rules made them.
     pub fn use_rules(&mut self, engine: Arc<Engine>) {
         self.engine = engine;
     }
 
-    /// Lets late records find their place by what the log tells.
+    /// Sets how the events of an asset are read from the log, to place late records.
     pub(super) fn set_history(&mut self, history: History) {
         self.history = history;
     }
 
-    /// What relates records to one another: to be handed what it remembered before a restart, and asked after each
-    /// delivery for what must become durable with it.
+    /// The state that relates records to one another. Restore it after a restart; after each delivery, commit its
+    /// changes with the batch.
     pub fn correlator(&mut self) -> &mut Correlator {
         &mut self.correlator
     }
 
-    /// What tells what is new about a change: to be handed its limits and what it remembered before a restart, and asked
-    /// after each delivery for what must become durable with it.
+    /// The state that determines what is new about a change. Set its limits and restore it after a restart; after each
+    /// delivery, commit its changes with the batch.
     pub fn novelties(&mut self) -> &mut Novelties {
         &mut self.novelties
     }
 
-    /// Whether the records from now on are history: their events go out as late, whatever is known of their assets.
+    /// Sets whether the following records are history (a backfill): then their events are marked as late in any case.
     pub fn mark_late(&mut self, late: bool) {
         self.late = late;
     }
 
-    /// The operations under way: to be handed what waited before a restart, and asked after each delivery for what must
-    /// become durable with it.
+    /// The pending operations. Restore them after a restart; after each delivery, commit their changes with the batch.
     pub fn operations(&mut self) -> &mut Operations {
         &mut self.operations
     }
 
-    /// Tells an operation whose records were kept: [`Operations::due`] and [`Operations::rest`] say when.
+    /// Processes the collected records of an operation, as returned by [`Operations::due`] or [`Operations::rest`].
     ///
     /// # Errors
     /// When `is_known` fails.
@@ -146,7 +145,7 @@ impl Processor {
         self.conclude(outcome, observed, is_known)
     }
 
-    /// Processes one record. `is_known` tells of a CloudEvents id whether its event is in the log.
+    /// Processes one record. `is_known` returns whether the event of a CloudEvents id is in the log.
     ///
     /// # Errors
     /// When `is_known` fails.
@@ -160,7 +159,8 @@ impl Processor {
         self.complete(outcome, observed, is_known)
     }
 
-    /// Completes what the engine made of a record: for those who normalize on another thread.
+    /// Processes a record that was normalized already, as on another thread. Parameters and errors as for
+    /// [`process`](Self::process).
     ///
     /// # Errors
     /// When `is_known` fails.
@@ -226,7 +226,7 @@ impl Processor {
         Ok(processed)
     }
 
-    /// What the log tells of an asset's earlier events.
+    /// Reads an asset's earlier events from the log; the argument that [`Inventory::apply`] takes.
     pub(super) fn past(&self) -> impl Fn(&AssetName, Time) -> Vec<PastChange> {
         |asset, time| (self.history.0)(&self.engine, asset, time)
     }
@@ -284,12 +284,12 @@ fn event_id(of_record: &str, index: usize) -> String {
     format!("{of_record}:{index}")
 }
 
-/// That of the first: every record that has events has this one.
+/// The id of a record's first event, which every record with events has.
 pub(super) fn first_id(of_record: &str) -> String {
     event_id(of_record, 0)
 }
 
-/// The last so many ids: what is on its way into the log can't be found there yet.
+/// The most recent ids: events that are on their way into the log can't be found there yet.
 #[derive(Debug)]
 struct Recent {
     limit: usize,

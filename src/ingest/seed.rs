@@ -1,4 +1,4 @@
-//! One item of an inventory of the provider's, through normalizer and inventory.
+//! Processing of one item of a provider's inventory (a seed): inventory, and an event if wanted.
 
 use std::sync::Arc;
 
@@ -16,18 +16,18 @@ use crate::model::{
 };
 use crate::normalize::{SeedFault, Seeds};
 
-/// What became of an item.
+/// The result of processing an item.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     events: Vec<NewEvent>,
     assets: Vec<Arc<Held>>,
-    /// Code and reason, where something of it goes to quarantine.
+    /// Code and reason, if the item goes to quarantine.
     rejected: Option<(&'static str, String)>,
     unknown: bool,
 }
 
 impl Ingest {
-    /// Takes an item; what is held by it commits with the batch.
+    /// Processes an item; its assets and events commit with the batch.
     pub(super) fn seed(
         &mut self,
         source: &SourceId,
@@ -54,7 +54,7 @@ impl Ingest {
 }
 
 impl Processor {
-    /// Takes an item of a document, and counts in its tally what became of the assets.
+    /// Processes an item of a document, and counts the outcome of each asset in the document's tally.
     pub(super) fn seed(&self, found: Seeds, document: &SeedDocument, observed: Time) -> Taken {
         let Seeds { seeds, faults, raw } = found;
         let mut taken = Taken::default();
@@ -90,7 +90,7 @@ impl Processor {
         });
         let Some(mut applied) = applied else { return };
         taken.assets.extend(applied.held.take());
-        // A late seed changes what is held, and nothing that its own time would tell anybody.
+        // A late seed changes the present state; an event as of its own time would show nothing of that.
         if document.events && !applied.late {
             match self.seed_event(seed, applied, raw, &event_id, observed) {
                 Ok(event) => taken.events.push(event),
@@ -119,7 +119,7 @@ impl Processor {
             record: &record,
             draft: &draft,
             applied: &applied,
-            // Nobody is known to have done it.
+            // Unknown, as is who made the change.
             novelty: None,
             id,
             observed,
@@ -129,7 +129,7 @@ impl Processor {
     }
 }
 
-/// The same asset told the same way for the same moment gives the same id.
+/// The event id of a seed: the same asset, time and item always give the same id.
 fn event_id(seed: &Seed, raw: &[u8]) -> String {
     let mut hash = Xxh3::new();
     hash.update(seed.draft.asset.name.as_str().as_bytes());
@@ -138,7 +138,7 @@ fn event_id(seed: &Seed, raw: &[u8]) -> String {
     format!("seed-{:032x}:0", hash.digest128())
 }
 
-/// No record tells who changed the asset, and when.
+/// The record of a seed event: no provider record says who changed the asset, or when.
 fn record(draft: &Draft, as_of: Time, id: &str, raw: Bytes) -> RecordInfo {
     let asset = &draft.asset;
     RecordInfo {
