@@ -1,4 +1,4 @@
-//! One change of one asset: what was held, what a record tells, what is held then.
+//! One change of one asset: from the asset before it, and what a record says, to the asset after it.
 
 use bytes::Bytes;
 
@@ -10,32 +10,33 @@ use super::{Applied, ConfigurationState, PreviousState};
 use crate::json::{Arena, Json, JsonText, Members, written};
 use crate::model::{Action, AssetName, AssetRef, Draft, DraftAction, KeyedSet, Step, Time};
 
-/// The region of what has none, or of which none is told.
+/// The region of assets that have none, or of which none is known.
 const NO_REGION: &str = "-";
 
-/// What a record tells of an asset.
+/// What a record says about an asset: a change, ready to be applied.
 #[derive(Clone, Debug)]
 pub(super) struct Told {
     pub(super) time: Time,
     pub(super) event_id: String,
     pub(super) action: DraftAction,
     pub(super) asset: AssetRef,
-    /// None of them a copy from another asset; one from itself is of what was held before.
+    /// Without copies from other assets, which are resolved before; a copy from the asset itself takes the value before
+    /// the change.
     pub(super) steps: Vec<Step>,
     pub(super) partial: bool,
-    /// An inventory of the provider's tells it, no record.
+    /// It comes from a provider's inventory instead of a record.
     pub(super) is_seed: bool,
 }
 
 impl Told {
-    /// What a draft tells. None of its steps may be a copy from another asset.
+    /// The change that a draft describes. None of its steps may be a copy from another asset.
     pub(super) fn of(time: Time, event_id: String, draft: Draft) -> Self {
         let Draft { action, asset, steps, partial, .. } = draft;
         Self { time, event_id, action, asset, steps, partial, is_seed: false }
     }
 }
 
-/// The change, and what is held after it.
+/// Applies a change to `held`. Returns the completed change and the asset after it.
 pub(super) fn advance<'a>(name: &AssetName, held: Option<&Held>, told: &Told, arena: &'a Arena) -> (Applied<'a>, Held) {
     let alive = held.filter(|held| held.is_alive());
     let action = match told.action {
@@ -75,15 +76,15 @@ pub(super) fn advance<'a>(name: &AssetName, held: Option<&Held>, told: &Told, ar
     keep(applied, held, told)
 }
 
-/// The difference, as JSON; empty where the asset is gone.
+/// The difference, as a JSON array; empty for a deletion.
 fn changes(before: Option<Json<'_>>, document: Option<Json<'_>>, told: &Told) -> Bytes {
     let Some(document) = document else { return Bytes::from_static(b"[]") };
     let changes = diff(before.unwrap_or(Json::EMPTY), document, &told.asset.kind.sets);
     written(|text| diff::write(&changes, text))
 }
 
-/// A record whose place among the changes of its asset is no longer known. What was before is not known either, only
-/// what the record itself tells.
+/// Completes a late record whose place among the changes of its asset is no longer known. The configuration before is
+/// unknown too; only what the record itself says is used, and the asset stays as it is.
 pub(super) fn out_of_place<'a>(name: &AssetName, held: &Held, told: &Told, arena: &'a Arena) -> Applied<'a> {
     let (mut applied, _) = advance(name, None, told, arena);
     let created = told.action == DraftAction::Known(Action::Create);
@@ -104,7 +105,8 @@ pub(super) fn out_of_place<'a>(name: &AssetName, held: &Held, told: &Told, arena
     applied
 }
 
-/// What was held before, completed by what the record recalls of it.
+/// The configuration before the change, completed by what the record says about it ([`Step::Recall`]): as JSON text,
+/// and parsed.
 fn recall<'a>(alive: Option<&Held>, told: &Told, arena: &'a Arena) -> (Option<Bytes>, Option<Json<'a>>) {
     let held = alive.and_then(|held| held.document(arena));
     let recalled = told.steps.iter().filter_map(|step| match step {
@@ -145,8 +147,9 @@ fn after<'a>(
     (Some(document), if complete { ConfigurationState::Complete } else { ConfigurationState::Partial })
 }
 
-/// The document after the steps. The second tells whether it is complete by the steps alone: `Some(true)` after a
-/// whole replacement, `Some(false)` when a step could not be done, `None` when that hangs on what it was before.
+/// Applies the steps to `base` and returns the document. The second value says whether it is complete judging by the
+/// steps alone: `Some(true)` after a replacement of the whole, `Some(false)` if a step could not be applied, `None` if
+/// that depends on what was there before.
 pub(super) fn run_steps<'a>(
     sets: &[KeyedSet],
     steps: &[Step],
@@ -176,7 +179,7 @@ pub(super) fn run_steps<'a>(
     (application.document, complete)
 }
 
-/// What is held after a change.
+/// The asset after a change. Renames complete `applied`.
 fn keep<'a>(mut applied: Applied<'a>, before: Option<&Held>, told: &Told) -> (Applied<'a>, Held) {
     let recreated = matches!(applied.previous_state, PreviousState::Deleted | PreviousState::Absent);
     let kept = before.filter(|_| !recreated);
@@ -218,7 +221,7 @@ fn keep<'a>(mut applied: Applied<'a>, before: Option<&Held>, told: &Told) -> (Ap
     (applied, held)
 }
 
-/// The last seed as of after this change.
+/// The last seed of the asset, and the first event after that seed, as of after this change.
 fn seeded(before: Option<&Held>, told: &Told, state: ConfigurationState) -> Option<Seeded> {
     if told.is_seed {
         return Some(Seeded { as_of: told.time, state, next: None });
@@ -227,13 +230,13 @@ fn seeded(before: Option<&Held>, told: &Told, state: ConfigurationState) -> Opti
     Some(Seeded { as_of, state, next: next.or_else(|| Some(told.event_id.clone())) })
 }
 
-/// A composed ARN does not know an IAM path: one that a record told stays.
+/// The ARN. A composed one lacks the IAM path, so one that a record contained is kept.
 fn told_arn(asset: &AssetRef, held: Option<&Held>) -> Option<String> {
     let kept = held.filter(|held| held.arn_is_told && !asset.arn_is_told).and_then(|held| held.arn.clone());
     kept.or_else(|| asset.arn.clone()).or_else(|| held?.arn.clone())
 }
 
-/// The region by the record's own word, else by the configuration's, else the one known before.
+/// The region: from the record, else from the configuration, else the one known before.
 fn region(asset: &AssetRef, document: Option<Json<'_>>, held: Option<&Held>) -> String {
     if asset.region != NO_REGION {
         return asset.region.clone();
@@ -242,7 +245,7 @@ fn region(asset: &AssetRef, document: Option<Json<'_>>, held: Option<&Held>) -> 
     told.or_else(|| Some(held?.region.clone())).unwrap_or_else(|| NO_REGION.to_owned())
 }
 
-/// The name that people know, and the tags.
+/// The display name and the tags, from the configuration.
 pub(super) fn describe(asset: &AssetRef, document: Option<Json<'_>>) -> (Option<String>, JsonText) {
     let Some(document) = document else { return (None, JsonText::empty_object()) };
     let tags = document.at(&asset.kind.tags).filter(|tags| tags.is_object());

@@ -1,15 +1,15 @@
-//! Steps applied to a configuration.
+//! Application of a draft's steps to a configuration.
 
 use super::set::{align, have_same_key, position};
 use crate::json::{Arena, Json, JsonText};
 use crate::model::{KeyedSet, Step};
 
-/// A configuration while steps are applied to it.
+/// A configuration to which steps are being applied.
 pub(super) struct Application<'a, 's> {
     pub(super) document: Json<'a>,
-    /// Everything that the steps wanted to do could be done.
+    /// False once a step could not be applied in full.
     pub(super) complete: bool,
-    /// A `replace` put a whole new document in place.
+    /// A `replace` step replaced the whole document.
     pub(super) replaced: bool,
     /// The set declarations of the asset.
     pub(super) sets: &'s [KeyedSet],
@@ -38,9 +38,9 @@ impl<'a> Application<'a, '_> {
                 }
             }
             Step::MergeElements { set, elements } => self.merge_elements(set, elements),
-            // What a copy copies is looked up before; what could not be found is not known.
+            // Copies are resolved before; one that still arrives here found no value.
             Step::Copy { .. } | Step::Touch => self.complete = false,
-            // Of the asset, or of what was before; not of its configuration.
+            // They affect the asset or the previous configuration, not this one.
             Step::Rename { .. } | Step::Recall(_) => {}
         }
     }
@@ -48,12 +48,12 @@ impl<'a> Application<'a, '_> {
     pub(super) fn assign(&mut self, at: &jsonptr::Pointer, value: Json<'a>) {
         match self.document.assigned(at, value, self.arena) {
             Ok(document) => self.document = document,
-            // An array stands where the rule expects an object: leave it, and say so.
+            // There is an array where the rule expects an object: leave it, and mark the configuration as incomplete.
             Err(_) => self.complete = false,
         }
     }
 
-    /// The elements of a set, to be changed and [put back](Self::put).
+    /// A copy of the elements of a set, to be changed and [put back](Self::put).
     fn elements(&self, set: &KeyedSet) -> Option<Vec<Json<'a>>> {
         self.document.at(&set.at)?.as_array().map(<[_]>::to_vec)
     }
@@ -62,7 +62,7 @@ impl<'a> Application<'a, '_> {
         self.assign(&set.at, Json::array(elements, self.arena));
     }
 
-    /// The set is made when it is missing.
+    /// Adds elements, replacing those with the same key. A missing set is created.
     fn add(&mut self, set: &KeyedSet, added: &[JsonText]) {
         let mut elements = self.elements(set).unwrap_or_default();
         for element in added {
@@ -76,7 +76,7 @@ impl<'a> Application<'a, '_> {
         self.put(set, elements);
     }
 
-    /// What is not there can't be removed: then an earlier change was missed, or the key tells too little.
+    /// Removes elements. If one is not there, an earlier change was missed, or its key is incomplete.
     fn remove(&mut self, set: &KeyedSet, removed: &[JsonText]) {
         let Some(mut elements) = self.elements(set) else {
             self.complete = false;
@@ -106,7 +106,7 @@ impl<'a> Application<'a, '_> {
         self.put(set, elements);
     }
 
-    /// Brings every set into the order that a difference can tell.
+    /// Brings every set into the order that a difference can express, see [`align`].
     pub(super) fn align_sets(&mut self, old: Json<'a>) {
         for set in self.sets {
             let array = |document: Json<'a>| document.at(&set.at).and_then(Json::as_array);

@@ -1,7 +1,7 @@
-//! What changed between two configurations: RFC 6902 operations, each with the value it replaced.
+//! The difference of two configurations: RFC 6902 operations, each with the value that it replaced.
 //!
-//! Applied in order to the old document, the operations give the new one; undone in reverse, they give the old one
-//! back (`old` tells what to put there). Sets are compared by their keys.
+//! Applied in order to the old document, the operations yield the new one; undone in reverse order, with the values in
+//! `old`, they yield the old one. Elements of sets are compared by their keys.
 
 use jsonptr::PointerBuf;
 use serde::{Deserialize, Serialize};
@@ -14,9 +14,9 @@ use crate::model::KeyedSet;
 /// One operation of `changes`. A [difference](diff) borrows its values from the documents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Change<V = Value> {
-    /// What to do.
+    /// The operation.
     pub op: ChangeOp,
-    /// Where; `-` at the end of an array for an element that came into a set.
+    /// The place. The last token is `-` for an element added to a set: it is appended to the array.
     pub path: PointerBuf,
     /// The new value; null for `remove`.
     pub value: V,
@@ -28,16 +28,16 @@ pub struct Change<V = Value> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChangeOp {
-    /// It was not there.
+    /// The value is new.
     Add,
-    /// It is gone.
+    /// The value was removed.
     Remove,
-    /// It is another.
+    /// The value was replaced by another.
     Replace,
 }
 
 impl Change<Json<'_>> {
-    /// Writes it as [`Serialize`] would.
+    /// Writes the change as [`Serialize`] would.
     fn write(&self, text: &mut Vec<u8>) {
         text.extend_from_slice(b"{\"op\":");
         write_string(self.op.as_str(), text);
@@ -50,7 +50,7 @@ impl Change<Json<'_>> {
         text.push(b'}');
     }
 
-    /// The same with values of its own.
+    /// The same change with owned values.
     #[must_use]
     pub fn into_owned(self) -> Change {
         Change { op: self.op, path: self.path, value: self.value.to_value(), old: self.old.to_value() }
@@ -69,12 +69,13 @@ impl ChangeOp {
     }
 }
 
-/// Writes a difference as a JSON array behind what is there.
+/// Appends a difference to `text`, as a JSON array.
 pub(super) fn write(changes: &[Change<Json<'_>>], text: &mut Vec<u8>) {
     write_array(changes, text, Change::write);
 }
 
-/// The difference.
+/// The operations that turn `old` into `new`. Arrays are compared element by element only if `sets` declares them;
+/// other arrays that differ are replaced as a whole.
 #[must_use]
 pub fn diff<'v>(old: Json<'v>, new: Json<'v>, sets: &[KeyedSet]) -> Vec<Change<Json<'v>>> {
     let mut changes = Vec::new();
@@ -110,7 +111,7 @@ fn compare_objects<'v>(
 ) {
     for (key, old_value) in old.iter() {
         let new_value = new.get(key);
-        // Most members stay: a path is made for the others only.
+        // Most members are unchanged: build paths for the others only.
         if new_value == Some(old_value) {
             continue;
         }
@@ -126,8 +127,9 @@ fn compare_objects<'v>(
     }
 }
 
-/// Elements that changed, at their old places; then what left, last first, so that the places hold; then what came.
-/// False when the elements can't be told apart by their keys, or do not stand in the order that this would give.
+/// Reports changed elements at their old indexes, then removed ones, last first so that the indexes stay valid, then
+/// added ones. Returns false and reports nothing if keys are not unique, or if the new order is not the one that these
+/// operations yield.
 fn compare_sets<'v>(
     old: &'v [Json<'v>],
     new: &'v [Json<'v>],

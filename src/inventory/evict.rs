@@ -1,15 +1,15 @@
-//! Forgetting the assets that changed longest ago.
+//! Eviction of the assets that changed longest ago.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::model::AssetName;
 
-/// Keeps the sum of sizes below a limit: first in, first out, where a touch puts an asset back to the end.
+/// Keeps the sum of sizes below a limit: first in, first out, where a touch moves an asset back to the end.
 #[derive(Debug)]
 pub(super) struct Evictor {
     max_bytes: usize,
     bytes: usize,
-    /// Size and the number of the last touch.
+    /// Size in bytes and number of the last touch, by asset.
     held: HashMap<AssetName, (usize, u64)>,
     /// Touches in order; only an asset's last one counts.
     touches: VecDeque<(AssetName, u64)>,
@@ -21,7 +21,7 @@ impl Evictor {
         Self { max_bytes, bytes: 0, held: HashMap::new(), touches: VecDeque::new(), next: 0 }
     }
 
-    /// An asset takes another `size`, though it did not change.
+    /// Sets the size of an asset that did not change.
     pub(super) fn resize(&mut self, name: &AssetName, size: usize) {
         if let Some((old, _)) = self.held.get_mut(name) {
             self.bytes = self.bytes - *old + size;
@@ -29,7 +29,7 @@ impl Evictor {
         }
     }
 
-    /// An asset changed and now takes `size` bytes: whom to forget for it.
+    /// Notes that an asset changed and now takes `size` bytes. Returns the assets to forget for it.
     pub(super) fn touch(&mut self, name: AssetName, size: usize) -> Vec<AssetName> {
         self.next += 1;
         self.touches.push_back((name.clone(), self.next));

@@ -1,17 +1,18 @@
-//! Which asset a record is about, and which life of it.
+//! Which asset a record is about, and which of its successive lives.
 //!
-//! A record names an asset by the id that it goes by then. The provider may give an asset another id, and the id to another
-//! asset; an asset may be deleted and one of the same id be created.
+//! A record names an asset by the id that it has at that time. The provider may give an asset a new id and its old id
+//! to another asset; an asset may be deleted and another one be created with the same id.
 
 use super::{Held, Inventory, PreviousState};
 use crate::json::Json;
 use crate::model::{Action, AssetName, AssetRef, DraftAction, Time, UniqueId};
 
-/// What parts the name of an asset from the number of one whose id was another's before. No id that is encoded has it.
+/// Separates an asset's name from a number, for an asset whose id belonged to another one before. Encoded ids never
+/// contain it.
 const SUCCESSOR: char = ';';
 
 impl Inventory {
-    /// The first name of an asset, by any of its names.
+    /// The first name of an asset, given any of its names; the name itself if it is not known as a later one.
     #[must_use]
     pub fn canonical(&self, name: &AssetName) -> AssetName {
         if self.aliases.is_empty() {
@@ -23,7 +24,7 @@ impl Inventory {
         }
     }
 
-    /// The first name of the asset that a record of a time names.
+    /// The first name of the asset that a record of the given time means.
     pub(super) fn named(&self, asset: &AssetRef, action: DraftAction, time: Time) -> AssetName {
         let (spoken, creates) = (&asset.name, action == DraftAction::Known(Action::Create));
         let first = self.canonical(spoken);
@@ -37,13 +38,13 @@ impl Inventory {
         let goes_by_it = if successor_number(&first, spoken) > 0 {
             held.first_seen <= time
         } else {
-            // What is gone has left its later ids behind.
+            // A deleted asset no longer owns its later ids.
             held.is_alive() || held.changed > time || !(creates || self.assets.contains_key(spoken))
         };
         if goes_by_it { first } else { spoken.clone() }
     }
 
-    /// Whether the name is that of another asset: one that goes by another id by now.
+    /// Whether the name belongs to another asset, which has a different id by now.
     fn is_taken(&self, name: &AssetName, created: &AssetRef, time: Time) -> bool {
         self.first_named(name).is_some_and(|held| {
             held.is_alive() && held.id != created.id && !held.aliases.is_empty() && held.first_seen < time
@@ -55,7 +56,7 @@ impl Inventory {
         (2..).map(numbered).find(|name| !self.assets.contains_key(name)).unwrap_or_else(|| name.clone())
     }
 
-    /// The asset whose name begins with that of one that was moved: its parts moved with it.
+    /// The former name of a part of an asset that was moved: its parts moved along with it.
     fn within_moved(&self, name: &AssetName) -> Option<AssetName> {
         if self.assets.contains_key(name) {
             return None;
@@ -71,7 +72,8 @@ impl Inventory {
         None
     }
 
-    /// The later names of an asset. One that an asset that exists goes by is not taken from it, but by its successor.
+    /// Registers the later names of an asset. A name in use by another existing asset is left to that one, unless this
+    /// asset is its successor under that id.
     pub(super) fn note_aliases(&self, name: &AssetName, aliases: &[AssetName], is_alive: bool) {
         for alias in aliases {
             let other = self.aliases.get(alias).map(|first| first.clone()).filter(|first| first != name);
@@ -84,7 +86,7 @@ impl Inventory {
         }
     }
 
-    /// The next life of an asset begins without the later names of the one before.
+    /// Drops the later names that an asset no longer has: its next life begins without those of the previous one.
     pub(super) fn drop_aliases(&self, before: &Held, after: &Held) {
         for alias in before.aliases.iter().filter(|alias| !after.aliases.contains(alias)) {
             self.aliases.remove_if(alias, |_, first| *first == before.name);
@@ -92,14 +94,15 @@ impl Inventory {
     }
 }
 
-/// Which of the assets that had an id one by one goes by a name: 2 for the second. 0 where the name is no such one of the id's.
+/// The number in the name of a successor: 2 for the second asset that had the id `of`; 0 if `name` is no successor's
+/// name of that id.
 fn successor_number(name: &AssetName, of: &AssetName) -> u32 {
     let number = name.as_str().strip_prefix(of.as_str()).and_then(|rest| rest.strip_prefix(SUCCESSOR));
     number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// The identity of one life of an asset: the provider's, else the id of the event that created it. `None` where neither
-/// is known: the asset was there before it was first seen.
+/// The unique id of one life of an asset: the provider's, else the id of the event that created it. `None` if neither
+/// is known, as for an asset that existed before it was first seen.
 pub(super) fn uid(
     told: (&AssetRef, &str),
     held: Option<&Held>,
@@ -115,7 +118,7 @@ pub(super) fn uid(
     };
     let is_new = action == Action::Create && matches!(previous, PreviousState::Absent | PreviousState::Deleted);
     let (was, is) = (by_provider(before), by_provider(after));
-    // Another one by the provider's word: its deletion was not told.
+    // By the provider's unique id it is another asset: the deletion in between was not recorded.
     let is_another = was.is_some() && is.is_some() && was != is;
     let kept = held.filter(|_| !is_new && !is_another).and_then(|held| held.uid.clone());
     kept.or(is).or_else(|| is_new.then(|| event_id.to_owned()))
@@ -206,16 +209,16 @@ mod tests {
                 (&held(&successor)[..], &held(&name("old"))[..]),
                 (&br#"{"note":"of the second"}"#[..], &br#"{"note":"of the first"}"#[..])
             );
-            // By the later name too; the earlier is the first one's.
+            // By its later name too; the earlier name is the first asset's.
             assert_eq!(inventory.get(&name("new")).unwrap().name, name("old"));
-            // A record from before the second was created is of the first.
+            // A record from before the second's creation is about the first.
             let late = apply(&inventory, 2, "old", UPDATE, note("late"));
             assert_eq!((late.name, late.late), (name("old"), true));
-            // It is deleted and created again: the same name, another life.
+            // Deleted and created again: the same name, another life.
             assert_eq!(apply(&inventory, 6, "old", DELETE, Vec::new()).uid.as_deref(), Some("e3:0"));
             let again = apply(&inventory, 7, "old", CREATE, Vec::new());
             assert_eq!((again.name, again.uid.as_deref()), (successor.clone(), Some("e7:0")));
-            // Renamed away, the id is free for a third.
+            // After a rename the id is free for a third.
             apply(&inventory, 8, "old", UPDATE, rename("elsewhere"));
             let third = apply(&inventory, 9, "old", CREATE, Vec::new());
             assert_eq!(third.name.as_str(), format!("{};3", name("old")));
@@ -244,7 +247,7 @@ mod tests {
         assert_eq!((&other.name, other.previous_state), (&name("new"), PreviousState::Absent));
         for inventory in [restarted(&inventory), inventory] {
             assert_eq!(apply(&inventory, 5, "new", UPDATE, note("x")).name, name("new"));
-            // The first one's id is used again: the same name, and nothing of the later ones.
+            // The first one's id is used again: the same name, without the later names.
             let again = apply(&inventory, 6, "old", CREATE, Vec::new());
             assert_eq!((&again.name, again.previous_state), (&name("old"), PreviousState::Deleted));
             assert!(inventory.get(&name("old")).unwrap().aliases.is_empty());
@@ -266,7 +269,7 @@ mod tests {
         );
         assert_eq!(uid(apply(&inventory, 5, "a", DELETE, Vec::new())).as_deref(), Some("AIDA2"));
         assert_eq!(uid(apply(&inventory, 6, "a", CREATE, Vec::new())).as_deref(), Some("e6:0"));
-        // The provider's is told later: the asset is still the same.
+        // The provider's id is recorded later: the asset is still the same.
         assert_eq!(uid(apply(&inventory, 7, "a", UPDATE, user_id("AIDA3"))).as_deref(), Some("e6:0"));
         assert_eq!(restarted(&inventory).get(&name("a")).unwrap().uid.as_deref(), Some("e6:0"));
     }

@@ -1,7 +1,7 @@
-//! The latest changes of each asset, one by one, so that a record that comes late can be put in its place.
+//! The latest changes of each asset, one by one, so that a late record can be put in its place.
 //!
-//! Trails deliver in no order: CloudTrail's files, and the records in each, come as they come. The journal keeps what
-//! was told lately, bounded by bytes; the oldest goes first, and before it what only a seed tells.
+//! Trails guarantee no order, neither among CloudTrail's files nor among the records in a file. The journal keeps the
+//! latest changes, bounded by bytes. The oldest are dropped first, and before them those known from a seed only.
 
 use std::collections::{VecDeque, hash_map};
 use std::sync::Arc;
@@ -13,25 +13,25 @@ use super::{Applied, ConfigurationState};
 use crate::json::{Arena, JsonText};
 use crate::model::{Action, AssetName, DraftAction, FastMap, Step};
 
-/// What is told in about a quarter of an hour, the time within which CloudTrail delivers, at ten changes a second.
+/// The changes of about a quarter of an hour, within which CloudTrail delivers, at ten changes per second.
 const MAX_BYTES: usize = 64 << 20;
-/// Changes kept of one asset.
+/// Number of changes kept per asset.
 const MAX_OF_ONE: usize = 64;
 
 /// The latest changes of every asset.
 #[derive(Debug)]
 pub(super) struct Journal {
     recent: FastMap<AssetName, Recent>,
-    /// One name per change, in the order in which they go.
+    /// One name per change, in the order in which the changes are dropped.
     order: VecDeque<AssetName>,
     bytes: usize,
     max_bytes: usize,
 }
 
-/// The latest changes of one asset, in the order of their times.
+/// The latest changes of one asset, in the order of event time.
 #[derive(Debug)]
 pub(super) struct Recent {
-    /// What was held before the first of them.
+    /// The asset before the first of the changes.
     pub(super) base: Option<Arc<Held>>,
     pub(super) changes: VecDeque<Entry>,
 }
@@ -54,8 +54,8 @@ impl Journal {
         Self { recent: FastMap::default(), order: VecDeque::new(), bytes: 0, max_bytes }
     }
 
-    /// Applies what a record tells in its place among the changes of its asset, and the later ones over it. The names are
-    /// those of the assets of which no change is kept any more.
+    /// Applies a change in its place among those of its asset, and the later ones again on top. Also returns the names
+    /// of the assets of which no change is kept any more.
     pub(super) fn apply<'a>(
         &mut self,
         name: &AssetName,
@@ -84,13 +84,13 @@ impl Journal {
             self.recent.remove(name);
         }
         for _ in 0..came {
-            // An import of everything must not push out what records told: those that come late need it.
+            // An import of everything must not push out the changes from records, which late records need.
             if goes_first { self.order.push_front(name.clone()) } else { self.order.push_back(name.clone()) }
         }
         (applied, self.shrink())
     }
 
-    /// What is kept takes so many bytes, about.
+    /// Approximate size of the changes in bytes.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -118,9 +118,9 @@ impl Journal {
 }
 
 impl Recent {
-    /// Where a change belongs: after all that are older. Times are exact to the second only, and within one a creation
-    /// comes before the updates, a deletion after them; of an asset that lived before that second, a deletion comes
-    /// before a creation.
+    /// The index at which a change belongs: after all older ones. Times are exact to the second only. Within a second,
+    /// a creation comes before the updates and a deletion after them; if the asset existed before that second, a
+    /// deletion comes before a creation.
     fn place(&self, told: &Told) -> usize {
         let mut place = self.changes.partition_point(|entry| entry.told.time <= told.time);
         let first = self.changes.partition_point(|entry| entry.told.time < told.time);
@@ -135,7 +135,7 @@ impl Recent {
         place
     }
 
-    /// Whether a change belongs before all that are held, and even before what was held then.
+    /// Whether a change belongs before all kept changes and is older than the asset before them.
     fn is_before_first(&self, told: &Told) -> bool {
         self.place(told) == 0 && self.base.as_ref().is_some_and(|base| is_before(told, base))
     }
@@ -170,7 +170,7 @@ impl Recent {
         applied
     }
 
-    /// Gives the bytes that this frees.
+    /// Makes the oldest change part of the base. Returns the number of bytes freed.
     fn drop_oldest(&mut self) -> usize {
         let Some(oldest) = self.changes.pop_front() else { return 0 };
         self.base = Some(oldest.after);
@@ -182,7 +182,8 @@ const CREATE: DraftAction = DraftAction::Known(Action::Create);
 const UPDATE: DraftAction = DraftAction::Known(Action::Update);
 const DELETE: DraftAction = DraftAction::Known(Action::Delete);
 
-/// Whether a change belongs before another of the same second.
+/// Whether a change belongs before another one of the same second. `lived`: the asset existed before that second;
+/// `recreated`: it is created within it.
 fn goes_before(action: DraftAction, other: DraftAction, lived: bool, recreated: bool) -> bool {
     match (action, other) {
         (UPDATE, DELETE) => true,
@@ -193,23 +194,23 @@ fn goes_before(action: DraftAction, other: DraftAction, lived: bool, recreated: 
     }
 }
 
-/// Whether a change is from before what is held, by the same rules.
+/// Whether a change is older than the last change of `held`, by the same rules.
 pub(super) fn is_before(told: &Told, held: &Held) -> bool {
     held.changed > told.time || (held.changed == told.time && !held.is_alive() && told.action == UPDATE)
 }
 
 impl Held {
-    /// It exists, as far as is known.
+    /// Whether the asset exists, as far as is known.
     pub(super) fn is_alive(&self) -> bool {
         self.state != ConfigurationState::Deleted
     }
 }
 
-/// What the shortest change takes.
+/// Approximate size of the shortest change in bytes.
 const SMALLEST: usize = 400;
 
 impl Told {
-    /// Bytes in memory, about.
+    /// Approximate size in memory, in bytes.
     pub(super) fn bytes(&self) -> usize {
         SMALLEST + self.steps.iter().map(step_bytes).sum::<usize>()
     }

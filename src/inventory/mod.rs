@@ -1,7 +1,7 @@
-//! The inventory: what every asset was and is, in memory.
+//! The inventory: the state of every asset, in memory.
 //!
-//! Events tell changes; the inventory makes of them the configuration before and after. It is written by the ingest
-//! loop alone, read by anyone, and rebuilt at start from what the log stored with the events.
+//! Records describe changes; the inventory turns them into the configurations before and after. Only the ingest loop
+//! writes it, anyone may read it, and it is rebuilt at startup from the assets that the log stored with the events.
 
 mod advance;
 mod apply;
@@ -40,75 +40,75 @@ use crate::model::{Action, AssetName, Draft, FastState, Step, Time};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConfigurationState {
-    /// All that the provider's events tell.
+    /// All of it, as far as the provider's records contain it.
     Complete,
-    /// A part: the asset was not seen from its creation, or a change did not tell everything.
+    /// A part of it: the asset existed before it was first seen, or a record did not contain all of a change.
     Partial,
-    /// The asset is gone.
+    /// The asset was deleted.
     Deleted,
 }
 
-/// What was known of an asset before an event.
+/// What was known about an asset before an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PreviousState {
-    /// It was held.
+    /// The inventory had it.
     Present,
-    /// It did not exist: this event created it.
+    /// It did not exist; this event created it.
     Absent,
-    /// Never seen.
+    /// It was not known, and may have existed.
     Unknown,
-    /// It was deleted before.
+    /// It had been deleted.
     Deleted,
 }
 
 /// A draft completed by the inventory.
 #[derive(Clone, Debug)]
 pub struct Applied<'a> {
-    /// The asset's first name, under which it stays.
+    /// The asset's first name, which it keeps.
     pub name: AssetName,
     /// What happened.
     pub action: Action,
-    /// Tells the asset from earlier and later ones of the same name.
+    /// A unique id that distinguishes the asset from earlier and later ones of the same name.
     pub uid: Option<String>,
-    /// The ARN: the record's own or the one held before a composed one.
+    /// The ARN. One from a record is preferred to a composed one.
     pub arn: Option<String>,
-    /// The region it lives in, `-` where it has none or none is known.
+    /// The region, `-` if it has none or none is known.
     pub region: String,
-    /// The name that people know.
+    /// The display name.
     pub display_name: Option<String>,
     /// The tags, as a JSON object.
     pub tags: JsonText,
-    /// The configuration after, as JSON; `None` when deleted.
+    /// The configuration after the change, as JSON; `None` for a deletion.
     pub configuration: Option<Bytes>,
     /// How much of it is known.
     pub configuration_state: ConfigurationState,
-    /// The configuration before, as JSON.
+    /// The configuration before the change, as JSON; `None` if there was none or none is known.
     pub previous_configuration: Option<Bytes>,
-    /// What was known before.
+    /// What was known before the change.
     pub previous_state: PreviousState,
     /// The difference, as a JSON array of [`Change`]s.
     pub changes: Bytes,
-    /// The record is older than what the asset holds. What is before and after it here is as of its own time.
+    /// The record is older than the asset's last change. Both configurations are as of the record's own time.
     pub late: bool,
-    /// What is held from now on, for the log to store; nothing where a late record's place is no longer known.
+    /// The present state of the asset, for the log to store; `None` for a late record whose place is no longer known.
     pub held: Option<Arc<Held>>,
-    /// The configuration after, to look into; `None` when deleted.
+    /// The configuration after the change, parsed; `None` for a deletion.
     pub document: Option<Json<'a>>,
-    /// The configuration before, where the asset was held and alive, and the record is not late.
+    /// The configuration before the change, parsed, if the asset was known to exist and the record is not late.
     pub before: Option<Json<'a>>,
 }
 
-/// The assets.
+/// The state of every asset, by name.
 ///
-/// Those that changed lately are kept as they are, the others packed.
+/// Assets that changed lately are kept as they are, the others packed.
 #[derive(Debug, Default)]
 pub struct Inventory {
     assets: DashMap<AssetName, Slot, FastState>,
     packer: Packer,
-    /// Later names of assets that the provider renamed.
+    /// Later names of renamed assets, with their first names.
     aliases: DashMap<AssetName, AssetName, FastState>,
-    /// The names in order, for paging.
+    /// All first names in order, for paging.
     names: Mutex<BTreeSet<AssetName>>,
     journal: Mutex<Journal>,
     evictor: Option<Mutex<Evictor>>,
@@ -135,7 +135,7 @@ impl Slot {
             Self::Packed(packed) => match packed.unpack() {
                 Ok(held) => Some(Arc::new(held)),
                 Err(error) => {
-                    // It was packed by this process: the memory is at fault, or the program.
+                    // It was packed by this process: either the memory or the program is faulty.
                     tracing::error!(%error, "an asset is lost from the inventory");
                     None
                 }
@@ -145,54 +145,54 @@ impl Slot {
 }
 
 impl Inventory {
-    /// An inventory that holds every asset.
+    /// An inventory without limit, which holds every asset.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An inventory that forgets the assets that changed longest ago when their configurations take more than
+    /// An inventory that forgets the assets that changed longest ago when all together take more than about
     /// `max_bytes`. A forgotten asset is unknown again.
     #[must_use]
     pub fn bounded(max_bytes: usize) -> Self {
-        // A part of it for what was told lately, so that late records find their place.
+        // A part of that for the journal, so that late records find their place.
         let journal = Mutex::new(Journal::with_limit(max_bytes / 32));
         Self { evictor: Some(Mutex::new(Evictor::new(max_bytes))), journal, ..Self::default() }
     }
 
-    /// Number of assets held, deleted ones included.
+    /// Number of assets, deleted ones included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.assets.len()
     }
 
-    /// Holds nothing.
+    /// Whether there are no assets.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.assets.is_empty()
     }
 
-    /// What is held of an asset, by its first name or a later one.
+    /// An asset by its first name or a later one.
     #[must_use]
     pub fn get(&self, name: &AssetName) -> Option<Arc<Held>> {
         self.first_named(name).or_else(|| self.first_named(&self.canonical(name)))
     }
 
     fn first_named(&self, name: &AssetName) -> Option<Arc<Held>> {
-        // Unpacked after the map is free again.
+        // Unpacked after the map's lock is released.
         let slot = self.assets.get(name)?.clone();
         slot.held()
     }
 
-    /// The assets after a name that are wanted, in the order of names, as long as `take` says so. `wanted` is asked
-    /// first because it costs little: an asset that is not, is not unpacked.
+    /// Passes the wanted assets after a name to `take`, in the order of names, until it returns false. `wanted` is
+    /// asked first, since it is cheap: only wanted assets are unpacked.
     pub fn walk(
         &self,
         after: Option<&AssetName>,
         wanted: &dyn Fn(&Outline<'_>) -> bool,
         take: &mut dyn FnMut(Arc<Held>) -> bool,
     ) {
-        // In pages, so that the names are never locked for long.
+        // In pages, so that the names are not locked for long.
         const PAGE: usize = 256;
         let mut from = after.cloned();
         loop {
@@ -217,11 +217,11 @@ impl Inventory {
         }
     }
 
-    /// Applies a draft, whose steps are used up: what they carry becomes the configuration.
+    /// Applies a draft of an event and returns the completed change. Takes the steps out of the draft.
     ///
-    /// A record that is older than what the asset holds is applied in its place, as long as what came after it is still
-    /// known change by change; the later changes are applied over it again.
-    /// What `past` tells of the asset's events in the log reaches further back than memory, and over a restart.
+    /// A record that is older than the asset's last change is applied in its place, as long as the later changes are
+    /// known one by one; these are applied again on top. `past` reads the asset's events from the log: those that are
+    /// no longer in memory, and those from before a restart.
     pub fn apply<'a>(
         &self,
         time: Time,
@@ -248,8 +248,8 @@ impl Inventory {
         applied
     }
 
-    /// What another asset holds is looked up once, when the record comes: it may hold something else later. A copy from the
-    /// asset itself stays one: it is of what was held before this change.
+    /// Resolves a copy from another asset when the record arrives, since that asset may change later; [`Step::Touch`]
+    /// if nothing is found. A copy from the asset itself is left for later: it takes the value before this change.
     fn resolve(&self, own: &AssetName, step: Step) -> Step {
         let Step::Copy { from, from_at, at } = step else { return step };
         if self.canonical(&from) == *own {
@@ -266,7 +266,7 @@ impl Inventory {
         self.put(name, Slot::Plain(held), size);
     }
 
-    /// Packs an asset that did not change for a while. Who reads it waits some microseconds.
+    /// Packs an asset that did not change for a while. Reading it then takes some microseconds more.
     fn pack(&self, name: &AssetName) {
         let Some(mut slot) = self.assets.get_mut(name) else { return };
         let Slot::Plain(held) = &*slot else { return };

@@ -1,8 +1,8 @@
-//! Assets that did not change lately, in little memory.
+//! Compact storage for assets that did not change lately.
 //!
-//! What is held of an asset is kept as the bytes that the log stores, compressed (zstd) against the first few assets of
-//! the same type: configurations of one type have the same members, and mostly the same values. Of a type that has too
-//! few assets for that, they stay as they are.
+//! An asset is kept as the bytes that the log stores, compressed (zstd) with a dictionary of the first few assets of
+//! its type: configurations of one type have the same members and mostly the same values. Assets of a type with too few
+//! assets for a dictionary are not packed.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -14,20 +14,20 @@ use super::stored::{Held, Outline};
 use super::{ConfigurationState, RestoreError};
 use crate::model::{AssetName, Time};
 
-/// A dictionary is made of the assets that give this many bytes,
+/// A dictionary is made of assets amounting to this many bytes,
 const DICTIONARY_BYTES: usize = 8 << 10;
-/// or of this many, if they are small.
+/// or of this many assets, if they are small.
 const DICTIONARY_ASSETS: usize = 16;
-/// Most of an asset is in the dictionary: higher levels take longer and gain little.
+/// The zstd level. Most of an asset is in the dictionary: higher levels take longer and gain little.
 const LEVEL: i32 = -3;
 
 thread_local! {
-    // Contexts keep their working memory from one asset to the next.
+    // Contexts are reused, as they keep their working memory from one asset to the next.
     static COMPRESSOR: RefCell<Option<CCtx<'static>>> = RefCell::new(CCtx::try_create());
     static DECOMPRESSOR: RefCell<Option<DCtx<'static>>> = RefCell::new(DCtx::try_create());
 }
 
-/// An asset, compressed, and what lists of assets look at.
+/// A compressed asset, and uncompressed what lists of assets show.
 #[derive(Debug)]
 pub(super) struct Packed {
     kind: Arc<Kind>,
@@ -39,7 +39,7 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    /// What lists of assets look at.
+    /// The fields by which lists select assets.
     pub(super) fn outline<'a>(&'a self, name: &'a AssetName) -> Outline<'a> {
         Outline {
             name,
@@ -52,10 +52,10 @@ impl Packed {
         }
     }
 
-    /// The asset.
+    /// Decompresses the asset.
     ///
     /// # Errors
-    /// When it is not what was packed, which would be a fault in memory.
+    /// When the bytes are not what was packed, which would be a memory fault.
     pub(super) fn unpack(&self) -> Result<Held, RestoreError> {
         let dictionary = self.kind.dictionary.get().ok_or(RestoreError::Unpack)?;
         let mut stored = Vec::with_capacity(usize::try_from(self.length).unwrap_or_default());
@@ -67,26 +67,26 @@ impl Packed {
         Held::decode(&stored)
     }
 
-    /// Bytes in memory, about, of an asset of that name.
+    /// Approximate size in memory of an asset with this name, in bytes.
     pub(super) fn size(&self, name: &AssetName) -> usize {
-        // The places in the maps, and what the allocator adds.
+        // Entries in the maps, and the allocator's overhead.
         const FIXED: usize = 200;
         FIXED + size_of::<Self>() + self.compressed.len() + 2 * name.as_str().len()
     }
 }
 
-/// Packs assets. Knows every type and place once.
+/// Packs assets. Holds the dictionaries, and one copy of every type and place.
 #[derive(Debug, Default)]
 pub(super) struct Packer {
-    /// By the provider's type, then by what else there is to tell apart.
+    /// By the provider's type.
     kinds: Interned<Kind>,
     /// By account.
     places: Interned<Place>,
 }
 
 impl Packer {
-    /// `None` as long as too few assets of the type were offered, and where compression does not work.
-    /// `stored` is what [`Held::encode`] gives for the asset.
+    /// Packs an asset; `stored` is its [encoded](Held::encode) form. `None` if too few assets of its type have been
+    /// offered so far, or if compression fails.
     pub(super) fn pack(&self, asset: &Outline<'_>, provider_type: &str, stored: &[u8]) -> Option<Packed> {
         let kind = self.kinds.get(
             provider_type,
@@ -109,7 +109,7 @@ impl Packer {
     }
 }
 
-/// A type of asset.
+/// A type of asset, with its dictionary.
 #[derive(Debug)]
 struct Kind {
     provider: Box<str>,
@@ -118,7 +118,7 @@ struct Kind {
     dictionary: OnceLock<Dictionary>,
 }
 
-/// What the dictionary is to be made of.
+/// The assets that the dictionary will be made of.
 #[derive(Debug, Default)]
 struct Samples {
     bytes: Vec<u8>,
@@ -146,7 +146,7 @@ impl Kind {
         }
     }
 
-    /// The dictionary of the type; until there is one, `stored` goes into it.
+    /// The dictionary of the type; as long as there is none, `stored` is added to its samples.
     fn dictionary(&self, stored: &[u8]) -> Option<&Dictionary> {
         if let Some(dictionary) = self.dictionary.get() {
             return Some(dictionary);
@@ -163,14 +163,14 @@ impl Kind {
     }
 }
 
-/// Where assets live.
+/// The account and region of assets.
 #[derive(Debug)]
 struct Place {
     account: Box<str>,
     region: Box<str>,
 }
 
-/// Values of which there is one each, found by a text and by what tells the few of one text apart.
+/// Values kept once each: found by a text, and among the few with the same text by a predicate.
 #[derive(Debug)]
 struct Interned<T>(RwLock<HashMap<Box<str>, Vec<Arc<T>>>>);
 

@@ -1,5 +1,5 @@
-//! Changes of an asset that the journal no longer holds, as the log tells them: so that a record may come late by any
-//! time, and after a restart.
+//! Changes of an asset that the journal no longer holds, taken from the log, so that a record can be placed however
+//! late it arrives, also after a restart.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,37 +13,38 @@ use super::{ConfigurationState, PreviousState};
 use crate::json::{Arena, Json};
 use crate::model::{AssetName, Draft, Time};
 
-/// An event of the log, and the draft that its record gives again.
+/// An event from the log, and the draft obtained by normalizing its record again.
 #[derive(Clone, Debug)]
 pub struct PastChange {
     /// The provider's event time.
     pub time: Time,
     /// The event's id.
     pub event_id: String,
-    /// What its record tells; `None` where that can't be had again.
+    /// The draft of its record; `None` if the record no longer yields one.
     pub draft: Option<Draft>,
-    /// What was known before.
+    /// What was known about the asset before the event.
     pub previous_state: PreviousState,
-    /// The configuration before.
+    /// The configuration before, as JSON; `None` if there was none or none is known.
     pub previous_configuration: Option<Bytes>,
-    /// The configuration after.
+    /// The configuration after, as JSON; `None` for a deletion.
     pub configuration: Option<Bytes>,
-    /// How much of it is known.
+    /// How much of the configuration after is known.
     pub configuration_state: ConfigurationState,
 }
 
-/// Gives the events of an asset in the log, in any order: back to the newest that is not after the moment, if it can.
+/// Reads the events of an asset from the log, in any order: back to the newest that is not after the given time, if
+/// possible.
 pub type Past<'a> = &'a dyn Fn(&AssetName, Time) -> Vec<PastChange>;
 
 impl Recent {
-    /// Takes changes from before the first one that is held, so that one told at `time` has its place. Does nothing
-    /// where what the log tells does not lead to what is held: rules may have changed since.
+    /// Prepends older changes from the log, so that a change of the given time can be placed. Does nothing if they do
+    /// not lead to the present configuration: the rules may have changed since.
     pub(super) fn reach_back(&mut self, name: &AssetName, time: Time, mut past: Vec<PastChange>) {
         let Some(base) = self.base.clone() else { return };
         past.sort_by_key(|change| change.time);
         let Some(newest) = past.iter().position(|change| change.event_id == base.last_event) else { return };
         past.truncate(newest + 1);
-        // What happened before the last seed is in it; what happened after it begins with it.
+        // The last seed includes everything before it; what happened after starts from it.
         let seeded = base.seeded.as_ref();
         if seeded.is_some_and(|seeded| seeded.as_of > time) {
             return;
@@ -70,7 +71,7 @@ impl Recent {
             None => match (seeded.filter(|_| is_next(first.1)), first.1.previous_state) {
                 (Some(seeded), _) => Some(as_seeded(&base, seeded, first.0, first.1)),
                 (None, PreviousState::Absent | PreviousState::Unknown) => None,
-                // What it was then is known, but not since when: the record may be from before that.
+                // Its state then is known, but not since when: the record may be older than that.
                 (None, PreviousState::Present | PreviousState::Deleted) => return,
             },
         };
@@ -91,14 +92,14 @@ impl Recent {
     }
 }
 
-/// What a seed told, before the first event after it.
+/// The asset as a seed described it, before the first event after the seed.
 fn as_seeded(base: &Held, seeded: &Seeded, draft: &Draft, first: &PastChange) -> Arc<Held> {
     let held = state(base, draft, seeded.as_of, "", first.previous_configuration.as_ref(), seeded.state);
     let seeded = Some(Seeded { next: None, ..seeded.clone() });
     Arc::new(Held { seeded, ..Arc::unwrap_or_clone(held) })
 }
 
-/// The asset as an event left it. What events do not tell (names, first sight) is as it is now.
+/// The asset after an event. What events do not contain (aliases, first seen) is taken from its present state.
 fn state(
     base: &Held,
     draft: &Draft,

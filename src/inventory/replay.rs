@@ -1,4 +1,4 @@
-//! An asset's changes again, out of the events that told them, in the order of event time: what it held in between.
+//! Replays an asset's logged events in the order of event time, to obtain its state after each of them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,53 +14,53 @@ use super::{ConfigurationState, PreviousState};
 use crate::json::{Arena, Json, JsonText};
 use crate::model::{Action, AssetRef, Draft, DraftAction, KeyedSet, Step, Time};
 
-/// An event as it was logged.
+/// An event, parsed from the log.
 #[derive(Clone, Debug)]
 pub struct Logged {
     /// The provider's event time.
     pub time: Time,
     /// The event's id.
     pub event_id: String,
-    /// What happened.
+    /// The action.
     pub action: Action,
-    /// The asset, as the event names it.
+    /// The asset, as the event describes it.
     pub asset: AssetRef,
-    /// Tells the asset from others of the same name.
+    /// A unique id that distinguishes the asset from others of the same name.
     pub uid: Option<String>,
-    /// The name that people know.
+    /// The display name.
     pub display_name: Option<String>,
     /// The tags, as a JSON object.
     pub tags: JsonText,
-    /// What its record tells; `None` where that is not needed or can't be had again.
+    /// The draft of its record; `None` if it is not needed, or if the record no longer yields one.
     pub draft: Option<Draft>,
-    /// What was known before, as far as it was told when the event was logged.
+    /// What was known about the asset before, at the time the event was logged.
     pub previous_state: PreviousState,
-    /// The configuration before.
+    /// The configuration before, as JSON, at the time the event was logged.
     pub previous_configuration: Option<Bytes>,
-    /// The configuration after.
+    /// The configuration after, as JSON; `None` for a deletion.
     pub configuration: Option<Bytes>,
-    /// How much of it is known.
+    /// How much of the configuration after is known.
     pub configuration_state: ConfigurationState,
-    /// The difference.
+    /// The difference between the two.
     pub changes: Vec<Change>,
 }
 
-/// What an event left, with all that is known now of the time before it.
+/// The state after an event, given all that is known now about the time before it.
 #[derive(Clone, Debug)]
 pub struct Version {
-    /// Which of the events.
+    /// The index of the event.
     pub event: usize,
-    /// The configuration before it; `None` where there was none, or none is known.
+    /// The configuration before it, as JSON; `None` if there was none or none is known.
     pub before: Option<Bytes>,
-    /// What it changed.
+    /// The difference that it made.
     pub changes: Vec<Change>,
     /// The asset after it.
     pub held: Arc<Held>,
 }
 
-/// Puts a run of events of one asset, given in the order of the log, into the order of their times, and applies each to
-/// what the one before it left. The [`oldest`] must have been told of all that is older than the run. `first_seen`: of
-/// what was held before it.
+/// Sorts a run of events of one asset, given in log order, by event time, and applies each to the state after the
+/// previous one. When the [`oldest`] was logged, all events older than the run must have been in the log already.
+/// `first_seen` is that of the asset before the run.
 #[must_use]
 pub fn replay(events: &[Logged], first_seen: Time) -> Vec<Version> {
     let Some(oldest) = oldest(events) else { return Vec::new() };
@@ -82,15 +82,15 @@ pub fn replay(events: &[Logged], first_seen: Time) -> Vec<Version> {
     versions
 }
 
-/// The oldest of some events that are in the order of the log; of those of one time, the one that was told first.
+/// The oldest of some events given in log order; of several with the same time, the one logged first.
 #[must_use]
 pub fn oldest(events: &[Logged]) -> Option<&Logged> {
     events.iter().min_by_key(|event| event.time)
 }
 
 impl Logged {
-    /// What was held before the event, as it tells; `None` where nothing was, or nothing is known. The times in it are that
-    /// of the first sight.
+    /// The asset before the event, according to the event; `None` if it did not exist or is unknown. Its times are
+    /// `first_seen`.
     #[must_use]
     pub fn before(&self, first_seen: Time) -> Option<Arc<Held>> {
         let known = match self.configuration_state {
@@ -126,13 +126,14 @@ impl Logged {
         }))
     }
 
-    /// What was deleted before an asset was created was another.
+    /// The unique id before the event: none if it created the asset, since one deleted before was another.
     fn uid_before(&self) -> Option<String> {
         self.uid.clone().filter(|_| self.action != Action::Create)
     }
 
-    /// What its record tells, if that still makes of what was before what the event says: rules may have changed since.
-    /// Otherwise what the event says: the configuration itself where nothing came late, else the changes.
+    /// The change that the event stands for. It is taken from the record, if that still leads to the event's
+    /// configuration (the rules may have changed since). Otherwise from the event: the configuration itself if the
+    /// event is `alone`, else its changes.
     fn told(&self, alone: bool) -> Told {
         if let Some(draft) = &self.draft {
             let told = Told::of(self.time, self.event_id.clone(), draft.clone());
@@ -164,7 +165,8 @@ impl Logged {
         }
     }
 
-    /// What it changed, and the asset after it: by its own words, where what it was told of is what is known now.
+    /// The difference that the event made, and the asset after it. They are the event's own if both configurations
+    /// still are what they were when it was logged.
     fn completed(&self, before: Option<&Bytes>, after: &Arc<Held>, sets: &[KeyedSet]) -> (Vec<Change>, Arc<Held>) {
         let is_as_told = is_same(before, self.previous_configuration.as_ref())
             && is_same(after.configuration.as_ref(), self.configuration.as_ref());
@@ -182,15 +184,15 @@ impl Logged {
     }
 }
 
-/// Whether two configurations are the same, however they are written.
+/// Whether two configurations are equal as JSON values.
 fn is_same(one: Option<&Bytes>, other: Option<&Bytes>) -> bool {
     let arena = Arena::new();
     let value = |json: Option<&Bytes>| json.map(|json| Json::stored(json, &arena));
     one == other || value(one) == value(other)
 }
 
-/// A change of a document as a step: elements of arrays by their value, since they may stand elsewhere than when it was
-/// told.
+/// A change as a step. Elements of arrays are found by value, since their index may differ from when the change was
+/// logged.
 fn step(change: &Change, before: Json<'_>) -> Step {
     let (at, value) = (change.path.clone(), JsonText::from(&change.value));
     let array = change.path.split_back().filter(|(parent, last)| {

@@ -1,4 +1,4 @@
-//! The inventory at start, from what the log stored.
+//! Rebuilding the inventory at startup from the assets stored in the log.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,16 +9,16 @@ use bytes::Bytes;
 use super::stored::{Brief, Held, RestoreError};
 use super::{Inventory, Slot};
 
-/// Values handed to another thread at once,
+/// Number of assets handed to another thread at once,
 const CHUNK: usize = 256;
-/// and how many such may wait.
+/// and number of such chunks that may wait.
 const CHUNKS: usize = 8;
 
 impl Inventory {
-    /// Takes back what was stored of one asset.
+    /// Restores one asset from its stored form.
     ///
     /// # Errors
-    /// When the bytes are not what this version or an older one stores.
+    /// When the bytes are not in the format of this version or an older one.
     pub fn restore(&self, stored: &[u8]) -> Result<(), RestoreError> {
         let Some(brief) = Brief::read(stored)? else {
             let held = Arc::new(Held::decode(stored)?);
@@ -37,10 +37,11 @@ impl Inventory {
         Ok(())
     }
 
-    /// Takes back all that was stored, on every core: `read` is given a function to call with what is stored of each asset.
+    /// Restores all assets, on every core. `read` is called once with a function, to which it passes the stored form of
+    /// each asset.
     ///
     /// # Errors
-    /// Those of `read`; and those of [`Inventory::restore`], the first of them.
+    /// Errors of `read`, and those of [`Inventory::restore`], of which one is returned.
     pub fn restore_all<E: From<RestoreError>>(
         &self,
         read: impl FnOnce(&mut dyn FnMut(Bytes)) -> Result<(), E>,
@@ -54,7 +55,7 @@ impl Inventory {
             let outcome = read(&mut |stored| {
                 chunk.push(stored);
                 if chunk.len() == CHUNK {
-                    // It can't fail: the receiver is there until the end of this function.
+                    // This can't fail: the receiver lives until the end of this function.
                     let _ = chunks.send(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK)));
                 }
             });
@@ -67,7 +68,8 @@ impl Inventory {
         })
     }
 
-    /// Goes on to the end even after an error, so that who sends is never held up.
+    /// Restores assets until the sender is gone. Keeps receiving after an error, so that the sender never blocks.
+    /// Returns the first error.
     fn restore_waiting(&self, waiting: &Mutex<Receiver<Vec<Bytes>>>) -> Result<(), RestoreError> {
         let mut outcome = Ok(());
         loop {

@@ -1,7 +1,7 @@
-//! What an inventory of the provider tells, put in its place by its time.
+//! Seeds: assets from a provider's inventory, placed among the changes by their time.
 //!
-//! A seed is a change like any other, told for the moment that it is of: changes that came before it are in it already,
-//! those that came after it are applied over it. What it adds nothing to is not written again.
+//! A seed is applied like any other change, as of its own time: it includes all earlier changes, and later ones are
+//! applied again on top. An asset to which it adds nothing is not stored again.
 
 use std::sync::{Arc, PoisonError};
 
@@ -11,23 +11,23 @@ use super::{Applied, Held, Inventory, Past};
 use crate::json::{Arena, Json};
 use crate::model::{Draft, DraftAction, Seed, Step};
 
-/// What became of a seed.
+/// The result of applying a seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeedOutcome {
-    /// The asset was not held, or held as deleted.
+    /// The asset was not known, or known as deleted.
     Imported,
-    /// It was held otherwise.
+    /// The asset was known and differed.
     Updated,
-    /// It was held just so.
+    /// The asset was known and did not differ, or was not known and the seed says that it is gone.
     Unchanged,
-    /// It is from before what is held, and has no effect on it.
+    /// The seed is older than the asset's last change and has no effect.
     Older,
 }
 
 impl Inventory {
-    /// Takes what a seed tells, whose steps are used up. `Applied` is there where what is held changed by it.
+    /// Applies a seed, whose steps are taken out of it. Returns `Applied` if the asset changed.
     ///
-    /// A partial seed tells the members of the configuration that it has; those that it does not have stay.
+    /// A partial seed sets the members of the configuration that it contains; the others stay.
     pub fn seed<'a>(
         &self,
         event_id: &str,
@@ -62,7 +62,7 @@ impl Inventory {
     }
 }
 
-/// The seed as a change: of all that it tells, and of nothing else.
+/// The seed as a change: a replacement of the configuration, or of the members that it contains if it is partial.
 fn told(event_id: &str, seed: &mut Seed, arena: &Arena) -> Told {
     let Draft { action, asset, steps, partial, .. } = &mut seed.draft;
     let mut steps = std::mem::take(steps);
@@ -89,7 +89,7 @@ fn told(event_id: &str, seed: &mut Seed, arena: &Arena) -> Told {
     }
 }
 
-/// The same asset, whenever it was so.
+/// Whether the asset is the same, apart from times.
 fn is_same(held: &Held, next: &Held) -> bool {
     (&held.configuration, held.state, &held.arn, &held.aliases)
         == (&next.configuration, next.state, &next.arn, &next.aliases)

@@ -1,11 +1,11 @@
-//! Arrays that are sets: elements found by their keys.
+//! Arrays that are sets: their elements are found by key.
 
 use std::collections::HashMap;
 
 use crate::json::{Json, Number};
 use crate::model::KeyedSet;
 
-/// What makes an element itself, as text: the JSON of the values under the key pointers. A missing value is as null.
+/// The key of an element as text: the JSON of the values at the key pointers. A missing value counts as null.
 pub(super) fn key_of(element: Json<'_>, set: &KeyedSet) -> String {
     let mut key = Vec::new();
     for pointer in &*set.key {
@@ -15,7 +15,7 @@ pub(super) fn key_of(element: Json<'_>, set: &KeyedSet) -> String {
     in_one_case(key, set)
 }
 
-/// Numbers as text and numbers as numbers are the same key: providers are not strict.
+/// A number and the same number as a string are the same key: providers are not strict.
 fn write_part(value: Json<'_>, key: &mut Vec<u8>) {
     let quote: &[u8] = if matches!(value, Json::Number(_)) { b"\"" } else { b"" };
     key.extend_from_slice(quote);
@@ -44,7 +44,8 @@ pub(super) fn have_same_key(one: Json<'_>, other: Json<'_>, set: &KeyedSet) -> b
     })
 }
 
-/// How many elements at the beginning of both are the very same: one list was made of the other.
+/// Number of elements at the beginning of both lists that are the same objects in memory, as one list was derived from
+/// the other.
 pub(super) fn shared_prefix(one: &[Json<'_>], other: &[Json<'_>]) -> usize {
     let is_shared = |(one, other): &(&Json<'_>, &Json<'_>)| match (one, other) {
         (Json::Object(one), Json::Object(other)) => one.is(*other),
@@ -53,19 +54,20 @@ pub(super) fn shared_prefix(one: &[Json<'_>], other: &[Json<'_>]) -> usize {
     one.iter().zip(other).take_while(is_shared).count()
 }
 
-/// Where each key stands. `None` when two elements share a key.
+/// The index of each key. `None` if two elements have the same key.
 pub(super) fn places(keys: &[String]) -> Option<HashMap<&str, usize>> {
     let mut places = HashMap::with_capacity(keys.len());
     let unique = keys.iter().enumerate().all(|(index, key)| places.insert(key.as_str(), index).is_none());
     unique.then_some(places)
 }
 
-/// The place of the element that has the same key as `wanted`.
+/// The index of the element with the same key as `wanted`.
 pub(super) fn position(elements: &[Json<'_>], wanted: Json<'_>, set: &KeyedSet) -> Option<usize> {
     elements.iter().position(|element| have_same_key(*element, wanted, set))
 }
 
-/// Puts `new` into the order that a difference can tell: what stayed in its old order, then what came.
+/// Sorts `new` into the order that a difference can express: the elements that stayed, in their old order, then the
+/// added ones.
 pub(super) fn align<'a>(old: &[Json<'a>], new: &[Json<'a>], set: &KeyedSet) -> Vec<Json<'a>> {
     let (stays, new) = new.split_at(shared_prefix(old, new));
     let old = old.get(stays.len()..).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What is held of an asset, and how the log stores it.
+//! The state of an asset, and its stored form in the log.
 
 use std::borrow::Cow;
 
@@ -15,10 +15,10 @@ use crate::model::{AssetName, Time};
 pub struct Held {
     /// Its first name.
     pub name: AssetName,
-    /// The provider's id, the newest one.
+    /// The provider's id; the newest one after renames.
     pub id: String,
-    /// Tells it from earlier and later assets of the same name: the provider's own, else the id of the event that created
-    /// it; `None` where neither is known.
+    /// A unique id that distinguishes it from earlier and later assets of the same name: the provider's own, else the
+    /// id of the event that created it; `None` if neither is known.
     pub uid: Option<String>,
     /// The neutral type.
     pub neutral_type: String,
@@ -28,17 +28,17 @@ pub struct Held {
     pub provider_type: String,
     /// The ARN or other full name.
     pub arn: Option<String>,
-    /// A record told the ARN; it is not composed.
+    /// The ARN comes from a record; it is not composed.
     pub arn_is_told: bool,
     /// The account.
     pub account: String,
     /// The region, `-` for global ones.
     pub region: String,
-    /// The name that people know.
+    /// The display name.
     pub display_name: Option<String>,
     /// The tags, as a JSON object.
     pub tags: JsonText,
-    /// The configuration as JSON; `None` when deleted.
+    /// The configuration as JSON; `None` if deleted.
     pub configuration: Option<Bytes>,
     /// How much of it is known.
     pub state: ConfigurationState,
@@ -48,16 +48,16 @@ pub struct Held {
     pub changed: Time,
     /// The id of the last event.
     pub last_event: String,
-    /// Later names.
+    /// Later names, from renames.
     pub aliases: Vec<AssetName>,
-    /// The last seed of it, if there was one.
+    /// The last seed, if there was one.
     pub seeded: Option<Seeded>,
 }
 
-/// A seed, of which the log need not have an event: where it stands among those that it has.
+/// The place of a seed among the asset's events: the log need not contain an event for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seeded {
-    /// The time that it is of.
+    /// The time as of which it describes the asset.
     pub as_of: Time,
     /// How much of the configuration was known then.
     pub state: ConfigurationState,
@@ -66,7 +66,7 @@ pub struct Seeded {
     pub next: Option<String>,
 }
 
-/// What lists of assets look at.
+/// The fields by which lists select assets.
 #[derive(Clone, Copy, Debug)]
 pub struct Outline<'a> {
     /// The first name.
@@ -85,25 +85,25 @@ pub struct Outline<'a> {
     pub changed: Time,
 }
 
-/// Stored bytes that are no asset.
+/// An error when a stored asset is read.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The members can't be read.
+    /// The head is not valid JSON, or lacks members.
     #[error("a stored asset can't be read: {0}")]
     Json(#[from] serde_json::Error),
-    /// Written by a later version, or not by this program.
+    /// The bytes were written by a later version or another program, or are truncated.
     #[error("a stored asset can't be read: its format is unknown or it is truncated")]
     Format,
-    /// What is kept in memory does not decompress.
+    /// A packed asset can't be decompressed.
     #[error("an asset kept in memory can't be decompressed")]
     Unpack,
 }
 
-/// The stored form: this byte, the length of the head (4 bytes, big-endian), the head, the configuration as it is.
-/// Before, it was the head alone, with the configuration as a member: what begins with a brace.
+/// The first byte of the stored form. The length of the head (4 bytes, big-endian), the head and the configuration as
+/// JSON follow. An older form, which begins with a brace, is the head alone with the configuration as a member.
 const FORMAT: u8 = 1;
 
-/// The head: JSON, so that members can be added.
+/// The head, in JSON so that members can be added.
 #[derive(Serialize, Deserialize)]
 struct Head<'a> {
     #[serde(borrow)]
@@ -137,12 +137,12 @@ struct Head<'a> {
     aliases: Cow<'a, [AssetName]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     seeded: Option<Cow<'a, Seeded>>,
-    /// Of the form before.
+    /// Present in the older form only.
     #[serde(borrow, skip_serializing)]
     configuration: Option<&'a RawValue>,
 }
 
-/// Of the head, what is to be known of an asset that is packed as it comes.
+/// The members of the head that are needed to pack an asset in its stored form.
 #[derive(Deserialize)]
 pub(super) struct Brief<'a> {
     #[serde(borrow)]
@@ -164,7 +164,7 @@ pub(super) struct Brief<'a> {
 }
 
 impl<'a> Brief<'a> {
-    /// `None` for the form before.
+    /// Reads the head of a stored asset; `None` for the older form.
     pub(super) fn read(stored: &'a [u8]) -> Result<Option<Self>, RestoreError> {
         if stored.first() == Some(&b'{') {
             return Ok(None);
@@ -195,19 +195,19 @@ impl<'a> Brief<'a> {
 }
 
 impl Held {
-    /// Bytes in memory, about.
+    /// Approximate size in memory, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         const FIXED: usize = 600;
         FIXED + self.configuration.as_ref().map_or(0, Bytes::len) + 2 * self.name.as_str().len()
     }
 
-    /// The configuration, to look into.
+    /// The parsed configuration.
     pub(super) fn document<'a>(&self, arena: &'a Arena) -> Option<Json<'a>> {
         self.configuration.as_ref().map(|json| Json::stored(json, arena))
     }
 
-    /// What lists of assets look at.
+    /// The fields by which lists select assets.
     #[must_use]
     pub fn outline(&self) -> Outline<'_> {
         Outline {
@@ -221,7 +221,7 @@ impl Held {
         }
     }
 
-    /// What the log is to store.
+    /// The stored form, for the log.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let head = Head {
@@ -248,7 +248,7 @@ impl Held {
         let configuration = self.configuration.as_deref().unwrap_or_default();
         written(|stored| {
             stored.extend_from_slice(&[FORMAT, 0, 0, 0, 0]);
-            // Strings, numbers and JSON texts in memory: nothing here can fail to be written.
+            // Strings, numbers and JSON texts written to memory: this can't fail.
             let _ = serde_json::to_writer(&mut *stored, &head);
             let length = u32::try_from(stored.len() - HEAD_FROM).unwrap_or(u32::MAX);
             if let Some(place) = stored.get_mut(1..HEAD_FROM) {
@@ -291,7 +291,7 @@ impl Held {
 
 const HEAD_FROM: usize = 5;
 
-/// Head and configuration.
+/// Splits a stored asset into head and configuration.
 fn split(stored: &[u8]) -> Result<(&[u8], &[u8]), RestoreError> {
     if stored.first() == Some(&b'{') {
         return Ok((stored, &[]));

@@ -177,7 +177,7 @@ fn a_creation_that_comes_after_its_updates_completes_them() {
     let inventory = Inventory::new();
     let update = apply(&inventory, at(5), "e5:0", &draft("sg-1", UPDATE, vec![add(22)]));
     assert_eq!(update.previous_state, PreviousState::Unknown);
-    // Also one of the same second: nothing is updated before it exists.
+    // Also within the same second: nothing is updated before it exists.
     for seconds in [4, 5] {
         let inventory = Inventory::new();
         apply(&inventory, at(5), "e5:0", &draft("sg-1", UPDATE, vec![add(22)]));
@@ -195,7 +195,7 @@ fn a_record_whose_place_is_no_longer_known_leaves_the_asset_as_it_is() {
     let before = Inventory::new();
     let web = json!({ "groupName": "web" });
     let created = apply(&before, at(10), "e1:0", &draft("sg-1", CREATE, vec![Step::Replace(web.clone().into())]));
-    // After a restart there is what was held, and no longer how it came to be.
+    // After a restart the assets are known, but no longer their single changes.
     let inventory = Inventory::new();
     inventory.restore(&created.held.unwrap().encode()).unwrap();
     let late = apply(&inventory, at(5), "e0:0", &draft("sg-1", UPDATE, vec![add(22)]));
@@ -205,7 +205,7 @@ fn a_record_whose_place_is_no_longer_known_leaves_the_asset_as_it_is() {
     assert_eq!((json_of(held.configuration.as_ref()), held.changed), (web, at(10)));
 }
 
-/// What the log would tell of a history: every event, and the draft that its record gives again.
+/// What the log would contain for a history: every event, and the draft that its record yields again.
 fn past_of(history: &[(Time, String, Draft)]) -> Vec<PastChange> {
     let inventory = Inventory::new();
     let change = |(time, event_id, draft): &(Time, String, Draft)| {
@@ -223,7 +223,7 @@ fn past_of(history: &[(Time, String, Draft)]) -> Vec<PastChange> {
     history.iter().map(change).collect()
 }
 
-/// The inventory after a restart: what was held in the end, and no longer how it came to be.
+/// The inventory after a restart: the assets are known, but no longer their single changes.
 fn restored(history: &[(Time, String, Draft)]) -> Inventory {
     let (before, inventory) = (Inventory::new(), Inventory::new());
     for (time, event_id, draft) in history {
@@ -249,7 +249,7 @@ fn after_a_restart_the_log_tells_where_a_late_record_belongs() {
     assert_eq!(json_of(held.configuration.as_ref()), json!({ "groupName": "web", "rules": [rule(22), rule(443)] }));
     assert_eq!(held.state, ConfigurationState::Complete);
 
-    // What does not lead to what is held is not built on: a rule may have changed since.
+    // A past that does not lead to the present state is not used: a rule may have changed since.
     let inventory = restored(&history);
     let mut other = past.clone();
     other[1].draft = Some(draft("sg-1", UPDATE, vec![add(80)]));
@@ -262,7 +262,7 @@ fn after_a_restart_the_log_tells_where_a_late_record_belongs() {
     }
 }
 
-/// Of an asset that changed more often than is looked back, or whose older events are no longer kept.
+/// For an asset with more changes than are read back, or whose older events are no longer kept.
 #[test]
 fn a_record_from_before_all_that_the_log_tells_changes_nothing() {
     let set = |value: u8| vec![Step::Set { at: pointer("/note"), value: json!(value).into() }];
@@ -392,12 +392,12 @@ fn what_an_older_version_stored_is_read() {
     assert_eq!(format!("{held:?}"), format!("{:?}", again.get(&name("sg-1")).unwrap()));
 }
 
-/// What was packed is what was held: in all that can be asked of it, and for the changes that come after.
+/// A packed asset is the same as before: for all queries, and for the changes that follow.
 #[test]
 fn what_did_not_change_lately_is_packed_and_still_the_same() {
     let document =
         |n: usize| json!({ "groupName": format!("web-{n}"), "note": "x".repeat(700), "tags": { "n": n.to_string() } });
-    // The journal of the first keeps few changes: the assets soon leave it.
+    // The first one's journal keeps few changes: the assets soon leave it.
     let (packing, plain) = (Inventory::bounded(2 << 20), Inventory::new());
     for inventory in [&packing, &plain] {
         for n in 0..300 {

@@ -60,13 +60,13 @@ fn seed(inventory: &Inventory, time: i64, action: DraftAction, document: Value, 
     inventory.seed("", &mut seed, &|_, _| Vec::new(), arena()).0
 }
 
-/// What is held: the configuration, and how much of it is known.
+/// The state of the asset: the configuration, and how much of it is known.
 fn held(inventory: &Inventory) -> Option<(Value, ConfigurationState)> {
     let held = inventory.get(&name())?;
     Some((held.configuration.as_deref().map_or(Value::Null, json_of), held.state))
 }
 
-/// As after a restart: nothing is known change by change.
+/// As after a restart: single changes are no longer known.
 fn restarted(inventory: &Inventory) -> Inventory {
     let again = Inventory::new();
     again.restore(&inventory.get(&name()).unwrap().encode()).unwrap();
@@ -125,12 +125,12 @@ fn a_record_of_before_the_seed_changes_nothing_that_it_told() {
     }
 }
 
-/// The events of the asset as the log keeps them.
+/// The events of the asset as the log has them.
 #[derive(Default)]
 struct Log(Vec<PastChange>);
 
 impl Log {
-    /// Applies what a record tells, with what the log has of the time before, and logs it.
+    /// Applies a record, with the past that the log has, and logs its event.
     fn take(&mut self, inventory: &Inventory, time: i64, action: DraftAction, steps: Vec<Step>) -> Applied<'static> {
         let (event_id, draft) = (format!("e{time}:0"), draft(action, steps, false));
         let applied = inventory.apply(at(time), &event_id, &mut draft.clone(), &|_, time| self.back_to(time), arena());
@@ -165,7 +165,7 @@ fn after_a_restart_a_record_between_a_seed_and_a_later_event_has_its_place() {
         let late = log.take(&inventory, 15, UPDATE, vec![set("a", json!(15)), set("b", json!(15))]);
         assert!(late.late && late.held.is_some());
         assert_eq!(late.previous_configuration.as_deref().map(json_of), Some(seeded.0.clone()));
-        // And once more, now that the event after the seed is another.
+        // And once more, now that another event is the first after the seed.
         let inventory = restarted(&inventory);
         let later = log.take(&inventory, 12, UPDATE, vec![set("c", json!(12))]);
         assert_eq!(later.previous_configuration.as_deref().map(json_of), Some(seeded.0.clone()));
@@ -175,7 +175,7 @@ fn after_a_restart_a_record_between_a_seed_and_a_later_event_has_its_place() {
             (&json!(20), &json!(15), &json!(12))
         );
         assert_eq!(state, seeded.1);
-        // What was before the seed is in it.
+        // The seed includes what was before it.
         let inventory = restarted(&inventory);
         let before = log.take(&inventory, 7, UPDATE, vec![set("d", json!(7))]);
         assert!(before.late && before.held.is_none());
@@ -217,7 +217,7 @@ fn what_a_seed_says_is_gone_is_gone() {
 }
 
 proptest! {
-    /// Whenever a seed comes among the records, what is held in the end is what it would be had all come in order.
+    /// Whenever a seed arrives among the records, the final state is the one of arrival in order.
     #[test]
     fn the_order_in_which_seeds_and_records_come_does_not_matter(
         keys in prop::collection::vec((0_usize..4, any::<u8>()), 1..12),
@@ -254,7 +254,7 @@ proptest! {
         };
         prop_assert_eq!(run(comes.index(keys.len() + 1)), run(of));
     }
-    /// A restart before the record that comes late makes no difference either, where the record is of after the seed.
+    /// A restart before the late record makes no difference either, if the record is from after the seed.
     #[test]
     fn nor_does_a_restart(
         keys in prop::collection::vec((0_usize..4, any::<u8>()), 2..12),

@@ -1,4 +1,4 @@
-//! What holds of any document, any steps and any order.
+//! Properties that hold for any document, any steps and any order.
 
 use proptest::prelude::*;
 
@@ -124,8 +124,8 @@ proptest! {
         prop_assert_eq!(document, old);
     }
 
-    /// In whatever order the records of a history come, what is held in the end is what it would be had they come in
-    /// order; and each event has the configuration before and after as of its own time, as far as it was told by then.
+    /// In whatever order the records of a history arrive, the final state is the one of arrival in order; and each
+    /// event has the configurations before and after as of its own time, as far as they were known by then.
     #[test]
     fn the_order_of_arrival_does_not_matter(
         history in prop::collection::vec((0_usize..3, change()), 1..24),
@@ -149,7 +149,7 @@ proptest! {
             let applied = apply(&inventory, *time, event_id, draft);
             arrived.push(record);
             arrived.sort_unstable();
-            // The same, had only these records been told, in order.
+            // The same, if only these records had arrived, in order.
             let told_so_far = Inventory::new();
             let mut expected = None;
             for earlier in arrived.iter().take_while(|earlier| **earlier <= record) {
@@ -169,7 +169,7 @@ proptest! {
         }
     }
 
-    /// The same when the program is restarted somewhere in between, as the log tells what came before.
+    /// The same if the program is restarted somewhere in between, since the log has what came before.
     #[test]
     fn nor_does_a_restart(
         history in prop::collection::vec(change(), 2..12),
