@@ -1,4 +1,4 @@
-//! ARNs taken apart: which asset one names, by the templates of the types.
+//! ARNs: which asset one names, according to the templates of the asset types.
 //! <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference-arns.html>
 
 use std::collections::HashMap;
@@ -13,9 +13,9 @@ use super::template::{Template, Vars};
 pub(super) struct Arn<'t> {
     pub(super) text: &'t str,
     pub(super) service: &'t str,
-    /// `-` where the asset lives in no region.
+    /// `-` if the asset has no region.
     pub(super) region: &'t str,
-    /// Empty where the service does not tell it.
+    /// Empty if the service leaves it out.
     pub(super) account: &'t str,
     resource: &'t str,
 }
@@ -25,18 +25,18 @@ pub(super) struct Arn<'t> {
 pub(super) struct Named<'t> {
     pub(super) asset: Arc<AssetPlan>,
     pub(super) id: &'t str,
-    /// The other parts of the asset's name.
+    /// The other variables of the asset's name.
     pub(super) vars: Vars<'t>,
 }
 
 impl<'t> Arn<'t> {
-    /// `None`: the text is no ARN.
+    /// Parses an ARN; `None` if the text is none.
     pub(super) fn parse(text: &'t str) -> Option<Self> {
         let mut parts = text.strip_prefix("arn:")?.splitn(5, ':').skip(1);
         let (service, region, account) = (parts.next()?, parts.next()?, parts.next()?);
         let region = if region.is_empty() { "-" } else { region };
         let resource = parts.next().filter(|resource| !resource.is_empty())?;
-        // `log-group:web:*` is the group with all its streams.
+        // `log-group:web:*` means the group with all its streams.
         let (text, resource) = match resource.strip_suffix(":*") {
             Some(resource) => (text.strip_suffix(":*")?, resource),
             None => (text, resource),
@@ -45,12 +45,12 @@ impl<'t> Arn<'t> {
     }
 }
 
-/// The types of assets by their ARN templates.
+/// The asset types, by their ARN templates.
 #[derive(Debug, Default)]
 pub(super) struct ArnIndex {
-    /// By the ARN's service; those with the most literal text first.
+    /// By the service in the ARN; templates with the most literal text first.
     templates: HashMap<Box<str>, Vec<Arc<AssetPlan>>>,
-    /// By the literal part of a name: `iam/role/`. For types whose ARN has parts that no id tells.
+    /// By the literal prefix of a name: `iam/role/`. For types whose ARN has parts that the id does not determine.
     by_name: HashMap<Box<str>, Arc<AssetPlan>>,
 }
 
@@ -74,18 +74,18 @@ impl ArnIndex {
         index
     }
 
-    /// The type whose names begin so: `rds/db/`.
+    /// The type whose names begin with this service and kind, as `rds/db/`.
     pub(super) fn by_name(&self, service: &str, kind: &str) -> Option<&Arc<AssetPlan>> {
         self.by_name.get(format!("{service}/{kind}/").as_str())
     }
 
-    /// The asset that an ARN names. What no template fits is named after the ARN itself; `noun` stands in for a kind
-    /// that the ARN does not have.
+    /// The asset that an ARN names. If no template matches, the asset is named after the ARN itself, with `noun` for
+    /// the kind if the ARN contains none.
     pub(super) fn named<'t>(&'t self, arn: Arn<'t>, noun: &str) -> Named<'t> {
         self.by_template(arn).unwrap_or_else(|| self.by_kind(arn, noun))
     }
 
-    /// Templates that fit with parts of one word come before those whose last part takes in `/` and `:`.
+    /// Strict matches come first, then those whose last variable may contain `/` and `:`.
     fn by_template<'t>(&'t self, arn: Arn<'t>) -> Option<Named<'t>> {
         let assets = self.templates.get(arn.service)?;
         [false, true].into_iter().find_map(|loose| {

@@ -1,4 +1,4 @@
-//! Where the rules come from: compiled in, and from a folder at run time.
+//! Loading of all rules: those compiled in, and those from a folder at run time.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ static BUILT_IN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/normalizers");
 const SPECIAL: [&str; 6] =
     ["apps.toml", "associations.toml", "attribution.toml", "forms.toml", "generic.toml", "redact.toml"];
 
-/// Everything that the normalizer knows.
+/// All compiled rules and tables of the normalizer.
 #[derive(Debug)]
 pub(super) struct Catalog {
     pub(super) aws: Plan,
@@ -40,18 +40,18 @@ pub(super) struct Catalog {
     pub(super) version: Arc<str>,
 }
 
-/// Why the rules can't be used.
+/// An error when rules are loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
-    /// The folder or a file of it can't be read.
+    /// The folder or a file in it can't be read.
     #[error("read rules from {path}: {cause}")]
     Unreadable {
         /// The folder or file.
         path: PathBuf,
-        /// The system's words.
+        /// The error of the system.
         cause: std::io::Error,
     },
-    /// Mistakes in the rules, all of them.
+    /// All mistakes found in the rules.
     #[error("{} in the rules:\n{}", count(.0.len()), .0.iter().map(|error| format!("  {error}")).collect::<Vec<_>>().join("\n"))]
     Mistakes(Vec<RuleError>),
 }
@@ -63,9 +63,9 @@ fn count(mistakes: usize) -> String {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Taxonomy {
-    /// Neutral type → what it is.
+    /// Neutral type → description.
     types: BTreeMap<String, String>,
-    /// Provider type → neutral type, where the asset's rule file does not say it.
+    /// Provider type → neutral type, for assets whose rule file does not state it.
     #[serde(default)]
     aws: BTreeMap<String, String>,
     #[serde(default)]
@@ -80,7 +80,8 @@ struct AssociationRules {
     mentions: MentionRules,
 }
 
-/// The texts of a rule set: the built-in ones, then those of a folder.
+/// The texts of all rule files, by whether they are from the operator's folder, and by file name: the built-in ones
+/// come first.
 struct Texts(BTreeMap<(bool, String), String>);
 
 impl Texts {
@@ -93,7 +94,7 @@ impl Texts {
         Ok(Self(texts))
     }
 
-    /// A special file: the folder's own, else the built-in one.
+    /// Parses a special file: the operator's, else the built-in one.
     fn parse<T: DeserializeOwned>(&self, name: &str, errors: &mut Vec<RuleError>) -> Option<T> {
         self.parse_layer(self.0.contains_key(&(true, name.to_owned())), name, errors)
     }
@@ -112,7 +113,7 @@ impl Texts {
             .ok()
     }
 
-    /// A mistake at a key of a special file.
+    /// A mistake at a key in a special file.
     fn mistake(&self, name: &str, key: &str, message: &str) -> RuleError {
         let text = [true, false].into_iter().find_map(|overrides| self.0.get(&(overrides, name.to_owned())));
         let at = text.and_then(|text| Some(line_of(text, text.find(key)?)));
@@ -132,7 +133,7 @@ impl Texts {
         texts
     }
 
-    /// What is secret: by the files of these providers, and by the operator.
+    /// The definitions of secrets: those of the given providers, and the operator's.
     fn secrets(&self, providers: &[&str], own: &Redaction, errors: &mut Vec<RuleError>) -> Option<Secrets> {
         let files = providers.iter().map(|provider| format!("{provider}/redact.toml"));
         let parts = files.map(|file| self.parse::<Redaction>(&file, errors).map(|part| (file, part)));
@@ -142,7 +143,7 @@ impl Texts {
             errors.extend(mistakes.map(|RedactionMistake { key, message }| self.mistake(file, key, &message)));
         }
         let all: Vec<&Redaction> = parts.iter().map(|(_, part)| part).chain([own]).collect();
-        // The configuration's own mistakes are told when it is read.
+        // Mistakes in the configuration are reported when it is read.
         Secrets::compile(&all)
             .map_err(|mistakes| {
                 let told = mistakes.into_iter().map(|RedactionMistake { key, message }| RuleError {
@@ -158,7 +159,7 @@ impl Texts {
             .ok()
     }
 
-    /// The rules of Azure. `secrets`: what is secret in its records; `listed`: neutral types by provider types.
+    /// The rules for Azure. `secrets` apply to its records; `listed` maps provider types to neutral types.
     fn azure(
         &self,
         secrets: Option<Secrets>,
@@ -185,7 +186,7 @@ impl Texts {
         Some(azure::Rules::new(plan, generic?, apps?, methods?, secrets?, listed))
     }
 
-    /// The rules of seeds, for the assets of AWS.
+    /// The rules for seeds of AWS assets.
     fn seeds(&self, aws: &Plan, errors: &mut Vec<RuleError>) -> Option<SeedRules> {
         let (events, mistakes) = compile_events("aws", &self.rules("seed"), &aws.assets);
         errors.extend(mistakes);
@@ -196,7 +197,7 @@ impl Texts {
         Some(SeedRules { redact, redact_rejected, forms, events })
     }
 
-    /// The client applications: a folder's add to the built-in ones.
+    /// The client applications. Those of the folder are added to the built-in ones.
     fn apps(&self, errors: &mut Vec<RuleError>) -> Option<azure::Apps> {
         let mut apps: azure::Apps = self.parse_layer(false, "azure/apps.toml", errors)?;
         if self.0.contains_key(&(true, "azure/apps.toml".to_owned())) {
@@ -249,8 +250,8 @@ fn add_folder(root: &Path, folder: &Path, texts: &mut BTreeMap<(bool, String), S
 }
 
 impl Catalog {
-    /// Loads and compiles the built-in rules and those of a folder of the same shape. `own`: what the operator calls
-    /// secret besides.
+    /// Loads and compiles the built-in rules and those of a folder with the same layout. `own` is the operator's
+    /// redaction. Fails if the folder can't be read, or with every mistake found.
     pub(super) fn load(overrides: Option<&Path>, own: &Redaction) -> Result<Self, CatalogError> {
         let texts = Texts::load(overrides)?;
         let mut errors = Vec::new();

@@ -1,4 +1,4 @@
-//! From rule files to a [`Plan`]. Finds every mistake, not only the first.
+//! Compiles rule files to a [`Plan`]. Reports every mistake, not only the first.
 
 mod assets;
 mod lazy;
@@ -27,13 +27,13 @@ use crate::model::{Action, Confidence};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file}:{line}: {key}: {message}")]
 pub struct RuleError {
-    /// The file, as it was given.
+    /// The file, relative to the folder of rules: `aws/ec2.toml`.
     pub file: String,
     /// The line, from 1.
     pub line: usize,
     /// The key: `events.RunInstances.apply`.
     pub key: String,
-    /// What is wrong and what to do.
+    /// What is wrong, and what to do about it.
     pub message: String,
 }
 
@@ -43,33 +43,35 @@ pub(super) struct RuleText {
     /// `aws/ec2.toml`.
     pub(super) file: String,
     pub(super) text: String,
-    /// Given at run time: it may override what the built-in files say.
+    /// From the operator's folder: it may override built-in rules.
     pub(super) overrides: bool,
 }
 
 impl RuleText {
-    /// Derived from public models by `normalizers/generate/run`.
+    /// Whether the file was generated from public models by `normalizers/generate/run`.
     pub(super) fn is_generated(&self) -> bool {
         self.file.contains("/generated/")
     }
 
-    /// Its events are compiled when they are needed. Files of one's own are compiled at once: they may have mistakes.
+    /// Whether its events are compiled on first use. An operator's files are compiled at once, as they may have
+    /// mistakes.
     fn is_lazy(&self) -> bool {
         self.is_generated() && !self.overrides
     }
 
-    /// What is compiled at start: of a lazy file its assets, which stand before its events.
+    /// The part that is compiled at startup: of a lazy file only the assets, which precede the events.
     fn at_start(&self) -> &str {
         let events = if self.is_lazy() { self.text.find("\n[events]\n") } else { None };
         events.and_then(|end| self.text.get(..end)).unwrap_or(&self.text)
     }
 }
 
-/// What assets are called, whoever provides them.
+/// The provider-neutral asset types.
 #[derive(Debug, Default)]
 pub(super) struct NeutralTypes {
     pub(super) known: HashSet<String>,
-    /// Of provider types whose asset does not say it itself; `AWS::IoT::*` is every other type of the namespace.
+    /// By provider type, for assets that do not state their own; `AWS::IoT::*` stands for every other type in the
+    /// namespace.
     pub(super) of_provider: HashMap<String, String>,
 }
 
@@ -84,7 +86,7 @@ impl NeutralTypes {
     }
 }
 
-/// Compiles the files of one provider. Later files override what earlier ones say of the same asset or event.
+/// Compiles the files of one provider. Later files override earlier ones for the same asset or event.
 pub(super) fn compile(
     provider: &'static str,
     texts: &[RuleText],
@@ -109,7 +111,7 @@ pub(super) fn compile(
         for (service, name) in
             file.service.0.iter().flat_map(|service| file.events.keys().map(move |name| (service, name)))
         {
-            // What is written by hand takes the place of what is generated.
+            // Rules written by hand replace generated ones.
             let key = (service.clone(), name.clone(), text.overrides, text.is_generated());
             if let Some(other) = defined.insert(key, text.file.clone()) {
                 let line = line_of(&text.text, text.text.find(&format!("events.{name}")).unwrap_or(0));
@@ -126,7 +128,7 @@ pub(super) fn compile(
             continue;
         }
         let mut compiler = Compiler { provider, text, errors: &mut errors, assets: &plan.assets, neutral_types };
-        // An event of its own takes the place of what a part's line says.
+        // An explicit event replaces the rules derived from a line of `parts`.
         let parts = compiler.parts(&file);
         for (service, name, rules) in parts.into_iter().chain(compiler.events(file)) {
             plan.services.entry(service).or_default().events.insert(name, rules);
@@ -136,7 +138,7 @@ pub(super) fn compile(
     (plan, errors)
 }
 
-/// Compiles the events of files that define no assets, for assets that others define.
+/// Compiles the events of files that define no assets; `assets` are defined by other files.
 pub(super) fn compile_events(
     provider: &'static str,
     texts: &[RuleText],
@@ -157,7 +159,7 @@ pub(super) fn compile_events(
     (events, errors)
 }
 
-/// Reads the files on every core: that is most of the time that a start takes.
+/// Parses the files on every core, since this takes most of the startup time.
 fn parse(texts: &[RuleText]) -> Vec<Result<RuleFile, toml::de::Error>> {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let mut parsed: Vec<_> = std::thread::scope(|scope| {
@@ -186,7 +188,7 @@ pub(super) fn line_of(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
 }
 
-/// The table that an offset lies in, for messages about text that could not be read into rules.
+/// The TOML table that contains an offset, for messages about text that is not a rule file.
 pub(super) fn key_at(text: &str, offset: usize) -> String {
     let before = text.get(..offset).unwrap_or(text);
     let header = before.lines().rev().find(|line| line.starts_with('['));
@@ -230,10 +232,10 @@ impl Compiler<'_> {
         }
     }
 
-    /// Services, event names and their rules.
+    /// Compiles the events of a file, to service, event name and rules.
     fn events(&mut self, file: RuleFile) -> Vec<(Box<str>, Box<str>, Vec<EventPlan>)> {
         let mut compiled = Vec::new();
-        // One name per rule, also where the file serves several event sources.
+        // One name per rule, even if the file covers several event sources.
         let first = file.service.0.first().cloned().unwrap_or_default();
         let label = first.split('.').next().unwrap_or_default();
         for (name, rules) in file.events {
@@ -348,10 +350,11 @@ impl Compiler<'_> {
         asset
     }
 
-    /// `None`: a generated rule does not tell what a type that was since written by hand is named by. The generic rules take
-    /// its calls until the rules are generated again; `tests/it/generated.rs` tells.
+    /// Reports variables that the asset's name needs and the rule does not provide. `None` if the rule is generated,
+    /// and the type has been written by hand since: then the generic rules handle the call until the rules are
+    /// generated again, as `tests/it/generated.rs` reminds.
     fn check_vars(&mut self, asset: &AssetPlan, vars: &HashSet<&str>, span: Range<usize>, key: &str) -> Option<()> {
-        // An id that is an ARN tells the parts of the ARN's template.
+        // An id that is an ARN provides the variables of the ARN's template.
         let in_arn: HashSet<_> = asset.arn.iter().flat_map(Template::vars).collect();
         let told = |name: &&str| vars.contains(*name) || in_arn.contains(*name);
         let missing: Vec<_> = asset.name.vars().filter(|name| !told(name)).map(str::to_owned).collect();
@@ -440,8 +443,8 @@ impl Compiler<'_> {
     }
 }
 
-/// `aws/ec2/RunInstances`, `aws/generated/dax/CreateCluster`; of an operation of Azure Resource Manager
-/// `azure/compute/virtualMachines/write`.
+/// The name of a rule: `aws/ec2/RunInstances`, `aws/generated/dax/CreateCluster`; for an operation of Azure Resource
+/// Manager `azure/compute/virtualMachines/write`.
 fn rule_name(provider: &str, label: &str, event: &str, generated: bool) -> Arc<str> {
     let generated = if generated { "generated/" } else { "" };
     match event.split_once('/') {

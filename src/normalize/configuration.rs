@@ -1,9 +1,9 @@
-//! What of a request or a response is the asset's configuration.
+//! Which members of a request or a response make up the asset's configuration.
 
 use super::transform::Transform;
 use crate::json::{Arena, Json};
 
-/// Members that steer a call, and say nothing of the asset: tokens of idempotency, locks, pages.
+/// Members that control a call and do not describe the asset: idempotency tokens, locks, paging.
 const STEERING: [&str; 33] = [
     "applyImmediately",
     "allowMajorVersionUpgrade",
@@ -39,17 +39,18 @@ const STEERING: [&str; 33] = [
     "validateOnly",
     "xAmzClientToken",
 ];
-/// Under what name tags come.
+/// The names of members that contain tags.
 const TAGS: [&str; 4] = ["tags", "tagList", "tagsList", "tagSet"];
 
-/// The members of an object but for those that steer the call; tags stand under `tags`, as an object. `None`: no object.
+/// The members of an object except null and those that control the call, with tags as an object under `tags`. `None` if
+/// the value is no object.
 pub(super) fn configuration<'a>(value: Json<'a>, arena: &'a Arena) -> Option<Json<'a>> {
     let kept = value.as_object()?.iter().filter(|(key, value)| !value.is_null() && !is_steering(key));
     let mended = kept.filter_map(|(key, value)| {
         if !TAGS.iter().any(|name| name.eq_ignore_ascii_case(key)) {
             return Some((key, value));
         }
-        // A list of texts holds the keys of tags that go; they are not the tags.
+        // A list of strings contains the keys of tags to remove, not tags.
         let is_keys = value.as_array().is_some_and(|tags| !tags.iter().all(|tag| tag.is_object()));
         let tags = (!is_keys).then(|| Transform::TagMap.apply(value, arena))??;
         Some(("tags", tags))

@@ -1,4 +1,4 @@
-//! Running the rules of one event on one record.
+//! Evaluation of the rules of one event on one record.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::template::{Parts, Template, Vars};
 use crate::json::Json;
 use crate::model::{Action, AssetKind, AssetRef, Association, Draft, DraftAction, Step};
 
-/// Where the record's assets live, unless a rule says otherwise.
+/// The service, account and region of a record's assets, unless a rule says otherwise.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
     pub(super) service: &'a str,
@@ -18,17 +18,17 @@ pub(super) struct Place<'a> {
     pub(super) region: &'a str,
 }
 
-/// What the rules made of a record.
+/// The result of evaluating the rules on a record.
 pub(super) enum Evaluated {
     Drafts(Vec<Draft>),
-    /// A rule says that the call changes no asset.
+    /// A rule with `skip` applies: the call changes no asset.
     Skipped {
         reason: Arc<str>,
         rule: Arc<str>,
     },
-    /// Rules exist, but none of their conditions holds.
+    /// There are rules, but the conditions of none hold.
     NoRuleApplies,
-    /// A rule applies, but the record tells no id.
+    /// A rule applies, but the record contains no id.
     Unnamed {
         rule: Arc<str>,
     },
@@ -60,12 +60,12 @@ pub(super) fn evaluate<'a>(
     if drafts.is_empty() { otherwise } else { Evaluated::Drafts(drafts) }
 }
 
-/// Which asset an id is the id of.
+/// The asset that an id belongs to.
 struct Identified<'i> {
     asset: Arc<AssetPlan>,
     id: &'i str,
     vars: Vars<'i>,
-    /// The id's, where it is an ARN that the asset's template fits.
+    /// The id as an ARN, if it is one that matches the asset's template.
     arn: Option<Arn<'i>>,
 }
 
@@ -78,7 +78,7 @@ struct Evaluation<'e> {
 }
 
 impl<'e> Evaluation<'e> {
-    /// False: no asset could be named.
+    /// Adds the drafts of the rule. False if no asset could be named.
     fn drafts(&self, drafts: &mut Vec<Draft>) -> bool {
         let scope = self.record.scope();
         let failed: Vec<&str> =
@@ -103,7 +103,7 @@ impl<'e> Evaluation<'e> {
         }
         let Some(Identified { asset, id, mut vars, arn: id_arn }) = self.identified(id) else { return false };
         let told = self.change.vars.iter().filter_map(|(name, sources)| Some((&**name, sources.text(scope)?)));
-        // Those that the asset's own ARN has told come first, and the first is taken.
+        // The variables from the asset's own ARN come first; the first of a name wins.
         vars.extend(told);
         let arn_account = id_arn.map(|arn| arn.account).filter(|account| !account.is_empty());
         let told = |sources: &'e Option<Sources>, otherwise: &'e str| {
@@ -144,7 +144,7 @@ impl<'e> Evaluation<'e> {
         true
     }
 
-    /// The asset that an id is the id of. An ARN that fits the type's template is taken apart.
+    /// The asset that an id belongs to. An ARN that matches the type's template is split into its variables.
     fn identified(&self, id: &'e str) -> Option<Identified<'e>> {
         let arn = Arn::parse(id);
         let plain = |asset| Identified { asset, id, vars: Vec::new(), arn: None };
@@ -171,7 +171,7 @@ impl<'e> Evaluation<'e> {
         })
     }
 
-    /// The steps that have something to apply, and whether a required one has nothing.
+    /// The steps for which values were found, and whether a required one is missing.
     fn steps(&self, asset: &AssetPlan, parts: &Parts<'_>, scope: Scope<'e>) -> (Vec<Step>, bool) {
         let mut steps = Vec::new();
         let mut partial = false;
@@ -255,19 +255,19 @@ pub(super) fn step(plan: &StepPlan, asset: &AssetPlan, parts: &Parts<'_>, scope:
     })
 }
 
-/// `None`: one of them can't be found.
+/// The variables' values; `None` if one can't be found.
 fn vars<'a>(plans: &'a [(Box<str>, Sources)], scope: Scope<'a>) -> Option<Vars<'a>> {
     plans.iter().map(|(name, sources)| Some((&**name, sources.text(scope)?))).collect()
 }
 
-/// An id of a kind that no rule file knows: `tgw-attach-0123` of `ec2.amazonaws.com`.
+/// A type for an id with a prefix that no rule file defines: `tgw-attach-0123` of `ec2.amazonaws.com`.
 fn unknown_prefix(service: &str, id: &str) -> Arc<AssetPlan> {
     let service = service.split('.').next().unwrap_or(service);
     let kind = id.rsplit_once('-').map_or("resource", |(kind, _)| kind);
     Arc::new(unclassified(service, kind, Vec::new()))
 }
 
-/// A kind that no rule file defines, named after its service and what is known of its type.
+/// A type that no rule file defines, named after its service and kind.
 pub(super) fn unclassified(service: &str, kind: &str, display: Vec<jsonptr::PointerBuf>) -> AssetPlan {
     let literal = format!("{service}/{kind}/").replace(['{', '}'], "");
     AssetPlan {
@@ -287,7 +287,7 @@ pub(super) fn unclassified(service: &str, kind: &str, display: Vec<jsonptr::Poin
     }
 }
 
-/// <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference-arns.html>
+/// The partition of a region: <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference-arns.html>
 pub(super) fn partition(region: &str) -> &'static str {
     if region.starts_with("cn-") {
         "aws-cn"

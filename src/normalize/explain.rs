@@ -1,6 +1,6 @@
-//! What the rules of a call look for in a record, what they find, and what they make of it.
+//! Explains what the rules of a call look for in a record, what they find, and what results.
 //!
-//! It asks the plan the same questions as the evaluation does, after it: the evaluation itself knows nothing of this.
+//! It queries the plan in the same way as the evaluation, which itself knows nothing of explanations.
 
 use serde_json::{Map, Value, json};
 
@@ -13,7 +13,7 @@ use super::template::Parts;
 use crate::json::Json;
 use crate::model::{Draft, DraftAction};
 
-/// Each rule of the call, in the order in which they are tried.
+/// Explains each rule of the call, in the order in which they are tried.
 pub(super) fn rules(plan: &Plan, rules: &[EventPlan], record: Facts<'_>, place: &Place<'_>) -> Vec<Value> {
     rules.iter().map(|rule| explain(plan, rule, record, place)).collect()
 }
@@ -43,7 +43,7 @@ fn explain(plan: &Plan, rule: &EventPlan, record: Facts<'_>, place: &Place<'_>) 
     told.into()
 }
 
-/// What a rule's keys find; of a rule with `each`, for its first element.
+/// What the keys of a rule find; with `each`, for the first element.
 fn looked_for(rule: &EventPlan, change: &ChangePlan, record: Facts<'_>, place: &Place<'_>) -> Map<String, Value> {
     let mut told = Map::new();
     let scope = record.scope();
@@ -83,7 +83,7 @@ fn looked_for(rule: &EventPlan, change: &ChangePlan, record: Facts<'_>, place: &
     told
 }
 
-/// Each alternative with what it resolves to, null for nothing; the first that gives something wins.
+/// Each alternative with what it resolves to, null for nothing; the first that finds something wins.
 fn sources(sources: &Sources, scope: Scope<'_>) -> Value {
     let found = sources.alternatives(scope).into_iter();
     found.map(|(source, found)| json!({ "source": source, "found": found.map(Json::to_value) })).collect()
@@ -192,7 +192,7 @@ fn result(evaluated: &Evaluated) -> Value {
     }
 }
 
-/// A draft in short.
+/// A summary of a draft.
 pub(super) fn draft(draft: &Draft) -> Value {
     let action = match draft.action {
         DraftAction::Known(action) => action.as_str(),

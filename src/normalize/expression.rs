@@ -1,4 +1,4 @@
-//! Sources: where in a record, or in the element at hand, a rule finds a value.
+//! Sources: where a rule finds a value in a record, or in the current element of `each`.
 
 use std::fmt;
 
@@ -9,39 +9,39 @@ use super::pointer::Path;
 use super::transform::Transform;
 use crate::json::{Arena, Json};
 
-/// A record, as rules see it: a provider's own members, or a view composed of them.
+/// A record as rules see it: the provider's own members, or a view composed of them.
 #[derive(Clone, Copy)]
 pub(super) struct Facts<'a> {
     pub(super) root: Json<'a>,
-    /// The provider left out a part for its size.
+    /// The provider left out a part because of its size.
     pub(super) is_cut: bool,
-    /// Where what rules make of it lives.
+    /// Holds the values that rules derive from the record.
     pub(super) arena: &'a Arena,
 }
 
 impl<'a> Facts<'a> {
-    /// What sources are looked up in, where no element is at hand.
+    /// The scope without a current element.
     pub(super) fn scope(self) -> Scope<'a> {
         Scope { record: self, element: None }
     }
 }
 
-/// What sources are looked up in.
+/// What sources are resolved in: the record and the current element.
 #[derive(Clone, Copy)]
 pub(super) struct Scope<'a> {
     pub(super) record: Facts<'a>,
-    /// `@`.
+    /// The current element of `each`, `@` in sources.
     pub(super) element: Option<Json<'a>>,
 }
 
 impl<'a> Scope<'a> {
-    /// The same record with another element at hand.
+    /// The same record with another current element.
     pub(super) fn with(self, element: Json<'a>) -> Self {
         Self { element: Some(element), ..self }
     }
 }
 
-/// Alternatives; the first that gives something wins.
+/// Alternative sources; the first that finds something wins.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sources(Box<[Source]>);
 
@@ -58,7 +58,7 @@ enum From {
     Text(Box<str>),
 }
 
-/// Why a source can't be used.
+/// An error in the text of a source.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExpressionError {
     #[error(
@@ -79,27 +79,27 @@ impl Sources {
         Ok(Self(texts.iter().map(|text| Source::parse(text)).collect::<Result<_, _>>()?))
     }
 
-    /// Each alternative as it is written, with what it resolves to.
+    /// Each alternative as written in the rule, with what it resolves to.
     pub(super) fn alternatives<'a>(&'a self, scope: Scope<'a>) -> Vec<(String, Option<Json<'a>>)> {
         self.0.iter().map(|source| (source.to_string(), source.resolved(scope))).collect()
     }
 
-    /// It looks into the element at hand.
+    /// Whether an alternative refers to the current element.
     pub(super) fn is_of_element(&self) -> bool {
         self.0.iter().any(|source| matches!(source.from, From::Element(_)))
     }
 
-    /// The value of the first alternative that resolves to something other than null, an empty text included.
+    /// The value of the first alternative that resolves to something other than null, possibly an empty string.
     pub(super) fn stated<'a>(&'a self, scope: Scope<'a>) -> Option<Json<'a>> {
         self.0.iter().find_map(|source| source.resolved(scope))
     }
 
-    /// The value of the first alternative that resolves to something other than null or an empty text.
+    /// The value of the first alternative that resolves to something other than null or an empty string.
     pub(super) fn value<'a>(&'a self, scope: Scope<'a>) -> Option<Json<'a>> {
         self.0.iter().find_map(|source| source.value(scope))
     }
 
-    /// The same, as text; of an array, the first element.
+    /// The same as text; of an array, its first element.
     pub(super) fn text<'a>(&'a self, scope: Scope<'a>) -> Option<&'a str> {
         let text = |source: &'a Source| {
             let scalar = match source.value(scope)? {
@@ -111,7 +111,7 @@ impl Sources {
         self.0.iter().find_map(text)
     }
 
-    /// The same, as texts: of an array, each element's.
+    /// The same as texts: those of an array's elements, or a single one.
     pub(super) fn texts<'a>(&'a self, scope: Scope<'a>) -> Vec<&'a str> {
         let texts = |source: &'a Source| {
             let value = source.value(scope)?;
@@ -123,7 +123,7 @@ impl Sources {
         self.0.iter().find_map(texts).unwrap_or_default()
     }
 
-    /// The same, as elements: an array's own, anything else alone.
+    /// The same as elements: those of an array, or any other value as the only one.
     pub(super) fn elements<'a>(&'a self, scope: Scope<'a>) -> &'a [Json<'a>] {
         match self.value(scope) {
             Some(Json::Array(elements)) => elements,
@@ -133,7 +133,7 @@ impl Sources {
     }
 }
 
-/// As it is written in a rule.
+/// Formats a source as written in a rule.
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.from {

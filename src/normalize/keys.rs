@@ -1,12 +1,12 @@
-//! A set of names of members. Nearly all members that are looked up are not in it, and that is told without hashing.
+//! A map by names of members. Nearly all names that are looked up are not in it, which is detected without hashing.
 
 use crate::model::FastMap;
 
-/// Values by names of members.
+/// Values by member name.
 #[derive(Clone, Debug)]
 pub(super) struct Keys<V> {
     by_name: FastMap<Box<str>, V>,
-    /// A bit for each length that a name has, by its first letter in lower case.
+    /// For each first letter (case ignored), a bit for each length of a name with it.
     lengths: [u64; 32],
 }
 
@@ -21,7 +21,7 @@ impl<V> Keys<V> {
         self.may_have(name).then(|| self.by_name.get(name))?
     }
 
-    /// False: no name of this set is this one, in whatever case.
+    /// False if the map surely does not contain the name, in whatever case.
     pub(super) fn may_have(&self, name: &str) -> bool {
         self.lengths.get(first_letter(name)).is_some_and(|known| known & length_bit(name) != 0)
     }

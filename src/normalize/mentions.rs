@@ -1,5 +1,5 @@
-//! Other assets that stand in an asset's configuration: as ARNs, as ids with a known prefix, or under a key that says
-//! what its value is.
+//! Mentions of other assets in an asset's configuration: ARNs, ids with a known prefix, and values of keys that imply a
+//! type.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,25 +15,25 @@ use super::rule::Relation;
 use crate::json::{Json, Members};
 use crate::model::{AssetName, AssetRef, Association, FastMap, RelationChange};
 
-/// Texts looked at more closely in one configuration. Beyond that, which of them came or went is not told.
+/// Number of texts examined in one configuration. If there are more, added and removed ones are not marked.
 const MOST: usize = 256;
-/// The longest ARN: <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference-arns.html>
+/// Maximum length of an ARN: <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference-arns.html>
 const LONGEST: usize = 2_048;
 
-/// How a mention relates the asset to the other, as `normalizers/aws/associations.toml` says it.
+/// How a mention relates the asset to the other one, from `normalizers/aws/associations.toml`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MentionRules {
-    /// Keys under which nothing is sought.
+    /// Keys whose values are not searched.
     #[serde(default)]
     ignored: Vec<Glob>,
-    /// By the key that the mention stands under; the first that fits.
+    /// Relations by the key of the mention; the first match wins.
     #[serde(default)]
     keys: Vec<KeyRule>,
-    /// By the provider type of what is mentioned.
+    /// Relations by the provider type of the mentioned asset.
     #[serde(default)]
     types: FastMap<String, Relation>,
-    /// Keys whose values are ids of one type, though nothing in the value says so.
+    /// Keys whose values are ids of one provider type, though their form does not show it.
     #[serde(default)]
     ids: HashMap<String, String>,
 }
@@ -45,18 +45,18 @@ struct KeyRule {
     relation: Relation,
 }
 
-/// The rules, with the types that they name.
+/// The rules, with their types resolved.
 #[derive(Debug, Default)]
 pub(super) struct Mentions {
     ignored: Vec<Glob>,
     keys: Vec<KeyRule>,
     types: FastMap<String, Relation>,
-    /// In camel and in Pascal case.
+    /// By key, in camel and in Pascal case.
     ids: Keys<Arc<AssetPlan>>,
 }
 
 impl Mentions {
-    /// Fails with the key under `ids` whose type no rule file defines.
+    /// Resolves the types that the rules name. The error is a key under `ids` whose type no rule file defines.
     pub(super) fn new(rules: MentionRules, assets: &HashMap<Box<str>, Arc<AssetPlan>>) -> Result<Self, String> {
         let mut ids = Vec::with_capacity(2 * rules.ids.len());
         for (key, provider_type) in rules.ids {
@@ -68,8 +68,8 @@ impl Mentions {
         Ok(Self { ignored: rules.ignored, keys: rules.keys, types: rules.types, ids: ids.into_iter().collect() })
     }
 
-    /// The assets that a configuration mentions, besides those that a rule has told; with those that came and went where
-    /// the configuration before is known.
+    /// The associations that a configuration mentions, besides those from a rule in `told`. If the configuration before
+    /// is known, they are marked as added, and removed ones are included.
     pub(super) fn associations(
         &self,
         references: &References,
@@ -81,7 +81,7 @@ impl Mentions {
         let now = self.texts(asset, after);
         let then = before.map(|before| self.texts(asset, before));
         let comparable = then.as_ref().filter(|then| then.len() < MOST && now.len() < MOST);
-        // A rule knows better where an asset lives.
+        // A rule knows the place of an asset better.
         let by_rule = |referred: &Referred| told.iter().any(|association| association.id == referred.id);
         let mut known = Known(vec![asset.name.clone()]);
         let (mut found, mut held) = (Vec::new(), Vec::new());
@@ -104,7 +104,7 @@ impl Mentions {
         let mut removed = Vec::new();
         for mention in gone {
             let Some((referred, relation)) = self.referred(references, asset, mention) else { continue };
-            // Another spelling of the same, an id in place of an ARN, is no change.
+            // Another spelling of the same asset, as an id instead of an ARN, is no change.
             held.push(referred.name.clone());
             if !by_rule(&referred) && known.is_new(&referred) {
                 let change = Some(RelationChange::Removed);
@@ -142,7 +142,7 @@ impl Mentions {
             None if mention.text.starts_with("arn:") => return None,
             None => references.of_kind(self.ids.get(mention.key)?, mention.text, &[], &place)?,
         };
-        // A global asset does not tell where a regional one is.
+        // The region of a regional asset is unknown if it is mentioned by a global one.
         if referred.region == "-" && !referred.asset.global {
             return None;
         }
@@ -152,7 +152,7 @@ impl Mentions {
         Some((referred, relation))
     }
 
-    /// The texts of a configuration that may refer to something, each once.
+    /// The texts of a configuration that may refer to an asset, each once.
     fn texts<'v>(&self, asset: &AssetRef, document: Json<'v>) -> Vec<Mention<'v>> {
         let tags = document.at(&asset.kind.tags).and_then(Json::as_object);
         let mut walk = Walk { rules: self, tags, path: Vec::new(), found: Vec::new() };
@@ -168,7 +168,7 @@ impl Mentions {
     }
 }
 
-/// The assets that were told: few enough to go through.
+/// The assets found so far: few enough for linear search.
 struct Known(Vec<AssetName>);
 
 impl Known {
@@ -190,7 +190,7 @@ fn sorted<'m, 'v: 'm>(mentions: impl IntoIterator<Item = &'m Mention<'v>>) -> Ve
 /// A text that may refer to another asset.
 struct Mention<'v> {
     text: &'v str,
-    /// The member that it stands under, through arrays.
+    /// The key of the member that contains it, possibly within arrays.
     key: &'v str,
     members: Option<Members<'v>>,
     path: Vec<Token<'v>>,
@@ -240,7 +240,7 @@ impl<'v> Walk<'_, 'v> {
                 }
             }
             Json::Object(inner) => {
-                // People write what they like into tags; those of the provider's own begin with `aws:`.
+                // Tags are free text, except the provider's own, which begin with `aws:`.
                 let is_tags = self.tags.is_some_and(|tags| tags.is(inner));
                 for (key, value) in inner.iter().filter(|(key, _)| !is_tags || key.starts_with("aws:")) {
                     self.path.push(Token::Key(key));

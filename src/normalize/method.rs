@@ -1,4 +1,5 @@
-//! With what a call was made: ordered rules, which are data (`normalizers/<provider>/attribution.toml`).
+//! The method by which a call was made, determined by ordered rules, which are data
+//! (`normalizers/<provider>/attribution.toml`).
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use serde::Deserialize;
 
 use crate::model::{Confidence, Tool};
 
-/// The ordered rules for the method.
+/// The rules for the method, in order; the first match wins.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MethodRules {
@@ -20,7 +21,7 @@ struct MethodRule {
     method: Arc<str>,
     confidence: Confidence,
     tool: Option<ToolRule>,
-    /// The evidence in words, where the condition's own would say little.
+    /// The evidence in words, if that of the condition says too little.
     reason: Option<String>,
     any: Vec<Condition>,
     unless: Option<Condition>,
@@ -30,12 +31,12 @@ struct MethodRule {
 #[serde(deny_unknown_fields)]
 struct ToolRule {
     name: Option<String>,
-    /// The tool is called what this field says.
+    /// The fields that contain the tool's name.
     #[serde(default)]
     from: Vec<Field>,
     #[serde(default)]
     version_after: Vec<String>,
-    /// The tool is called like the text before the version.
+    /// The tool's name is the text before the version.
     #[serde(default)]
     named_by_match: bool,
 }
@@ -54,7 +55,7 @@ struct Condition {
     contains: Vec<Within>,
 }
 
-/// A text that may stand anywhere in a value.
+/// A text that may occur anywhere in a value.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(from = "String")]
 struct Within {
@@ -101,7 +102,7 @@ impl Field {
 }
 
 impl Condition {
-    /// The evidence, in words.
+    /// The evidence in words; `None` if the condition does not hold.
     fn evidence(&self, seen: &dyn Seen) -> Option<String> {
         let value = seen.field(self.field)?;
         let is = self.is.iter().find(|text| value == **text).map(|text| ("is", text));
@@ -116,14 +117,14 @@ impl Condition {
     }
 }
 
-/// What a record tells of the fields that the rules look at.
+/// A record's values of the fields that the rules examine.
 pub(super) trait Seen {
-    /// A field's text, where the record has one.
+    /// The text of a field, if the record has it.
     fn field(&self, field: Field) -> Option<&str>;
 }
 
 impl MethodRules {
-    /// The method, the evidence, how sure it is, and the tool.
+    /// The method, the evidence in words, the confidence and the tool.
     pub(super) fn method(&self, seen: &dyn Seen) -> (Arc<str>, String, Confidence, Option<Tool>) {
         for rule in &self.method {
             if rule.unless.as_ref().is_some_and(|condition| condition.evidence(seen).is_some()) {

@@ -1,4 +1,4 @@
-//! The normalizer: rules and one record in, drafts of changes out. No clock, no network, no state.
+//! The normalizer: turns a record into drafts of changes, by rules. It uses no clock, no network and no state.
 
 mod arn;
 mod aws;
@@ -40,35 +40,35 @@ pub use self::compile::RuleError;
 pub use self::redact::{Redaction, RedactionMistake};
 pub use self::seed::{SeedFault, Seeds};
 
-/// What most records need, taken at once.
+/// Initial size of an arena in bytes: enough for most records.
 const ARENA_BYTES: usize = 8 << 10;
 
-/// What became of a record.
+/// The result of normalizing a record.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// It changes assets.
+    /// The record changes assets.
     Changes {
-        /// What its events share. Boxed: most records are skipped.
+        /// What all its events have in common. Boxed, since most records are skipped.
         record: Box<RecordInfo>,
         /// One per asset, at least one.
         drafts: Vec<Draft>,
     },
-    /// It is one of the records that tell an operation: [`Engine::fold`] makes of them all what [`Outcome`] it has.
+    /// The record is one of several that describe an operation: [`Engine::fold`] turns all of them into one outcome.
     Operation(Box<OperationRecord>),
-    /// It was understood, and changes no asset.
+    /// The record was understood and changes no asset.
     Skipped {
         /// Why: `read-only call`, `failed call`, `data event`, `sign-in`, or a rule's own words.
         reason: Arc<str>,
-        /// The rule that says so, if one does.
+        /// The rule that skipped it, if a rule did.
         rule: Option<Arc<str>>,
-        /// The temporary credentials that the call handed out, if it did.
+        /// The temporary credentials that the call issued, if it did.
         session: Option<Box<Session>>,
     },
-    /// It was not understood, and goes to quarantine.
+    /// The record was not understood and goes to quarantine.
     Rejected {
-        /// A stable word for counting.
+        /// A stable code, used as a metric label.
         code: &'static str,
-        /// What is wrong and what to do.
+        /// What is wrong, and what to do about it.
         reason: String,
         /// The rule that could not be applied, if one was found.
         rule: Option<Arc<str>>,
@@ -76,7 +76,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The time of the event that the record tells of, where it is one that tells of a change or of credentials handed out.
+    /// The event time of the record, if it describes a change or issues credentials.
     #[must_use]
     pub fn time(&self) -> Option<Time> {
         match self {
@@ -96,7 +96,7 @@ impl Outcome {
     }
 }
 
-/// The compiled rules. Shared by reference; a pure function of the record.
+/// The compiled rules. Normalization is a pure function of the rules and the record.
 #[derive(Debug)]
 pub struct Engine {
     catalog: Catalog,
@@ -111,7 +111,7 @@ impl Engine {
         Self::redacting(overrides, &Redaction::default())
     }
 
-    /// The same, with more that is to be secret in records than what the rules say.
+    /// As [`load`](Self::load), with the operator's own redaction in addition to that of the rules.
     ///
     /// # Errors
     /// As [`load`](Self::load), or when the redaction can't be used.
@@ -119,22 +119,22 @@ impl Engine {
         Ok(Self { catalog: Catalog::load(overrides, own)? })
     }
 
-    /// Every mistake in generated rules, which are otherwise compiled when they are needed.
+    /// Compiles the generated rules, which are otherwise compiled on first use.
     ///
     /// # Errors
-    /// When there are any.
+    /// With every mistake found in them.
     pub fn check(&self) -> Result<(), CatalogError> {
         let mistakes: Vec<_> = self.catalog.aws.mistakes().cloned().collect();
         if mistakes.is_empty() { Ok(()) } else { Err(CatalogError::Mistakes(mistakes)) }
     }
 
-    /// The version of the rules, as events carry it.
+    /// The version of the rules, as in events: `<crate version>+<hash of the rules>`.
     #[must_use]
     pub fn version(&self) -> &Arc<str> {
         &self.catalog.version
     }
 
-    /// Every rule's name (`aws/ec2/RunInstances`), for the tests and tools that go through them.
+    /// The names of all rules (`aws/ec2/RunInstances`), sorted, for tests and tools.
     #[must_use]
     pub fn rule_names(&self) -> Vec<Arc<str>> {
         let names = self.catalog.aws.rule_names().chain(self.catalog.azure.names());
@@ -144,8 +144,9 @@ impl Engine {
         names
     }
 
-    /// The assets that a draft's configuration mentions besides those that its rule told: as ARNs, and as ids whose form or
-    /// key says what they are. With the configuration before, those that came and went are marked.
+    /// Associations with assets that a draft's configuration mentions, besides those from its rule: ARNs, and ids whose
+    /// form or key shows their type. If the configuration before is given, added and removed ones are marked. Empty for
+    /// other providers than AWS.
     #[must_use]
     pub fn mentioned(&self, draft: &Draft, before: Option<Json<'_>>, after: Json<'_>) -> Vec<Association> {
         if draft.asset.kind.provider != "aws" {
@@ -161,9 +162,9 @@ impl Engine {
         self.try_normalize(bytes).unwrap_or_else(|outcome| outcome)
     }
 
-    /// What each rule of a record's call looks for, finds and makes of it, in the order in which they are tried; of an
-    /// operation of Azure's, whose records `raw` of its event holds, all of them together. Values that rules call secret are
-    /// left out. Empty where no rule is asked: the record is a read, a failed call, or unmapped.
+    /// Explains, for each rule of a record's call in the order in which they are tried, what it looks for, what it
+    /// finds and what results. If `bytes` is the `raw` of an Azure operation's event, its records are explained
+    /// together. Secrets are redacted. Empty if no rule is consulted: for a read, a failed call, or an unmapped one.
     #[must_use]
     pub fn explain(&self, bytes: &[u8]) -> Vec<Value> {
         let explained = std::str::from_utf8(bytes).ok().and_then(|text| {
@@ -176,21 +177,21 @@ impl Engine {
         explained.unwrap_or_default()
     }
 
-    /// What the records of one operation make together: those of [`Outcome::Operation`], in any order.
+    /// Normalizes the records of one operation, those of [`Outcome::Operation`], together; in any order.
     #[must_use]
     pub fn fold(&self, records: &[Bytes]) -> Outcome {
         azure::fold(&self.catalog, records).unwrap_or_else(|outcome| outcome)
     }
 
-    /// What an item of a document tells of assets as they were: the document says where the item stands, and what the
-    /// item leaves out. The forms are those of `docs/inventory.md`.
+    /// The assets that an item of a snapshot document describes. The document provides what the item leaves out, and
+    /// the place of the item in it. `docs/inventory.md` lists the supported forms.
     #[must_use]
     pub fn seeds(&self, item: &[u8], document: &SeedDocument) -> Seeds {
         seed::seeds(&self.catalog, item, document)
     }
 
-    /// What is kept of a record, or an item of an inventory, that could not be understood: its bytes without secrets, as
-    /// far as its text can be read and its call is known.
+    /// Redacts a rejected record or inventory item for quarantine, as far as its text can be read and its call is
+    /// known.
     #[must_use]
     pub fn redact_rejected(&self, bytes: Bytes) -> Bytes {
         let redact = |text: &str| {
@@ -200,7 +201,7 @@ impl Engine {
         };
         match std::str::from_utf8(&bytes) {
             Ok(text) => redact(text).map_or(bytes.clone(), Bytes::from),
-            // Each byte as a letter of its own: names and marks of secrets are ASCII.
+            // Each byte as a character of its own: names and patterns of secrets are ASCII.
             Err(_) => match redact(&bytes.iter().copied().map(char::from).collect::<String>()) {
                 Some(text) => text.chars().map(|letter| u8::try_from(letter).unwrap_or(b'?')).collect(),
                 None => bytes,
@@ -208,14 +209,14 @@ impl Engine {
         }
     }
 
-    /// A reason why a record could not be understood, which may quote of it.
+    /// Redacts the reason of a rejection, which may quote from the record.
     #[must_use]
     pub fn redact_reason(&self, reason: String) -> String {
         self.catalog.azure.secrets().without_matches(&reason).unwrap_or(reason)
     }
 
-    /// Where the rules of a record's call know of secrets, whatever the rules' conditions say; and where items of
-    /// inventories have them.
+    /// The paths of secrets by all rules of a record's call, whether or not their conditions hold, and those in items
+    /// of inventories.
     fn paths_of(&self, text: &str) -> Vec<&Pointer> {
         let arena = Arena::new();
         let rules = match aws::Record::head(text, &arena) {
@@ -242,20 +243,21 @@ impl Engine {
     }
 }
 
-/// Whose record it is.
+/// The provider of a record.
 enum Provider {
     Aws,
     Azure,
 }
 
 impl Provider {
-    /// Every CloudTrail record names its event source, and none of Azure's does.
+    /// Every CloudTrail record has an event source, and no Azure record does.
     fn of(record: &aws::Record<'_>) -> Self {
         if record.has_event_source() { Self::Aws } else { Self::Azure }
     }
 }
 
-/// The text without what its rules and the names of its members say is secret.
+/// Redacts a record's text by the paths of its rules and by the general definitions of secrets. The error is the
+/// [`Outcome`] of a record whose text is unfit.
 fn sanitize<'t, 'r>(
     secrets: &Secrets,
     text: &'t str,
@@ -271,7 +273,7 @@ fn not_json(error: serde_json::Error) -> Outcome {
     Outcome::rejected("not_json", format!("not a JSON record: {error}"))
 }
 
-/// Pre-processed logs have lost the eventID: the same record still gets the same id.
+/// An event id for pre-processed logs, which lack the eventID: the same record always gets the same one.
 fn hashed_id(text: &str) -> String {
     format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
 }

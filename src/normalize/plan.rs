@@ -1,4 +1,4 @@
-//! Rules as they are run: pointers parsed, names resolved, everything checked.
+//! Compiled rules: pointers parsed, names resolved, everything checked.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,13 +23,13 @@ pub(super) struct Plan {
     pub(super) services: HashMap<Box<str>, ServicePlan>,
     /// By provider type.
     pub(super) assets: HashMap<Box<str>, Arc<AssetPlan>>,
-    /// The assets by their ARNs and id prefixes.
+    /// Assets by ARN and id prefix.
     pub(super) references: References,
     pub(super) arns: ArnIndex,
 }
 
 impl Plan {
-    /// Every rule's name. Compiles those that were not needed yet.
+    /// The names of all rules. Compiles those not used yet.
     pub(super) fn rule_names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.services.values().flat_map(|service| {
             let generated = service.generated.iter().flat_map(|file| file.events(&self.assets));
@@ -39,7 +39,7 @@ impl Plan {
         })
     }
 
-    /// Mistakes in rules that are compiled when they are needed.
+    /// Mistakes in the generated rules. Compiles those not used yet.
     pub(super) fn mistakes(&self) -> impl Iterator<Item = &RuleError> {
         self.services.values().flat_map(|service| &service.generated).flat_map(|file| file.mistakes(&self.assets))
     }
@@ -47,9 +47,9 @@ impl Plan {
 
 #[derive(Debug, Default)]
 pub(super) struct ServicePlan {
-    /// By event name without version suffix. All rules of a name that hold are applied.
+    /// By event name without version suffix. All rules of a name whose conditions hold are applied.
     pub(super) events: HashMap<Box<str>, Vec<EventPlan>>,
-    /// For the events that are not there.
+    /// For events that are not in `events`.
     pub(super) generated: Option<LazyEvents>,
 }
 
@@ -67,7 +67,7 @@ pub(super) struct AssetPlan {
     pub(super) name: Template,
     pub(super) arn: Option<Template>,
     pub(super) global: bool,
-    /// Ids that begin so are this type: `sg-`.
+    /// Ids with this prefix are of this type: `sg-`.
     pub(super) id_prefix: Option<Box<str>>,
 }
 
@@ -86,7 +86,7 @@ impl AssetPlan {
 pub(super) struct EventPlan {
     /// `aws/ec2/RunInstances`.
     pub(super) rule: Arc<str>,
-    /// Derived from public models of the service, not written by hand.
+    /// Generated from public models of the service, not written by hand.
     pub(super) generated: bool,
     pub(super) confidence: Confidence,
     pub(super) when: Box<[Condition]>,
@@ -95,12 +95,12 @@ pub(super) struct EventPlan {
 }
 
 impl EventPlan {
-    /// The conditions on the record hold.
+    /// Whether the conditions on the record hold.
     pub(super) fn holds(&self, scope: Scope<'_>) -> bool {
         self.when.iter().filter(|condition| !condition.what.is_of_element()).all(|condition| condition.holds(scope))
     }
 
-    /// The conditions on the element hold.
+    /// Whether the conditions on the current element of `each` hold.
     pub(super) fn holds_for_element(&self, scope: Scope<'_>) -> bool {
         self.when.iter().filter(|condition| condition.what.is_of_element()).all(|condition| condition.holds(scope))
     }
@@ -164,7 +164,7 @@ pub(super) enum ValuePlan {
     From(Sources),
     Literal(Value),
     Object(Vec<(String, ValuePlan)>),
-    /// An object but for some of its members.
+    /// An object without some of its members.
     Without(Box<ValuePlan>, Box<[Box<str>]>),
 }
 
@@ -188,12 +188,12 @@ impl ValuePlan {
     }
 }
 
-/// Elements of a set.
+/// The elements of a step on a set.
 #[derive(Debug)]
 pub(super) struct ElementsPlan {
-    /// One per element; without it, one alone.
+    /// One element for each of these; without it, a single one.
     pub(super) each: Option<Sources>,
-    /// What is made of it; without it, the element itself.
+    /// The value built from each; without it, the element itself.
     pub(super) value: Option<ValuePlan>,
 }
 
@@ -234,7 +234,7 @@ pub(super) struct Condition {
 pub(super) enum Test {
     Present,
     Absent,
-    /// One of these texts; or nothing, where that is among them.
+    /// The value matches one of the globs, or is absent if `or_absent`.
     OneOf {
         globs: Box<[Glob]>,
         or_absent: bool,
@@ -257,7 +257,7 @@ impl Condition {
     }
 }
 
-/// As it is written in a rule.
+/// Formats a test as written in a rule.
 impl fmt::Display for Test {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -275,7 +275,7 @@ impl fmt::Display for Test {
     }
 }
 
-/// A text that may begin or end with `*`. Compared without regard to case, as providers are not strict either.
+/// A text that may begin or end with `*`. ASCII case is ignored, as providers are not strict either.
 #[derive(Debug, serde::Deserialize)]
 #[serde(from = "String")]
 pub(super) struct Glob {

@@ -1,4 +1,4 @@
-//! JSON Pointers (RFC 6901) into records, which spell their keys in more than one case.
+//! JSON Pointers (RFC 6901) into records. Case is ignored in keys, which providers spell in several ways.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -29,7 +29,7 @@ impl Path {
         Ok(Self { tokens: tokens.collect() })
     }
 
-    /// What the path leads to. `*` gives an array of what each element leads to.
+    /// The value at the path. With `*`, an array of the values at the rest of the path in each element.
     pub(super) fn resolve<'a>(&self, value: Json<'a>, arena: &'a Arena) -> Option<Json<'a>> {
         resolve(&self.tokens, value, arena)
     }
@@ -68,7 +68,7 @@ fn resolve_every<'a>(tokens: &[Token], elements: &[Json<'a>], arena: &'a Arena) 
     let mut found = Vec::new();
     for element in elements {
         match resolve(tokens, *element, arena) {
-            // A `*` further down has given an array already.
+            // A `*` further down already returned an array.
             Some(Json::Array(inner)) if tokens.contains(&Token::Every) => found.extend(inner),
             Some(value) => found.push(value),
             None => {}

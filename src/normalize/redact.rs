@@ -1,10 +1,10 @@
-//! What leaves the normalizer carries no credentials: values are replaced in the record's own text, before anything
-//! is taken out of it.
+//! Redaction: nothing that leaves the normalizer contains credentials. Values are replaced in the record's own text,
+//! before anything is extracted from it.
 //!
-//! Three things say what is a secret (`secrets`): the names of members (`sessionToken`, `userData`, … at any depth, also
-//! inside JSON that is written as a string), pointers (those of a rule's `redact`, and an operator's), and patterns of
-//! texts (private keys, connection strings, …). The same pass (`scan`) brings the record onto one line and refuses what
-//! would break those who read it.
+//! Three things define a secret (`secrets`): names of members (`sessionToken`, `userData`, … at any depth, also inside
+//! JSON in a string), pointers (those of a rule's `redact`, and the operator's), and patterns of texts (private keys,
+//! connection strings, …). The same pass (`scan`) puts the record onto one line and refuses text that other JSON
+//! readers would fail on.
 
 mod scan;
 mod secrets;
@@ -24,15 +24,15 @@ pub use self::secrets::{Redaction, RedactionMistake};
 use super::pointer::Path;
 use crate::json::{Json, MAX_DEPTH};
 
-/// What stands in the place of a secret,
+/// Replaces a secret within a text,
 const MASK: &str = "[redacted]";
-/// and in the place of a member's value.
+/// and the value of a member.
 pub(super) const REDACTED: &str = "\"[redacted]\"";
 
-/// JSON in a string in JSON in a string: followed so far.
+/// Levels of JSON in a string in JSON in a string that are searched.
 const MAX_NESTED_TEXTS: usize = 3;
 
-/// Why a record's text can't be passed on.
+/// A reason why a record's text can't be passed on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum UnfitText {
     #[error("nested deeper than {MAX_DEPTH} levels")]
@@ -41,23 +41,23 @@ pub(super) enum UnfitText {
     LoneSurrogate { at: usize },
 }
 
-/// No line breaks, but for those at the ends.
+/// Whether the text has no line breaks, except at its ends.
 pub(super) fn is_on_one_line(text: &str) -> bool {
     memchr2(b'\n', b'\r', text.trim().as_bytes()).is_none()
 }
 
-/// The text on one line, without secrets. Borrowed when nothing had to change.
+/// The text on one line, without secrets; borrowed if nothing had to change.
 ///
-/// `text` is JSON that a parser has accepted; `paths` are those of its rules.
+/// `text` is JSON that a parser has accepted; `paths` are the pointers of its rules to secrets.
 pub(super) fn sanitize<'t>(text: &'t str, secrets: &Secrets, paths: &[&Path]) -> Result<Cow<'t, str>, UnfitText> {
     let text = without_paths(text, secrets, paths);
     let edits = Scan::new(&text, secrets).run()?;
     Ok(if edits.is_empty() { text } else { Cow::Owned(replace(&text, edits)) })
 }
 
-/// The same for a record that was not understood; `None` when nothing had to change. Its line breaks stay, and it may be
-/// unfit. Of what is no JSON, members with secret names lose their values as far as its tokens go, and the patterns are
-/// looked for in all of it.
+/// Redacts a rejected record; `None` if nothing had to change. Line breaks stay, and the text may be unfit. If it is
+/// not JSON, values of members with secret names are replaced as far as its tokens allow, and patterns are applied to
+/// all of it.
 pub(super) fn sanitize_rejected(text: &str, secrets: &Secrets, paths: &[&Path]) -> Option<String> {
     let is_json = serde_json::from_str::<IgnoredAny>(text).is_ok();
     let told = if is_json { without_paths(text, secrets, paths) } else { Cow::Borrowed(text) };
@@ -98,7 +98,8 @@ fn replace(text: &str, edits: Vec<Edit<'_>>) -> String {
     replaced
 }
 
-/// Whether [`sanitize`] finds something in a record by a rule's pointer: so few records have it that looking first pays.
+/// Whether [`sanitize`] may find something in a record by a rule's pointer. Few records have any, so checking first
+/// pays.
 pub(super) fn leads_to_secret(path: &Path, record: Json<'_>) -> bool {
     let tokens: Vec<_> = path.tokens().collect();
     leads(&tokens, record)
@@ -118,13 +119,13 @@ fn leads(tokens: &[&str], value: Json<'_>) -> bool {
             let mut elements = elements.iter().enumerate();
             elements.any(|(at, value)| (*token == "*" || index == Some(at)) && leads(rest, *value))
         }
-        // It may hold JSON, into which pointers lead.
+        // It may contain JSON, into which pointers lead.
         Json::Text(_) => true,
         _ => false,
     }
 }
 
-/// The text without what a pointer leads to. `None` when nothing had to change.
+/// Redacts what a pointer leads to; `None` if nothing had to change.
 fn redact_path(text: &str, tokens: &[&str], nested: usize) -> Option<String> {
     let root = serde_json::from_str::<&RawValue>(text).ok()?;
     let mut edits = Vec::new();
@@ -132,7 +133,7 @@ fn redact_path(text: &str, tokens: &[&str], nested: usize) -> Option<String> {
     (!edits.is_empty()).then(|| replace(text, edits))
 }
 
-/// The edits of what a pointer leads to, in order. Null and booleans are no secrets.
+/// Collects the edits for what a pointer leads to, in order. Null and booleans are never secrets.
 fn find_edits<'t>(text: &'t str, value: &'t RawValue, tokens: &[&str], nested: usize, edits: &mut Vec<Edit<'t>>) {
     let raw = value.get();
     // `raw` is a part of `text`.
@@ -160,7 +161,7 @@ fn find_edits<'t>(text: &'t str, value: &'t RawValue, tokens: &[&str], nested: u
                 }
             }
         }
-        // Azure writes bodies as JSON in a text.
+        // Azure writes bodies as JSON in a string.
         Some(b'"') if nested < MAX_NESTED_TEXTS => {
             let inner = serde_json::from_str::<String>(raw).ok();
             if let Some(redacted) = inner.and_then(|inner| redact_path(&inner, tokens, nested + 1)) {
@@ -171,7 +172,7 @@ fn find_edits<'t>(text: &'t str, value: &'t RawValue, tokens: &[&str], nested: u
     }
 }
 
-/// An object's members in the order of the text.
+/// An object's members in text order.
 struct Entries<'t>(Vec<(String, &'t RawValue)>);
 
 impl<'de> Deserialize<'de> for Entries<'de> {

@@ -1,4 +1,4 @@
-//! Which asset an ARN or an id refers to, wherever it stands.
+//! Resolution of references: which asset an ARN or an id means, wherever it occurs.
 //!
 //! ARNs: <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference-arns.html>
 
@@ -12,36 +12,38 @@ use super::plan::AssetPlan;
 use super::template::{Parts, Template};
 use crate::model::{AssetName, Association, FastMap, RelationChange};
 
-/// What the ARNs of some services say besides the asset.
+/// Peculiarities of some services' ARNs, from `normalizers/aws/associations.toml`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ArnRules {
-    /// Service → characters; what follows one of them in the id is a version or a part: `{ lambda = ":" }`.
+    /// Service → characters. What follows one of them in the id is a version or a part, and is cut off: `{ lambda = ":"
+    /// }`.
     #[serde(default)]
     cut: FastMap<String, String>,
-    /// Services whose ids stand behind a path: `role/service-role/deployer` is `deployer`.
+    /// Services whose ids may be preceded by a path: `role/service-role/deployer` is `deployer`.
     #[serde(default)]
     paths: Vec<String>,
-    /// ARNs that name no asset: `{ sts = ["assumed-role"] }`.
+    /// Service → kinds of ARNs that name no asset: `{ sts = ["assumed-role"] }`.
     #[serde(default)]
     none: FastMap<String, Vec<String>>,
 }
 
-/// The resources of ARNs, by kind.
+/// Templates of the resource part of ARNs, by kind.
 type Patterns = FastMap<Box<str>, Vec<(Template, Arc<AssetPlan>)>>;
 
-/// The assets by their ARNs and id prefixes.
+/// The asset types, by ARN and by id prefix.
 #[derive(Debug, Default)]
 pub(super) struct References {
-    /// By service, then by kind, which is empty where the resource begins with a variable part; the most literal first.
+    /// By service, then by kind, which is empty if the resource begins with a variable; those with the most literal
+    /// text first.
     by_arn: FastMap<Box<str>, Patterns>,
-    /// Service and resource of an asset's own ARN, by its provider type.
+    /// Service and resource of an asset type's own ARN, by provider type.
     own: FastMap<String, (String, Template)>,
     by_id_prefix: FastMap<Box<str>, Arc<AssetPlan>>,
     rules: ArnRules,
 }
 
-/// An asset that is referred to.
+/// A resolved reference.
 #[derive(Debug)]
 pub(super) struct Referred {
     pub(super) asset: Arc<AssetPlan>,
@@ -73,7 +75,7 @@ impl References {
             }
         }
         let mut by_arn: FastMap<Box<str>, Patterns> = FastMap::default();
-        // What several kinds have in common tells none of them.
+        // A pattern shared by several types identifies none of them.
         for ((service, text), found) in patterns.into_iter().filter_map(|(key, found)| Some((key, only(found)?))) {
             let kind = kind_of(&text).filter(|kind| !kind.contains('{')).unwrap_or_default();
             by_arn.entry(service.into()).or_default().entry(kind.into()).or_default().push(found);
@@ -85,13 +87,13 @@ impl References {
         Self { by_arn, own, by_id_prefix, rules }
     }
 
-    /// The kind of asset whose ids begin as this one does: up to and with the last hyphen.
+    /// The type of asset for an id's prefix, which extends to the last hyphen, inclusive.
     pub(super) fn by_id_prefix(&self, id: &str) -> Option<&Arc<AssetPlan>> {
         let end = id.rfind('-')?;
         self.by_id_prefix.get(id.get(..=end)?)
     }
 
-    /// What an ARN, or an id with a known prefix, refers to.
+    /// Resolves an ARN, or an id with a known prefix. `place` fills in what the text leaves out.
     pub(super) fn find(&self, text: &str, place: &Place<'_>) -> Option<Referred> {
         if text.starts_with("arn:") {
             return self.by_arn(text, place);
@@ -100,7 +102,7 @@ impl References {
         referred(asset, text, &[], place)
     }
 
-    /// What an id of this kind refers to; an ARN tells by itself which kind it is of, and where it lives.
+    /// Resolves an id of the given type. An ARN contains its own type and place, which take precedence.
     pub(super) fn of_kind(
         &self,
         asset: &Arc<AssetPlan>,
@@ -109,7 +111,7 @@ impl References {
         place: &Place<'_>,
     ) -> Option<Referred> {
         let Some(arn) = Arn::parse(id, place) else { return referred(asset, id, vars, place) };
-        // Some kinds have ARNs alike; then the rule's word decides.
+        // Some types have similar ARNs: then the type given by the rule decides.
         let own = self.own.get(&asset.kind.provider_type).filter(|(service, _)| service == arn.service);
         let as_said = own.and_then(|(_, pattern)| self.captured(pattern, asset, &arn));
         as_said.or_else(|| self.known(&arn)).or_else(|| {
@@ -118,7 +120,7 @@ impl References {
         })
     }
 
-    /// What an ARN refers to, also where no rule file defines such an asset.
+    /// Resolves an ARN, even if no rule file defines its type.
     pub(super) fn by_arn(&self, arn: &str, place: &Place<'_>) -> Option<Referred> {
         let arn = Arn::parse(arn, place)?;
         self.known(&arn).or_else(|| {
@@ -130,12 +132,12 @@ impl References {
         })
     }
 
-    /// What an ARN refers to, if a rule file defines it.
+    /// Resolves an ARN, if a rule file defines its type.
     pub(super) fn known_arn(&self, arn: &str, place: &Place<'_>) -> Option<Referred> {
         self.known(&Arn::parse(arn, place)?)
     }
 
-    /// The same of one that is taken apart.
+    /// As [`known_arn`](Self::known_arn), for a parsed ARN.
     pub(super) fn known(&self, arn: &Arn<'_>) -> Option<Referred> {
         let of_service = self.by_arn.get(arn.service)?;
         let kinds = kind_of(arn.resource).into_iter().chain([""]);
@@ -172,7 +174,7 @@ fn referred(asset: &Arc<AssetPlan>, id: &str, vars: &[(&str, &str)], place: &Pla
     })
 }
 
-/// The parts of an ARN that tell an asset.
+/// The parts of an ARN that identify an asset.
 #[derive(Clone, Copy)]
 pub(super) struct Arn<'a> {
     pub(super) service: &'a str,
@@ -182,7 +184,7 @@ pub(super) struct Arn<'a> {
 }
 
 impl<'a> Arn<'a> {
-    /// Where an ARN leaves out account or region, they are the record's own.
+    /// Parses an ARN. Account and region are those of `place` if the ARN leaves them out.
     pub(super) fn parse(text: &'a str, place: &Place<'a>) -> Option<Self> {
         let mut parts = text.strip_prefix("arn:")?.splitn(5, ':');
         let (_partition, service, region, account) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -196,12 +198,12 @@ impl<'a> Arn<'a> {
     }
 }
 
-/// Patterns of ARNs, and those with a part left open, name no one asset.
+/// Whether an id means one asset: it contains no wildcard, no placeholder and no white space.
 fn is_definite(id: &str) -> bool {
     !id.is_empty() && !id.contains(['*', '?', '$', '{']) && !id.contains(char::is_whitespace)
 }
 
-/// `security-group` of `security-group/sg-0123`; nothing where there is but one part.
+/// `security-group` of `security-group/sg-0123`; `None` if there is only one part.
 fn kind_of(resource: &str) -> Option<&str> {
     resource.split_once(['/', ':']).map(|(kind, _)| kind)
 }
@@ -221,7 +223,7 @@ fn only<T>(found: Vec<T>) -> Option<T> {
     Some(only)
 }
 
-/// Service and resource of an asset's ARN: by its template, else by its name, which follows the ARN.
+/// Service and resource of an asset type's ARN: from its template, else from its name, which has the same form.
 fn arn_pattern(asset: &AssetPlan) -> Option<(String, Template)> {
     let (service, resource) = match &asset.arn {
         Some(template) => {

@@ -1,4 +1,4 @@
-//! The rule files as they are written. `docs/RULES.md` is their manual.
+//! The format of rule files; `docs/RULES.md` documents it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::model::{Confidence, RelationChange};
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RuleFile {
-    /// The `eventSource`s.
+    /// The `eventSource`s that the file covers.
     pub(super) service: OneOrMany<String>,
     #[serde(default)]
     pub(super) assets: BTreeMap<String, Spanned<AssetRule>>,
@@ -27,7 +27,7 @@ pub(super) struct RuleFile {
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AssetRule {
-    /// Without it, what normalizers/taxonomy.toml says of the provider type.
+    /// The neutral type. Without it, the one in `normalizers/taxonomy.toml` for the provider type.
     #[serde(rename = "type")]
     pub(super) neutral_type: Option<Spanned<String>>,
     pub(super) name: Spanned<String>,
@@ -42,7 +42,7 @@ pub(super) struct AssetRule {
     pub(super) tags: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) sets: BTreeMap<Spanned<String>, OneOrMany<String>>,
-    /// Of Azure: what is written below the resource and is a part of it, by its own type; where it stands in the whole.
+    /// Azure only: types that are written separately and are parts of the resource → their place in its configuration.
     #[serde(default)]
     pub(super) parts: BTreeMap<String, Spanned<String>>,
 }
@@ -78,7 +78,7 @@ pub(super) struct EventRule {
     #[serde(default)]
     pub(super) partial: bool,
     pub(super) skip: Option<String>,
-    /// How sure it is of type, action and asset; high, if it does not say.
+    /// How certain type, action and asset are; high by default.
     pub(super) confidence: Option<Confidence>,
 }
 
@@ -104,19 +104,19 @@ pub(super) struct StepRule {
     pub(super) from: Texts,
     pub(super) value: Option<Value>,
     pub(super) object: Option<BTreeMap<String, ObjectField>>,
-    /// Members of the value that are left out.
+    /// Members of the value to leave out.
     #[serde(default)]
     pub(super) without: Vec<String>,
     #[serde(default)]
     pub(super) each: Texts,
     #[serde(default)]
     pub(super) by: Texts,
-    /// Of `rename` and `copy`.
+    /// For `rename` and `copy`.
     #[serde(default)]
     pub(super) id: Texts,
-    /// Of `copy`.
+    /// For `copy`.
     pub(super) asset: Option<String>,
-    /// Of `copy`.
+    /// For `copy`.
     pub(super) from_at: Option<Spanned<String>>,
 }
 
@@ -245,7 +245,7 @@ pub(super) enum AssetChoice {
     ByArn,
 }
 
-/// What a `when` pointer must lead to.
+/// What a condition in `when` expects.
 #[derive(Debug)]
 pub(super) struct ConditionRule(pub(super) Vec<String>);
 

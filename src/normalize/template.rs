@@ -1,10 +1,10 @@
-//! Templates: how rules write the names and ARNs of assets, filled in and read back.
+//! Templates for the names and ARNs of assets in rules: rendered from values, and matched against texts.
 
 use std::fmt;
 
 use crate::model::AssetName;
 
-/// A text with `{parts}`.
+/// A text with variable `{parts}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Template(Box<[Part]>);
 
@@ -15,15 +15,15 @@ enum Part {
     Region,
     Account,
     Id,
-    /// An ARM id, which is a name of its own.
+    /// An ARM id, which is a complete name by itself.
     ArmId,
     Var(Box<str>),
 }
 
-/// Parts of a name beside the id, by what the templates call them.
+/// Variables of a name besides the id: name and value.
 pub(super) type Vars<'a> = Vec<(&'a str, &'a str)>;
 
-/// What a template is filled with.
+/// The values that a template is rendered with.
 pub(super) struct Parts<'a> {
     pub(super) partition: &'a str,
     pub(super) region: &'a str,
@@ -33,7 +33,7 @@ pub(super) struct Parts<'a> {
 }
 
 impl Template {
-    /// `None`: a brace is left open.
+    /// Parses a template; `None` if a brace is not closed.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut parts = Vec::new();
         let mut rest = text;
@@ -58,7 +58,7 @@ impl Template {
         Some(Self(parts.into()))
     }
 
-    /// The names that an event must give under `vars`.
+    /// The names of the variables that an event must provide under `vars`.
     pub(super) fn vars(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|part| match part {
             Part::Var(name) => Some(name.as_ref()),
@@ -66,8 +66,8 @@ impl Template {
         })
     }
 
-    /// What the variable parts are where a text is made like this: `service/{cluster}/{id}` of `service/blue/web`. Each but
-    /// the last ends where the text between goes on; the last takes all that is left.
+    /// Matches a text and returns the values of the variable parts: `service/{cluster}/{id}` in `service/blue/web`.
+    /// Each value ends where the next literal first occurs; the last one takes the rest.
     pub(super) fn capture<'t>(&'t self, text: &'t str) -> Option<Vars<'t>> {
         let mut captured = Vec::new();
         let mut rest = text;
@@ -93,17 +93,17 @@ impl Template {
         rest.is_empty().then_some(captured)
     }
 
-    /// How much of it is literal.
+    /// Length of the literal text in bytes.
     pub(super) fn literal_len(&self) -> usize {
         self.0.iter().map(|part| if let Part::Text(text) = part { text.len() } else { 0 }).sum()
     }
 
-    /// The name is the one that Azure Resource Manager gave.
+    /// Whether the name is an Azure Resource Manager id.
     pub(super) fn is_arm_id(&self) -> bool {
         matches!(&*self.0, [Part::ArmId])
     }
 
-    /// The text before `{id}`, where nothing else varies: `ec2/security-group/`.
+    /// The text before `{id}` if that is the only variable, at the end: `ec2/security-group/`.
     pub(super) fn literal_prefix(&self) -> Option<&str> {
         match &*self.0 {
             [Part::Text(text), Part::Id] => Some(text),
@@ -111,7 +111,7 @@ impl Template {
         }
     }
 
-    /// The service of an ARN's template: `ec2` of `arn:{partition}:ec2:…`.
+    /// The service in an ARN template: `ec2` in `arn:{partition}:ec2:…`.
     pub(super) fn arn_service(&self) -> Option<&str> {
         match &*self.0 {
             [Part::Text(arn), Part::Partition, Part::Text(service), ..] if **arn == *"arn:" => {
@@ -121,8 +121,8 @@ impl Template {
         }
     }
 
-    /// The id and the vars with which the template would give this text. A part is one word, without `/` and `:`; where
-    /// `loose`, the last may hold them.
+    /// The id and the variables with which the template would render to this text. Values contain no `/` or `:`, except
+    /// the last one if `loose`.
     pub(super) fn captures<'t>(&'t self, text: &'t str, loose: bool) -> Option<(&'t str, Vars<'t>)> {
         let mut found = Vec::new();
         if !captured(&self.0, text, loose, &mut found) {
@@ -140,7 +140,7 @@ impl Template {
         Some((id?, vars))
     }
 
-    /// `None`: a var was not found.
+    /// Renders the template, percent-encoding the values if `encode`; `None` if a variable is missing.
     pub(super) fn render(&self, parts: &Parts<'_>, encode: bool) -> Option<String> {
         let mut text = String::with_capacity(96);
         for part in &self.0 {
@@ -165,7 +165,7 @@ impl Template {
     }
 }
 
-/// As it is written in a rule.
+/// Formats a template as written in a rule.
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|part| match part {
@@ -180,7 +180,7 @@ impl fmt::Display for Template {
     }
 }
 
-/// Matches parts against all of a text, and gathers what the parts that vary stand for.
+/// Matches parts against a whole text, with backtracking, and collects the values of the variable ones.
 fn captured<'p, 't>(parts: &'p [Part], text: &'t str, loose: bool, found: &mut Vec<(&'p Part, &'t str)>) -> bool {
     match parts {
         [] => text.is_empty(),

@@ -1,4 +1,5 @@
-//! The transforms of the rule language: named, few, total. What does not fit passes through or gives nothing.
+//! The transforms of the rule language: few, named and total. A value that does not fit passes unchanged or yields
+//! none.
 
 mod ec2;
 mod names;
@@ -13,7 +14,7 @@ use super::configuration::configuration;
 use crate::json::{Arena, Json, Members};
 use crate::model::Time;
 
-/// A transform, as rules name it. `docs/RULES.md` says what each does.
+/// A transform, by its name in rules. `docs/RULES.md` describes each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Transform {
@@ -47,7 +48,7 @@ pub(super) enum Transform {
 }
 
 impl Transform {
-    /// Applies it. `None`: there is no such value.
+    /// Applies the transform; `None` if there is no such value.
     pub(super) fn apply<'a>(self, value: Json<'a>, arena: &'a Arena) -> Option<Json<'a>> {
         let text = |change: fn(&'a str) -> &'a str| value.as_str().map_or(value, |text| Json::Text(change(text)));
         let part = |of: fn(&'a str) -> Option<&'a str>| value.as_str().and_then(of).map(Json::Text);
@@ -102,7 +103,7 @@ fn map_text<'a>(value: Json<'a>, change: impl FnOnce(&'a str) -> Json<'a>) -> Js
     value.as_str().map_or(value, change)
 }
 
-/// Policies come as objects, as JSON in a string, and as URL-encoded JSON in a string.
+/// Parses JSON in a string. Policies come as objects, as JSON in a string, and as URL-encoded JSON in a string.
 fn parse_json<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
     map_text(value, |text| {
         let decoded = || {
@@ -124,7 +125,7 @@ fn tag_map<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
                 _ if members.get_in_any_case("key").is_some() && members.len() <= 2 => {
                     Json::object(tag(members, arena), arena)
                 }
-                // A plain map; what is no scalar is no tag value.
+                // A plain map; values that are not scalars are no tags.
                 _ => {
                     let scalars =
                         members.iter().filter_map(|(key, value)| Some((key, Json::Text(value.scalar_text(arena)?))));
@@ -143,7 +144,7 @@ fn tag<'a>(members: Members<'a>, arena: &'a Arena) -> Option<(&'a str, Json<'a>)
     Some((either(["key", "tagKey"])?, Json::Text(either(["value", "tagValue"]).unwrap_or_default())))
 }
 
-/// Seconds or milliseconds since 1970; a text is taken as it is.
+/// A time in seconds or milliseconds since 1970, or in RFC 3339; other texts are returned unchanged.
 fn epoch<'a>(value: Json<'a>, arena: &'a Arena) -> Option<Json<'a>> {
     let told = |time: Time| Json::Text(arena.alloc_str(&time.to_string()));
     match value {
@@ -171,7 +172,7 @@ pub(super) fn camel<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
     }
 }
 
-/// Members whose keys are the customer's own words, or texts that the API hands on as they are. In lower case.
+/// Members whose keys are chosen by the customer, or passed on unchanged by the API; in lower case.
 const OWN_KEYS: [&str; 9] = [
     "tags",
     "variables",
@@ -184,7 +185,7 @@ const OWN_KEYS: [&str; 9] = [
     "responseparameters",
 ];
 
-/// [`camel`], but for what is written by those who use the API: policies, tags, environments.
+/// As [`camel`], except within what users of the API write: policies, tags, environments.
 fn api_names<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
     match value {
         Json::Object(members) if members.keys().any(|key| key.eq_ignore_ascii_case("statement")) => value,
@@ -200,7 +201,7 @@ fn api_names<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
     }
 }
 
-/// The text with its first letter small.
+/// The text with its first letter in lower case.
 fn first_small<'a>(text: &'a str, arena: &'a Arena) -> &'a str {
     if !text.starts_with(|first: char| !first.is_lowercase()) {
         return text;
@@ -210,7 +211,7 @@ fn first_small<'a>(text: &'a str, arena: &'a Arena) -> &'a str {
     arena.alloc_str(&lowered)
 }
 
-/// Entra's `targetResources`, by type, with the JSON inside the strings of `modifiedProperties` parsed
+/// Entra's `targetResources` by type, with the JSON in the strings of `modifiedProperties` parsed
 /// (<https://learn.microsoft.com/en-us/graph/api/resources/modifiedproperty>).
 fn entra_targets<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
     let targets = value.as_array().into_iter().flatten().filter_map(|target| target.as_object());
@@ -225,7 +226,7 @@ fn entra_targets<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
         let kept = kept.chain([("modified", Json::object(modified, arena))]);
         (target.get("type").and_then(Json::as_str).unwrap_or("Other"), Json::object(kept, arena))
     });
-    // Of several of one type the first.
+    // The first one of each type wins.
     let mut by_type: Vec<_> = by_type.collect();
     by_type.reverse();
     Json::object(by_type, arena)

@@ -1,6 +1,6 @@
-//! Who did it, from where, with what tool: read out of one CloudTrail record.
+//! Attribution from one CloudTrail record: who made the call, from where, with what tool.
 //!
-//! The method is data (`normalizers/aws/attribution.toml`); who it was follows the userIdentity element
+//! The method is determined by rules (`normalizers/aws/attribution.toml`), the principal by the userIdentity element
 //! (<https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-reference-user-identity.html>).
 
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use super::workload;
 use crate::json::Json;
 use crate::model::{Assumed, Attribution, Human, OnBehalfOf, Principal};
 
-/// The fields that the rules look at.
+/// The fields that the rules examine.
 struct Facts<'r> {
     identity_type: Option<&'r str>,
     event_type: Option<&'r str>,
@@ -36,7 +36,7 @@ impl Seen for Facts<'_> {
 }
 
 impl MethodRules {
-    /// Attribution of a record.
+    /// The attribution of a record.
     pub(super) fn attribute(&self, record: &Record<'_>) -> Attribution {
         let identity = record.value("userIdentity").filter(|identity| identity.is_object());
         let of_identity = |path: &[&str]| identity.and_then(|identity| identity.text_at(path));
@@ -125,7 +125,7 @@ fn assumed(identity: Json<'_>, principal: Option<&Principal>) -> Option<Assumed>
     let id = principal.and_then(|principal| principal.id.as_deref());
     let told = identity.text_at(&["sessionContext", "sessionIssuer", "arn"]);
     let role_arn = told.map(str::to_owned).or_else(|| {
-        // arn:aws:sts::123837392027:assumed-role/deployer/session tells the role but for its path.
+        // arn:aws:sts::123837392027:assumed-role/deployer/session contains the role without its path.
         let (head, tail) = arn?.split_once(":assumed-role/")?;
         Some(format!("{}:role/{}", head.replacen(":sts:", ":iam:", 1), tail.split('/').next()?))
     });
@@ -135,7 +135,7 @@ fn assumed(identity: Json<'_>, principal: Option<&Principal>) -> Option<Assumed>
     Some(Assumed { role_arn, session_name: session_name.map(str::to_owned), chain: Vec::new() })
 }
 
-/// The person, by the strongest evidence that one record holds.
+/// The person, by the strongest evidence in the record.
 fn human(identity: Json<'_>, principal: Option<&Principal>, assumed: Option<&Assumed>) -> Option<Human> {
     let found = |id: &str, how: &'static str| Some(Human { id: id.to_owned(), how: how.into() });
     if let Some(source) = identity.text_at(&["sessionContext", "sourceIdentity"]) {

@@ -1,4 +1,4 @@
-//! CloudTrail: what every rule takes for granted of a record, and the rules of the call that it is about.
+//! CloudTrail records: the checks that every rule relies on, and the evaluation of the rules of a record's call.
 
 mod attribution;
 mod generic;
@@ -24,7 +24,8 @@ use crate::model::{Operation, RecordInfo, Session, Time};
 pub(super) use self::generic::GenericRules;
 pub(super) use self::record::Record;
 
-/// Normalizes a CloudTrail record, of which at least the head is read.
+/// Normalizes a CloudTrail record, of which at least the head has been read. Both `Ok` and `Err` are outcomes of the
+/// record.
 pub(super) fn normalize<'a>(catalog: &'a Catalog, text: &'a str, seen: Record<'a>) -> Result<Outcome, Outcome> {
     let told = session_told(catalog, text, &seen);
     let outcome = understand(catalog, text, &seen);
@@ -36,7 +37,7 @@ pub(super) fn normalize<'a>(catalog: &'a Catalog, text: &'a str, seen: Record<'a
     }
 }
 
-/// The credentials that the call handed out.
+/// The temporary credentials that the call issued, if it did.
 fn session_told<'a>(catalog: &'a Catalog, text: &'a str, seen: &Record<'a>) -> Option<Session> {
     let hands_out = seen.text("eventSource").is_some_and(session::hands_out);
     if !hands_out || seen.has("errorCode") || seen.has("errorMessage") {
@@ -49,7 +50,7 @@ fn session_told<'a>(catalog: &'a Catalog, text: &'a str, seen: &Record<'a>) -> O
     })
 }
 
-/// The rules of a record's call; none where it is not told.
+/// The rules of a record's call; empty if the record does not name it, or is no change.
 pub(super) fn rules_of<'a>(catalog: &'a Catalog, record: &Record<'_>) -> &'a [EventPlan] {
     let rules = Call::of(record).ok().and_then(|call| catalog.aws.events(call.service, without_version(call.name)));
     rules.unwrap_or_default()
@@ -63,7 +64,7 @@ fn understand<'a>(catalog: &'a Catalog, text: &'a str, seen: &Record<'a>) -> Res
     changes(catalog, text, &record, (&call, name, rules))
 }
 
-/// The whole record without what the rules and the names of its members say is secret, and its text.
+/// Reads the whole record, and redacts it and its text.
 fn read<'a>(
     catalog: &'a Catalog,
     rules: &'a [EventPlan],
@@ -93,13 +94,13 @@ fn read<'a>(
     }
 }
 
-/// The rule holds for the record, and has something in it to redact.
+/// Whether the rule's conditions hold and it finds something to redact.
 fn redacts(rule: &EventPlan, record: &Record<'_>) -> bool {
     let finds = |path| record.may_hold_secrets || leads_to_secret(path, record.facts.root);
     rule.redact.iter().any(finds) && rule.holds(record.facts.scope())
 }
 
-/// What each rule of the record's call looks for and finds, secrets left out. Empty where it comes to no rule.
+/// Explains the rules of the record's call, with secrets redacted. `None` if no rule is consulted.
 pub(super) fn explain(catalog: &Catalog, text: &str) -> Option<Vec<serde_json::Value>> {
     let arena = Arena::new();
     let head = Record::head(text, &arena).ok()?;
@@ -114,8 +115,8 @@ pub(super) fn explain(catalog: &Catalog, text: &str) -> Option<Vec<serde_json::V
     Some(explain::rules(&catalog.aws, rules, record.facts, &place))
 }
 
-/// By the rules of the call; else by the generic ones. A generated rule that finds no asset in a record leaves it to them
-/// as well: it knows how the service describes the call, and nobody has seen the record.
+/// Evaluates the rules of the call, else the generic ones. These also apply if only generated rules exist and find no
+/// asset: generated rules follow the service's description of the call, not actual records.
 fn evaluated(catalog: &Catalog, rules: &[EventPlan], record: &Record<'_>, name: &str, place: &Place<'_>) -> Evaluated {
     let evaluated = evaluate(&catalog.aws, rules, record.facts, place);
     let undecided = matches!(evaluated, Evaluated::NoRuleApplies | Evaluated::Unnamed { .. });
@@ -176,14 +177,14 @@ fn changes(
     })
 }
 
-/// The call that a record is about, once it is clear that it may be a change.
+/// The call of a record that may be a change.
 struct Call<'r> {
     service: &'r str,
     name: &'r str,
 }
 
 impl<'r> Call<'r> {
-    /// What every rule takes for granted: a CloudTrail management event of a call that succeeded and was no read.
+    /// Checks what every rule relies on: a CloudTrail management event of a call that succeeded and is no read.
     fn of(record: &Record<'r>) -> Result<Self, Outcome> {
         let unknown = |what: &str| {
             let reason = format!(
@@ -218,7 +219,7 @@ impl<'r> Call<'r> {
     }
 }
 
-/// The account that the event was delivered to is the one whose resources it is about.
+/// The account. The one that received the event owns the resources that it is about.
 fn account<'a>(record: &Record<'a>) -> Option<&'a str> {
     record.text("recipientAccountId").or_else(|| {
         let identity = record.value("userIdentity")?;
@@ -234,7 +235,7 @@ fn event_time(record: &Record<'_>) -> Result<Time, Outcome> {
     text.parse().map_err(|error| Outcome::rejected("no_event_time", format!("eventTime: {error}")))
 }
 
-/// CloudTrail's is a GUID; anonymised logs have `-` or `...` in its place, which names no event.
+/// The event id, a GUID. Anonymised logs have `-` or `...` in its place, which identifies no event.
 fn event_id(record: &Record<'_>) -> Option<String> {
     let id = record.text("eventID")?;
     (id.bytes().filter(u8::is_ascii_alphanumeric).count() >= 4).then(|| id.to_owned())

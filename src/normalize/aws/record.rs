@@ -10,11 +10,11 @@ use super::super::expression::Facts;
 use super::super::redact::Secrets;
 use crate::json::{Arena, Json, KeySeed, Parser, ValueSeed, Watch};
 
-/// What tells whether the record is a change at all.
+/// The members that determine whether the record may be a change.
 const HEAD: [&str; 7] =
     ["errorCode", "errorMessage", "eventCategory", "eventName", "eventSource", "managementEvent", "readOnly"];
 
-/// Members that hold a document. Some tools write it as JSON in a text.
+/// Members that contain a document, which some tools write as JSON in a string.
 const DOCUMENTS: [&str; 5] =
     ["additionalEventData", "requestParameters", "responseElements", "serviceEventDetails", "userIdentity"];
 
@@ -22,14 +22,15 @@ const DOCUMENTS: [&str; 5] =
 #[derive(Clone, Copy)]
 pub(in crate::normalize) struct Record<'a> {
     pub(super) facts: Facts<'a>,
-    /// All members are read.
+    /// All members have been read.
     pub(super) is_whole: bool,
-    /// The text may hold secrets that the members do not show.
+    /// The text may contain secrets.
     pub(super) may_hold_secrets: bool,
 }
 
 impl<'a> Record<'a> {
-    /// Reads as much as the record is likely to need: of a read, or where it can't be read whole, the head.
+    /// Reads as much as is likely to be needed: only the head of a read-only call, or of a record that can't be read as
+    /// a whole.
     ///
     /// # Errors
     /// As [`Record::head`].
@@ -38,7 +39,7 @@ impl<'a> Record<'a> {
         arena: &'a Arena,
         secrets: &Secrets,
     ) -> Result<Self, serde_json::Error> {
-        // A wrong guess costs time, and changes nothing.
+        // A wrong guess costs time only.
         let has = |words: &str| memchr::memmem::find(text.as_bytes(), words.as_bytes()).is_some();
         if has("\"eventSource\"")
             && !has("\"readOnly\":true")
@@ -61,7 +62,7 @@ impl<'a> Record<'a> {
         Self::read(text, Parser::new(arena, secrets), true)
     }
 
-    /// Reads what tells whether the record is a change, and passes over the rest.
+    /// Reads the members that determine whether the record may be a change, and skips the others.
     ///
     /// # Errors
     /// When the text is no JSON object, or names one of these members twice.
@@ -86,32 +87,32 @@ impl<'a> Record<'a> {
         Ok(Self { facts: Facts { root, is_cut, arena }, is_whole: whole, may_hold_secrets: parser.noticed })
     }
 
-    /// CloudTrail's own mark.
+    /// Whether it is a CloudTrail record.
     pub(in crate::normalize) fn has_event_source(&self) -> bool {
         self.text("eventSource").is_some()
     }
 
-    /// The member is there and not null.
+    /// Whether the member is present and not null.
     pub(super) fn has(&self, member: &str) -> bool {
         self.value(member).is_some()
     }
 
-    /// A member's value; nothing where it is null, or where CloudTrail left it out for its size.
+    /// A member's value; `None` if it is absent or null, or if CloudTrail left it out because of its size.
     pub(super) fn value(&self, member: &str) -> Option<Json<'a>> {
         self.facts.root.get(member).filter(|value| !value.is_null())
     }
 
-    /// A text member, or a number or boolean as text; nothing where it is absent, null or empty.
+    /// A string member, or a number or boolean as text; `None` if it is absent, null or empty.
     pub(super) fn text(&self, member: &str) -> Option<&'a str> {
         self.value(member)?.scalar_text(self.facts.arena).filter(|text| !text.is_empty())
     }
 
-    /// A member that is `true`, as boolean or as text.
+    /// Whether the member is `true`, as boolean or as string.
     pub(super) fn is_true(&self, member: &str) -> bool {
         self.text(member).is_some_and(|text| text.eq_ignore_ascii_case("true"))
     }
 
-    /// A member that is `false`, as boolean or as text.
+    /// Whether the member is `false`, as boolean or as string.
     pub(super) fn is_false(&self, member: &str) -> bool {
         self.text(member).is_some_and(|text| text.eq_ignore_ascii_case("false"))
     }

@@ -1,4 +1,4 @@
-//! What a CloudTrail record tells about credentials: which made the call, and which it handed out.
+//! Credentials in a CloudTrail record: those that made the call, and those that it issued.
 
 use super::record::Record;
 use crate::json::Json;
@@ -6,7 +6,7 @@ use crate::model::{AssetName, Attribution, Caller, Evidence, Session, Time, Work
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-/// What matters to other records.
+/// The evidence in the record that relates it to other records.
 pub(super) fn evidence(record: &Record<'_>) -> Evidence {
     let of = |member: &str, key| record.value(member).and_then(|value| value.text_at(&[key]));
     let is_deployment = record.text("eventSource") == Some("cloudformation.amazonaws.com");
@@ -17,13 +17,13 @@ pub(super) fn evidence(record: &Record<'_>) -> Evidence {
     }
 }
 
-/// Whether calls of a service hand out temporary credentials.
+/// Whether calls of a service may issue temporary credentials.
 pub(super) fn hands_out(service: &str) -> bool {
     matches!(service, "sts.amazonaws.com" | "rolesanywhere.amazonaws.com")
 }
 
-/// The credentials that a call handed out (AssumeRole and its like, GetSessionToken, GetFederationToken; CreateSession
-/// of Roles Anywhere). `name` gives the name of an asset by its type, account, region and id.
+/// The credentials that a call issued (AssumeRole and its like, GetSessionToken, GetFederationToken; CreateSession of
+/// Roles Anywhere). `name` returns the name of an asset for its type, account, region and id.
 pub(super) fn session(
     record: &Record<'_>,
     attribution: Attribution,
@@ -45,7 +45,7 @@ pub(super) fn session(
     Some(Session { access_key, started, expires: credentials.get("expiration").and_then(expiration), caller })
 }
 
-/// The machine, function or pod for which AWS itself took a role. The session is named by AWS then, not by a caller.
+/// The machine, function or pod for which AWS itself assumed a role. Then AWS chose the session's name, not a caller.
 fn workload(
     record: &Record<'_>,
     attribution: &Attribution,
@@ -69,7 +69,7 @@ fn workload(
     }
 }
 
-/// EKS Pod Identity tags its sessions
+/// The pod, from the tags of EKS Pod Identity sessions
 /// (<https://docs.aws.amazon.com/eks/latest/userguide/pod-id-abac.html>).
 fn pod(request: Json<'_>) -> Option<Workload> {
     let tags = request.get("tags")?.as_array()?;
@@ -78,7 +78,7 @@ fn pod(request: Json<'_>) -> Option<Workload> {
     Some(Workload { kind: "kubernetes_service_account".into(), id, name: None, how: "sessionTags".into() })
 }
 
-/// `Jul 10, 2023, 12:09:47 PM` in most records; RFC 3339 or seconds since 1970 in others.
+/// An expiration: `Jul 10, 2023, 12:09:47 PM` in most records, RFC 3339 or seconds since 1970 in others.
 fn expiration(value: Json<'_>) -> Option<Time> {
     if let Some(seconds) = value.as_i64() {
         return Some(Time::from_millis(seconds.checked_mul(1_000)?));

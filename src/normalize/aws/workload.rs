@@ -1,9 +1,9 @@
-//! The program behind a call, and the deployment that it is a part of, as one CloudTrail record tells them.
+//! The program behind a call, and the deployment that it belongs to, from one CloudTrail record.
 
 use crate::json::Json;
 use crate::model::{Assumed, Deployment, Principal, Workload};
 
-/// The program that holds the credentials, by the strongest evidence that the record has.
+/// The program that holds the credentials, by the strongest evidence in the record.
 pub(super) fn workload(
     identity: Json<'_>,
     principal: &Principal,
@@ -35,13 +35,13 @@ pub(super) fn workload(
     None
 }
 
-/// The attribute is called after the provider: `token.actions.githubusercontent.com:sub`.
+/// The subject. The attribute is named after the provider: `token.actions.githubusercontent.com:sub`.
 fn subject(federated: Json<'_>) -> Option<&str> {
     let attributes = federated.get("attributes")?.as_object()?;
     attributes.iter().find(|(key, _)| key.ends_with(":sub"))?.1.as_str().filter(|subject| !subject.is_empty())
 }
 
-/// Who a subject is depends on who vouches for it:
+/// The workload of a web identity. The form of the subject depends on the identity provider:
 /// <https://docs.github.com/en/actions/concepts/security/openid-connect>,
 /// <https://docs.gitlab.com/ci/secrets/id_token_authentication/>,
 /// <https://docs.aws.amazon.com/eks/latest/userguide/iam-roles-for-service-accounts.html>.
@@ -59,14 +59,14 @@ fn web_identity(provider: &str, subject: &str, how: &'static str) -> Option<Work
     of_kind(kind, subject.to_owned())
 }
 
-/// The stack whose tags CloudFormation puts on what it makes
+/// The stack, from the tags that CloudFormation puts on its resources
 /// (<https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-properties-resource-tags.html>).
 pub(super) fn stack_of_tags(request: Json<'_>) -> Option<Deployment> {
     let id = tag(request, "aws:cloudformation:stack-id").or_else(|| tag(request, "aws:cloudformation:stack-name"))?;
     Some(Deployment { kind: "cloudformation_stack".into(), id: id.to_owned(), how: "stackTags".into() })
 }
 
-/// A tag's value, wherever and however the call spells its tags.
+/// A tag's value, wherever and in whatever form the call contains its tags.
 fn tag<'a>(value: Json<'a>, wanted: &str) -> Option<&'a str> {
     match value {
         Json::Array(elements) => elements.iter().find_map(|element| tag(*element, wanted)),

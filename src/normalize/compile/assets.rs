@@ -1,4 +1,4 @@
-//! The assets of a rule file.
+//! Compilation of the assets of a rule file.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::Compiler;
 use crate::model::{AssetKind, KeyedSet, UniqueId};
 
 impl Compiler<'_> {
-    /// Provider types and their plans.
+    /// Compiles the assets of a file, to provider types and plans.
     pub(super) fn assets(&mut self, file: &RuleFile) -> Vec<(Box<str>, Arc<AssetPlan>)> {
         let assets = file.assets.iter().filter_map(|(provider_type, rule)| {
             let key = format!("assets.{provider_type:?}");
@@ -73,7 +73,7 @@ impl Compiler<'_> {
         })
     }
 
-    /// `{id}`, or pointers into the configuration.
+    /// Where unique ids are found: `{id}`, or pointers into the configuration.
     fn unique_ids(&mut self, texts: &Texts, key: &str) -> Option<Vec<UniqueId>> {
         let Some(texts) = texts else { return Some(Vec::new()) };
         let one = |text: &String| match text.as_str() {
@@ -83,7 +83,7 @@ impl Compiler<'_> {
         texts.get_ref().0.iter().map(one).collect()
     }
 
-    /// The asset's own word, else the taxonomy's, else `unclassified.<service>`.
+    /// The neutral type: the one stated with the asset, else that of the taxonomy, else `unclassified.<service>`.
     fn neutral_type(&mut self, provider_type: &str, rule: &AssetRule, key: &str) -> String {
         if let Some(told) = &rule.neutral_type {
             if !self.neutral_types.known.contains(told.get_ref()) {

@@ -1,4 +1,4 @@
-//! Generated rules, compiled when they are needed.
+//! Generated rules, compiled on first use.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -10,7 +10,8 @@ use super::{Compiler, NeutralTypes, RuleError, RuleText, parse_error};
 /// Event name → rules, and the mistakes in them.
 type Events = (HashMap<Box<str>, Vec<EventPlan>>, Vec<RuleError>);
 
-/// The rules of a generated file, compiled when the first record of its service comes: most installations see few services.
+/// The rules of a generated file, compiled when the first record of its service arrives: most installations see few
+/// services.
 #[derive(Debug)]
 pub(in crate::normalize) struct LazyEvents {
     provider: &'static str,
@@ -23,7 +24,7 @@ impl LazyEvents {
         Self { provider, text, compiled: OnceLock::new() }
     }
 
-    /// The rules by event name. One with a mistake is left out.
+    /// The rules by event name, without those that have a mistake.
     pub(in crate::normalize) fn events(
         &self,
         assets: &HashMap<Box<str>, Arc<AssetPlan>>,
@@ -31,7 +32,7 @@ impl LazyEvents {
         &self.compiled(assets).0
     }
 
-    /// The mistakes, which `catchment check` and the tests look for.
+    /// The mistakes in the file, for `catchment check` and the tests.
     pub(in crate::normalize) fn mistakes(&self, assets: &HashMap<Box<str>, Arc<AssetPlan>>) -> &[RuleError] {
         &self.compiled(assets).1
     }

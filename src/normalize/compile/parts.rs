@@ -1,5 +1,5 @@
-//! The parts of a resource of Azure's that are written one by one: a rule of a security group, the administrators of a
-//! database server. One line of `parts` is a rule for the part's `write` and one for its `delete`.
+//! Parts of an Azure resource that are written one by one: a rule of a security group, the administrators of a database
+//! server. Each line of `parts` is compiled to a rule for the part's `write` and one for its `delete`.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use super::super::rule::{AssetRule, RuleFile};
 use super::{Compiler, rule_name};
 use crate::model::{Action, Confidence, KeyedSet};
 
-/// Service, operation, rules.
+/// Service, operation name and rules.
 type Operation = (Box<str>, Box<str>, Vec<EventPlan>);
 
-/// Where a part stands in the configuration of the whole.
+/// The place of a part in the configuration of its resource.
 enum Place {
-    /// An element of a set, by its name: `/properties/securityRules/-`.
+    /// An element of a set, identified by name: `/properties/securityRules/-`.
     Element(PointerBuf),
-    /// The only one of its kind: `/managementPolicy`.
+    /// A single value: `/managementPolicy`.
     Only(PointerBuf),
 }
 
@@ -35,9 +35,9 @@ impl Place {
 }
 
 impl Compiler<'_> {
-    /// The sets that an asset's parts stand in.
+    /// The sets that contain an asset's parts.
     pub(super) fn part_sets(&self, rule: &AssetRule) -> Vec<KeyedSet> {
-        // What is no pointer is told where the parts are compiled.
+        // Invalid pointers are reported when the parts are compiled.
         let places = rule.parts.values().filter_map(|at| PointerBuf::parse(at.get_ref().as_str()).ok()).map(Place::of);
         let sets = places.filter_map(|place| match place {
             Place::Element(at) => Some(self.keyed(at, by_name())),
@@ -46,7 +46,7 @@ impl Compiler<'_> {
         sets.collect()
     }
 
-    /// Service, operation and rule of every part that the assets of a file name.
+    /// Compiles the parts of all assets in a file.
     pub(super) fn parts(&mut self, file: &RuleFile) -> Vec<Operation> {
         let mut compiled = Vec::new();
         for (provider_type, asset_rule) in &file.assets {
@@ -97,7 +97,8 @@ impl Compiler<'_> {
         Some([event("write", written)?, event("delete", deleted)?])
     }
 
-    /// An element is put in with what is told of it. Where nothing is, it is not known which it is now.
+    /// The steps for the write and the delete of an element. A write without properties has no step: the element's new
+    /// value is unknown.
     fn element_steps(&mut self, set: &Pointer, at: &Spanned<String>, key: &str) -> Option<[Vec<StepPlan>; 2]> {
         let keyed = self.keyed(set.to_buf(), by_name());
         let name = self.fixed(&["/resource/name"], at, key)?;
@@ -111,7 +112,8 @@ impl Compiler<'_> {
         Some([vec![step(Some(when), add)], vec![step(None, remove)]])
     }
 
-    /// The answer tells all of it, the request what is to change.
+    /// The steps for the write and the delete of a single part. The response contains all of it, the request only what
+    /// changes.
     fn only_steps(&mut self, at_config: &Pointer, at: &Spanned<String>, key: &str) -> Option<[Vec<StepPlan>; 2]> {
         let place = at_config.to_buf();
         let answered = self.fixed(&["/response/properties"], at, key)?;
@@ -155,7 +157,7 @@ fn step(when: Option<Condition>, op: OpPlan) -> StepPlan {
     StepPlan { when: when.into_iter().collect(), required: false, op }
 }
 
-/// Parts go by their names.
+/// The key of sets of parts: their names.
 fn by_name() -> Arc<[PointerBuf]> {
     Arc::new([PointerBuf::from_tokens(["name"])])
 }

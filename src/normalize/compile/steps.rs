@@ -1,4 +1,4 @@
-//! The steps of a rule.
+//! Compilation of the steps of a rule.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -34,7 +34,7 @@ impl Compiler<'_> {
             Op::Remove => {
                 OpPlan::Remove { set: self.set(spanned, at, sets, key)?, elements: self.elements(spanned, key)? }
             }
-            // Said by the action; written out in a rule it does no harm.
+            // Implied by the action; it may be written in a rule without effect.
             Op::Delete => return None,
             Op::Rename => OpPlan::Rename { id: self.required_sources(spanned, &rule.id, "id", key)? },
             Op::Copy => {
@@ -63,7 +63,7 @@ impl Compiler<'_> {
         self.sources(texts, &format!("{key}.{name}"))
     }
 
-    /// `at` of a step that can't work on the root.
+    /// The place of a step, which must not be the root.
     fn inner(&mut self, step: &Spanned<StepRule>, at: PointerBuf, key: &str) -> Option<PointerBuf> {
         if at.is_root() {
             self.error(step.span(), key, "this step needs `at`: a pointer below the root");
@@ -72,7 +72,7 @@ impl Compiler<'_> {
         Some(at)
     }
 
-    /// The set that a step works on: its key by the step's own `by`, else as the asset declares it.
+    /// The set that a step changes, with its key: the step's own `by`, else as declared by the asset.
     fn set(&mut self, step: &Spanned<StepRule>, at: PointerBuf, sets: &[KeyedSet], key: &str) -> Option<KeyedSet> {
         if let Some(by) = &step.get_ref().by {
             let by = self.set_key(by.span(), by.get_ref(), &format!("{key}.by"))?;

@@ -1,4 +1,4 @@
-//! One pass over the tokens of a JSON text, which finds what is to be replaced in it.
+//! One pass over the tokens of a JSON text, which collects what to replace in it.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -18,7 +18,7 @@ pub(super) struct Scan<'t> {
     secrets: &'t Secrets,
     edits: Vec<Edit<'t>>,
     nested: usize,
-    /// Unfit text is passed over rather than refused.
+    /// Unfit text is accepted instead of refused.
     lenient: bool,
 }
 
@@ -27,7 +27,7 @@ impl<'t> Scan<'t> {
         Self { text, at: 0, secrets, edits: Vec::new(), nested: 0, lenient: false }
     }
 
-    /// For text that may be unfit, or no JSON at all.
+    /// A scan of text that may be unfit, or not JSON at all.
     pub(super) fn lenient(text: &'t str, secrets: &'t Secrets) -> Self {
         Self { lenient: true, ..Self::new(text, secrets) }
     }
@@ -71,7 +71,7 @@ impl<'t> Scan<'t> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    /// Skips white space; where it breaks the line, it goes.
+    /// Skips white space, and removes it if it contains a line break.
     fn whitespace(&mut self) {
         let start = self.at;
         let mut breaks = false;
@@ -84,7 +84,7 @@ impl<'t> Scan<'t> {
         }
     }
 
-    /// Skips a string; gives what stands between its quotes.
+    /// Skips a string. Returns the range between its quotes.
     fn string(&mut self) -> Result<Range<usize>, UnfitText> {
         self.at += 1;
         let start = self.at;
@@ -102,7 +102,7 @@ impl<'t> Scan<'t> {
         Ok(start..self.at)
     }
 
-    /// Skips an escape, a pair of surrogates as one.
+    /// Skips an escape; a pair of surrogates counts as one.
     fn escape(&mut self) -> Result<(), UnfitText> {
         let unit = |at: usize| {
             let digits = self.text.get(at..at + 6)?.strip_prefix("\\u")?;
@@ -126,7 +126,7 @@ impl<'t> Scan<'t> {
         serde_json::from_str::<String>(quoted).is_ok_and(|name| self.secrets.contains(&name))
     }
 
-    /// Replaces the value that begins here, unless it is null, a boolean, an empty text or replaced already.
+    /// Replaces the value that begins here, unless it is null, a boolean, an empty string or already redacted.
     fn redact_value(&mut self) -> Result<(), UnfitText> {
         let start = self.at;
         match self.peek() {
@@ -171,13 +171,13 @@ impl<'t> Scan<'t> {
         Ok(())
     }
 
-    /// A text that holds a secret, or JSON with secrets, is written anew without them.
+    /// Rewrites a string that contains a secret, or JSON with secrets, without them.
     fn text_value(&mut self, span: Range<usize>) -> Result<(), UnfitText> {
         let Some(inner) = self.text.get(span.clone()) else { return Ok(()) };
         let quoted = span.start.saturating_sub(1)..span.end + 1;
         let decoded = if inner.contains('\\') {
             let decoded = self.text.get(quoted.clone()).and_then(|text| serde_json::from_str::<String>(text).ok());
-            // Of an unfit text, what it looks like.
+            // An unfit text is taken as it is written.
             decoded.map_or(Cow::Borrowed(inner), Cow::Owned)
         } else {
             Cow::Borrowed(inner)
@@ -192,14 +192,14 @@ impl<'t> Scan<'t> {
         Ok(())
     }
 
-    /// Of a text that is JSON itself, its text without secrets where it has any; of others nothing.
+    /// `None` if the string is not JSON itself; otherwise its text without secrets, or `Some(None)` if it has none.
     fn nested_text(&self, inner: &str, decoded: &str) -> Result<Option<Option<String>>, UnfitText> {
         let may_be = inner.trim_start().starts_with(['{', '[']) && inner.contains("\\\"");
         if self.nested >= MAX_NESTED_TEXTS || !may_be || serde_json::from_str::<&RawValue>(decoded).is_err() {
             return Ok(None);
         }
         let scan = Scan { text: decoded, at: 0, edits: Vec::new(), nested: self.nested + 1, ..*self };
-        // Line breaks inside a string are escaped: nothing to mend but secrets.
+        // Line breaks inside a string are escaped: only secrets need to be replaced.
         let edits: Vec<_> = scan.run()?.into_iter().filter(|(_, with)| !with.is_empty()).collect();
         Ok(Some((!edits.is_empty()).then(|| replace(decoded, edits))))
     }

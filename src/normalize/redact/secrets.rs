@@ -1,4 +1,4 @@
-//! What is a secret: names of members, pointers, and patterns of texts.
+//! Definitions of secrets: names of members, pointers, and patterns of texts.
 
 use aho_corasick::AhoCorasick;
 use regex::{Regex, RegexBuilder};
@@ -9,34 +9,34 @@ use crate::json::{Json, MAX_DEPTH, Watch};
 use crate::normalize::keys::Keys;
 use crate::normalize::pointer::Path;
 
-/// Bytes that a compiled pattern may take.
+/// Maximum size of a compiled pattern in bytes.
 const PATTERN_BYTES: usize = 1 << 20;
 
-/// What is said to be secret: by `redact.toml` of a provider, and by `[redaction]` of the configuration besides.
+/// Definitions of secrets: a provider's `redact.toml`, or `[redaction]` in the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Redaction {
-    /// Members whose values are secrets wherever they stand; case does not matter. `*password` is every name that ends
-    /// so.
+    /// Names of members whose values are secrets at any depth; case is ignored. `*password` means every name that ends
+    /// with it.
     pub names: Vec<String>,
     /// JSON pointers (RFC 6901) into a record whose values are secrets; `*` is every element or member.
     pub pointers: Vec<String>,
-    /// Regular expressions (of the crate `regex`). What one finds in a text is a secret; if it has a group, what the
-    /// first group finds.
+    /// Regular expressions (of the crate `regex`). What one matches in a text is a secret; if it has a group, only what
+    /// the first group matches.
     pub patterns: Vec<String>,
 }
 
-/// What is wrong with a [`Redaction`].
+/// A mistake in a [`Redaction`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedactionMistake {
     /// `names`, `pointers` or `patterns`.
     pub key: &'static str,
-    /// What is wrong and what to do.
+    /// What is wrong, and what to do about it.
     pub message: String,
 }
 
 impl Redaction {
-    /// Everything wrong with it.
+    /// All mistakes in it.
     #[must_use]
     pub fn mistakes(&self) -> Vec<RedactionMistake> {
         Secrets::compile(&[self]).err().unwrap_or_default()
@@ -64,29 +64,29 @@ impl Redaction {
     }
 }
 
-/// Names are looked up in lower case, which is made on the stack.
+/// Maximum length of a name in bytes. Names are converted to lower case on the stack.
 const LONGEST_NAME: usize = 48;
 
-/// The same, compiled.
+/// Compiled definitions of secrets.
 #[derive(Clone, Debug, Default)]
 pub(in crate::normalize) struct Secrets {
-    /// In lower case.
+    /// Whole names, in lower case.
     names: Keys<()>,
-    /// What names end with, in lower case.
+    /// Endings of names, in lower case.
     endings: Vec<Box<str>>,
-    /// A bit for each letter that one of the endings ends with.
+    /// A bit for each last letter of an ending.
     last_letters: u32,
-    /// Finds names and endings within a text. `None` where there are none.
+    /// Finds names and endings anywhere in a text. `None` if there are none.
     anywhere: Option<AhoCorasick>,
     paths: Vec<Path>,
     patterns: Vec<Regex>,
-    /// All patterns in one.
+    /// All patterns combined into one.
     any_pattern: Option<Regex>,
-    /// Some patterns are an operator's: nothing is known of where in a text they match.
+    /// Some patterns are the operator's: where in a text they can match is unknown.
     own_patterns: bool,
 }
 
-/// What may be a secret.
+/// Notices what may be a secret while a record is parsed.
 impl Watch for Secrets {
     fn notices_name(&self, name: &str) -> bool {
         self.contains(name)
@@ -96,14 +96,14 @@ impl Watch for Secrets {
         self.matches(text)
     }
 
-    /// It may hold JSON with such a member.
+    /// It may contain JSON with such a member.
     fn notices_escaped(&self, text: &str) -> bool {
         self.may_be_in_json(text)
     }
 }
 
 impl Secrets {
-    /// The last is the operator's own.
+    /// Compiles definitions. The last part is the operator's, if there are several. The error is all mistakes found.
     pub(in crate::normalize) fn compile(parts: &[&Redaction]) -> Result<Self, Vec<RedactionMistake>> {
         let mut mistakes = Vec::new();
         let mut tell = |key, message| mistakes.push(RedactionMistake { key, message });
@@ -162,7 +162,7 @@ impl Secrets {
         }
     }
 
-    /// A member of this name is a secret.
+    /// Whether the value of a member with this name is a secret.
     pub(in crate::normalize) fn contains(&self, name: &str) -> bool {
         self.has_name(name) || self.has_ending(name)
     }
@@ -187,12 +187,12 @@ impl Secrets {
             })
     }
 
-    /// Whether a pattern finds something in a text.
+    /// Whether a pattern matches in a text.
     pub(in crate::normalize) fn matches(&self, text: &str) -> bool {
         self.any_pattern.as_ref().is_some_and(|any| any.is_match(text))
     }
 
-    /// The text without what the patterns find. `None` when nothing had to change.
+    /// Replaces what the patterns match in a text; `None` if nothing had to change.
     pub(in crate::normalize) fn without_matches(&self, text: &str) -> Option<String> {
         if !self.matches(text) {
             return None;
@@ -213,23 +213,23 @@ impl Secrets {
         (told != text).then_some(told)
     }
 
-    /// Whether a text is JSON, as far as a glance tells, in which something may be found by name.
+    /// Whether a text looks like JSON that may contain a secret.
     pub(in crate::normalize) fn may_be_in_json(&self, text: &str) -> bool {
         if !text.trim_start().starts_with(['{', '[']) {
             return false;
         }
         let named = self.anywhere.as_ref().is_some_and(|names| names.is_match(text));
-        // Names may be written in escapes, and what is too deep is not passed on.
+        // Names may be written with escapes, and text nested too deep is to be refused.
         let deep = || text.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count() > MAX_DEPTH;
         self.own_patterns || named || memchr::memmem::find(text.as_bytes(), b"\\u").is_some() || deep()
     }
 
-    /// Pointers that hold for every record.
+    /// The pointers that apply to every record.
     pub(in crate::normalize) fn paths(&self) -> &[Path] {
         &self.paths
     }
 
-    /// Whether one of them leads to something.
+    /// Whether one of these pointers may lead to a secret in a record.
     pub(in crate::normalize) fn lead_to_something(&self, record: Json<'_>) -> bool {
         self.paths.iter().any(|path| super::leads_to_secret(path, record))
     }

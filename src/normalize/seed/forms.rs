@@ -1,4 +1,4 @@
-//! `normalizers/seed/forms.toml`: what the forms call the types, and which of their lists hold no assets.
+//! `normalizers/seed/forms.toml`: the names of types in each form of item, and the lists that contain no assets.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,35 +10,36 @@ use super::super::pointer::Path;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::normalize) struct Forms {
-    /// Member of an answer of the `aws` command → provider type, for those whose elements have no ARN.
+    /// Member in the output of the `aws` command → provider type, for those whose elements have no ARN.
     pub(super) cli: HashMap<String, String>,
-    /// Type of Terraform → provider type, for those that have no ARN, or the ARN of something else.
+    /// Terraform type → provider type, for those without an ARN, or with the ARN of something else.
     pub(super) terraform: HashMap<String, String>,
-    /// Type of Terraform → object of Microsoft Graph.
+    /// Terraform type → Microsoft Graph object.
     pub(super) terraform_directory: HashMap<String, String>,
-    /// Collection of Microsoft Graph → what the directory's audit calls the type.
+    /// Microsoft Graph collection → type in the directory's audit log.
     pub(super) directory: HashMap<String, String>,
-    /// Members of answers that hold no assets.
+    /// Members of the `aws` command's output that contain no assets.
     pub(super) ignored: HashSet<String>,
-    /// Members that tell the ARN of a thing described alone, the first that is there.
+    /// Members with the own ARN of an asset that is described alone; the first present one is taken.
     pub(super) own_arns: Vec<String>,
-    /// Pointers into the view of an item whose values are secrets.
+    /// Pointers to secrets in the view of an item.
     redact: Vec<String>,
 }
 
 impl Forms {
-    /// What the directory's audit calls the type of a collection of Microsoft Graph.
+    /// The type of a Microsoft Graph collection in the directory's audit log.
     pub(in crate::normalize) fn directory(&self, collection: &str) -> Option<&str> {
         self.directory.get(collection).map(String::as_str)
     }
 
-    /// The pointers of secrets; of those that are none, the text.
+    /// The pointers to secrets. The error names one that is invalid.
     pub(in crate::normalize) fn redact(&self) -> Result<Vec<Path>, String> {
         self.redact.iter().map(|text| parsed(text)).collect()
     }
 
-    /// The same for items that were not understood and are kept as they came, whatever their form: a configuration, or
-    /// something that holds one. What Terraform's state calls sensitive can't be told apart without understanding it.
+    /// The pointers to secrets in rejected items, whatever their form: a configuration, or something that contains one.
+    /// All of a Terraform instance's attributes are secrets, since the sensitive ones can't be recognised in an item
+    /// that was not understood.
     pub(in crate::normalize) fn redact_rejected(&self) -> Result<Vec<Path>, String> {
         let bare = self.redact.iter().filter_map(|text| text.strip_prefix("/configuration"));
         let all = self.redact.iter().map(String::as_str).chain(bare).chain(["/instances/*/attributes"]);

@@ -1,4 +1,4 @@
-//! Items of Amazon's inventories, whoever lists them: one view for the rules to look into.
+//! Items of AWS inventories, in whatever form: one view for the rules.
 
 use std::borrow::Cow;
 
@@ -10,14 +10,14 @@ use super::forms::Forms;
 use crate::json::{Arena, Json};
 use crate::model::Time;
 
-/// Who tells an item, as rules see it under `/form`.
+/// The form of an item, `/form` in rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     /// A configuration item of AWS Config.
     Config,
     /// A resource description of Cloud Control.
     CloudControl,
-    /// An element or member of an answer that the `aws` command prints.
+    /// An element or member in the output of the `aws` command.
     Cli,
     /// An instance of a resource of a Terraform state.
     Terraform,
@@ -34,11 +34,11 @@ impl Form {
     }
 }
 
-/// An item, taken apart.
+/// A parsed item.
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) form: Form,
-    /// `AWS::EC2::VPC`; of Terraform its own type, where no other is known.
+    /// The provider type: `AWS::EC2::VPC`; that of Terraform if no other is known.
     pub(super) kind: String,
     pub(super) id: Option<String>,
     pub(super) name: Option<String>,
@@ -47,13 +47,13 @@ pub(super) struct Item {
     pub(super) region: Option<String>,
     pub(super) as_of: Option<Time>,
     pub(super) tags: Option<Value>,
-    /// In the names of the API: `vpcId`.
+    /// The configuration, with member names as in the API: `vpcId`.
     pub(super) configuration: Value,
-    /// What AWS Config keeps beside the configuration, as it is written.
+    /// The supplementary configuration of AWS Config, unchanged.
     pub(super) supplement: Value,
-    /// It was deleted.
+    /// The asset was deleted.
     pub(super) gone: bool,
-    /// The form does not tell all of the configuration, or not in the names of the API.
+    /// The form lacks part of the configuration, or does not use the names of the API.
     pub(super) partial: bool,
 }
 
@@ -82,7 +82,7 @@ impl Item {
         item
     }
 
-    /// An ARN tells where the asset lives, where nothing else did.
+    /// Sets the ARN, and the account and region that it contains.
     pub(super) fn with_arn(mut self, arn: Option<String>) -> Self {
         if let Some(parsed) = arn.as_deref().and_then(Arn::parse) {
             let told = |part: &str| (!part.is_empty() && part != "-").then(|| part.to_owned());
@@ -93,7 +93,7 @@ impl Item {
         self
     }
 
-    /// What rules look into.
+    /// The view of the item that rules read.
     pub(super) fn view(&self) -> Value {
         json!({
             "form": self.form.as_str(), "type": self.kind, "id": self.id, "name": self.name, "arn": self.arn,
@@ -103,7 +103,7 @@ impl Item {
     }
 }
 
-/// A configuration item, as files, `GetResourceConfigHistory` and `SelectResourceConfig` write it
+/// Parses a configuration item of AWS Config, as in files, `GetResourceConfigHistory` and `SelectResourceConfig`
 /// (<https://docs.aws.amazon.com/config/latest/APIReference/API_ConfigurationItem.html>).
 pub(super) fn of_config(told: &Map<String, Value>) -> Result<Item, String> {
     let told = Value::Object(told.clone());
@@ -132,9 +132,9 @@ pub(super) fn of_config(told: &Map<String, Value>) -> Result<Item, String> {
     Ok(item.with_arn(text(&told, &["arn"])))
 }
 
-/// A description by Cloud Control: its properties are those of CloudFormation
-/// (<https://docs.aws.amazon.com/cloudcontrolapi/latest/APIReference/API_ResourceDescription.html>). A list may leave some
-/// of them out.
+/// Parses a Cloud Control description, whose properties are those of CloudFormation
+/// (<https://docs.aws.amazon.com/cloudcontrolapi/latest/APIReference/API_ResourceDescription.html>). A list may leave
+/// some of them out.
 pub(super) fn of_cloud_control(kind: &str, told: &Map<String, Value>) -> Result<Item, String> {
     let told = Value::Object(told.clone());
     let properties = told.get("Properties").map(parsed).filter(Value::is_object);
@@ -146,7 +146,8 @@ pub(super) fn of_cloud_control(kind: &str, told: &Map<String, Value>) -> Result<
     Ok(item.with_arn(arn))
 }
 
-/// What an answer of a `describe`, `get` or `list` holds under a member's name. Nothing: no rule knows the type.
+/// Parses an element of the member `name` in the output of a `describe`, `get` or `list` command. Empty if no rule
+/// knows the type.
 pub(super) fn of_cli(
     forms: &Forms,
     name: &str,
@@ -160,7 +161,7 @@ pub(super) fn of_cli(
         Value::String(arn) => Some(arn.clone()).filter(|arn| arn.starts_with("arn:")),
         told => own_arn(told, &singular(name), &forms.own_arns),
     };
-    // Several types may have ARNs alike: then the answer's own word decides.
+    // Several types may have similar ARNs: then the name of the member decides.
     let by_arn = |guess| arn.as_deref().and_then(|arn| kind_of_arn(arn, guess));
     let kind = by_arn(false).or_else(|| forms.cli.get(name).cloned()).or_else(|| by_arn(true));
     let nothing = json!({});
@@ -182,7 +183,7 @@ fn of_reservation(told: &Value) -> Vec<Item> {
     instances.map(item).collect()
 }
 
-/// The ARN of the thing itself among those that it mentions.
+/// The asset's own ARN, among those that it contains.
 fn own_arn(told: &Value, noun: &str, others: &[String]) -> Option<String> {
     let members = told.as_object()?;
     let arn = |name: &str| member(members, name).and_then(Value::as_str).filter(|arn| arn.starts_with("arn:"));
@@ -206,13 +207,13 @@ fn transformed(transform: Transform, value: &Value) -> Option<Value> {
     transform.apply(Json::copied(value, &arena), &arena).map(Json::to_value)
 }
 
-/// A member by its key: exactly, else ignoring case.
+/// A member by its key: an exact match, else one ignoring case.
 pub(super) fn member<'v>(members: &'v Map<String, Value>, key: &str) -> Option<&'v Value> {
     let ignoring_case = || members.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value);
     members.get(key).or_else(ignoring_case)
 }
 
-/// The object that a text holds, where it does.
+/// The JSON in a string; any other value unchanged.
 pub(super) fn parsed(value: &Value) -> Value {
     match value.as_str().filter(|text| text.starts_with(['{', '['])) {
         Some(text) => serde_json::from_str(text).unwrap_or_else(|_| value.clone()),
@@ -225,7 +226,7 @@ pub(super) fn tags(told: &Value, key: &str) -> Option<Value> {
     transformed(Transform::TagMap, tags)
 }
 
-/// The first of these members that is a text or a number, and not empty.
+/// The first of these members that is a number or a non-empty string.
 pub(super) fn text(told: &Value, names: &[&str]) -> Option<String> {
     let members = told.as_object()?;
     let texts = names.iter().filter_map(|name| member(members, name)).filter_map(|value| match value {
@@ -236,7 +237,7 @@ pub(super) fn text(told: &Value, names: &[&str]) -> Option<String> {
     texts.into_iter().find(|text| !text.is_empty())
 }
 
-/// RFC 3339, or seconds since 1970, as the API answers.
+/// A time as the API returns it: RFC 3339, or seconds or milliseconds since 1970.
 pub(super) fn time(value: &Value) -> Option<Time> {
     let text = transformed(Transform::Epoch, value)?;
     text.as_str()?.parse().ok()
@@ -246,7 +247,7 @@ fn is_account(text: &str) -> bool {
     text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// `eu-west-1` of `eu-west-1a` and of the local zone `us-west-2-lax-1a`.
+/// The region of a zone: `eu-west-1` of `eu-west-1a`, `us-west-2` of the local zone `us-west-2-lax-1a`.
 fn region_of_zone(zone: &str) -> Option<&str> {
     let digit = zone.find(|letter: char| letter.is_ascii_digit())?;
     let (region, rest) = zone.split_at_checked(digit + 1)?;

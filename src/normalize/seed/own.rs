@@ -1,4 +1,4 @@
-//! What this program wrote itself: assets of `/v1/assets`, and events.
+//! Items that Catchment itself wrote: assets from `/v1/assets`, and events.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::SeedFault;
 use super::item::{member, text, time};
 use crate::model::{Action, AssetKind, AssetName, AssetRef, Confidence, Draft, DraftAction, Seed, Step, Time};
 
-/// An asset as `GET /v1/assets` lists it with `include=configuration`, and as `GET /v1/assets/{name}` gives it.
+/// Parses an asset as returned by `GET /v1/assets` with `include=configuration`, and by `GET /v1/assets/{name}`.
 pub(super) fn asset(catalog: &Catalog, told: &Map<String, Value>) -> Result<Seed, SeedFault> {
     let when = told.get("changed").and_then(time);
     let aliases = told.get("aliases").and_then(Value::as_array).into_iter().flatten();
@@ -18,7 +18,7 @@ pub(super) fn asset(catalog: &Catalog, told: &Map<String, Value>) -> Result<Seed
     seed(catalog, told, told, when, &aliases)
 }
 
-/// An event: what the asset was after it.
+/// Parses an event: the asset as it was after it.
 pub(super) fn event(catalog: &Catalog, told: &Map<String, Value>) -> Result<Seed, SeedFault> {
     let data = told.get("data").and_then(Value::as_object);
     let asset = data.and_then(|data| data.get("asset")).and_then(Value::as_object);
@@ -78,7 +78,7 @@ fn seed(
     })
 }
 
-/// As the rules in force define it; one that they do not know, as it is told.
+/// The asset type as defined by the rules in force; an unknown one as the item states it.
 fn kind(catalog: &Catalog, provider: &str, provider_type: &str, neutral: &str) -> Result<Arc<AssetKind>, SeedFault> {
     let (provider, known) = match provider {
         "aws" => ("aws", catalog.aws.assets.get(provider_type).map(|asset| Arc::clone(&asset.kind))),

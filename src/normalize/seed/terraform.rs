@@ -1,13 +1,13 @@
-//! Terraform's state: the resources that it manages
-//! (<https://developer.hashicorp.com/terraform/internals/json-format>; the state itself is Terraform's own affair, and
-//! version 4 has been its form since 2018). Values that the state calls sensitive are left out.
+//! Terraform state: the managed resources (<https://developer.hashicorp.com/terraform/internals/json-format>; the
+//! state's own format is internal to Terraform, and has been version 4 since 2018). Values that the state marks as
+//! sensitive are replaced.
 
 use serde_json::{Map, Value, json};
 
 use super::forms::Forms;
 use super::item::{Form, Item, tags, text};
 
-/// What the attributes of an object of the directory have in the names of Microsoft Graph, once they are in camel case.
+/// Attributes of directory objects that, in camel case, have the same names as in Microsoft Graph.
 const OF_DIRECTORY: [&str; 12] = [
     "accountEnabled",
     "appId",
@@ -23,16 +23,16 @@ const OF_DIRECTORY: [&str; 12] = [
     "userPrincipalName",
 ];
 
-/// The instances of a resource, by whose inventory they are told.
+/// The instances of a resource, in the form of the inventory that they correspond to.
 pub(super) enum Resources {
     Amazon(Vec<Item>),
-    /// As Resource Manager lists them.
+    /// As Azure Resource Manager lists them.
     Azure(Vec<Map<String, Value>>),
-    /// As Microsoft Graph does.
+    /// As Microsoft Graph lists them.
     Directory(Vec<Map<String, Value>>),
 }
 
-/// The instances of a resource.
+/// Parses the instances of a resource. The error says what is missing.
 pub(super) fn resources(
     forms: &Forms,
     told: &Map<String, Value>,
@@ -43,7 +43,7 @@ pub(super) fn resources(
     let instances: Vec<Value> = instances.filter_map(attributes).collect();
     if kind.starts_with("azurerm_") {
         let found: Vec<_> = instances.iter().filter_map(of_resource_manager).collect();
-        // What has no id of Resource Manager is a thing within another.
+        // Without a Resource Manager id, it is a part of another resource.
         if !found.is_empty() {
             return Ok(Resources::Azure(found));
         }
@@ -54,7 +54,7 @@ pub(super) fn resources(
     Ok(Resources::Amazon(instances.iter().map(|instance| of_amazon(forms, kind, instance, &kind_of_arn)).collect()))
 }
 
-/// In camel case, as the APIs name them.
+/// The attributes of an instance without sensitive values, in camel case as in the APIs.
 fn attributes(instance: &Value) -> Option<Value> {
     let mut attributes = instance.get("attributes").filter(|attributes| attributes.is_object())?.clone();
     for path in instance.get("sensitive_attributes").and_then(Value::as_array).into_iter().flatten() {
@@ -79,8 +79,8 @@ fn of_amazon(
     item.with_arn(arn)
 }
 
-/// That there is such a resource, by its id, and what is spelled as Resource Manager does: the other attributes are the
-/// provider's own.
+/// The id of a resource, and the attributes that have the same form as in Resource Manager; the others are the
+/// Terraform provider's own. `None` if the id is not a resource's.
 fn of_resource_manager(attributes: &Value) -> Option<Map<String, Value>> {
     let id = text(attributes, &["id"])?;
     let is_whole = id.get(..15).is_some_and(|start| start.eq_ignore_ascii_case("/subscriptions/")) && !id.contains('|');
@@ -103,7 +103,7 @@ fn of_directory(object: &str, attributes: &Value) -> Map<String, Value> {
     told
 }
 
-/// The value at a path of Terraform's: `[{"type": "get_attr", "value": "password"}, …]`.
+/// Redacts the value at a Terraform path: `[{"type": "get_attr", "value": "password"}, …]`.
 fn redact(attributes: &mut Value, path: &Value) {
     let mut at = attributes;
     for step in path.as_array().into_iter().flatten() {
@@ -123,7 +123,7 @@ fn redact(attributes: &mut Value, path: &Value) {
     }
 }
 
-/// `vpc_id` → `vpcId`. What stands under tags keeps its keys.
+/// `vpc_id` → `vpcId`. Keys below `tags` are kept.
 fn camel_case(value: Value) -> Value {
     match value {
         Value::Object(members) => {

@@ -1,9 +1,10 @@
-//! EC2's lists and rules, which come in a form of their own.
+//! EC2's lists and security group rules, which have a form of their own.
 
 use crate::json::{Arena, Json, Members, Number};
 
-/// EC2's XML as JSON: `{"items": […]}` and `{"item": one or many}` become the list, an empty set (`{}` or an empty text under
-/// a `…Set` key) an empty list, and `{"tag": 1, "content": x}`, which numbers the elements of a request, becomes `x`.
+/// Simplifies EC2's XML as JSON: `{"items": […]}` and `{"item": one or many}` become the list, an empty set (`{}` or an
+/// empty string under a `…Set` key) an empty list, and `{"tag": 1, "content": x}`, which numbers the elements of a
+/// request, becomes `x`.
 pub(super) fn unwrap_items<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
     match value {
         Json::Object(members) => {
@@ -33,12 +34,12 @@ pub(super) fn unwrap_items<'a>(value: Json<'a>, arena: &'a Arena) -> Json<'a> {
     }
 }
 
-/// One element per rule, in the field names of `securityGroupRuleSet`
+/// Converts permissions to one element per rule, with the field names of `securityGroupRuleSet`
 /// (<https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_SecurityGroupRule.html>). Takes the whole
 /// `requestParameters`: either `ipPermissions` or the flat form of EC2-Classic's time.
 pub(super) fn ip_permissions<'a>(request: Json<'a>, egress: bool, arena: &'a Arena) -> Json<'a> {
     let Some(members) = request.as_object() else { return Json::Array(&[]) };
-    // A description tells both kinds, a call one.
+    // A description contains both directions, a call one.
     let own = egress.then(|| members.get_in_any_case("ipPermissionsEgress")).flatten();
     let told = own.or_else(|| members.get_in_any_case("ipPermissions"));
     let permissions = match told.map(|permissions| items(permissions, arena)) {
@@ -51,7 +52,7 @@ pub(super) fn ip_permissions<'a>(request: Json<'a>, egress: bool, arena: &'a Are
 
 fn rules_of<'a>(permission: Members<'a>, egress: bool, arena: &'a Arena) -> Vec<Json<'a>> {
     let protocol = permission.get_in_any_case("ipProtocol").and_then(|protocol| protocol.scalar_text(arena));
-    // EC2 answers with names where a request may give numbers, and knows no ports of "all protocols".
+    // EC2's responses have names where a request may have numbers, and no ports for "all protocols".
     let protocol = match protocol {
         None => return Vec::new(),
         Some("1") => "icmp",
@@ -103,7 +104,8 @@ fn integer(number: i64) -> Json<'static> {
     Json::Number(u64::try_from(number).map_or(Number::Signed(number), Number::Unsigned))
 }
 
-/// The elements of an array, of `{"items": […]}`, or an object alone: XML does not tell a list of one from its element.
+/// The elements of an array or of `{"items": […]}`, or a single object: XML does not distinguish a list of one from its
+/// element.
 fn items<'a>(value: Json<'a>, arena: &'a Arena) -> &'a [Json<'a>] {
     match value {
         Json::Array(elements) => elements,

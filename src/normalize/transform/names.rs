@@ -1,6 +1,6 @@
-//! Names within ARNs, URLs and the names of Lambda functions.
+//! Extraction of names from ARNs, URLs and Lambda function names.
 
-/// The last part of an ARN: `…:role/path/deployer` → `deployer`. A text that is no ARN stays.
+/// The last part of an ARN: `…:role/path/deployer` → `deployer`. Other texts are returned unchanged.
 pub(super) fn arn_resource(text: &str) -> &str {
     if !text.starts_with("arn:") {
         return text;
@@ -8,8 +8,8 @@ pub(super) fn arn_resource(text: &str) -> &str {
     text.rsplit(['/', ':']).next().unwrap_or(text)
 }
 
-/// All of an ARN's resource but its kind: `oidc-provider/token.example.com/tenant` → `token.example.com/tenant`. The `:*`
-/// by which an ARN means all log streams of a group is no part of the group's name.
+/// The resource of an ARN without its kind: `oidc-provider/token.example.com/tenant` → `token.example.com/tenant`. A
+/// final `:*`, which means all log streams of a group, is cut off. Other texts are returned unchanged.
 pub(super) fn arn_path(text: &str) -> &str {
     let resource = text.strip_prefix("arn:").and_then(|rest| rest.splitn(5, ':').nth(4));
     resource.map_or(text, |resource| {
@@ -18,7 +18,7 @@ pub(super) fn arn_path(text: &str) -> &str {
     })
 }
 
-/// The part before the last of an ARN's resource, where that is not its kind: `…:task/blue/0123` → `blue`,
+/// The last but one part of an ARN's resource, unless that is its kind: `…:task/blue/0123` → `blue`,
 /// `…:task-definition/web:7` → `web`.
 pub(super) fn arn_parent(text: &str) -> Option<&str> {
     let resource = text.strip_prefix("arn:")?.splitn(5, ':').nth(4)?;
@@ -27,7 +27,7 @@ pub(super) fn arn_parent(text: &str) -> Option<&str> {
     parts.next().map(|_| parent)
 }
 
-/// The part after the kind of an ARN's resource, where more follows: `…:stream/orders/consumer/audit:17` → `orders`.
+/// The part after the kind in an ARN's resource, if more follows: `…:stream/orders/consumer/audit:17` → `orders`.
 pub(super) fn arn_owner(text: &str) -> Option<&str> {
     let resource = text.strip_prefix("arn:")?.splitn(5, ':').nth(4)?;
     let mut parts = resource.split(['/', ':']).skip(1);
@@ -35,7 +35,7 @@ pub(super) fn arn_owner(text: &str) -> Option<&str> {
     parts.next().map(|_| owner)
 }
 
-/// The last part of a URL's path, and the one before it where there is one:
+/// The last but one part of a URL's path, if there is one, and the last:
 /// `https://sqs.eu-west-1.amazonaws.com/111122223333/orders` → `111122223333`, `orders`.
 pub(super) fn url_path(text: &str) -> Option<(Option<&str>, &str)> {
     let (_, rest) = text.split_once("://")?;
@@ -50,7 +50,7 @@ pub(super) fn arn_part(text: &str, part: usize) -> Option<&str> {
     parts?.nth(part).filter(|part| !part.is_empty())
 }
 
-/// `name`, `name:qualifier`, `account:function:name[:qualifier]` or a whole ARN
+/// Function and qualifier of `name`, `name:qualifier`, `account:function:name[:qualifier]` or an ARN
 /// (<https://docs.aws.amazon.com/lambda/latest/api/API_GetFunction.html>).
 pub(super) fn lambda_name(text: &str) -> Option<(&str, Option<&str>)> {
     let tail = match text.find("function:") {

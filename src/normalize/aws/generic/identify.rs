@@ -1,40 +1,41 @@
-//! What a record's parameters say of the asset: an id or an ARN, and the noun that it belongs to.
+//! Finds the asset in the parameters of a call without a rule: an id or an ARN, and the noun that it belongs to.
 
 use super::super::super::plan::Glob;
 use super::super::super::rule::RuleAction;
 use crate::json::{Json, Members};
 
-/// An id or ARN, and what it is the id of.
+/// An id or ARN, and the noun for the kind of asset.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Told {
     pub(super) noun: String,
     pub(super) id: String,
 }
 
-/// A call's parameters, and what is sought in them.
+/// A call's parameters, and what to look for in them.
 pub(super) struct Parameters<'a> {
-    /// `DBInstance` of CreateDBInstance.
+    /// The noun of the call: `DBInstance` in CreateDBInstance.
     pub(super) noun: &'a str,
     pub(super) action: RuleAction,
     pub(super) request: Option<Members<'a>>,
     pub(super) response: Option<Members<'a>>,
-    /// Keys of ids that are never the asset's.
+    /// Keys whose ids are never those of the asset.
     pub(super) strangers: &'a [Glob],
 }
 
 impl<'a> Parameters<'a> {
-    /// The assets named: mostly one; none where the call failed for all of a list. `None`: the record names no asset.
+    /// The assets that the call is about: usually one; an empty list if it failed for all elements of a list. `None` if
+    /// the record names no asset.
     pub(super) fn told(&self) -> Option<Vec<Told>> {
         let one = || self.one().map(|told| vec![told]);
         match self.action {
-            // A stray id beside the list of what is gone must not win.
+            // Another id beside the list of deleted assets must not win.
             RuleAction::Delete => self.several().or_else(one),
             _ => one().or_else(|| self.several()),
         }
     }
 
-    /// `alarmNames`, `connectionNameList`, `tablesToDelete`: one asset per element. Those that the response tells to have
-    /// failed are left out. `None`: there is no such list.
+    /// The elements of a list such as `alarmNames`, `connectionNameList` or `tablesToDelete`, one asset each, without
+    /// those that failed according to the response. `None` if there is no such list.
     fn several(&self) -> Option<Vec<Told>> {
         const ENDINGS: [&str; 10] =
             ["sToDelete", "NameList", "Names", "IdList", "Ids", "Identifiers", "ArnList", "ARNList", "Arns", "s"];
@@ -58,10 +59,11 @@ impl<'a> Parameters<'a> {
         told.or_else(|| self.whole(&self.related_ids(&tiers.concat())))
     }
 
-    /// Where to look, the likeliest places first: the noun's own members before what stands flat. Of a create the answer
-    /// knows best. A delete is about what was asked for; its answer may tell of something else (a change, an operation).
+    /// Where to look, likeliest places first: members named by the noun come before top-level ones. For a create the
+    /// response comes first. A delete is about what was requested; its response may be about something else (a change,
+    /// an operation).
     fn tiers(&self) -> Vec<Vec<Members<'a>>> {
-        // A response that holds one object holds the asset: {"dBCluster": {…}}.
+        // A single object in a response is the asset: {"dBCluster": {…}}.
         let inner = self.response.and_then(|members| {
             let mut objects = members.iter().filter_map(|(key, value)| Some((key, value.as_object()?)));
             let (key, inner) = objects.next().filter(|_| objects.next().is_none())?;
@@ -102,8 +104,8 @@ impl<'a> Parameters<'a> {
         })
     }
 
-    /// `dBInstanceIdentifier` before `name`. A number is an id only where the key's ending says so: the `desiredCapacity` of
-    /// SetDesiredCapacity is a quantity.
+    /// An id under a key named by the noun, as `dBInstanceIdentifier`, else under a common key, as `name`. A number is
+    /// an id only if the key's ending says so: the `desiredCapacity` of SetDesiredCapacity is a quantity.
     fn own_or_common(&self, places: &[Members<'_>]) -> Option<String> {
         const ENDINGS: [&str; 8] = ["Id", "Name", "Identifier", "Arn", "ARN", "Url", "Key", ""];
         const COMMON: [&str; 6] = ["id", "name", "identifier", "resourceId", "resourceName", "resourceIdentifier"];
@@ -126,22 +128,22 @@ impl<'a> Parameters<'a> {
         }
     }
 
-    /// The ids of a place: stem of the key and id.
+    /// All ids in these places: stem of the key, and id.
     fn related_ids(&self, places: &[Members<'a>]) -> Vec<(&'a str, String)> {
         let members = places.iter().flat_map(|members| members.iter());
         let known = members.filter(|(key, _)| !self.is_stranger(key));
         known.filter_map(|(key, value)| Some((stem(key)?, identifier(key, value)?))).collect()
     }
 
-    /// The id under the end of the noun: `ruleName` of an InsightRule.
+    /// The id whose key is the end of the noun: `ruleName` for an InsightRule.
     fn short(&self, ids: &[(&str, String)]) -> Option<String> {
         let fitting = ids.iter().filter(|(stem, _)| is_end_of(self.noun, stem));
-        // Of equally long ones the first.
+        // Of several with the same length, the first.
         fitting.rev().max_by_key(|(stem, _)| stem.len()).map(|(_, id)| id.clone())
     }
 
-    /// A part has no id of its own. It goes by that of the whole, which is what an update changes: `logGroupName` where a
-    /// RetentionPolicy is put. To create or delete a part takes more than a guess at the whole.
+    /// The id of the whole asset, for a part that has none of its own: putting a RetentionPolicy is an update of the
+    /// asset in `logGroupName`. For creating or deleting a part, the whole must be named by the start of the noun.
     fn whole(&self, ids: &[(&str, String)]) -> Option<Told> {
         let start =
             ids.iter().rev().filter(|(stem, _)| is_start_of(self.noun, stem)).max_by_key(|(stem, _)| stem.len());
@@ -163,7 +165,7 @@ fn stem(key: &str) -> Option<&str> {
     (!stem.is_empty()).then_some(stem)
 }
 
-/// The id in the value of a key; of a URL the last part of the path.
+/// The id in the value of a key; for a URL, the last part of its path.
 fn identifier(key: &str, value: Json<'_>) -> Option<String> {
     let text = identifying_text(value)?;
     if key.ends_with("Url") {
@@ -172,7 +174,7 @@ fn identifier(key: &str, value: Json<'_>) -> Option<String> {
     Some(text)
 }
 
-/// A text that may be an id: no mask, no document, no prose.
+/// A text that may be an id: not a mask, a document or prose.
 fn identifying_text(value: Json<'_>) -> Option<String> {
     let text = match value {
         Json::Text(text) => text,
@@ -186,14 +188,14 @@ fn identifying_text(value: Json<'_>) -> Option<String> {
     (!text.is_empty() && text.len() <= longest && !is_mask && !is_document).then(|| text.to_owned())
 }
 
-/// `Rule` is the end of `InsightRule`, word by word.
+/// Whether the noun ends with the words of the stem: `InsightRule` ends with `Rule`.
 fn is_end_of(noun: &str, stem: &str) -> bool {
     let end = noun.len().checked_sub(stem.len()).and_then(|at| noun.get(at..));
     !stem.is_empty()
         && end.is_some_and(|end| end.eq_ignore_ascii_case(stem) && end.starts_with(|c: char| c.is_ascii_uppercase()))
 }
 
-/// `LogGroup` is the start of `LogGroupPolicy`, word by word.
+/// Whether the noun starts with the words of the stem: `LogGroupPolicy` starts with `LogGroup`.
 fn is_start_of(noun: &str, stem: &str) -> bool {
     let fits = noun.get(..stem.len()).is_some_and(|start| start.eq_ignore_ascii_case(stem));
     !stem.is_empty() && fits && !noun.get(stem.len()..).unwrap_or_default().starts_with(|c: char| c.is_lowercase())
@@ -213,7 +215,7 @@ fn capitalized(stem: &str) -> String {
     letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect()
 }
 
-/// The id is a key of it, or a text anywhere in it.
+/// Whether the id is a key or a text anywhere in the value.
 fn mentions(value: Json<'_>, id: &str) -> bool {
     match value {
         Json::Text(text) => text == id,

@@ -1,7 +1,8 @@
-//! Calls that no rule knows: the verb gives the action, the record's own ARNs and identifiers give the asset.
+//! Generic rules, for calls without a rule: the verb determines the action, the record's ARNs and identifiers the
+//! asset.
 //!
-//! What comes out is never dressed up: type `unclassified.<service>` unless the record names the type, configuration
-//! partial, rule `aws/generic/<Verb>`.
+//! The result is recognisable as such: type `unclassified.<service>` unless the record names the type, partial
+//! configuration, rule `aws/generic/<Verb>`.
 
 mod identify;
 #[cfg(test)]
