@@ -98,7 +98,7 @@ mod tests {
     use crate::normalize::{Engine, Outcome};
     use serde_json::{Value, json};
 
-    /// The session that a whole record tells, through the engine with the built-in rules.
+    /// The session that a whole record issues, by the engine with the built-in rules.
     fn told(record: &Value) -> Option<Session> {
         let mut full = json!({ "eventVersion": "1.08", "eventSource": "sts.amazonaws.com", "eventTime": "2024-05-06T07:08:09Z",
             "awsRegion": "eu-west-1", "eventID": "e-1", "recipientAccountId": "111122223333", "readOnly": true });

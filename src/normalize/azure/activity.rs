@@ -1,5 +1,5 @@
-//! A record of the activity log, whichever way it came: as Event Hubs get it (the schema of now and that of 2017), as the
-//! REST API answers, as a table of Log Analytics exports it, or as an event of Event Grid.
+//! A record of the activity log, however it was delivered: by Event Hubs (in the present schema or that of 2017), by
+//! the REST API, as an export of a Log Analytics table, or as an Event Grid event.
 //!
 //! <https://learn.microsoft.com/azure/azure-monitor/essentials/activity-log-schema>
 
@@ -11,20 +11,20 @@ use super::arm::ArmId;
 use super::fields::{Fields, text_of};
 use crate::model::{DeploymentBegun, Phase, Time};
 
-/// What is read out of a record.
+/// The fields of a record.
 #[derive(Clone, Debug)]
 pub(super) struct Activity {
-    /// `Microsoft.Compute/virtualMachines/write`, in the best case told.
+    /// `Microsoft.Compute/virtualMachines/write`, in the best spelling found.
     pub(super) operation: String,
     pub(super) phase: Phase,
     /// `Created`, `OK`, `NotFound`, …
     pub(super) sub_status: String,
-    /// The ARM id, in the best case told.
+    /// The ARM id, in the best spelling found.
     pub(super) resource_id: String,
     pub(super) correlation: Option<String>,
     pub(super) time: Time,
     pub(super) tenant: Option<String>,
-    /// The HTTP method, where told.
+    /// The HTTP method, in upper case.
     pub(super) method: Option<String>,
     pub(super) caller: Option<String>,
     pub(super) ip: Option<String>,
@@ -33,17 +33,18 @@ pub(super) struct Activity {
     pub(super) properties: Map<String, Value>,
     pub(super) request: Option<Value>,
     pub(super) response: Option<Value>,
-    /// The provider's own id of the record, which not every way of delivery keeps.
+    /// The provider's own id of the record, which some ways of delivery drop.
     pub(super) event_data_id: Option<String>,
 }
 
-/// The operation that is a deployment.
+/// The operation of a deployment.
 const DEPLOYMENT: &str = "Microsoft.Resources/deployments/write";
 
-/// The id of a correlation that stands for none.
+/// The correlation id that stands for none.
 const NO_CORRELATION: &str = "00000000-0000-0000-0000-000000000000";
 
-/// The claims of interest: <https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference>.
+/// The claims that contain the tenant:
+/// <https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference>.
 const TENANT_CLAIMS: [&str; 2] = ["http://schemas.microsoft.com/identity/claims/tenantid", "tid"];
 
 impl Activity {
@@ -107,20 +108,22 @@ impl Activity {
         })
     }
 
-    /// What all records of the operation have in common. Not the `operationId`: it differs within operations.
+    /// A key shared by all records of the operation; `None` without a correlation id. The `operationId` is of no use:
+    /// it differs within operations.
     pub(super) fn operation_key(&self) -> Option<u128> {
         let correlation = self.correlation.as_deref()?;
         let parts = [correlation, &self.operation.to_ascii_lowercase(), &self.resource_id.to_ascii_lowercase()];
         Some(xxh3_128(parts.join("\n").as_bytes()))
     }
 
-    /// The deployment that the operation is.
+    /// The deployment, if the operation is one.
     pub(super) fn deployment(&self) -> Option<DeploymentBegun> {
         let correlation = self.correlation.clone().filter(|_| self.operation.eq_ignore_ascii_case(DEPLOYMENT))?;
         Some(DeploymentBegun { correlation, id: self.resource_id.clone(), time: self.time })
     }
 
-    /// The record's identity, which no way of delivery changes. Where nothing correlates, all of its text.
+    /// A key that identifies the record, however it was delivered: a hash of its operation, phase, sub-status and time,
+    /// or of all its text if it has no correlation id.
     pub(super) fn record_key(&self, text: &str) -> u128 {
         let own = format!("{:?}\n{}\n{}", self.phase, self.sub_status.to_ascii_lowercase(), self.time.millis());
         match self.operation_key() {
@@ -129,17 +132,17 @@ impl Activity {
         }
     }
 
-    /// `write`, `delete`, `action`, `read`, or what else ends the operation's name; in lower case.
+    /// The last part of the operation's name in lower case: `write`, `delete`, `action`, `read` or another.
     pub(super) fn verb(&self) -> String {
         self.operation.rsplit('/').next().unwrap_or_default().to_ascii_lowercase()
     }
 
-    /// The answer to the request says that the resource is new.
+    /// Whether the response says that the resource is new.
     pub(super) fn says_created(&self) -> bool {
         self.sub_status.eq_ignore_ascii_case("created") || self.sub_status == "201"
     }
 
-    /// The answer says that the resource was there.
+    /// Whether the response says that the resource existed.
     pub(super) fn says_existed(&self) -> bool {
         self.sub_status.eq_ignore_ascii_case("ok") || self.sub_status == "200"
     }
@@ -173,7 +176,7 @@ fn time(fields: Fields<'_>) -> Result<Time, Outcome> {
     text.parse().map_err(|error| Outcome::rejected("no_event_time", format!("time: {error}")))
 }
 
-/// The first that is an address. Some carry a port (`198.51.100.7:50123`).
+/// The first IP address. Some have a port (`198.51.100.7:50123`).
 pub(super) fn address(candidates: &[Option<&str>]) -> Option<String> {
     candidates.iter().flatten().find_map(|text| {
         let socket = || text.parse::<std::net::SocketAddr>().ok().map(|socket| socket.ip());
@@ -181,7 +184,7 @@ pub(super) fn address(candidates: &[Option<&str>]) -> Option<String> {
     })
 }
 
-/// A body: an object, or one written as text.
+/// A body: a non-empty object, possibly as JSON in a string.
 fn body(properties: Fields<'_>, name: &str) -> Option<Value> {
     let value = properties.get(&[name])?;
     let value = match text_of(value) {

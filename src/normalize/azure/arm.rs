@@ -1,4 +1,4 @@
-//! Resource ids of Azure Resource Manager: where a resource is, of what type, and what it is called.
+//! Resource ids of Azure Resource Manager: the place, type and name of a resource.
 //!
 //! <https://learn.microsoft.com/azure/azure-resource-manager/templates/template-functions-resource#resourceid>
 
@@ -6,23 +6,23 @@ use std::fmt::Write as _;
 
 use crate::model::AssetName;
 
-/// The type of what has no provider of its own in its id.
+/// Types of resources whose ids contain no provider.
 const GROUP: &str = "Microsoft.Resources/resourceGroups";
 const SUBSCRIPTION: &str = "Microsoft.Resources/subscriptions";
 const TENANT: &str = "Microsoft.Resources/tenants";
 
-/// A resource id, split: `/subscriptions/…/resourceGroups/…/providers/Microsoft.Sql/servers/a/databases/b`.
+/// A parsed resource id: `/subscriptions/…/resourceGroups/…/providers/Microsoft.Sql/servers/a/databases/b`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::normalize) struct ArmId<'a> {
-    /// As it came, but for a slash at the end.
+    /// The id as it was written, without a final slash.
     text: &'a str,
     segments: Vec<&'a str>,
-    /// Where the last `providers` stands in the segments.
+    /// The index of the last `providers` in the segments.
     provider_at: Option<usize>,
 }
 
 impl<'a> ArmId<'a> {
-    /// `None`: the text is no path.
+    /// Parses an id; `None` if the text is no path.
     pub(in crate::normalize) fn parse(text: &'a str) -> Option<Self> {
         let text = text.trim_end_matches('/');
         let path = text.strip_prefix('/').unwrap_or(text);
@@ -31,12 +31,12 @@ impl<'a> ArmId<'a> {
         }
         let segments = segments(path);
         let provider_at = segments.iter().rposition(|segment| segment.eq_ignore_ascii_case("providers"));
-        // `…/providers` alone names nothing.
+        // A final `…/providers` names nothing.
         let provider_at = provider_at.filter(|at| at + 1 < segments.len());
         Some(Self { text, segments, provider_at })
     }
 
-    /// As it came; `/` is the tenant itself.
+    /// The id as it was written; `/` for the tenant itself.
     pub(in crate::normalize) fn text(&self) -> &'a str {
         if self.text.is_empty() { "/" } else { self.text }
     }
@@ -49,7 +49,7 @@ impl<'a> ArmId<'a> {
         self.segment(at).filter(|segment| segment.eq_ignore_ascii_case(key)).and_then(|_| self.segment(at + 1))
     }
 
-    /// The subscription's id in lower case; `None` for what lies above subscriptions.
+    /// The subscription's id in lower case; `None` above subscriptions.
     pub(in crate::normalize) fn subscription(&self) -> Option<String> {
         self.after(0, "subscriptions").map(str::to_ascii_lowercase)
     }
@@ -76,7 +76,7 @@ impl<'a> ArmId<'a> {
         self.segments.len().checked_sub(2).and_then(|at| self.segment(at)).unwrap_or_default()
     }
 
-    /// What people call it: the last name in the id.
+    /// The display name: the last name in the id.
     pub(in crate::normalize) fn name(&self) -> &'a str {
         self.segments.last().copied().unwrap_or("/")
     }
@@ -94,14 +94,14 @@ impl<'a> ArmId<'a> {
         Self::parse(self.text.get(..end)?)
     }
 
-    /// What stands after the group: `/providers/Microsoft.Web/sites/a`.
+    /// The part after the resource group: `/providers/Microsoft.Web/sites/a`.
     pub(in crate::normalize) fn below_group(&self) -> Option<&'a str> {
         self.after(2, "resourceGroups").filter(|_| self.segments.len() > 4)?;
         let group: usize = self.segments.iter().take(4).map(|segment| segment.len() + 1).sum();
         self.text.get(group..)
     }
 
-    /// It names a resource of its own: types and names come in pairs.
+    /// Whether the id names a resource: then types and names come in pairs.
     pub(in crate::normalize) fn is_whole(&self) -> bool {
         match self.provider_at {
             Some(at) => self.segments.len() >= at + 4 && (self.segments.len() - at).is_multiple_of(2),
@@ -109,7 +109,7 @@ impl<'a> ArmId<'a> {
         }
     }
 
-    /// The nearest resource that the id tells: itself, else what it stands below.
+    /// The nearest resource in the id: itself if it is whole, else the one that it is below.
     pub(in crate::normalize) fn whole(self) -> Option<Self> {
         let mut id = self;
         while !id.is_whole() {
@@ -123,19 +123,20 @@ impl<'a> ArmId<'a> {
         Some(id)
     }
 
-    /// It is attached to another resource rather than to a group or subscription: `…/vm1/providers/Microsoft.Insights/…`.
+    /// Whether it is attached to another resource, not to a group or subscription:
+    /// `…/vm1/providers/Microsoft.Insights/…`.
     pub(in crate::normalize) fn is_extension(&self) -> bool {
         let scope = self.provider_at.and_then(|at| self.segments.get(..at)).unwrap_or_default();
         scope.iter().any(|segment| segment.eq_ignore_ascii_case("providers"))
     }
 
-    /// It is a part of another resource: `…/virtualNetworks/a/subnets/b`.
+    /// Whether it is a part of another resource: `…/virtualNetworks/a/subnets/b`.
     pub(in crate::normalize) fn is_part(&self) -> bool {
         self.provider_at.is_some_and(|at| self.segments.len() > at + 4)
     }
 
-    /// `asset://azure/<subscription>/-/<the id after the subscription, in lower case>`. What lies above subscriptions is
-    /// the tenant's.
+    /// `asset://azure/<subscription>/-/<the id after the subscription, in lower case>`. Above subscriptions, the
+    /// account is the tenant.
     pub(in crate::normalize) fn asset_name(&self, tenant: &str) -> AssetName {
         let (account, path) = match self.subscription() {
             Some(subscription) => (subscription, self.segments.get(2..)),
@@ -153,17 +154,18 @@ impl<'a> ArmId<'a> {
         AssetName::new("azure", &account, "-", &tail)
     }
 
-    /// The spelling that tells upper from lower case, of several of one id: Event Hubs get many ids in capitals only.
+    /// Among spellings of one id, the first in mixed case, else in lower case: Event Hubs delivers many ids in upper
+    /// case only.
     pub(in crate::normalize) fn best_cased<'t>(texts: impl IntoIterator<Item = &'t str>) -> Option<&'t str> {
         let mut texts = texts.into_iter().map(|text| text.trim_end_matches('/'));
         let first = texts.next()?;
-        // The fewer capitals a spelling has beyond none at all, the nearer it is to what people typed.
+        // Mixed case is nearest to what people typed.
         let same = texts.filter(|text| text.eq_ignore_ascii_case(first));
         std::iter::once(first).chain(same).min_by_key(|text| shouting(text))
     }
 }
 
-/// The parts between slashes. The kind of a Kubernetes object goes by its API group too (`rbac.authorization.k8s.io/roles`).
+/// The segments of a path. The kind of a Kubernetes object includes its API group (`rbac.authorization.k8s.io/roles`).
 fn segments(path: &str) -> Vec<&str> {
     let mut segments = Vec::new();
     let mut rest = path;
@@ -179,7 +181,7 @@ fn segments(path: &str) -> Vec<&str> {
     segments
 }
 
-/// 0: upper and lower case are told; 1: all lower, 2: all upper.
+/// 0 for mixed case, 1 for lower case only, 2 otherwise.
 fn shouting(text: &str) -> u8 {
     // The fixed words of an id are written in their own case by some who capitalise or lower everything else.
     let letters = || text.bytes().filter(u8::is_ascii_alphabetic);
@@ -190,17 +192,17 @@ fn shouting(text: &str) -> u8 {
     }
 }
 
-/// Compared without regard to case.
+/// Whether a text begins with a prefix, ignoring ASCII case.
 pub(super) fn has_prefix(text: &str, prefix: &str) -> bool {
     text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
-/// The text does not tell upper from lower case.
+/// Whether the text is not in mixed case.
 pub(in crate::normalize) fn is_of_one_case(text: &str) -> bool {
     shouting(text) > 0
 }
 
-/// The text has letters, and none of them is a small one.
+/// Whether the text has letters, all of them in upper case.
 pub(in crate::normalize) fn is_all_upper(text: &str) -> bool {
     shouting(text) == 2 && text.bytes().any(|byte| byte.is_ascii_alphabetic())
 }

@@ -1,5 +1,5 @@
-//! Who did it, from where, with what: from the claims of the token that an activity record carries, and from the
-//! initiator of an Entra record. Activity records have no user agent: the client application is the only hint.
+//! Attribution of Azure records: from the claims of the token in an activity record, and from the initiator in an Entra
+//! record. Activity records have no user agent: only the client application hints at the method.
 //!
 //! <https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference>
 
@@ -15,7 +15,7 @@ use super::arm::ArmId;
 use super::fields::Fields;
 use crate::model::{Attribution, Confidence, Human, Principal, Tool, Workload};
 
-/// `normalizers/azure/apps.toml`: client applications by their ids. The entries of an own folder come first.
+/// `normalizers/azure/apps.toml`: client applications by id. Entries from the operator's folder take precedence.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::normalize) struct Apps {
@@ -36,7 +36,7 @@ impl Apps {
     }
 }
 
-/// What the rules look at.
+/// The fields that the rules examine.
 #[derive(Default)]
 struct Told<'r> {
     app_id: Option<&'r str>,
@@ -82,7 +82,7 @@ fn method(apps: &Apps, rules: &MethodRules, told: &Told<'_>) -> (Arc<str>, Strin
 const CLAIMS: &str = "http://schemas.xmlsoap.org/ws/2005/05/identity/claims/";
 const MS_CLAIMS: &str = "http://schemas.microsoft.com/identity/claims/";
 
-/// Attribution of an operation of the activity log.
+/// The attribution of an operation in the activity log.
 pub(super) fn of_activity(apps: &Apps, rules: &MethodRules, record: &Activity) -> Attribution {
     let claims = Fields(&record.claims);
     let claim = |base: &str, name: &str| claims.text(&[&format!("{base}{name}")]);
@@ -126,7 +126,7 @@ pub(super) fn of_activity(apps: &Apps, rules: &MethodRules, record: &Activity) -
         ip: record.ip.clone(),
         user_agent: None,
         human: user.filter(|_| kind == "user").map(|user| Human { id: user.to_owned(), how: "userName".into() }),
-        // The methods by which the person signed in: `pwd,mfa`.
+        // The claim lists the authentication methods: `pwd,mfa`.
         mfa: authn.map(|methods| methods.split([',', ' ', '"', '[', ']']).any(|method| method == "mfa")),
         workload: managed_identity.map(|id| workload(id, record.tenant.as_deref().unwrap_or("-"))),
         principal,
@@ -149,7 +149,7 @@ fn workload(id: &str, tenant: &str) -> Workload {
     Workload { kind: "managed_identity".into(), id: id.to_owned(), name, how: "xms_mirid".into() }
 }
 
-/// Attribution of an Entra record: `initiatedBy`, and the details beside it.
+/// The attribution of an Entra record: from `initiatedBy`, and the user agent and address beside it.
 pub(super) fn of_audit(
     apps: &Apps,
     rules: &MethodRules,
@@ -217,7 +217,7 @@ mod tests {
                 "user",
                 true,
             ),
-            // Others borrow the login of the command line.
+            // Other programs borrow the login of the command line.
             (
                 json!({ "appid": "04b07795-8ddb-461a-bbee-02f9e1bf7b46", upn: "jane@example.com" }),
                 "cli",

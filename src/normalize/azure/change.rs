@@ -1,4 +1,4 @@
-//! From the records of one operation to the change that it made.
+//! The change that an operation made, from its records.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -19,13 +19,13 @@ use super::generic::Verdict;
 use crate::json::{Arena, Json};
 use crate::model::{Action, AssetRef, Association, Confidence, Draft, DraftAction, Phase, Step};
 
-/// More than any resource has of others; what is beyond is a list that somebody keeps in a resource.
+/// Maximum number of associations. Only lists of ids kept in a resource exceed it.
 const MAX_ASSOCIATIONS: usize = 64;
 
-/// What Azure writes in the place of a value that it does not tell.
+/// What Azure writes in place of a hidden value.
 const MASK: &str = "******";
 
-/// The records of one operation, in the order of their times.
+/// The records of one operation, in the order of time.
 pub(super) struct Operation<'a> {
     records: &'a [Activity],
     pub(super) name: &'a str,
@@ -34,7 +34,7 @@ pub(super) struct Operation<'a> {
 }
 
 impl<'a> Operation<'a> {
-    /// `None`: no record, or none whose resource id is one.
+    /// `None` if there is no record, or no valid resource id.
     pub(super) fn of(records: &'a [Activity]) -> Option<Self> {
         let best = |text: fn(&Activity) -> &str| ArmId::best_cased(records.iter().map(text));
         let resource = ArmId::parse(best(|record| &record.resource_id)?)?.whole()?;
@@ -42,12 +42,12 @@ impl<'a> Operation<'a> {
         Some(Self { records, name: best(|record| &record.operation)?, resource, tenant })
     }
 
-    /// The subscription, or the tenant of what lies above.
+    /// The subscription; above subscriptions, the tenant.
     pub(super) fn account(&self) -> String {
         self.resource.subscription().unwrap_or_else(|| self.tenant.to_owned())
     }
 
-    /// The record that tells how it ended, else the last.
+    /// The record of the successful end, else the last one.
     pub(super) fn end(&self) -> Option<&'a Activity> {
         self.records.iter().find(|record| record.phase == Phase::Succeeded).or(self.records.last())
     }
@@ -56,22 +56,22 @@ impl<'a> Operation<'a> {
         self.records.iter().find_map(|record| record.request.as_ref()?.as_object())
     }
 
-    /// The resource as the provider answered with it, last word first.
+    /// The resource in the latest response that contains it.
     fn response(&self) -> Option<&'a Map<String, Value>> {
         let bodies = self.records.iter().rev().filter_map(|record| record.response.as_ref()?.as_object());
-        // Other answers tell of the operation, or of an error.
+        // Other responses describe the operation, or an error.
         bodies.into_iter().find(|body| match member(body, "id").and_then(Value::as_str) {
             Some(id) => id.trim_end_matches('/').eq_ignore_ascii_case(self.resource.text()),
             None => member(body, "properties").is_some(),
         })
     }
 
-    /// The request tells some of the resource, and the rest stays.
+    /// Whether the request contains only a part of the resource, and the rest stays.
     fn is_patch(&self) -> bool {
         match self.records.iter().find_map(|record| record.method.as_deref()) {
             Some(method) => method != "PUT",
-            // Event Hubs get no method. A resource is written whole with its location; parts of resources and what is
-            // attached to them are written whole always, but for their tags.
+            // Event Hubs delivers no method. A resource that is written as a whole contains its location. Parts and
+            // extensions of resources are always written as a whole, except for tags.
             None => self.request().is_some_and(|request| {
                 let only_tags = request.keys().all(|key| ["tags", "sku", "identity"].contains(&key.as_str()));
                 let located = member(request, "location").is_some();
@@ -81,14 +81,14 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// The operation names a type below that of the resource whose id it has: `…/connections/sharedKey/write` on a connection.
+    /// Whether the operation's type is below that of its resource: `…/connections/sharedKey/write` on a connection.
     fn is_within(&self) -> bool {
         let own = self.resource.resource_type();
         let named = self.name.rsplit_once('/').map_or("", |(named, _)| named);
         has_prefix(named, &own) && named.as_bytes().get(own.len()) == Some(&b'/')
     }
 
-    /// In words: of which body a write is taken, and how.
+    /// Describes which body of a write is used, and how.
     pub(super) fn body_taken(&self) -> &'static str {
         match (self.response(), self.request()) {
             (Some(_), _) => "the answer's, whole",
@@ -102,12 +102,12 @@ impl<'a> Operation<'a> {
         if self.records.iter().any(Activity::says_created) {
             return Some(true);
         }
-        // Of an operation that goes on, only the first answer tells: later ones say that asking about it went well.
+        // In a long-running operation only the first response says so: later ones are about polling its state.
         let first = self.records.iter().find(|record| record.phase != Phase::Started)?;
         first.says_existed().then_some(false)
     }
 
-    /// What rules look into.
+    /// The view of the operation that rules read.
     pub(super) fn view(&self, rules: &Rules) -> View {
         let end = self.end();
         let clean = |body: &Map<String, Value>| rules.generic.quiet_body(body);
@@ -138,13 +138,13 @@ impl<'a> Operation<'a> {
     }
 }
 
-/// Properties over properties: those told last win.
+/// Merges properties; later ones win.
 fn overlaid(bodies: [Option<&Value>; 2]) -> Value {
     let members = bodies.into_iter().flatten().filter_map(Value::as_object).flatten();
     Value::Object(members.map(|(key, value)| (key.clone(), value.clone())).collect())
 }
 
-/// Which resources go where, when they are moved to another group or subscription
+/// The old and new ids of resources that are moved to another group or subscription
 /// (<https://learn.microsoft.com/rest/api/resources/resources/move-resources>).
 fn moves(request: &Map<String, Value>) -> Value {
     let target = member(request, "targetResourceGroup").and_then(Value::as_str).and_then(ArmId::parse);
@@ -157,7 +157,7 @@ fn moves(request: &Map<String, Value>) -> Value {
     moved.collect()
 }
 
-/// A record, or several, composed for the rules to look into.
+/// A view of one or several records for the rules.
 pub(super) struct View(pub(super) Value);
 
 impl View {
@@ -166,7 +166,7 @@ impl View {
     }
 }
 
-/// Some clients begin every name with a capital; Azure itself answers without.
+/// Converts member names to camel case: some clients begin them with a capital, while Azure's responses do not.
 fn camel(body: &Map<String, Value>) -> Cow<'_, Map<String, Value>> {
     if !body.contains_key("Properties") && !body.contains_key("Location") {
         return Cow::Borrowed(body);
@@ -200,7 +200,7 @@ pub(super) fn drafts(rules: &Rules, operation: &Operation<'_>) -> Evaluated {
     let place = Place { service: &namespace, account: &account, region: "-" };
     let arena = Arena::new();
     let mut evaluated = evaluate(&rules.plan, own, operation.view(rules).facts(&arena), &place);
-    // Rules of the operation that none of this resource is: it still was written.
+    // The operation has rules, but none for this resource, which was still written.
     if matches!(evaluated, Evaluated::NoRuleApplies) && !matches!(verdict, Verdict::Skip(_)) {
         return Evaluated::Drafts(vec![generic(rules, operation, &verdict)]);
     }
@@ -217,7 +217,8 @@ pub(super) fn drafts(rules: &Rules, operation: &Operation<'_>) -> Evaluated {
     evaluated
 }
 
-/// A rule without steps of its own takes the resource as it was written, and every change tells what it leads to.
+/// Completes the draft of a rule: without steps of its own, it gets those of the written resource; and every draft gets
+/// its associations.
 fn complete(rules: &Rules, operation: &Operation<'_>, draft: &mut Draft) {
     if draft.steps.is_empty() && matches!(draft.action, DraftAction::Upsert) {
         let (steps, partial) = written(rules, operation);
@@ -233,7 +234,7 @@ fn complete(rules: &Rules, operation: &Operation<'_>, draft: &mut Draft) {
     add_associations(draft, associations(rules, operation));
 }
 
-/// Those that its rule does not tell.
+/// Adds the associations that do not come from the draft's rule.
 fn add_associations(draft: &mut Draft, found: Vec<Association>) {
     let known: HashSet<_> = draft.associations.iter().map(|association| association.name.clone()).collect();
     draft.associations.extend(found.into_iter().filter(|association| !known.contains(&association.name)));
@@ -251,7 +252,7 @@ pub(super) fn generic(rules: &Rules, operation: &Operation<'_>, verdict: &Verdic
     let id = &operation.resource;
     let (kind, known) = rules.kind(id);
     let (action, (steps, partial)) = match verdict {
-        // What is written or deleted is something in the resource, which has no id of its own.
+        // A thing within the resource, without an id of its own, is written or deleted.
         Verdict::Write | Verdict::Change(RuleAction::Delete) if operation.is_within() => {
             (DraftAction::Known(Action::Update), (vec![Step::Touch], true))
         }
@@ -288,7 +289,7 @@ pub(super) fn generic(rules: &Rules, operation: &Operation<'_>, verdict: &Verdic
     }
 }
 
-/// The steps of a write, and whether it leaves something untold.
+/// The steps of a write, and whether the result is only partially known.
 fn written(rules: &Rules, operation: &Operation<'_>) -> (Vec<Step>, bool) {
     let request = operation.request().map(camel);
     let (body, whole) = match (operation.response(), &request) {
@@ -308,7 +309,7 @@ fn written(rules: &Rules, operation: &Operation<'_>) -> (Vec<Step>, bool) {
     (steps, masked)
 }
 
-/// The name by which people know the resource. One that is told in capitals only does not replace a better one.
+/// The step that sets the resource's name. In a partial write, a name in upper case only does not replace a better one.
 fn named(operation: &Operation<'_>, whole: bool) -> Option<Step> {
     let told = operation.response().and_then(|body| member(body, "name")).and_then(Value::as_str);
     let own = operation.resource.name();
@@ -317,7 +318,7 @@ fn named(operation: &Operation<'_>, whole: bool) -> Option<Step> {
     (whole || !is_all_upper(name)).then(|| Step::Set { at, value: json!(name).into() })
 }
 
-/// What a delete answers with is how the resource was.
+/// The step that recalls how the resource was, from the response to a delete.
 fn last_words(rules: &Rules, operation: &Operation<'_>) -> Vec<Step> {
     let was = operation.response().map(|body| Step::Recall(rules.generic.configuration(body).into()));
     was.into_iter().collect()
@@ -336,7 +337,7 @@ fn drop_masked_tags(configuration: &mut Value) -> bool {
     masked
 }
 
-/// What the resource is a part of or attached to, and what the ids in its bodies lead to.
+/// Associations with what the resource is a part of or attached to, and with the resources whose ids are in its bodies.
 fn associations(rules: &Rules, operation: &Operation<'_>) -> Vec<Association> {
     let own = &operation.resource;
     let mut found = Vec::new();
@@ -345,7 +346,7 @@ fn associations(rules: &Rules, operation: &Operation<'_>) -> Vec<Association> {
             true => Relation::PartOf,
             false => rules.generic.scope_relation(&own.resource_type()),
         };
-        // A location is where something is, and no resource.
+        // A location is no resource.
         let parent = parent.whole().filter(|parent| !parent.last_type().eq_ignore_ascii_case("locations"));
         let parent = parent.map(|parent| rules.known_part(parent));
         found.extend(parent.map(|parent| association(rules, operation, &parent, relation)));
@@ -356,7 +357,7 @@ fn associations(rules: &Rules, operation: &Operation<'_>) -> Vec<Association> {
     found
 }
 
-/// What the ids in the bodies lead to, but for what is in the resource or what it is in.
+/// Associations with the resources whose ids are in the bodies, except those that contain `own` or are contained in it.
 fn mentioned(rules: &Rules, operation: &Operation<'_>, own: &ArmId<'_>) -> Vec<Association> {
     let own_type = own.resource_type();
     let mut found = BTreeMap::new();
@@ -366,7 +367,7 @@ fn mentioned(rules: &Rules, operation: &Operation<'_>, own: &ArmId<'_>) -> Vec<A
     }
     for text in texts {
         let Some(id) = ArmId::parse(text).and_then(ArmId::whole).map(|id| rules.known_part(id)) else { continue };
-        // What lies above subscriptions has a name only where the tenant is told.
+        // Above subscriptions, a name needs the tenant.
         let is_named = id.subscription().is_some() || operation.tenant != "-";
         if !is_named || is_below(id.text(), own.text()) || is_below(own.text(), id.text()) {
             continue;
@@ -380,7 +381,8 @@ fn mentioned(rules: &Rules, operation: &Operation<'_>, own: &ArmId<'_>) -> Vec<A
     found.into_values().collect()
 }
 
-/// A lock or an assignment of a group or subscription, rather than a resource in it.
+/// Whether the type is attached to a group or subscription, like a lock or an assignment, instead of being a resource
+/// in it.
 fn is_attached(rules: &Rules, own: &ArmId<'_>) -> bool {
     rules.generic.has_scope(&own.resource_type())
 }
@@ -396,7 +398,7 @@ fn association(rules: &Rules, operation: &Operation<'_>, id: &ArmId<'_>, relatio
     }
 }
 
-/// The same resource, or one that stands below it.
+/// Whether an id is that of the same resource, or of one below it.
 fn is_below(id: &str, other: &str) -> bool {
     id.get(..other.len()).is_some_and(|start| start.eq_ignore_ascii_case(other))
         && matches!(id.as_bytes().get(other.len()), None | Some(b'/'))

@@ -1,4 +1,4 @@
-//! Entra ID's directory audit: who is in the directory, in which groups and roles, and what applications may do.
+//! Entra ID's directory audit: changes of users, groups, roles, devices and applications.
 //!
 //! <https://learn.microsoft.com/entra/identity/monitoring-health/reference-audit-activities>,
 //! <https://learn.microsoft.com/graph/api/resources/directoryaudit>
@@ -26,25 +26,25 @@ use crate::model::{Action, AssetRef, Confidence, Draft, DraftAction, Step, Time}
 /// The event source of the rules in `normalizers/azure/entra.toml`.
 pub(super) const SERVICE: &str = "entra";
 
-/// What decides activities that have no rule of their own.
+/// Names of the generic rules.
 const SKIP: &str = "azure/entra/skip";
 const GENERIC: &str = "azure/generic/directory";
 
-/// `[entra]` of `normalizers/azure/generic.toml`: activities that have no rule.
+/// `[entra]` of `normalizers/azure/generic.toml`: activities without a rule.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::normalize) struct Activities {
-    /// Activity → others that are the same, for which its rule is asked.
+    /// Activity → other names that are treated by its rule.
     same_as: BTreeMap<String, Vec<Glob>>,
-    /// Activities that do to their first target what is said here.
+    /// Activities with a known action on their first target.
     known: Vec<Known>,
-    /// In order; the first that fits.
+    /// Activities to skip, in order; the first match wins.
     skip: Vec<Skip>,
-    /// What comes to be is the target.
+    /// Activities that create their target.
     creates: Vec<Glob>,
-    /// The target is gone.
+    /// Activities that delete their target.
     deletes: Vec<Glob>,
-    /// Something comes to or leaves the target, whatever its first word says.
+    /// Activities that add something to their target or remove it, whatever their first word: updates.
     parts: Vec<Glob>,
 }
 
@@ -71,13 +71,13 @@ impl Activities {
         self.skip.iter().find(|skip| Self::fits(&skip.names, activity)).map(|skip| &skip.reason)
     }
 
-    /// The activity whose rule an activity goes by: its own name, where no other is told.
+    /// The activity whose rule applies: another one under `same_as`, else itself.
     pub(super) fn ruled_as<'a>(&'a self, activity: &'a str) -> &'a str {
         let same = self.same_as.iter().find(|(_, names)| Self::fits(names, activity));
         same.map_or(activity, |(name, _)| name.as_str())
     }
 
-    /// What an activity does to its first target, and whether that is known rather than guessed by its words.
+    /// The action of an activity on its first target, and whether it is known, not guessed from its words.
     fn action(&self, activity: &str) -> (Action, bool) {
         match self.known.iter().find(|known| Self::fits(&known.names, activity)).map(|known| known.action) {
             Some(RuleAction::Create) => (Action::Create, true),
@@ -139,7 +139,7 @@ impl Audit {
         };
         let user_agent = details.get("User-Agent").and_then(text_of).or_else(|| text(&["userAgent"]));
         Ok(Self {
-            // Activities are written with dashes of several kinds, and with spaces at the end.
+            // Activity names have dashes of several kinds, and trailing spaces.
             activity: activity.replace(['\u{2013}', '\u{2014}'], "-").trim().to_owned(),
             time,
             tenant: tenant(outer, inner).unwrap_or_else(|| "-".to_owned()),
@@ -182,17 +182,17 @@ fn view(
     }))
 }
 
-/// Who joins or leaves a group, holds a role, owns something: the first target that may. A group is one where there is
-/// nobody else.
+/// The target that joins or leaves a group, holds a role or owns something: the first user, service principal or
+/// device, else the first group.
 fn principal<'t>(targets: &'t [Value], first_of_type: &Map<String, Value>) -> Option<&'t Value> {
     let is = |target: &&Value, kinds: &[&str]| target["type"].as_str().is_some_and(|kind| kinds.contains(&kind));
     let person = targets.iter().find(|target| is(target, &["User", "ServicePrincipal", "Device"]));
     let group = || targets.iter().find(|target| is(target, &["Group"]));
-    // Where no types are told, the first target is the one.
+    // Without types, it is the first target.
     person.or_else(group).or_else(|| targets.first().filter(|_| first_of_type.contains_key("Other")))
 }
 
-/// What a principal joins or leaves: told in the properties of the principal, or a target of its own.
+/// The group or role that a principal joins or leaves: from the principal's properties, or another target.
 fn joined(
     principal: Option<&Value>,
     first_of_type: &Map<String, Value>,
@@ -202,7 +202,7 @@ fn joined(
 ) -> Option<Value> {
     let property = |key| ["new", "old"].into_iter().find_map(|state| principal?[state][key].as_str());
     let own = first_of_type.get(kind).filter(|target| Some(*target) != principal);
-    // Of a role, its template is the same in every tenant.
+    // A role is identified by its template, which is the same in every tenant.
     let template = || ["new", "old"].into_iter().find_map(|state| own?[state]["templateId"].as_str());
     let told = property(id).or_else(template).or_else(|| own?["id"].as_str())?;
     let name = property(name).or_else(|| own?["displayName"].as_str());
@@ -234,14 +234,14 @@ fn details(list: Option<&Value>) -> Map<String, Value> {
     told.collect()
 }
 
-/// Kinds of targets that records of another schema name in a way of their own.
+/// Types of targets, for a schema in which records state them differently.
 const KINDS: [&str; 6] = ["User", "Group", "Role", "ServicePrincipal", "Application", "Device"];
 
-/// Properties that tell of the others, or of the record.
+/// Prefixes of properties that describe the other properties, or the record.
 const NO_PROPERTIES: [&str; 4] =
     ["included updated properties", "action client name", "methodexecutionresult.", "targetid."];
 
-/// A target as rules see it: `old` and `new` hold what the text in `modifiedProperties` says.
+/// A target as rules see it: `old` and `new` contain the parsed values of `modifiedProperties`.
 fn target(told: &Map<String, Value>) -> Value {
     let fields = Fields(told);
     let (mut old, mut new) = (Map::new(), Map::new());
@@ -280,7 +280,7 @@ fn camel(name: &str) -> String {
     letters.next().into_iter().flat_map(char::to_lowercase).chain(letters).collect()
 }
 
-/// A value is JSON in a text; the directory puts every one in a list, also where there is only one.
+/// A property's value is JSON in a string; single values are in a list, too.
 fn property_value(value: &Value) -> Option<Value> {
     let value = parsed(value).into_owned();
     let value = match value {
@@ -295,7 +295,7 @@ fn is_scalar(value: &Value) -> bool {
     !value.is_array() && !value.is_object()
 }
 
-/// The changes that an audit record tells.
+/// The drafts of an audit record.
 pub(super) fn drafts(rules: &Rules, audit: &Audit) -> Evaluated {
     let place = Place { service: SERVICE, account: &audit.tenant, region: "-" };
     let own = rules.activity(&audit.activity);
@@ -312,7 +312,7 @@ pub(super) fn drafts(rules: &Rules, audit: &Audit) -> Evaluated {
     }
 }
 
-/// What the generic rule makes of an activity.
+/// Explains the result of the generic rule.
 pub(super) fn explain_generic(rules: &Rules, audit: &Audit) -> Value {
     if let Some(reason) = rules.entra.skipped(&audit.activity) {
         return json!({ "rule": SKIP, "result": format!("skips the record: {reason}") });
@@ -327,8 +327,8 @@ pub(super) fn explain_generic(rules: &Rules, audit: &Audit) -> Value {
     }
 }
 
-/// An activity without a rule of its own: the first target is what it is about, and its properties say what changed. Where
-/// no target has an id, the rule that would have been.
+/// The draft for an activity without a rule: it changes its first target, by the target's properties. The error is the
+/// name of the rule, if no target has an id.
 fn generic(rules: &Rules, audit: &Audit) -> Result<Draft, Arc<str>> {
     let (action, known) = rules.entra.action(&audit.activity);
     let rule: Arc<str> = if known { format!("azure/directory/{}", action.as_str()).into() } else { GENERIC.into() };
@@ -339,7 +339,7 @@ fn about_first_target(rules: &Rules, audit: &Audit, (action, known): (Action, bo
     let targets = audit.view.0.get("targets")?.as_array()?;
     let (target, id) = targets.iter().find_map(|target| {
         let id = target.get("id").and_then(Value::as_str);
-        // A domain goes by its name.
+        // A domain is identified by its name.
         Some((target.as_object()?, id.or_else(|| target.get("displayName")?.as_str())?))
     })?;
     let plan = rules.directory_kind(target.get("type").and_then(Value::as_str));
@@ -357,7 +357,7 @@ fn about_first_target(rules: &Rules, audit: &Audit, (action, known): (Action, bo
             account: audit.tenant.clone(),
         },
         steps,
-        // The directory tells the properties that it thinks worth telling.
+        // The directory records only some of the properties.
         partial: !told || matches!(action, Action::Create),
         associations: Vec::new(),
         rule: Arc::clone(rule),
@@ -365,7 +365,7 @@ fn about_first_target(rules: &Rules, audit: &Audit, (action, known): (Action, bo
     })
 }
 
-/// The steps that a target's properties tell, and whether they tell any.
+/// The steps from a target's properties, and whether it has any new ones.
 fn steps(target: &Map<String, Value>, action: Action) -> (Vec<Step>, bool) {
     let own = ["displayName", "userPrincipalName"].into_iter().filter_map(|key| {
         let value = target.get(key).filter(|value| !value.is_null())?;

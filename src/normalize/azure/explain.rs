@@ -1,4 +1,4 @@
-//! What the rules look for in a record of Azure's, or in the records of one operation, and what they make of them.
+//! Explains what the rules look for in an Azure record, or in the records of one operation, and what results.
 
 use serde_json::{Map, Value, json};
 
@@ -12,8 +12,8 @@ use super::generic::Verdict;
 use super::{Kind, Outcome, Rules, recognize, redacting, unwrapped};
 use crate::json::Arena;
 
-/// Each rule of a record with what it finds, secrets left out. `{"records": [...]}` is taken for one operation, as `raw` of
-/// an event holds it. Empty where it comes to no rule.
+/// Explains each rule of a record, with secrets redacted. `{"records": [...]}` is one operation, as in `raw` of an
+/// event. `None` if no rule is consulted.
 pub(in crate::normalize) fn explain(catalog: &Catalog, text: &str) -> Option<Vec<Value>> {
     let rules = &catalog.azure;
     let value: Value = serde_json::from_str(text).ok()?;
@@ -58,7 +58,7 @@ fn explain_operation(rules: &Rules, operation: &Operation<'_>) -> Vec<Value> {
     told
 }
 
-/// An operation without a rule of its own does what its name says.
+/// Explains an operation without a rule, whose name determines the change.
 fn explain_generic(rules: &Rules, operation: &Operation<'_>) -> Value {
     let verdict = rules.generic.verdict(operation.name);
     if let Verdict::Skip(reason) = &verdict {

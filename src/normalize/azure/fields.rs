@@ -1,5 +1,5 @@
-//! Members of records that come in several spellings: `correlationId`, `CorrelationId`, `correlation_id`; as text, as
-//! `{"value": …, "localizedValue": …}`, as objects, and as objects written as text.
+//! Access to members of records, which occur in several spellings (`correlationId`, `CorrelationId`, `correlation_id`)
+//! and forms: strings, `{"value": …, "localizedValue": …}`, objects, and objects as JSON in a string.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 pub(super) struct Fields<'v>(pub(super) &'v Map<String, Value>);
 
 impl<'v> Fields<'v> {
-    /// The first of these names that the record has, in any spelling, and not null.
+    /// The first of these members that the record has, in any spelling, and that is not null.
     pub(super) fn get(self, names: &[&str]) -> Option<&'v Value> {
         let told = |value: &&Value| !value.is_null();
         names.iter().find_map(|name| member(self.0, name).filter(told)).or_else(|| {
@@ -23,12 +23,12 @@ impl<'v> Fields<'v> {
         })
     }
 
-    /// A text; nothing where it is empty or stands for nothing.
+    /// A text; `None` if it is empty or `<null>`.
     pub(super) fn text(self, names: &[&str]) -> Option<&'v str> {
         self.get(names).and_then(text_of)
     }
 
-    /// An object; where it is written as text, its parse.
+    /// An object, possibly as JSON in a string; empty if there is none.
     pub(super) fn object(self, names: &[&str]) -> Cow<'v, Map<String, Value>> {
         match self.get(names) {
             Some(Value::Object(members)) => Cow::Borrowed(members),
@@ -38,7 +38,7 @@ impl<'v> Fields<'v> {
     }
 }
 
-/// A member by its key: exactly, else ignoring the case of the first letter, else ignoring case.
+/// A member by its key: an exact match, else one ignoring the case of the first letter, else one ignoring case.
 pub(super) fn member<'v>(members: &'v Map<String, Value>, key: &str) -> Option<&'v Value> {
     if let Some(value) = members.get(key) {
         return Some(value);
@@ -51,7 +51,7 @@ pub(super) fn member<'v>(members: &'v Map<String, Value>, key: &str) -> Option<&
         .map(|(_, value)| value)
 }
 
-/// The text of a value or of the value that it holds.
+/// The text of a value, or of its member `value`.
 pub(super) fn text_of(value: &Value) -> Option<&str> {
     let text = match value {
         Value::Object(members) => member(members, "value")?.as_str()?,

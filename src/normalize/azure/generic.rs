@@ -1,4 +1,4 @@
-//! `normalizers/azure/generic.toml`: what holds for every resource type of Azure Resource Manager.
+//! `normalizers/azure/generic.toml`: rules for all resource types of Azure Resource Manager.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -12,27 +12,27 @@ use super::super::rule::{Relation, RuleAction};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::normalize) struct Generic {
-    /// Categories whose records change nothing, in lower case → why.
+    /// Categories whose records change nothing, in lower case → reason.
     categories: BTreeMap<String, Arc<str>>,
-    /// In order; the first that fits.
+    /// Rules in order; the first match wins.
     operations: Vec<OperationRule>,
-    /// The relation to what an id in a body leads to, by types in lower case: `own > other`, `other`, `own > *`.
+    /// The relation to a resource whose id is in a body, by types in lower case: `own > other`, `other`, `own > *`.
     relations: BTreeMap<String, Relation>,
     /// The relation to what a resource is attached to, by its own type in lower case.
     scopes: BTreeMap<String, Relation>,
-    /// Members, at any depth, that change with every write and say nothing of the configuration.
+    /// Members, at any depth, that change with every write and are not configuration.
     noise: HashSet<String>,
-    /// Members at the top that the event tells in its own place.
+    /// Top-level members that an event contains elsewhere.
     told: HashSet<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OperationRule {
-    /// Whole names of operations, which may begin or end with `*`; case does not matter.
+    /// Names of operations, which may begin or end with `*`; case is ignored.
     #[serde(default)]
     names: Vec<Glob>,
-    /// What an action is called: `start` of `Microsoft.Compute/virtualMachines/start/action`.
+    /// Names of actions: `start` for `Microsoft.Compute/virtualMachines/start/action`.
     #[serde(default)]
     actions: Vec<Glob>,
     skip: Option<Arc<str>>,
@@ -43,16 +43,16 @@ struct OperationRule {
 #[derive(Debug)]
 pub(super) enum Verdict {
     Skip(Arc<str>),
-    /// It writes the resource whole or in part, and its body tells what.
+    /// It writes the resource, as a whole or in part, with a body.
     Write,
-    /// The change is known; its content is not told.
+    /// The action is known, its content is not.
     Change(RuleAction),
-    /// Not known, and taken for a change.
+    /// Unknown, and treated as a change.
     Unknown,
 }
 
 impl Generic {
-    /// Why no record of the category changes anything.
+    /// The reason why records of a category change nothing, if that is so.
     pub(super) fn skipped_category(&self, category: &str) -> Option<Arc<str>> {
         self.categories.get(&category.to_ascii_lowercase()).cloned()
     }
@@ -75,7 +75,7 @@ impl Generic {
         }
     }
 
-    /// The relation of a resource to another whose id stands in its body.
+    /// The relation of a resource to another whose id is in its body.
     pub(super) fn relation(&self, own: &str, other: &str) -> Relation {
         let (own, other) = (own.to_ascii_lowercase(), other.to_ascii_lowercase());
         let told = [format!("{own} > {other}"), other, format!("{own} > *")];
@@ -87,12 +87,12 @@ impl Generic {
         self.scopes.get(&own.to_ascii_lowercase()).copied().unwrap_or(Relation::AttachedTo)
     }
 
-    /// The type is attached to what it stands below, be it a group or a subscription.
+    /// Whether the type is attached to its parent, even to a group or a subscription.
     pub(super) fn has_scope(&self, own: &str) -> bool {
         self.scopes.contains_key(&own.to_ascii_lowercase())
     }
 
-    /// The configuration in a body: without what changes with every write.
+    /// The configuration in a body: without `noise` and `told`.
     pub(super) fn configuration(&self, body: &Map<String, Value>) -> Value {
         let own = body.iter().filter(|(key, _)| !self.told.contains(*key));
         Value::Object(
@@ -100,7 +100,7 @@ impl Generic {
         )
     }
 
-    /// A body without what changes with every write.
+    /// A body without `noise`.
     pub(super) fn quiet_body(&self, body: &Map<String, Value>) -> Value {
         self.quiet(Value::Object(body.clone()))
     }

@@ -1,4 +1,4 @@
-//! Azure: the activity log, Entra ID's directory audit, and what else comes the same way and changes nothing.
+//! Azure records: the activity log, Entra ID's directory audit, and others that arrive the same way and change nothing.
 
 mod activity;
 mod arm;
@@ -42,8 +42,7 @@ pub(super) use self::explain::explain;
 pub(super) use self::generic::Generic;
 pub(super) use self::seed::{is_directory_id, seed_object, seed_resource};
 
-/// The rules of Azure. Names of operations, types and activities are compared without regard to case: their keys are in
-/// lower case.
+/// The rules for Azure. Case is ignored in the names of operations, types and activities: keys are in lower case.
 #[derive(Debug)]
 pub(super) struct Rules {
     plan: Plan,
@@ -63,7 +62,7 @@ pub(super) struct GenericFile {
 }
 
 impl Rules {
-    /// `neutral_types`: provider type → neutral type, for those that no rule file defines.
+    /// `neutral_types` maps provider types that no rule file defines to neutral types.
     pub(super) fn new(
         plan: Plan,
         generic: GenericFile,
@@ -92,18 +91,18 @@ impl Rules {
         Self { plan: folded, generic: generic.arm, entra: generic.entra, apps, methods, secrets }
     }
 
-    /// The names of members that are secrets in Azure's records.
+    /// The definitions of secrets in Azure records.
     pub(super) fn secrets(&self) -> &Secrets {
         &self.secrets
     }
 
-    /// The names of the rules.
+    /// The names of all rules.
     pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         let events = self.plan.services.values().flat_map(|service| service.events.values());
         events.filter_map(|rules| rules.first()).map(|rule| &rule.rule)
     }
 
-    /// `microsoft.compute` of `Microsoft.Compute/virtualMachines/write`.
+    /// The namespace of an operation: `microsoft.compute` for `Microsoft.Compute/virtualMachines/write`.
     fn namespace(&self, operation: &str) -> String {
         operation.split('/').next().unwrap_or_default().to_lowercase()
     }
@@ -113,17 +112,17 @@ impl Rules {
         self.plan.events(&self.namespace(operation), &operation.to_lowercase()).unwrap_or_default()
     }
 
-    /// The rules of an activity of the directory.
+    /// The rules of a directory activity.
     fn activity(&self, activity: &str) -> &[EventPlan] {
         self.plan.events(entra::SERVICE, &self.entra.ruled_as(activity).to_lowercase()).unwrap_or_default()
     }
 
-    /// The asset of a resource, and whether its type is known.
+    /// The asset type of a resource, and whether a rule or the taxonomy covers it.
     fn kind(&self, id: &ArmId<'_>) -> (Arc<AssetPlan>, bool) {
         kind(&self.plan, id)
     }
 
-    /// The operation's name; where no record tells upper from lower case, in the case of the type that it works on.
+    /// The operation's name. If no record has it in mixed case, the part for the type is spelled as the type is.
     fn operation_name(&self, operation: &Operation<'_>) -> String {
         let (kind, _) = self.kind(&operation.resource);
         let known = kind.kind.provider_type.as_str();
@@ -135,7 +134,8 @@ impl Rules {
         }
     }
 
-    /// The resource that people know an id by: the front end of a load balancer is a part of it.
+    /// The resource of a known type that an id belongs to: the front end of a load balancer is a part of it. The id
+    /// itself if there is none.
     fn known_part<'a>(&self, id: ArmId<'a>) -> ArmId<'a> {
         let known = |id: &ArmId<'_>| self.plan.assets.contains_key(id.resource_type().to_lowercase().as_str());
         let mut at = id.clone();
@@ -148,7 +148,7 @@ impl Rules {
         at
     }
 
-    /// The asset of a target of the directory's audit.
+    /// The asset type for a target of the directory audit.
     fn directory_kind(&self, target: Option<&str>) -> Arc<AssetPlan> {
         let target = target.unwrap_or("Other");
         let provider_type = format!("{DIRECTORY}{target}");
@@ -159,14 +159,14 @@ impl Rules {
     }
 }
 
-/// The provider types of the directory's objects, as Microsoft Graph names them.
+/// The prefix of the provider types of directory objects, which are named as in Microsoft Graph.
 const DIRECTORY: &str = "Microsoft.Graph/";
 
 fn lower(text: &str) -> Box<str> {
     text.to_lowercase().into()
 }
 
-/// The asset of a resource, and whether a rule or the taxonomy knows its type.
+/// The asset type of a resource, and whether a rule or the taxonomy covers it.
 pub(super) fn kind(plan: &Plan, id: &ArmId<'_>) -> (Arc<AssetPlan>, bool) {
     let provider_type = id.resource_type();
     let lower = provider_type.to_lowercase();
@@ -202,15 +202,15 @@ fn asset(provider_type: String, neutral_type: String, name: &str, display: &[&st
     }
 }
 
-/// What a record is, by its members.
+/// The kind of a record, recognised by its members.
 enum Kind {
     Activity,
     Audit,
-    /// Understood, and never a change.
+    /// Understood, and never a change, with the reason.
     Other(Cow<'static, str>),
 }
 
-/// Normalizes a record that has no event source of CloudTrail's.
+/// Normalizes a record without CloudTrail's event source. Both `Ok` and `Err` are outcomes of the record.
 pub(super) fn normalize(catalog: &Catalog, text: &str) -> Result<Outcome, Outcome> {
     let value: Value = serde_json::from_str(text).map_err(not_json)?;
     let unknown = || {
@@ -226,7 +226,7 @@ pub(super) fn normalize(catalog: &Catalog, text: &str) -> Result<Outcome, Outcom
     }
 }
 
-/// The rules of a record's operation; none where it is not told.
+/// The rules of a record's operation or activity; empty if the record does not name it.
 pub(super) fn rules_of<'c>(catalog: &'c Catalog, text: &str) -> &'c [EventPlan] {
     let value: Value = serde_json::from_str(text).unwrap_or_default();
     let Some(record) = unwrapped(&value) else { return &[] };
@@ -240,7 +240,7 @@ pub(super) fn rules_of<'c>(catalog: &'c Catalog, text: &str) -> &'c [EventPlan] 
     }
 }
 
-/// An event of Event Grid tells an end of an operation in its `data`
+/// Unwraps an Event Grid event, whose `data` describes the end of an operation
 /// (<https://learn.microsoft.com/azure/event-grid/event-schema-subscriptions>).
 fn unwrapped(value: &Value) -> Option<Cow<'_, Map<String, Value>>> {
     let record = value.as_object()?;
@@ -260,7 +260,7 @@ fn unwrapped(value: &Value) -> Option<Cow<'_, Map<String, Value>>> {
     Some(Cow::Owned(inner))
 }
 
-/// The one place that tells what a record of Azure's is.
+/// Recognises the kind of an Azure record; the only place that does.
 fn recognize(record: &Map<String, Value>) -> Option<Kind> {
     let fields = Fields(record);
     let has = |names: &[&str]| fields.get(names).is_some();
@@ -288,7 +288,7 @@ fn recognize(record: &Map<String, Value>) -> Option<Kind> {
     if category == "auditlogs"
         || (tells_activity && (has(&["targetResources", "targetResource"]) || has(&["properties", "initiatedBy"])))
     {
-        // Some send the activity log under the directory's category.
+        // Some deliver the activity log under the directory's category.
         let is_arm = operation.is_some_and(|name| name.contains('/') && !tells_activity);
         return Some(if is_arm { Kind::Activity } else { Kind::Audit });
     }
@@ -348,14 +348,14 @@ fn activity(catalog: &Catalog, text: &str, record: &Map<String, Value>) -> Resul
     if activity.operation_key().is_some() {
         return Ok(Outcome::Operation(Box::new(part)));
     }
-    // Nothing to fold it with.
+    // Without a correlation id, there are no other records to fold it with.
     match activity.phase {
         Phase::Failed => Ok(Outcome::skipped("failed call")),
         _ => fold(catalog, &[part.text]),
     }
 }
 
-/// The rules of an operation that hold for it and have something to redact.
+/// The rules of an operation whose conditions hold and that have something to redact.
 fn redacting<'r>(rules: &'r Rules, activity: &Activity) -> Vec<&'r EventPlan> {
     let own: Vec<_> = rules.events(&activity.operation).iter().filter(|rule| !rule.redact.is_empty()).collect();
     if own.iter().all(|rule| rule.when.is_empty()) {
@@ -367,7 +367,7 @@ fn redacting<'r>(rules: &'r Rules, activity: &Activity) -> Vec<&'r EventPlan> {
     own.into_iter().filter(|rule| rule.holds(scope)).collect()
 }
 
-/// What the records of one operation make together; the first is told the identity by `operation_id`.
+/// Normalizes the records of one operation together, in any order. Both `Ok` and `Err` are outcomes of the operation.
 pub(super) fn fold(catalog: &Catalog, texts: &[Bytes]) -> Result<Outcome, Outcome> {
     let mut records = Vec::with_capacity(texts.len());
     for text in texts {
@@ -386,7 +386,7 @@ pub(super) fn fold(catalog: &Catalog, texts: &[Bytes]) -> Result<Outcome, Outcom
     let unnamed = || Outcome::rejected("no_asset_named", "no asset named: the resourceId is no resource id");
     let operation = Operation::of(&records).ok_or_else(unnamed)?;
     let end = operation.end().ok_or_else(unnamed)?;
-    // The end is told once, and tells the operation; without it, the first record does.
+    // The event id is that of the record of the end, of which there is one; without it, that of the first record.
     let told = keys.iter().find(|(phase, _)| *phase == Phase::Succeeded).or(keys.first());
     let event_id = told.map_or_else(String::new, |(_, key)| format!("{key:032x}"));
     let account = operation.account();
@@ -413,12 +413,12 @@ pub(super) fn fold(catalog: &Catalog, texts: &[Bytes]) -> Result<Outcome, Outcom
     })
 }
 
-/// The record that tells most of who did it: some of an operation's records are the platform's own words.
+/// The record to take the attribution from: some records of an operation come from the platform, without claims.
 fn attributable<'r>(records: &'r [Activity], end: &'r Activity) -> &'r Activity {
     if end.claims.is_empty() { records.iter().find(|record| !record.claims.is_empty()).unwrap_or(end) } else { end }
 }
 
-/// One record as it came; several as Event Hubs wrap them.
+/// The `raw` of the event: a single record as it is, several wrapped as Event Hubs does.
 fn raw(records: &[(Activity, &Bytes)]) -> Bytes {
     if let [(_, only)] = records {
         return (*only).clone();

@@ -1,5 +1,5 @@
-//! Azure's inventories: resources as Resource Manager, Resource Graph and the `az` command list them, objects of the
-//! directory as Microsoft Graph does.
+//! Seeds from Azure inventories: resources as listed by Resource Manager, Resource Graph and the `az` command,
+//! directory objects as listed by Microsoft Graph.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::arm::{ArmId, has_prefix};
 use super::{Rules, lower};
 use crate::model::{AssetKind, AssetRef, Confidence, Draft, DraftAction, Seed, SeedDocument, Step};
 
-/// Members of a resource that stand beside its `properties`
+/// Members of a resource beside its `properties`
 /// (<https://learn.microsoft.com/azure/governance/resource-graph/concepts/query-language>).
 const BESIDE_PROPERTIES: [&str; 14] = [
     "extendedLocation",
@@ -30,7 +30,7 @@ const BESIDE_PROPERTIES: [&str; 14] = [
     "type",
     "zones",
 ];
-/// Members that a row or an answer of `az` has, and the resource has not.
+/// Members of a Resource Graph row or of `az` output that are not part of the resource.
 const OF_THE_ROW: [&str; 8] = [
     "apiVersion",
     "changedTime",
@@ -43,13 +43,13 @@ const OF_THE_ROW: [&str; 8] = [
 ];
 
 impl Rules {
-    /// The kind of this provider type, if a rule or the taxonomy knows it.
+    /// The asset type for a provider type, if a rule or the taxonomy covers it.
     pub(in crate::normalize) fn known_kind(&self, provider_type: &str) -> Option<Arc<AssetKind>> {
         self.plan.assets.get(&lower(provider_type)).map(|asset| Arc::clone(&asset.kind))
     }
 }
 
-/// A resource of Resource Manager.
+/// Normalizes a resource of Resource Manager.
 pub(in crate::normalize) fn seed_resource(
     rules: &Rules,
     _: &Forms,
@@ -79,7 +79,7 @@ pub(in crate::normalize) fn seed_resource(
     Ok(seed(asset, steps, partial, document, "azure/seed/resource"))
 }
 
-/// The resource as Resource Manager writes it, and whether something of it is not told.
+/// The resource in the form of Resource Manager, and whether it is only partially known.
 fn body(told: &Map<String, Value>) -> (Map<String, Value>, bool) {
     let of_resource = |key: &str, value: &Value| {
         !OF_THE_ROW.contains(&key) && !key.starts_with('_') && !value.is_null() && value.as_str() != Some("")
@@ -92,7 +92,7 @@ fn body(told: &Map<String, Value>) -> (Map<String, Value>, bool) {
     if body.get("properties").is_some_and(Value::is_object) {
         return (body, false);
     }
-    // `az` writes the properties beside the rest; its lists of all kinds leave them out.
+    // `az` puts the properties beside the other members; its lists of all types leave them out.
     let (beside, properties): (Map<_, _>, Map<_, _>) =
         body.into_iter().partition(|(key, _)| BESIDE_PROPERTIES.contains(&key.as_str()));
     body = beside;
@@ -104,7 +104,7 @@ fn body(told: &Map<String, Value>) -> (Map<String, Value>, bool) {
     (body, partial)
 }
 
-/// Parts of a resource that are resources themselves, with their properties where Resource Manager has them.
+/// Moves the properties of parts that are resources themselves to where Resource Manager has them.
 fn unflattened(value: Value) -> Value {
     match value {
         Value::Array(elements) => elements.into_iter().map(unflattened).collect(),
@@ -126,13 +126,13 @@ fn unflattened(value: Value) -> Value {
     }
 }
 
-/// The id of an object of the directory is a UUID.
+/// Whether an id is that of a directory object: a UUID.
 pub(in crate::normalize) fn is_directory_id(id: &str) -> bool {
     let parts: Vec<usize> = id.split('-').map(str::len).collect();
     parts == [8, 4, 4, 4, 12] && id.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
 }
 
-/// An object of the directory (<https://learn.microsoft.com/graph/api/overview>).
+/// Normalizes a directory object (<https://learn.microsoft.com/graph/api/overview>).
 pub(in crate::normalize) fn seed_object(
     rules: &Rules,
     forms: &Forms,
@@ -143,7 +143,7 @@ pub(in crate::normalize) fn seed_object(
     let tenant = document.account.as_deref().map(str::to_ascii_lowercase).ok_or_else(|| {
         rejected("no_account", "the export of the directory does not tell its tenant: give it by --account")
     })?;
-    // The audit names a role by its template: a role of every tenant.
+    // The audit identifies a role by its template, which is the same in every tenant.
     let own = told.get("roleTemplateId").or_else(|| told.get("id")).and_then(Value::as_str).unwrap_or_default();
     let id = own.to_ascii_lowercase();
     let plan = rules.directory_kind(Some(kind));
@@ -164,11 +164,12 @@ pub(in crate::normalize) fn seed_object(
         region: "-".to_owned(),
         id,
     };
-    // A query tells the properties that it selects.
+    // A query returns only the properties that it selects.
     Ok(seed(asset, steps, true, document, "azure/seed/object"))
 }
 
-/// `User`: by its own word, by the collection that was asked for, or by what only such an object has.
+/// The type of an object, as `User`: as it states itself, by the collection that was queried, or by its characteristic
+/// members.
 fn object_kind<'f>(forms: &'f Forms, told: &Map<String, Value>, document: &SeedDocument) -> Result<&'f str, SeedFault> {
     let text = |members: &Map<String, Value>, key: &str| members.get(key).and_then(Value::as_str).map(str::to_owned);
     let own = text(told, "@odata.type").map(|name| format!("{}s", name.trim_start_matches("#microsoft.graph.")));
@@ -196,7 +197,7 @@ fn object_kind<'f>(forms: &'f Forms, told: &Map<String, Value>, document: &SeedD
     })
 }
 
-/// Members and owners as the audit tells them.
+/// Members and owners in the form of the audit.
 fn people(told: &Value) -> Value {
     let people = told.as_array().into_iter().flatten().map(|person| {
         let text = |key: &str| person.get(key).and_then(Value::as_str);

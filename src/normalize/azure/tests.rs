@@ -7,7 +7,7 @@ const GROUP: &str = "/subscriptions/0f1e2d3c-0000-4000-8000-000000000001/resourc
 const CREATE: DraftAction = DraftAction::Known(Action::Create);
 const UPDATE: DraftAction = DraftAction::Known(Action::Update);
 
-/// A record of one operation that ended well, with these members laid over it.
+/// A record of an operation that succeeded, with these members replaced.
 fn record(resource: &str, operation: &str, more: Value) -> Value {
     let mut record = json!({
         "time": "2024-05-06T07:08:09Z", "category": "Administrative", "resourceId": format!("{GROUP}{resource}"),
@@ -85,7 +85,7 @@ fn the_answer_is_what_holds_and_its_first_word_tells_create_from_update() {
     };
     let answer = json!({ "id": format!("{GROUP}{VNET}"), "name": "Net", "location": "westeurope", "properties": { "dhcpOptions": {} } });
     let accepted = at("Accept", "Accepted.Created", 2, json!({ "properties": { "responseBody": answer.to_string() } }));
-    // The last word of an operation that goes on is that asking about it went well.
+    // The last record of a long-running operation says that polling it succeeded.
     let ended =
         at("Success", "Succeeded.OK", 3, json!({ "properties": { "responseBody": "{\"status\":\"Succeeded\"}" } }));
     let draft_of = draft(&[ended.clone(), accepted, start.clone()]);
@@ -270,7 +270,7 @@ fn who_joins_and_what_is_joined_are_found_in_every_shape() {
     let told =
         |id: &str| json!([{ "displayName": "Group.ObjectID", "oldValue": null, "newValue": format!("\"{id}\"") }]);
     for (targets, expected) in [
-        // The group is told by the member's properties, or is a target, or both.
+        // The group is in the member's properties, or is a target, or both.
         (json!([{ "id": "u", "type": "User", "modifiedProperties": told("g") }]), vec!["group/g", "user/u"]),
         (json!([{ "id": "u", "type": "User" }, { "id": "g", "type": "Group" }]), vec!["group/g", "user/u"]),
         (

@@ -25,7 +25,7 @@ fn function() -> AssetRef {
     }
 }
 
-/// `relation name at`, with `+` or `-` before what came or went.
+/// `relation name at`, with `+` or `-` in front if added or removed.
 fn told(engine: &Engine, before: Option<&Value>, after: &Value, known: &[Association]) -> Vec<String> {
     let (mentions, references) = (&engine.catalog.mentions, &engine.catalog.aws.references);
     let arena = Arena::new();
@@ -106,7 +106,7 @@ fn beyond_the_bound_no_change_is_claimed() {
 }
 
 proptest! {
-    /// Every place told leads to a text, and what did not change is not marked.
+    /// Every `at` leads to a text, and what did not change is not marked.
     #[test]
     fn places_lead_to_what_was_found(
         ids in prop::collection::vec("(vpc|subnet|sg|x)-[0-9a-f]{7,9}", 0..12),

@@ -70,7 +70,7 @@ fn part(names: &[&str], pointers: &[&str], patterns: &[&str]) -> Redaction {
     Redaction { names: own(names), pointers: own(pointers), patterns: own(patterns) }
 }
 
-/// The list that is built in.
+/// The built-in list.
 fn built_in() -> Redaction {
     toml::from_str(include_str!("../../../normalizers/aws/redact.toml")).unwrap()
 }
@@ -181,7 +181,7 @@ fn arbitrary_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// The plain meaning: every secret member's value replaced, nothing else touched.
+/// The specification: the value of every secret member is replaced, and nothing else.
 fn redacted(value: &Value) -> Value {
     match value {
         Value::Object(members) => members

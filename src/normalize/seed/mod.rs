@@ -1,6 +1,6 @@
-//! Seeds: what snapshots, lists and descriptions tell of assets as they were at a moment. Which form an item has is told
-//! by its members; its fields are brought into the names that events use, by the rules in `normalizers/seed/`, so that an
-//! event that comes later differs from it by what it changed.
+//! Seeds: the state of assets at some time, from snapshots, lists and descriptions. The form of an item is recognised
+//! by its members. Rules in `normalizers/seed/` give its fields the names that events use, so that a later event
+//! differs from it only by what changed.
 
 mod forms;
 mod item;
@@ -37,35 +37,35 @@ pub(super) use self::forms::Forms;
 #[derive(Debug)]
 pub(super) struct SeedRules {
     pub(super) forms: Forms,
-    /// Pointers into the view of an item whose values are secrets.
+    /// Pointers to secrets in the view of an item.
     pub(super) redact: Vec<Path>,
-    /// Pointers into an item as it came, for those that are rejected.
+    /// Pointers to secrets in a rejected item, which is kept in its own form.
     pub(super) redact_rejected: Vec<Path>,
-    /// By provider type.
+    /// Rules by provider type.
     pub(super) events: HashMap<Box<str>, Vec<EventPlan>>,
 }
 
-/// What an item told.
+/// The result of normalizing an item.
 #[derive(Debug)]
 pub struct Seeds {
     /// The assets.
     pub seeds: Vec<Seed>,
-    /// What was not taken.
+    /// Why the item or parts of it were not accepted.
     pub faults: Vec<SeedFault>,
     /// The item on one line, redacted.
     pub raw: Bytes,
 }
 
-/// Why an item, or a part of it, was not taken.
+/// Why an item, or a part of it, was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SeedFault {
-    /// No rule knows its type.
+    /// No rule covers its type, which is given here.
     UnknownType(String),
     /// It goes to quarantine.
     Rejected {
-        /// A stable word for counting.
+        /// A stable code, used as a metric label.
         code: &'static str,
-        /// What is wrong and what to do.
+        /// What is wrong, and what to do about it.
         reason: String,
     },
 }
@@ -76,11 +76,11 @@ impl SeedFault {
     }
 }
 
-/// What an item of a document tells.
+/// Normalizes an item of a document.
 pub(super) fn seeds(catalog: &Catalog, bytes: &[u8], document: &SeedDocument) -> Seeds {
     let mut found = Seeds { seeds: Vec::new(), faults: Vec::new(), raw: Bytes::new() };
     let value = serde_json::from_slice(bytes).map(|value| match value {
-        // A query of AWS Config answers with objects in texts.
+        // A query of AWS Config returns objects as JSON in strings.
         Value::String(text) if document.member == "Results" => item::parsed(&Value::String(text)),
         value => value,
     });
@@ -89,7 +89,7 @@ pub(super) fn seeds(catalog: &Catalog, bytes: &[u8], document: &SeedDocument) ->
         Err(error) => found.faults.push(SeedFault::rejected("not_json", format!("not JSON: {error}"))),
     }
     for seed in &mut found.seeds {
-        // Events tell the second only: one of the same second is to come after.
+        // Event times are exact to the second only: an event of the same second must come after the seed.
         seed.as_of = Time::from_millis(seed.as_of.millis().div_euclid(1_000) * 1_000);
     }
     found
@@ -137,7 +137,7 @@ impl Seeds {
         self.sanitized(catalog, told, |told| read(&catalog.azure, &catalog.seeds.forms, told, document));
     }
 
-    /// Reads what is told, without its secrets.
+    /// Redacts an item, then reads it.
     fn sanitized(
         &mut self,
         catalog: &Catalog,
@@ -190,7 +190,7 @@ impl Seeds {
     }
 }
 
-/// The type that an ARN tells: surely, or by the kind that stands in it.
+/// The provider type for an ARN: by a matching template or, if `guess`, by the kind in its text.
 fn kind_of_arn(catalog: &Catalog, arn: &str, guess: bool) -> Option<String> {
     let place = Place { service: "", account: "-", region: "-" };
     let known = || catalog.aws.references.known_arn(arn, &place).map(|found| found.asset);
@@ -210,7 +210,7 @@ enum Recognized<'v> {
     Cli,
 }
 
-/// The one place that tells what an item is.
+/// Recognises the form of an item; the only place that does.
 fn recognize<'v>(value: &'v Value, document: &'v SeedDocument) -> Recognized<'v> {
     let Some(told) = value.as_object() else { return Recognized::Cli };
     let text = |name: &str| told.get(name).and_then(Value::as_str);
@@ -249,7 +249,7 @@ fn unknown(value: &Value, document: &SeedDocument) -> SeedFault {
     SeedFault::rejected("unknown_seed", reason)
 }
 
-/// By the rules of the type, else as the API names it.
+/// The drafts of an item: by the rules of its type, else with the names of the API.
 fn drafts(catalog: &Catalog, item: &Item, view: &Value, document: &SeedDocument) -> Result<Vec<Draft>, SeedFault> {
     let told = |own: &Option<String>, given: &Option<String>| own.clone().or_else(|| given.clone()).unwrap_or_default();
     let (account, region) = (told(&item.account, &document.account), told(&item.region, &document.region));
@@ -278,13 +278,13 @@ fn drafts(catalog: &Catalog, item: &Item, view: &Value, document: &SeedDocument)
     Ok(drafts)
 }
 
-/// A type without a rule of its own: the names of the API are those of the events.
+/// The draft of an item whose type has no seed rule: the API uses the same names as the events.
 fn plain(catalog: &Catalog, item: &Item, view: &Value, place: &Place<'_>) -> Result<Draft, SeedFault> {
     let references = &catalog.aws.references;
     let known = catalog.aws.assets.get(item.kind.as_str());
     let asset = known.ok_or_else(|| SeedFault::UnknownType(item.kind.clone()))?;
     let told = [&item.arn, &item.id, &item.name].into_iter().flatten().map(String::as_str);
-    // What EC2 lists without ARN has an id that tells its type.
+    // What EC2 lists without an ARN has an id with the prefix of its type.
     let members = view.get("configuration").and_then(Value::as_object).into_iter().flat_map(Map::values);
     let is_own = |id: &&str| references.by_id_prefix(id).is_some_and(|known| Arc::ptr_eq(known, asset));
     let mut ids = told.chain(members.filter_map(Value::as_str).filter(is_own));
@@ -325,7 +325,7 @@ fn unnamed(kind: &str, rule: &str) -> SeedFault {
     )
 }
 
-/// An asset that is told without the account or region that its name is made of can't be named.
+/// Refuses a draft without account or region, which are parts of the asset's name.
 fn placed(draft: Draft) -> Result<Draft, SeedFault> {
     let kind = &draft.asset.kind.provider_type;
     let missing = |code, what: &str| {

@@ -29,14 +29,14 @@ use crate::model::{Action, AssetKind, AssetName, AssetRef, Confidence, Draft, Dr
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::normalize) struct GenericRules {
-    /// In order; the first whose prefix fits.
+    /// In order; the first match wins.
     verbs: Vec<Verb>,
     #[serde(default)]
     skip: Vec<Skip>,
-    /// Event sources whose assets live in no region.
+    /// Event sources whose assets have no region.
     #[serde(default)]
     global_services: HashSet<String>,
-    /// Keys of ids that are never the asset's, where the noun does not say so; they may begin or end with `*`.
+    /// Keys whose ids are never those of the asset; they may begin or end with `*`.
     #[serde(default)]
     strangers: Vec<Glob>,
 }
@@ -48,7 +48,7 @@ struct Verb {
     prefix: String,
     /// A name, or a name that begins or ends with `*`.
     name: Option<Glob>,
-    /// The asset, where what follows the prefix is none.
+    /// The noun for the asset, if it is not what follows the prefix.
     noun: Option<String>,
     action: RuleAction,
 }
@@ -60,7 +60,7 @@ impl Verb {
             && self.name.as_ref().is_none_or(|wanted| wanted.matches(name))
     }
 
-    /// What of the name is the asset. What is restored from, to or with something is not that.
+    /// The noun for the asset in the call's name. For a create it ends before `From`, `To` or `With`.
     fn noun<'a>(&'a self, name: &'a str) -> &'a str {
         if let Some(noun) = &self.noun {
             return noun;
@@ -98,14 +98,14 @@ impl Skip {
     }
 }
 
-/// `Getaway` does not begin with the word `Get`.
+/// Whether a name begins with a whole word: `Getaway` does not begin with `Get`.
 fn begins_with_word(name: &str, prefix: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|rest| !rest.starts_with(|letter: char| letter.is_ascii_lowercase()))
 }
 
-/// What the generic rules need beside their own file.
+/// What the generic rules need besides their own file.
 pub(super) struct Known<'a> {
-    /// The assets that rules define, by their ARNs and names.
+    /// The assets defined by rules, by ARN and name.
     pub(super) arns: &'a ArnIndex,
     /// Neutral types by provider type.
     pub(super) neutral_types: &'a NeutralTypes,
@@ -241,7 +241,8 @@ impl GenericRules {
     }
 }
 
-/// The resource of the service itself among `resources`; a key or role that was only used comes last.
+/// ARN and type of the first element of `resources` that belongs to the service itself, unlike a key or role that was
+/// only used.
 fn listed_resource<'a>(record: &Record<'a>, label: &str) -> Option<(&'a str, Option<&'a str>)> {
     let resources = record.value("resources")?.as_array()?;
     let mut listed = resources.iter().filter_map(|resource| {
@@ -252,12 +253,12 @@ fn listed_resource<'a>(record: &Record<'a>, label: &str) -> Option<(&'a str, Opt
     listed.find(|(arn, _)| arn.split(':').nth(2) == Some(label))
 }
 
-/// A call that only asks whether it might be made. When it is refused for that, the record has an error and comes to no rule.
+/// Whether the call only checks for permission. If it is answered with an error, the record is skipped before any rule.
 fn is_dry_run(request: Members<'_>) -> bool {
     matches!(request.get_in_any_case("dryRun"), Some(Json::Bool(true) | Json::Text("true")))
 }
 
-/// Where a request tells the name of what the noun says, in either case.
+/// Where a request may contain the display name for a noun, in either case.
 fn display(noun: &str) -> Vec<jsonptr::PointerBuf> {
     let mut letters = noun.chars();
     let lower: String = letters.next().into_iter().flat_map(char::to_lowercase).chain(letters).collect();

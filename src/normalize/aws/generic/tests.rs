@@ -16,7 +16,7 @@ fn normalized(call: &str, request: Value, response: Value) -> Outcome {
         "userIdentity": { "type": "IAMUser", "accountId": "123837392027" },
         "requestParameters": request, "responseElements": response,
     });
-    // The generic rules alone, and one type that they know: which calls have rules of their own changes as those grow.
+    // The generic rules alone, with one known type: which calls have rules of their own changes over time.
     let mut engine = Engine::load(None).unwrap();
     engine.catalog.aws.services.clear();
     engine.catalog.aws.arns = ArnIndex::new(engine.catalog.aws.assets.get("AWS::SQS::Queue").into_iter());
