@@ -1,17 +1,17 @@
-//! Changes to values: each gives another value, which shares with the one before all that stayed.
+//! Changes of values: each returns a new value, which shares all unchanged parts with the previous one.
 
 use bumpalo::collections::Vec;
 use jsonptr::{Pointer, Token};
 
 use super::{Arena, Json, Members};
 
-/// A value can't be put at a place: an array stands where the pointer tells a member, or has no such element.
+/// A value can't be put at a place: the pointer has a member's name or an invalid index where there is an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an array has no such element")]
 pub struct NoPlace;
 
 impl<'a> Json<'a> {
-    /// What a pointer leads to (RFC 6901).
+    /// The value at a pointer (RFC 6901).
     #[must_use]
     pub fn at(self, pointer: &Pointer) -> Option<Self> {
         pointer.tokens().try_fold(self, |value, token| match value {
@@ -21,8 +21,8 @@ impl<'a> Json<'a> {
         })
     }
 
-    /// The value with another one at a place. Parents that are missing, or are neither arrays nor objects, are made, as
-    /// `jsonptr` does it.
+    /// Sets the value at a pointer. Parents that are missing, or are neither arrays nor objects, are created as by
+    /// `jsonptr`.
     ///
     /// # Errors
     /// When an array on the way has no such element.
@@ -50,7 +50,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// The value without what stands at a place.
+    /// Removes the value at a pointer, if there is one.
     #[must_use]
     pub fn deleted(self, pointer: &Pointer, arena: &'a Arena) -> Self {
         let Some((token, rest)) = pointer.split_front() else { return Self::Null };
@@ -73,7 +73,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// The value with a patch merged into it (RFC 7396).
+    /// Merges a patch into the value (RFC 7396).
     #[must_use]
     pub fn merged(self, patch: Self, arena: &'a Arena) -> Self {
         let Self::Object(patch) = patch else { return patch };
@@ -86,7 +86,7 @@ impl<'a> Json<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// The members with one more, or with another value for one.
+    /// Adds a member, or replaces the value of one.
     #[must_use]
     pub fn with(self, key: &str, value: Json<'a>, arena: &'a Arena) -> Self {
         let (at, replaced, key) = match self.0.binary_search_by(|(name, _)| (*name).cmp(key)) {
@@ -96,7 +96,7 @@ impl<'a> Members<'a> {
         Self(spliced(self.0, at, replaced, Some((key, value)), arena))
     }
 
-    /// The members without one.
+    /// Removes a member, if it is there.
     #[must_use]
     pub fn without(self, key: &str, arena: &'a Arena) -> Self {
         match self.0.binary_search_by(|(name, _)| (*name).cmp(key)) {
@@ -106,7 +106,7 @@ impl<'a> Members<'a> {
     }
 }
 
-/// A list with `replaced` items from `at` on replaced by another.
+/// A copy of a list in which `replaced` items from index `at` on are replaced by one item or none.
 fn spliced<'a, T: Copy>(list: &[T], at: usize, replaced: usize, by: Option<T>, arena: &'a Arena) -> &'a [T] {
     let mut spliced = Vec::with_capacity_in(list.len() + 1, arena);
     spliced.extend_from_slice_copy(list.get(..at).unwrap_or(list));
@@ -119,7 +119,7 @@ fn index(token: &Token<'_>, length: usize) -> Option<usize> {
     token.to_index().ok()?.for_len(length).ok()
 }
 
-/// A value at a place in nothing.
+/// Creates the parents of a pointer around a value.
 fn within<'a>(mut pointer: &Pointer, mut value: Json<'a>, arena: &'a Arena) -> Json<'a> {
     while let Some((parent, token)) = pointer.split_back() {
         value = match token.encoded() {
@@ -170,7 +170,7 @@ mod tests {
     }
 
     proptest! {
-        /// All as `jsonptr` does it to a `serde_json::Value`.
+        /// All operations do as `jsonptr` does to a `serde_json::Value`.
         #[test]
         fn agrees_with_jsonptr(value in value(), other in value(), pointer in pointer()) {
             let arena = Arena::new();

@@ -1,8 +1,8 @@
-//! JSON as the hot path works with it: a tree in an arena, parsed in one pass, that borrows its texts.
+//! JSON for the hot path: a tree in an arena, parsed in one pass, that borrows its strings.
 //!
-//! A value is two words and a tag, and cheap to copy: whoever changes one (`edit`) gets another that shares all that is
-//! the same, and the arena is dropped as a whole. Members of an object are in the order of their keys, each key once (the
-//! last of several counts), as in `serde_json::Map`. What outlives the arena is written as a [`JsonText`].
+//! A value is two words and a tag, and cheap to copy. Changing one (`edit`) returns another that shares all unchanged
+//! parts; the arena is dropped as a whole. Members of an object are sorted by key, each key once (the last one wins),
+//! as in `serde_json::Map`. What is to outlive the arena is written to a [`JsonText`].
 
 mod edit;
 mod parse;
@@ -16,7 +16,7 @@ use serde_json::Value;
 pub use self::parse::{KeySeed, MAX_DEPTH, Parser, ValueSeed, Watch};
 pub use self::text::{JsonText, write_array, write_string, written};
 
-/// Where all that is parsed or composed of one record lives.
+/// Holds everything that is parsed or composed for one record.
 pub type Arena = bumpalo::Bump;
 
 /// A JSON value.
@@ -28,7 +28,7 @@ pub enum Json<'a> {
     Bool(bool),
     /// A number.
     Number(Number),
-    /// A string, without its escapes.
+    /// A string, unescaped.
     Text(&'a str),
     /// An array.
     Array(&'a [Self]),
@@ -37,7 +37,7 @@ pub enum Json<'a> {
 }
 
 impl PartialEq for Json<'_> {
-    /// What two values share is not looked into.
+    /// Shared parts are equal without comparing them.
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Null, Self::Null) => true,
@@ -51,7 +51,7 @@ impl PartialEq for Json<'_> {
     }
 }
 
-/// A number as `serde_json` tells them apart.
+/// A number, in the same variants as in `serde_json`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Number {
     /// An integer that is not negative.
@@ -70,10 +70,10 @@ impl<'a> Json<'a> {
     /// An object without members.
     pub const EMPTY: Self = Self::Object(Members(&[]));
 
-    /// Parses a text.
+    /// Parses a JSON text.
     ///
     /// # Errors
-    /// When the text is no JSON, or nested deeper than [`MAX_DEPTH`].
+    /// When the text is not JSON, or is nested deeper than [`MAX_DEPTH`].
     pub fn parse(text: &'a str, arena: &'a Arena) -> Result<Self, serde_json::Error> {
         Parser::new(arena, &()).value(text)
     }
@@ -84,7 +84,7 @@ impl<'a> Json<'a> {
         Self::Array(elements.into_bump_slice())
     }
 
-    /// An object of these members, in any order; the last under one key counts.
+    /// An object of these members, in any order; the last one with the same key wins.
     pub fn object(members: impl IntoIterator<Item = (&'a str, Self)>, arena: &'a Arena) -> Self {
         let mut members: bumpalo::collections::Vec<'_, _> = bumpalo::collections::Vec::from_iter_in(members, arena);
         let length = ordered(&mut members);
@@ -92,7 +92,7 @@ impl<'a> Json<'a> {
         Self::Object(Members(members.into_bump_slice()))
     }
 
-    /// A copy of a value that lives elsewhere.
+    /// Copies a `serde_json` value into the arena.
     #[must_use]
     pub fn copied(value: &Value, arena: &'a Arena) -> Self {
         match value {
@@ -108,7 +108,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// The value for itself, which outlives the arena.
+    /// Copies the value to one that outlives the arena.
     #[must_use]
     pub fn to_value(self) -> Value {
         match self {
@@ -135,25 +135,25 @@ impl<'a> Json<'a> {
         matches!(self, Self::Object(_))
     }
 
-    /// A string.
+    /// The text, if it is a string.
     #[must_use]
     pub fn as_str(self) -> Option<&'a str> {
         if let Self::Text(text) = self { Some(text) } else { None }
     }
 
-    /// The elements of an array.
+    /// The elements, if it is an array.
     #[must_use]
     pub fn as_array(self) -> Option<&'a [Self]> {
         if let Self::Array(elements) = self { Some(elements) } else { None }
     }
 
-    /// The members of an object.
+    /// The members, if it is an object.
     #[must_use]
     pub fn as_object(self) -> Option<Members<'a>> {
         if let Self::Object(members) = self { Some(members) } else { None }
     }
 
-    /// An integer that fits.
+    /// The number, if it is an integer in range.
     #[must_use]
     pub fn as_i64(self) -> Option<i64> {
         match self {
@@ -163,13 +163,13 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// A member of an object, by its exact key.
+    /// The member with exactly this key, if it is an object.
     #[must_use]
     pub fn get(self, key: &str) -> Option<Self> {
         self.as_object()?.get(key)
     }
 
-    /// The text that a path of exact keys leads to, if there is one and it is not empty.
+    /// The string at a path of exact keys, unless it is empty.
     #[must_use]
     pub fn text_at(self, path: &[&str]) -> Option<&'a str> {
         let found = path.iter().try_fold(self, |value, key| value.get(key))?;
@@ -189,7 +189,7 @@ impl<'a> Json<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// Whether it is the very same object, not only an equal one.
+    /// Whether it is the same object in memory, not only an equal one.
     #[must_use]
     pub fn is(self, other: Self) -> bool {
         std::ptr::eq(self.0, other.0)
@@ -229,7 +229,7 @@ impl<'a> Members<'a> {
         self.0.get(at).map(|(_, value)| *value)
     }
 
-    /// A member by its key: exactly, else ignoring the case of the first letter, else ignoring case.
+    /// A member by its key: an exact match, else one ignoring the case of the first letter, else one ignoring case.
     #[must_use]
     pub fn get_in_any_case(self, key: &str) -> Option<Json<'a>> {
         self.get(key).or_else(|| {
@@ -241,7 +241,7 @@ impl<'a> Members<'a> {
     }
 }
 
-/// Brings members into the order of their keys; the last of several under one key stays. Gives how many there are then.
+/// Sorts members by key; of several with one key the last stays. Returns how many remain, at the front.
 fn ordered(members: &mut [(&str, Json<'_>)]) -> usize {
     if members.is_sorted_by(|(one, _), (next, _)| one < next) {
         return members.len();
@@ -264,7 +264,7 @@ impl From<&serde_json::Number> for Number {
         match (number.as_u64(), number.as_i64()) {
             (Some(number), _) => Self::Unsigned(number),
             (None, Some(number)) => Self::Signed(number),
-            // What is neither is a float.
+            // Neither fits: a float.
             (None, None) => Self::Float(number.as_f64().unwrap_or_default()),
         }
     }
@@ -314,7 +314,7 @@ impl fmt::Display for Number {
 pub(crate) mod testing {
     use super::Arena;
 
-    /// One that is never given back.
+    /// An arena that is never freed.
     pub(crate) fn arena() -> &'static Arena {
         Box::leak(Box::default())
     }
@@ -339,7 +339,7 @@ mod tests {
     }
 
     proptest! {
-        /// The tree is what `serde_json` makes of the same text, accepted or not.
+        /// The parser accepts the same texts as `serde_json`, and yields the same values.
         #[test]
         fn agrees_with_serde_json(text in "[\\[\\]{}\":,a-c0-9.eE+\\\\u -]{0,40}") {
             let arena = Arena::new();

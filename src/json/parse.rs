@@ -1,4 +1,4 @@
-//! From text to tree, by `serde_json`'s parser.
+//! Parsing of text to a tree, with `serde_json`'s parser.
 
 use std::fmt;
 
@@ -6,18 +6,18 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 
 use super::{Arena, Json, Members, Number, ordered};
 
-/// Readers differ in how deep they can go; real records stay below 20.
+/// Maximum nesting of records. JSON readers have different limits; real records stay below 20 levels.
 pub const MAX_DEPTH: usize = 100;
-/// For what is read back: whatever depth `serde_json` reads.
+/// For what Catchment itself wrote: any depth that `serde_json` reads.
 const ANY_DEPTH: usize = usize::MAX;
 
-/// Looks at the names and texts that are read.
+/// Examines names and strings while they are parsed.
 pub trait Watch {
     /// Whether a member's name is to be noticed.
     fn notices_name(&self, name: &str) -> bool;
-    /// Whether a text is to be noticed.
+    /// Whether a string is to be noticed.
     fn notices_text(&self, text: &str) -> bool;
-    /// The same of a text that was written with escapes: it may be JSON.
+    /// Whether a string that was written with escapes is to be noticed; it may contain JSON.
     fn notices_escaped(&self, text: &str) -> bool;
 }
 
@@ -36,22 +36,22 @@ impl Watch for () {
     }
 }
 
-/// Parses texts into an arena, and notices on the way what its [`Watch`] wants noticed.
+/// Parses texts into an arena, and notes whether its [`Watch`] noticed anything.
 pub struct Parser<'a, 'n, W> {
-    /// Where the tree lives.
+    /// Holds the tree.
     pub arena: &'a Arena,
     watch: &'n W,
     /// Something was noticed, or an object names a member twice.
     pub noticed: bool,
     depth: usize,
     max_depth: usize,
-    // What is read of the arrays and objects that are open.
+    // Elements and members of the arrays and objects being read.
     elements: Vec<Json<'a>>,
     members: Vec<(&'a str, Json<'a>)>,
 }
 
 impl<'a> Parser<'a, 'static, ()> {
-    /// For what was written by this program.
+    /// A parser for texts that Catchment itself wrote.
     #[must_use]
     pub fn trusting(arena: &'a Arena) -> Self {
         Self { max_depth: ANY_DEPTH, ..Self::new(arena, &()) }
@@ -73,10 +73,10 @@ impl<'a, 'n, W: Watch> Parser<'a, 'n, W> {
         }
     }
 
-    /// The value of a text.
+    /// Parses a text.
     ///
     /// # Errors
-    /// When the text is no JSON, or nested too deep.
+    /// When the text is not JSON, or is nested too deep.
     pub fn value(&mut self, text: &'a str) -> Result<Json<'a>, serde_json::Error> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let value = ValueSeed(self).deserialize(&mut deserializer)?;
@@ -103,9 +103,9 @@ impl<'a, 'n, W: Watch> Parser<'a, 'n, W> {
     }
 }
 
-/// A value of any kind.
+/// Deserializes a value of any kind.
 pub struct ValueSeed<'p, 'a, 'n, W>(
-    /// What reads it.
+    /// The parser.
     pub &'p mut Parser<'a, 'n, W>,
 );
 
@@ -177,7 +177,7 @@ impl<'de, W: Watch> Visitor<'de> for ValueSeed<'_, 'de, '_, W> {
         }
         let read = parser.members.get_mut(start..).unwrap_or_default();
         let length = ordered(read);
-        // The tree does not show what a second member of the same name hides.
+        // The tree does not show a member that is hidden by another one of the same name.
         parser.noticed |= length < read.len();
         let object = Json::Object(Members(parser.arena.alloc_slice_copy(read.get(..length).unwrap_or_default())));
         parser.members.truncate(start);
@@ -186,9 +186,9 @@ impl<'de, W: Watch> Visitor<'de> for ValueSeed<'_, 'de, '_, W> {
     }
 }
 
-/// A member's name.
+/// Deserializes a member's name.
 pub struct KeySeed<'p, 'a, 'n, W>(
-    /// What reads it.
+    /// The parser.
     pub &'p mut Parser<'a, 'n, W>,
 );
 

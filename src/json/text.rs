@@ -45,13 +45,13 @@ impl JsonText {
         self.0.is_empty()
     }
 
-    /// The value for itself.
+    /// Copies the value to one that outlives the arena.
     #[cfg(test)]
     pub(crate) fn to_value(&self) -> Value {
         serde_json::from_slice(&self.0).unwrap()
     }
 
-    /// The value, in an arena that may outlive the text.
+    /// Parses the value into an arena that may outlive the text.
     #[must_use]
     pub fn value<'a>(&self, arena: &'a Arena) -> Json<'a> {
         Json::stored(&self.0, arena)
@@ -62,10 +62,11 @@ thread_local! {
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// What is kept of the buffer: longer texts are rare.
+/// Maximum capacity of the buffer that is kept, in bytes: longer texts are rare.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// What a function writes, in as many bytes as it takes: into a buffer that each thread keeps, then copied.
+/// Returns what a function writes, without spare capacity: it is written to a buffer that each thread keeps, then
+/// copied.
 pub fn written(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut buffer = BUFFER.take();
     write(&mut buffer);
@@ -77,15 +78,15 @@ pub fn written(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
 }
 
 impl<'a> Json<'a> {
-    /// Reads back what this program wrote, into an arena that may outlive the text. Should it not be JSON, an empty object:
-    /// an asset starts over rather than the program stopping.
+    /// Parses what Catchment itself wrote, into an arena that may outlive the text. Returns an empty object if it is
+    /// not JSON: it is better that an asset starts over than that the program stops.
     #[must_use]
     pub fn stored(text: &[u8], arena: &'a Arena) -> Self {
         let Ok(text) = std::str::from_utf8(text) else { return Self::EMPTY };
         Parser::trusting(arena).value(arena.alloc_str(text)).unwrap_or(Self::EMPTY)
     }
 
-    /// Writes the value as text behind what is there, as `serde_json` would.
+    /// Appends the value as JSON, as `serde_json` would write it.
     pub fn write(self, text: &mut Vec<u8>) {
         match self {
             Self::Null => text.extend_from_slice(b"null"),
@@ -115,7 +116,7 @@ impl<'a> Json<'a> {
     }
 }
 
-/// Writes a string. Most have nothing to escape: that is seen first, many bytes at a time.
+/// Appends a string as JSON. Most contain nothing to escape, which is checked first, many bytes at a time.
 pub fn write_string(string: &str, text: &mut Vec<u8>) {
     let is_plain = |byte: &u8| (*byte >= b' ') & (*byte != b'"') & (*byte != b'\\');
     if !string.as_bytes().iter().fold(true, |plain, byte| plain & is_plain(byte)) {
@@ -127,7 +128,7 @@ pub fn write_string(string: &str, text: &mut Vec<u8>) {
     text.push(b'"');
 }
 
-/// Writes an array whose elements a function writes.
+/// Appends an array, with a function that writes an element.
 pub fn write_array<T>(elements: &[T], text: &mut Vec<u8>, write: impl Fn(&T, &mut Vec<u8>)) {
     text.push(b'[');
     for (index, element) in elements.iter().enumerate() {
@@ -140,11 +141,11 @@ pub fn write_array<T>(elements: &[T], text: &mut Vec<u8>, write: impl Fn(&T, &mu
 }
 
 fn write_other(value: &(impl Serialize + ?Sized), text: &mut Vec<u8>) {
-    // Strings and numbers, and a buffer takes all: it can't fail.
+    // Strings and numbers written to memory: this can't fail.
     let _ = serde_json::to_writer(text, value);
 }
 
-/// As JSON.
+/// Formats the value as JSON.
 impl fmt::Display for Json<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&String::from_utf8_lossy(self.to_text().as_bytes()))
@@ -153,7 +154,7 @@ impl fmt::Display for Json<'_> {
 
 impl From<&Value> for JsonText {
     fn from(value: &Value) -> Self {
-        // Keys are strings: it can't fail.
+        // Keys are strings: this can't fail.
         Self(serde_json::to_vec(value).unwrap_or_default().into())
     }
 }
@@ -176,7 +177,7 @@ impl Serialize for JsonText {
     }
 }
 
-/// Of what this program wrote.
+/// Reads what Catchment itself wrote: the text is kept unchanged.
 impl<'de> Deserialize<'de> for JsonText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Box::<RawValue>::deserialize(deserializer)?;
@@ -207,7 +208,7 @@ mod tests {
     }
 
     proptest! {
-        /// The text is what `serde_json` writes of the same value, and is read back.
+        /// The text is what `serde_json` writes for the same value, and is read back.
         #[test]
         fn is_what_serde_json_writes(keys in prop::collection::vec("[a-z\\PC\"\\\\\n\u{1}\u{7f}]{0,24}", 0..40), number in any::<f64>(), signed in any::<i64>()) {
             let members: serde_json::Map<_, _> = keys.iter().enumerate()
