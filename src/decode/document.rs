@@ -1,8 +1,8 @@
-//! Documents that list things: one JSON text or several, each a list, an object that holds lists, or one thing alone.
+//! Documents with items: one JSON text or several, each a list, an object with lists, or a single item.
 //!
-//! A document is read twice. The first reading tells what it is, what stands beside its lists, and that all of it is
-//! JSON, so that a file that is broken is refused before anything of it is taken; the second gives the items one by
-//! one. Memory is bounded by the longest item, and by a few bytes for each text of the input.
+//! A document is read twice. The first pass determines its shape and the members beside its lists, and checks that all
+//! of it is JSON, so that a broken file is refused before anything is imported. The second pass returns the items one
+//! by one. Memory is bounded by the longest item, and by a few bytes for each text in the input.
 
 use std::fmt;
 use std::io::{self, BufReader, Read};
@@ -14,24 +14,25 @@ use serde_json::{Map, Value};
 
 use super::gzip::Input;
 
-/// A member that is longer, as text, says nothing of the document.
+/// Maximum length in bytes of a string member that is kept.
 const MAX_SCALAR: usize = 4 << 10;
 
-/// What one text of an input is.
+/// The shape of one JSON text in an input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outline {
-    /// One thing, which names itself.
+    /// A single item, which contains its own name.
     Item,
-    /// A list of things.
+    /// A list of items.
     List,
-    /// An object whose lists and objects are things; its other members.
+    /// An object whose lists and objects are items, with its other members.
     Container(Map<String, Value>),
 }
 
-/// An item, and where it stands.
+/// An item and its place in the document.
 #[derive(Clone, Debug)]
 pub struct Item<'o> {
-    /// The member of the document that it is, or is an element of; empty where it stands alone or in a bare list.
+    /// The member of the document that is the item, or the list that contains it; empty for a single item or a
+    /// top-level list.
     pub member: &'o str,
     /// The other members of the document.
     pub members: Option<&'o Map<String, Value>>,
@@ -39,13 +40,13 @@ pub struct Item<'o> {
     pub bytes: Bytes,
 }
 
-/// Why an input can't be read as documents.
+/// An error when an input is read as documents.
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
     /// Reading failed, or the compression is broken.
     #[error("{0}")]
     Unreadable(#[from] io::Error),
-    /// It is not JSON, or neither an object nor a list.
+    /// The input is not JSON, or neither an object nor a list.
     #[error("not a JSON document: {0}")]
     NotJson(serde_json::Error),
 }
@@ -56,11 +57,11 @@ impl From<serde_json::Error> for DocumentError {
     }
 }
 
-/// What each text of an input is, once all of it is known to be JSON. Gzip is recognised by its magic; for
-/// `max_expansion` see [`Compression::Gzip`](super::Compression::Gzip).
+/// Determines the shape of each text in an input, and checks that all of it is JSON. Gzip is recognised by its magic;
+/// for `max_expansion` see [`Compression::Gzip`](super::Compression::Gzip).
 ///
 /// # Errors
-/// When the input can't be read, or is no document.
+/// When the input can't be read, or is not a document.
 pub fn outline(reader: impl Read, max_expansion: u32) -> Result<Vec<Outline>, DocumentError> {
     let input = BufReader::new(without_mark(Input::detect(reader, max_expansion)?)?);
     let mut texts = serde_json::Deserializer::from_reader(input);
@@ -71,10 +72,10 @@ pub fn outline(reader: impl Read, max_expansion: u32) -> Result<Vec<Outline>, Do
     Ok(outlines)
 }
 
-/// Hands the items of an input to `take`, until it fails. `outlines` are those of the same input.
+/// Passes the items of an input to `take`, until it fails. `outlines` are those of the same input.
 ///
 /// # Errors
-/// When the input can't be read, or is no longer what it was; or the error of `take`.
+/// When the input can't be read, or has changed since; and errors of `take`.
 pub fn items<E: From<DocumentError>>(
     reader: impl Read,
     max_expansion: u32,
@@ -100,7 +101,7 @@ pub fn items<E: From<DocumentError>>(
     Ok(())
 }
 
-/// A byte order mark is no JSON.
+/// Skips a byte order mark, which is not JSON.
 fn without_mark<R: Read>(mut input: R) -> io::Result<impl Read> {
     let mut start = Vec::with_capacity(3);
     input.by_ref().take(3).read_to_end(&mut start)?;
@@ -113,7 +114,7 @@ fn without_mark<R: Read>(mut input: R) -> io::Result<impl Read> {
 type Texts<R> = serde_json::Deserializer<serde_json::de::IoRead<R>>;
 
 fn at_end<R: Read>(texts: &mut Texts<R>) -> Result<bool, serde_json::Error> {
-    // `end` fails on the first byte of a further text, and takes nothing of it.
+    // `end` fails on the first byte of a further text, without consuming it.
     match texts.end() {
         Ok(()) => Ok(true),
         Err(error) if error.is_io() => Err(error),
@@ -121,7 +122,7 @@ fn at_end<R: Read>(texts: &mut Texts<R>) -> Result<bool, serde_json::Error> {
     }
 }
 
-/// Members that name a thing: with one of these at the top, the text is that thing.
+/// Whether a member identifies an item: a text with one of these at the top level is a single item.
 fn names_itself(key: &str) -> bool {
     let lower = key.to_ascii_lowercase();
     lower.ends_with("arn") || ["id", "resourceid", "resourcetype", "specversion"].contains(&lower.as_str())
@@ -162,7 +163,7 @@ impl<'de> Visitor<'de> for OutlineVisitor {
     }
 }
 
-/// A value that is neither list nor object, and short; what is else is passed over.
+/// Reads a short value that is neither list nor object; skips all others.
 struct Scalar;
 
 impl<'de> DeserializeSeed<'de> for Scalar {
@@ -217,7 +218,7 @@ impl<'de> Visitor<'de> for Scalar {
 
 type Give<'g> = &'g mut dyn FnMut(&str, Box<RawValue>) -> bool;
 
-/// Gives the items of one text.
+/// Passes on the items of one text.
 struct Items<'g> {
     outline: &'g Outline,
     give: Give<'g>,
@@ -253,7 +254,7 @@ impl<'de> Visitor<'de> for Items<'_> {
     }
 }
 
-/// Gives the elements of a list, or an object; passes over the rest.
+/// Passes on the elements of a list, or an object; skips other values.
 struct Elements<'g> {
     member: &'g str,
     give: Give<'g>,
@@ -310,7 +311,7 @@ impl<'de> Visitor<'de> for Elements<'_> {
         while let Some((key, value)) = members.next_entry::<String, Value>()? {
             object.insert(key, value);
         }
-        // An object has been taken apart to get here; written again it is the same but for white space.
+        // The object was parsed to get here; its text is written anew, without white space.
         let text = serde_json::value::to_raw_value(&object).map_err(serde::de::Error::custom)?;
         stop_unless((self.give)(self.member, text))
     }

@@ -1,11 +1,11 @@
-//! Unwraps a CloudTrail record from what a service has wrapped it in.
+//! Unwraps CloudTrail records from the wrappers of services.
 
 use bytes::Bytes;
 use memchr::memmem;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// A wrapper that does not hold what it should.
+/// A wrapper does not contain a record.
 #[derive(Debug, thiserror::Error)]
 #[error("the CloudTrailEvent of event {event_id} is not a record written as a JSON string: {cause}")]
 pub struct UnwrapError {
@@ -25,11 +25,11 @@ struct Wrapper<'a> {
     cloud_trail_event: Option<&'a RawValue>,
 }
 
-/// The record inside of an EventBridge event
+/// Returns the record inside an EventBridge event
 /// (<https://docs.aws.amazon.com/eventbridge/latest/ref/overiew-event-structure.html>: `detail` where there is a
-/// `detail-type`) or of an element of LookupEvents' answer
+/// `detail-type`) or inside an element of LookupEvents' response
 /// (<https://docs.aws.amazon.com/awscloudtrail/latest/APIReference/API_Event.html>: the string `CloudTrailEvent`).
-/// Anything else, broken JSON included, is given back as it is.
+/// Anything else, including broken JSON, is returned unchanged.
 ///
 /// # Errors
 /// When `CloudTrailEvent` is not a string, or not one that can be decoded.

@@ -1,4 +1,4 @@
-//! Compressed input: recognised by its magic number, limited in how far it may expand, with precise errors for damage.
+//! Compressed input: recognised by its magic number, limited in its expansion, with precise errors for damage.
 
 use std::io::{self, BufReader, Chain, Cursor, Read};
 
@@ -17,23 +17,23 @@ pub enum Compression {
     None,
     /// One or several gzip members.
     Gzip {
-        /// How many times its size it may grow, once it has grown past 64 MiB. Logs reach about 30.
+        /// The maximum ratio of expanded to compressed size, applied beyond 64 MiB of text. Logs reach about 30.
         max_expansion: u32,
     },
 }
 
 impl Compression {
-    /// What a file may begin with that will be compressed but has only its first byte.
+    /// The content of a gzip file of which only the first byte has been written so far.
     pub const GZIP_START: [u8; 1] = [MAGIC[0]];
 
-    /// By the first bytes of a file.
+    /// Determines the compression by the first bytes of a file.
     #[must_use]
     pub fn of(head: &[u8], max_expansion: u32) -> Self {
         if head.starts_with(&MAGIC) { Self::Gzip { max_expansion } } else { Self::None }
     }
 }
 
-/// What ended a compressed input early.
+/// A fault that ends a compressed input early.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GzipError {
     /// It stops in the middle.
@@ -42,13 +42,13 @@ pub enum GzipError {
     /// It is not gzip, or fails its checksum.
     #[error("the compressed data is corrupt ({0})")]
     Corrupt(String),
-    /// It grows beyond all measure.
+    /// It expands beyond the limit.
     #[error("the compressed data expands to more than {0} times its size; raise max_expansion if you trust it")]
     ExpandsTooMuch(u32),
 }
 
 impl GzipError {
-    /// The code of the rejected piece that tells of it.
+    /// The code of the rejected piece that reports it.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -58,16 +58,16 @@ impl GzipError {
         }
     }
 
-    /// The gzip error inside of an I/O error that [`Input`] gave, or the I/O error itself when it is of the reader.
+    /// The gzip error inside an I/O error from [`Input`], or the I/O error itself if it is the reader's.
     pub(super) fn of(error: io::Error) -> io::Result<Option<Self>> {
         error.downcast::<Self>().map(Some)
     }
 }
 
-/// A reader, after the bytes that were read from it to recognise it.
+/// A reader, preceded by the bytes that were read from it to recognise the compression.
 type WithHead<R> = Chain<Cursor<Vec<u8>>, R>;
 
-/// A reader of plain or compressed text. Faults of the compression come as I/O errors that hold a [`GzipError`].
+/// A reader of plain or compressed text. Faults of the compression are I/O errors that contain a [`GzipError`].
 #[derive(Debug)]
 pub enum Input<R: Read> {
     /// Text.
@@ -76,7 +76,7 @@ pub enum Input<R: Read> {
     Gzip(Box<Gzip<R>>),
 }
 
-/// A compressed reader with the bounds of its expansion.
+/// A decompressing reader with a limit of expansion.
 #[derive(Debug)]
 pub struct Gzip<R: Read> {
     decoder: MultiGzDecoder<BufReader<Counted<WithHead<R>>>>,
@@ -85,7 +85,7 @@ pub struct Gzip<R: Read> {
 }
 
 impl<R: Read> Input<R> {
-    /// Reads the first bytes to see which it is.
+    /// Determines the compression by the first bytes of the reader.
     ///
     /// # Errors
     /// When the reader fails.
@@ -96,7 +96,7 @@ impl<R: Read> Input<R> {
         Ok(Self::with_head(head, reader, compression))
     }
 
-    /// Takes it for what it is said to be.
+    /// Reads input with a known compression.
     pub fn new(reader: R, compression: Compression) -> Self {
         Self::with_head(Vec::new(), reader, compression)
     }

@@ -1,8 +1,8 @@
-//! From bytes to records: gzip, the ways in which trails wrap and string together their records, and what to do where
-//! the text is broken. Pure but for the reader it is given; memory is bounded whatever the input.
+//! Decoding of bytes to records: gzip, the containers and wrappers that trails put around records, and recovery where
+//! the text is broken. Pure except for the given reader; memory is bounded for any input.
 //!
-//! [`Decoder`] is the whole of it; [`Splitter`] cuts text into records, [`unwrap`] takes a record out of the wrapper
-//! that a service put around it.
+//! [`Decoder`] does all of it; [`Splitter`] splits text into records, [`unwrap`] takes a record out of a service's
+//! wrapper.
 
 mod document;
 mod envelope;
@@ -29,23 +29,23 @@ pub const KEPT_BYTES: usize = 4 << 10;
 /// the records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// The text of one JSON object: valid UTF-8 and balanced, not yet known to be JSON.
+    /// The text of one JSON object: valid UTF-8 with balanced brackets, not yet known to be valid JSON.
     Record {
         /// The text, at most [`MAX_RECORD_BYTES`].
         bytes: Bytes,
-        /// Bytes of input up to the record's end.
+        /// Bytes of (expanded) input up to the record's end.
         end_offset: u64,
     },
     /// Something that is not a record.
     Rejected {
-        /// A stable word: `not_a_record`, `not_json`, `not_utf8`, `too_large`, `truncated`, `corrupt_gzip`,
+        /// A stable code: `not_a_record`, `not_json`, `not_utf8`, `too_large`, `truncated`, `corrupt_gzip`,
         /// `expanded_too_much`.
         code: &'static str,
         /// What is wrong, where, and what was done with it.
         reason: String,
         /// The bytes, or the first [`KEPT_BYTES`] of more than [`MAX_RECORD_BYTES`].
         bytes: Bytes,
-        /// Bytes of input up to its end.
+        /// Bytes of (expanded) input up to its end.
         end_offset: u64,
     },
 }

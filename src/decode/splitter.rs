@@ -1,11 +1,11 @@
-//! Cuts text into records without knowing beforehand how they are strung together: a document
-//! `{"Records":[…]}` (also `records`, `Events`, with other members around it), a bare array, one record a line, or
-//! objects one after another in any layout; several of these in one input; byte order marks and CRLF.
+//! Splits text into records without knowing their layout in advance: a document `{"Records":[…]}` (also `records`,
+//! `Events` or `value`, with other members around it), a top-level array, one record per line, or objects one after
+//! another in any layout; several of these in one input; byte order marks and CRLF.
 //!
-//! Memory is bounded by [`MAX_RECORD_BYTES`] and one read: a longer record is passed over and told with its first
-//! bytes. Where the text is broken, what is left of the line is rejected together with every further line up to one
-//! that begins with an object; so one broken line costs itself only. What is cut off inside of a one-line document
-//! has no later line, so the rest of the document goes with it.
+//! Memory is bounded by [`MAX_RECORD_BYTES`] and one read: a longer record is skipped and reported with its first
+//! bytes. Where the text is broken, the rest of the line is rejected, with all following lines up to one that begins
+//! with an object; so a broken line costs only itself. A document on one line has no following line, so its rest is
+//! rejected.
 
 use std::io::{self, Read};
 
@@ -15,23 +15,23 @@ use memchr::memchr;
 use super::walker::{Kind, Stop, Walker};
 use super::{KEPT_BYTES, MAX_RECORD_BYTES, Piece, Position};
 
-/// How much is read at once.
+/// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
 
-/// White space after a top-level `[` within which it must show what it opens.
+/// Maximum white space in bytes after a top-level `[` before it is clear what it opens.
 const LOOK_AHEAD_BYTES: u64 = 4 << 10;
 
 const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 
-/// Where in the text the splitter is.
+/// The state of the splitter at its place in the text.
 #[derive(Debug)]
 enum State {
-    /// Outside of everything.
+    /// Outside all records and containers.
     Between,
     /// Within a byte order mark, after that many of its bytes.
     Mark(usize),
-    /// After a top-level `[` (at that offset), which opens an array only if an object or its end follows: log lines
-    /// of all kinds begin with brackets. It may follow garbage that is not yet told.
+    /// After a top-level `[` (at that offset), which opens an array only if an object or its end follows: log lines of
+    /// all kinds begin with brackets. It may follow garbage that has not been reported yet.
     Bracket { start: u64, after_garbage: bool },
     /// Within an array, between its elements.
     Elements,
@@ -39,7 +39,7 @@ enum State {
     Walking,
     /// Within a line that is not JSON.
     Garbage,
-    /// At the start of a line after such a one.
+    /// At the start of a line after garbage.
     GarbageLine,
 }
 
@@ -51,11 +51,11 @@ enum Array {
     InObject,
 }
 
-/// What is being read: from where, and why it will be rejected if that is known.
+/// The record or garbage being read: where it starts, and why it will be rejected, if that is known.
 #[derive(Debug)]
 struct Item {
     start: u64,
-    /// Its first bytes, once it is too long to be held.
+    /// Its first bytes, once it is too long to be kept in the buffer.
     head: Option<Vec<u8>>,
     fault: Option<Fault>,
 }
@@ -67,12 +67,12 @@ enum Fault {
     Truncated(&'static str),
 }
 
-/// Cuts what a reader gives into [`Piece`]s.
+/// Splits the text from a reader into [`Piece`]s.
 #[derive(Debug)]
 pub struct Splitter<R> {
     reader: R,
     buffer: Vec<u8>,
-    /// How much of the buffer is filled, and how much of that has been looked at.
+    /// How much of the buffer is filled, and how much of that has been scanned.
     filled: usize,
     at: usize,
     /// The offset of the buffer's first byte in the input.
@@ -90,7 +90,7 @@ impl<R: Read> Splitter<R> {
         Self::starting_at(reader, 0)
     }
 
-    /// Reads on from an `offset` that lies outside of every record and container.
+    /// Continues at an `offset` outside all records and containers, where the reader must be.
     pub fn starting_at(reader: R, offset: u64) -> Self {
         Self {
             reader,
@@ -106,10 +106,10 @@ impl<R: Read> Splitter<R> {
         }
     }
 
-    /// The next piece; nothing when the reader has no more for now.
+    /// The next piece; `None` if the reader has no more at present.
     ///
     /// # Errors
-    /// When the reader fails. What was read before is kept.
+    /// When the reader fails. Text read before is kept.
     pub fn next_piece(&mut self) -> io::Result<Option<Piece>> {
         loop {
             if let Some(piece) = self.scan() {
@@ -121,8 +121,8 @@ impl<R: Read> Splitter<R> {
         }
     }
 
-    /// What is left when [`next_piece`](Splitter::next_piece) gave nothing and no more will come. The splitter then
-    /// stands outside of everything, at the end.
+    /// The last piece, when [`next_piece`](Splitter::next_piece) returned `None` and no more input will come. The
+    /// splitter is then outside all records and containers, at the end.
     pub fn finish(&mut self) -> Option<Piece> {
         let cut = match self.state {
             State::Between => return None,
@@ -143,12 +143,12 @@ impl<R: Read> Splitter<R> {
         Some(self.reject(self.offset()))
     }
 
-    /// Where reading can be taken up after the piece given last.
+    /// The position after the last piece returned, at which splitting can resume.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// Whether what was read so far ends inside of an array of records, or of the object around it.
+    /// Whether the input so far ends inside an array of records, or the object around it.
     pub fn is_in_container(&self) -> bool {
         self.array != Array::None
     }
@@ -158,12 +158,12 @@ impl<R: Read> Splitter<R> {
         self.base + self.filled as u64
     }
 
-    /// The offset of the byte looked at next.
+    /// The offset of the next byte to scan.
     fn offset(&self) -> u64 {
         self.base + self.at as u64
     }
 
-    /// Reads more; `false` at the end.
+    /// Reads more input; `false` at the end.
     fn fill(&mut self) -> io::Result<bool> {
         if self.buffer.len() - self.filled < READ_BYTES / 2 {
             self.make_room();
@@ -180,7 +180,7 @@ impl<R: Read> Splitter<R> {
         }
     }
 
-    /// Moves what is still needed to the buffer's start.
+    /// Moves the text that is still needed to the start of the buffer.
     fn make_room(&mut self) {
         let mut keep_from = self.at;
         if let Some(item) = &mut self.item
@@ -204,7 +204,7 @@ impl<R: Read> Splitter<R> {
         }
     }
 
-    /// Looks at what is in the buffer, up to the end of a piece or of the buffer.
+    /// Scans the buffer up to the end of a piece or of the buffer.
     fn scan(&mut self) -> Option<Piece> {
         while self.at < self.filled {
             let piece = match self.state {
@@ -240,7 +240,7 @@ impl<R: Read> Splitter<R> {
 
     fn between(&mut self) -> Option<Piece> {
         match self.peek() {
-            // Commas and record separators (RFC 7464) may stand between objects.
+            // Commas and record separators (RFC 7464) may occur between objects.
             b' ' | b'\t' | b'\r' | b'\n' | b',' | 0x1e => self.at += 1,
             b'{' => self.begin_walk(Kind::Object),
             b'[' => {
@@ -344,7 +344,7 @@ impl<R: Read> Splitter<R> {
         }
     }
 
-    /// An object's last bracket has been taken.
+    /// Called after the last bracket of an object: returns the record.
     fn closed(&mut self) -> Option<Piece> {
         if self.item.is_none() {
             // The object around an array of records.
@@ -404,7 +404,7 @@ impl<R: Read> Splitter<R> {
         }
     }
 
-    /// Back outside of everything, at the byte looked at next.
+    /// Leaves all containers, at the next byte to scan.
     fn leave_containers(&mut self) {
         self.state = State::Between;
         self.array = Array::None;
@@ -418,7 +418,7 @@ impl<R: Read> Splitter<R> {
         };
     }
 
-    /// Takes the item out, up to an offset: where it starts, how long it is, and its bytes or the first of them.
+    /// Ends the item at an offset. Returns its start, its length, and its bytes or the first of them.
     fn cut(&mut self, end_offset: u64) -> (u64, u64, Bytes) {
         let item = self.item.take().unwrap_or(Item { start: end_offset, head: None, fault: None });
         let length = end_offset.saturating_sub(item.start);
@@ -431,7 +431,7 @@ impl<R: Read> Splitter<R> {
         (item.start, length, Bytes::copy_from_slice(self.buffer.get(start..kept).unwrap_or_default()))
     }
 
-    /// Rejects the item up to an offset.
+    /// Ends the item at an offset and rejects it.
     fn reject(&mut self, end_offset: u64) -> Piece {
         let fault = self.item.as_ref().and_then(|item| item.fault).unwrap_or(Fault::NotARecord);
         let (start, length, bytes) = self.cut(end_offset);

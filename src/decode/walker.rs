@@ -1,15 +1,16 @@
-//! The byte loop: walks over JSON text, tracks strings and nesting, and finds where a value ends. It checks no more of
-//! the grammar than it needs to find the next record after a broken one; whether a record is valid JSON is checked by
-//! its reader.
+//! The byte loop: scans JSON text, tracks strings and nesting, and finds where a value ends. It checks only as much of
+//! the grammar as is needed to find the next record after a broken one; the validity of a record is checked when it is
+//! parsed.
 
 use std::mem;
 
 use memchr::memchr3;
 
-/// Members of a top-level object that hold records when they are arrays.
+/// Members of a top-level object that contain records if they are arrays.
 const CONTAINERS: [&[u8]; 4] = [b"Records", b"records", b"Events", b"value"];
 
-/// Nesting up to which brackets are matched by kind; beyond, they are only counted. (No reader takes deeper records.)
+/// Nesting up to which brackets are matched by kind; deeper ones are only counted. (Deeper records are rejected by the
+/// parser.)
 const MATCHED_DEPTH: u32 = 128;
 
 /// Why a walk stopped.
@@ -17,26 +18,26 @@ const MATCHED_DEPTH: u32 = 128;
 pub(super) enum Stop {
     /// The bytes are used up.
     More,
-    /// The bracket that closes the outermost level has been taken.
+    /// After the bracket that closes the outermost level.
     Closed,
-    /// The `[` of an array of records has been taken.
+    /// After the `[` of an array of records.
     Container,
-    /// At an object or `]` between elements.
+    /// Between elements, at an object or `]`.
     Boundary,
-    /// At a `{` in the first column, where JSON can't go on so: the text before it was cut off.
+    /// At a `{` in the first column where JSON allows none: the text before it was cut off.
     CutOff,
-    /// At something that can't be.
+    /// At something invalid, described here.
     Malformed(&'static str),
 }
 
-/// What is walked over.
+/// What is being scanned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A top-level object: a record, unless it turns out to hold an array of them.
     Object,
     /// A record in an array.
     Element,
-    /// Something in an array that is no object, up to the next object or the array's end.
+    /// Something in an array that is not an object, up to the next object or the array's end.
     Junk,
 }
 
@@ -45,19 +46,19 @@ pub(super) enum Kind {
 pub(super) struct Walker {
     kind: Kind,
     depth: u32,
-    /// One bit a level: set where the level is an object.
+    /// One bit per level: set if the level is an object.
     objects: u128,
     in_string: bool,
     escaped: bool,
     /// The last byte was a line break outside a string.
     line_start: bool,
-    /// The last byte outside strings that is not white space; `"` for a string.
+    /// The last byte outside strings that was not white space; `"` for a string.
     last: u8,
     key: Key,
 }
 
 impl Walker {
-    /// Before the first byte of an object (at its `{`) or of junk.
+    /// A walk that starts at an object's `{` or at junk.
     pub(super) fn new(kind: Kind) -> Self {
         Self {
             kind,
@@ -71,14 +72,14 @@ impl Walker {
         }
     }
 
-    /// Goes on after an array of records within a top-level object has been closed.
+    /// A walk that continues after an array of records in a top-level object.
     pub(super) fn after_container() -> Self {
         Self { depth: 1, objects: 1, last: b']', ..Self::new(Kind::Object) }
     }
 
-    /// Walks on from `data[at]`; gives where it stopped.
+    /// Continues at `data[at]`. Returns where and why it stopped.
     pub(super) fn walk(&mut self, data: &[u8], mut at: usize) -> (usize, Stop) {
-        // Taken, as the walk may end inside a string, before it is set anew.
+        // Reset here, as the walk may end inside a string, before it is set again.
         let mut line_start = if mem::take(&mut self.line_start) { at } else { usize::MAX };
         if self.in_string {
             match self.string(data, at) {
@@ -144,7 +145,7 @@ impl Walker {
         }
     }
 
-    /// Nothing when the nesting is too deep to tell.
+    /// `None` if the nesting is too deep to know.
     fn innermost_is_object(&self) -> Option<bool> {
         let level = self.depth.checked_sub(1).filter(|level| *level < MATCHED_DEPTH)?;
         Some(self.objects >> level & 1 == 1)
@@ -162,7 +163,7 @@ impl Walker {
         (self.depth == 0 && self.kind != Kind::Junk).then_some(Stop::Closed)
     }
 
-    /// From a `"` to the byte after the string's end.
+    /// Scans a string from its `"`. Returns the index after its end.
     #[inline]
     fn open_string(&mut self, data: &[u8], at: usize) -> Result<usize, (usize, Stop)> {
         self.key.open = self.depth == 1 && self.kind == Kind::Object && self.last != b':';
@@ -196,7 +197,7 @@ impl Walker {
                     return Ok(at + 1);
                 }
                 Some(b'\\') => {
-                    // An escape makes it another name than the ones looked for.
+                    // A name with an escape is none of those that are looked for.
                     self.key.length = Key::TOO_LONG;
                     match rest.get(run + 1) {
                         None => {
@@ -213,8 +214,8 @@ impl Walker {
     }
 }
 
-/// The first quote, backslash or line break. Most strings are short: eight bytes at a time are looked at in place, and only
-/// what is longer is worth a call.
+/// The index of the first quote, backslash or line break. Most strings are short: they are examined here, eight bytes
+/// at a time; only longer ones are worth a call.
 #[inline]
 fn string_stop(text: &[u8]) -> Option<usize> {
     const SHORT: usize = 32;
@@ -244,8 +245,8 @@ fn stops(eight: u64) -> u64 {
     (is(b'"') | is(b'\\') | is(b'\n')) & HIGH
 }
 
-/// The name of the member being walked over, at the first level of a top-level object; only as much of it as tells it
-/// from the [`CONTAINERS`].
+/// The name of the current member at the first level of a top-level object, as far as needed to recognise the
+/// [`CONTAINERS`].
 #[derive(Debug, Default)]
 struct Key {
     open: bool,

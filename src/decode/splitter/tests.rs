@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Gives its input in pieces of the given sizes, over and over; a size of 0 is an end for now.
+/// A reader that returns its input in pieces of the given sizes, repeatedly; a size of 0 is a temporary end.
 struct Trickle<'a> {
     input: &'a [u8],
     sizes: Vec<usize>,
@@ -208,7 +208,7 @@ fn record() -> impl Strategy<Value = String> {
     })
 }
 
-/// Records strung together in some layout.
+/// Records in some layout.
 fn part() -> impl Strategy<Value = (String, Vec<String>)> {
     (prop::collection::vec(record(), 0..5), 0..6_u8, "[ \t\r\n]{0,3}").prop_map(|(records, layout, space)| {
         let joined = |separator: &str| records.join(&format!("{space}{separator}{space}"));
@@ -280,7 +280,7 @@ proptest! {
 
     #[test]
     fn bytes_outside_of_pieces_are_separators(input in soup()) {
-        // Without arrays, nothing but separators may lie between pieces.
+        // Without arrays, there may only be separators between pieces.
         let input: Vec<u8> = input.into_iter().filter(|byte| *byte != b'[').collect();
         let mut end = 0;
         for piece in split(&input) {
