@@ -1,4 +1,4 @@
-//! Every metric name, in one place. Prometheus naming (<https://prometheus.io/docs/practices/naming/>); labels are
+//! All metrics, in one place. Names follow Prometheus (<https://prometheus.io/docs/practices/naming/>); labels are
 //! bounded: sources by configuration, outcomes and reasons by code, unmapped calls by [`UNMAPPED_LIMIT`].
 
 mod process;
@@ -17,22 +17,22 @@ pub use process::resident_memory;
 
 use crate::model::Time;
 
-/// Upper bounds of what a write to disk may take, in seconds.
+/// Bucket bounds for the duration of writes to disk, in seconds.
 const DISK_SECONDS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
-/// Upper bounds of what an answer may take, in seconds.
+/// Bucket bounds for the duration of HTTP requests, in seconds.
 const ANSWER_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0];
 
-/// Distinct unmapped call names that are counted by name; later ones are counted as `other`.
+/// Number of distinct unmapped calls that are counted by name; later ones are counted as `other`.
 pub const UNMAPPED_LIMIT: usize = 500;
 
-/// The handles. One per process, shared by reference.
+/// The handles of all metrics. One per process, shared by reference.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     /// `catchment_records_received_total{source}`.
     pub records_received: IntCounterVec,
-    /// `catchment_records_total{source,outcome}`: outcome is `changes`, `folded`, `seeded`, `skipped`, `duplicate` or `quarantined`; they
-    /// add up to what was received.
+    /// `catchment_records_total{source,outcome}`: outcome is `changes`, `folded`, `seeded`, `skipped`, `duplicate` or
+    /// `quarantined`; their sum is the number of received records.
     pub records: IntCounterVec,
     /// `catchment_skipped_records_total{reason}`.
     pub skipped: IntCounterVec,
@@ -48,21 +48,21 @@ pub struct Metrics {
     pub events: IntCounterVec,
     /// `catchment_novel_events_total{facet}`: an event counts under each of its facets.
     pub novel_events: IntCounterVec,
-    /// `catchment_novelty_facts`: what is remembered to tell what is new.
+    /// `catchment_novelty_facts`: facts remembered to decide what is new.
     pub novelty_facts: IntGauge,
-    /// `catchment_operations_waiting`: operations told in several records whose last has not come.
+    /// `catchment_operations_waiting`: pending operations, whose last record has not arrived.
     pub operations_waiting: IntGauge,
-    /// `catchment_assets`: assets that the inventory holds.
+    /// `catchment_assets`: assets in the inventory, deleted ones included.
     pub assets: IntGauge,
-    /// `catchment_log_append_seconds`: from taking a batch to its fsync.
+    /// `catchment_log_append_seconds`: from accepting a batch to its fsync.
     pub log_append_seconds: Histogram,
-    /// `catchment_log_fsync_seconds`: of that, writing a group of batches to the journal with its fsync.
+    /// `catchment_log_fsync_seconds`: the part of that for writing a group of batches to the journal, with its fsync.
     pub log_fsync_seconds: Histogram,
     /// `catchment_log_size_bytes`.
     pub log_size_bytes: IntGauge,
-    /// `catchment_log_disk_bytes`: what the store takes on disk: events, indexes, assets, journals.
+    /// `catchment_log_disk_bytes`: size of the store on disk: events, indexes, assets, journals.
     pub log_disk_bytes: IntGauge,
-    /// `catchment_quarantine_records`: kept now.
+    /// `catchment_quarantine_records`: records kept at present.
     pub quarantine_records: IntGauge,
     /// `catchment_quarantine_bytes`.
     pub quarantine_bytes: IntGauge,
@@ -70,11 +70,11 @@ pub struct Metrics {
     pub log_tail: IntGauge,
     /// `catchment_log_floor_sequence`.
     pub log_floor: IntGauge,
-    /// `catchment_log_writable`: 1, or 0 while the log takes nothing because of its disk.
+    /// `catchment_log_writable`: 1, or 0 while the log accepts nothing because of its disk.
     pub log_writable: IntGauge,
-    /// `catchment_log_free_bytes`: what the file system of the log has free.
+    /// `catchment_log_free_bytes`: free space of the log's file system.
     pub log_free_bytes: IntGauge,
-    /// `catchment_log_damaged_runs`: runs of events that were found to be damaged since the start.
+    /// `catchment_log_damaged_runs`: damaged runs of events found since the start.
     pub log_damaged_runs: IntGauge,
     /// `catchment_source_lag_seconds{source}`.
     pub source_lag_seconds: GaugeVec,
@@ -83,15 +83,15 @@ pub struct Metrics {
     /// `catchment_source_up{source}`: 1 while the source delivers or waits, 0 while it retries or has ended.
     pub source_up: IntGaugeVec,
     source_requests: IntCounterVec,
-    /// `catchment_source_notices_total{source,outcome}`: what became of the notices and objects that a source was told of.
+    /// `catchment_source_notices_total{source,outcome}`: outcomes of the notices and objects that a source received.
     pub source_notices: IntCounterVec,
     /// `catchment_stream_clients`.
     pub stream_clients: IntGauge,
-    /// `catchment_stream_clients_behind`: of those, which have not got everything that there is.
+    /// `catchment_stream_clients_behind`: those among them that have not been sent everything yet.
     pub stream_clients_behind: IntGauge,
-    /// `catchment_stream_clients_replaying`: of those, which are served from disk.
+    /// `catchment_stream_clients_replaying`: those among them that are served from disk.
     pub stream_clients_replaying: IntGauge,
-    /// `catchment_stream_lag_events`: how many events the slowest has not looked at.
+    /// `catchment_stream_lag_events`: number of events that the slowest client is behind.
     pub stream_lag_events: IntGauge,
     /// `catchment_stream_events_total`: events sent to subscribers.
     pub stream_events: IntCounter,
@@ -99,33 +99,34 @@ pub struct Metrics {
     pub stream_bytes: IntCounter,
     /// `catchment_stream_gaps_total`: gap frames sent.
     pub stream_gaps: IntCounter,
-    /// `catchment_stream_stalled_total`: streams, and other answers over HTTP/2, let go because their client took nothing.
+    /// `catchment_stream_stalled_total`: streams, and other responses over HTTP/2, that were ended because their client
+    /// read nothing.
     pub stream_stalled: IntCounter,
-    /// `catchment_http_connections`: open ones, those of streams included.
+    /// `catchment_http_connections`: open connections, including those of streams.
     pub connections: IntGauge,
     /// `catchment_http_refused_connections_total{reason}`: `max_connections`, `max_connections_per_address`, or `tls`.
     pub refused_connections: IntCounterVec,
-    /// `catchment_tls_certificate_expiry_seconds`: Unix time of the certificate's end; not there without TLS.
+    /// `catchment_tls_certificate_expiry_seconds`: Unix time of the certificate's expiry; absent without TLS.
     pub tls_certificate_expiry: IntGaugeVec,
     /// `catchment_tls_reloads_total{outcome}`: `success`, or `failure`, which leaves the certificate as it was.
     pub tls_reloads: IntCounterVec,
     /// `catchment_http_requests_total{route,status}`: route is the template, not the path.
     pub http_requests: IntCounterVec,
-    /// `catchment_http_request_seconds{route}`: until the answer is ready to be sent; streams are left out.
+    /// `catchment_http_request_seconds{route}`: until the response is ready to be sent; without streams.
     pub http_request_seconds: HistogramVec,
-    /// `catchment_http_refusals_total{code}`: requests without a good credential, or beyond its limits.
+    /// `catchment_http_refusals_total{code}`: requests without a valid credential, or beyond its limits.
     pub http_refusals: IntCounterVec,
-    /// `catchment_tokens`: tokens that are in force.
+    /// `catchment_tokens`: valid tokens.
     pub tokens: IntGauge,
     /// `catchment_start_time_seconds`: Unix time of the start.
     pub start_time: Gauge,
 }
 
 impl Metrics {
-    /// All metrics, at zero.
+    /// Registers all metrics, at zero.
     ///
     /// # Errors
-    /// When two of them share a name, which is a mistake in this file.
+    /// When two metrics have the same name, which is a mistake in this file.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let r = &registry;
@@ -297,7 +298,7 @@ impl Metrics {
         })
     }
 
-    /// Counts a change that no rule but the generic ones covers.
+    /// Counts a change that only a generic rule covers.
     pub fn count_unmapped(&self, service: &str, name: &str) {
         let mut names = self.unmapped_names.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (service.to_owned(), name.to_owned());
@@ -309,20 +310,20 @@ impl Metrics {
         }
     }
 
-    /// Says nothing more of how a source fares that is no longer configured. What it counted stays.
+    /// Removes the gauges of a source that is no longer configured. Its counters stay.
     pub fn forget_source(&self, source: &str) {
-        // They are missing where the source never told them.
+        // They don't exist if the source never set them.
         let _ = self.source_up.remove_label_values(&[source]);
         let _ = self.source_lag_seconds.remove_label_values(&[source]);
     }
 
-    /// Counts the requests that a source makes: `catchment_source_requests_total{source,operation}`.
+    /// A counter for the requests that a source makes: `catchment_source_requests_total{source,operation}`.
     #[must_use]
     pub fn requests(&self, source: &str) -> Requests {
         Requests { counter: self.source_requests.clone(), source: source.into() }
     }
 
-    /// What became of the records of all sources since the start, by outcome; and `received`.
+    /// Number of records of all sources since the start, by outcome; and `received`.
     #[must_use]
     pub fn outcomes(&self) -> BTreeMap<String, u64> {
         let mut outcomes = BTreeMap::from([("received".to_owned(), 0)]);
@@ -336,17 +337,17 @@ impl Metrics {
         outcomes
     }
 
-    /// When the program started, as [`start_time`](Self::start_time) tells.
+    /// The time of the start, from [`start_time`](Self::start_time).
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "a Unix time in milliseconds")]
     pub fn started(&self) -> Time {
         Time::from_millis((self.start_time.get() * 1_000.0) as i64)
     }
 
-    /// The Prometheus text exposition format, version 0.0.4.
+    /// Encodes all metrics in the Prometheus text exposition format, version 0.0.4.
     ///
     /// # Errors
-    /// When a metric can't be written as text.
+    /// When a metric can't be encoded.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
@@ -354,7 +355,7 @@ impl Metrics {
     }
 }
 
-/// The requests of one source. Cheap to clone.
+/// Counts the requests of one source. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Requests {
     counter: IntCounterVec,
@@ -362,13 +363,13 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Counts a request. The operation is the provider's own name of the call: `ReceiveMessage`.
+    /// Counts a request. The operation is the provider's name of the call: `ReceiveMessage`.
     pub fn count(&self, operation: &str) {
         self.counter.with_label_values(&[&*self.source, operation]).inc();
     }
 }
 
-/// A counter's value; counters count one by one.
+/// The value of a counter as an integer; counters are only incremented by whole numbers.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
 fn count(metric: &Metric) -> u64 {
     metric.get_counter().get_value() as u64

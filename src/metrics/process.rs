@@ -8,11 +8,11 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, IntGauge, Opts};
 
-/// Clock ticks a second in `/proc/self/stat`: the kernel's interface has had this value on every architecture that Rust's
-/// standard library supports (`man 2 times`).
+/// Clock ticks per second in `/proc/self/stat`: the kernel's interface has had this value on every architecture that
+/// Rust's standard library supports (`man 2 times`).
 const TICKS: f64 = 100.0;
 
-/// Tells of this process.
+/// The collector of the metrics of this process.
 #[derive(Debug)]
 pub(super) struct Process {
     cpu: Counter,
@@ -37,7 +37,7 @@ impl Process {
     fn families(&self) -> Vec<MetricFamily> {
         let mut families = Vec::new();
         if let Some(seconds) = cpu_seconds(&read("/proc/self/stat")) {
-            // It never goes back; two scrapes at once count a tick twice at most.
+            // The counter never decreases; concurrent scrapes count a tick twice at most.
             self.cpu.inc_by((seconds - self.cpu.get()).max(0.0));
             families.extend(self.cpu.collect());
         }
@@ -59,7 +59,7 @@ impl Process {
     }
 }
 
-/// The memory that this process takes, in bytes; nothing where the system does not tell.
+/// The resident memory of this process in bytes; `None` if the system does not provide it.
 #[must_use]
 pub fn resident_memory() -> Option<i64> {
     resident_bytes(&read("/proc/self/status"))
@@ -80,7 +80,8 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// Fields 14 and 15, in ticks. The second is the program's name in parentheses, which may hold anything.
+/// The processor time in seconds, from fields 14 and 15, which are in ticks. Field 2 is the program's name in
+/// parentheses, which may contain anything.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);
