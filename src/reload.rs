@@ -185,7 +185,7 @@ impl Reloader {
                 return false;
             }
         };
-        // Before the sources that begin now deliver.
+        // Before sources that start now deliver anything.
         let before = self.take_rules(engine, self.current.redaction != config.redaction);
         if let Err(error) = apply(config.clone()).await {
             error!(%error, "the configuration was applied only in part");
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(reloader.current.redaction.names, ["pin"]);
     }
 
-    /// A key that is missing in the table would be ignored silently.
+    /// Changes of a key that is missing in the table would be ignored silently.
     #[test]
     fn every_key_is_in_the_table() {
         for line in crate::config::DEFAULT_FILE.lines().map(|line| line.trim_start_matches("# ")) {

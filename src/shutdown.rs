@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 /// A signal that asks the process to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGTERM: a supervisor.
+    /// SIGTERM, sent by a supervisor.
     Terminate,
-    /// SIGINT: Ctrl-C.
+    /// SIGINT, sent by Ctrl-C.
     Interrupt,
 }
 
@@ -24,7 +24,8 @@ impl fmt::Display for Signal {
     }
 }
 
-/// The process's SIGTERM and SIGINT. From [`listen`](Signals::listen) on they no longer end it by themselves.
+/// The process's SIGTERM and SIGINT signals. After [`listen`](Signals::listen) they no longer end the process by
+/// themselves.
 #[derive(Debug)]
 pub struct Signals {
     terminate: unix::Signal,
@@ -32,10 +33,10 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Begins to listen. Within a runtime.
+    /// Installs the handlers. Must be called within a runtime.
     ///
     /// # Errors
-    /// When the system refuses a handler.
+    /// When a handler can't be installed.
     pub fn listen() -> io::Result<Self> {
         Ok(Self {
             terminate: unix::signal(SignalKind::terminate())?,
@@ -52,8 +53,8 @@ impl Signals {
     }
 }
 
-/// Cancels `stop` on the first signal and returns on the second, when the process is to end at once whatever is still
-/// under way. `next` gives the signals: [`Signals::next`], or a test's own.
+/// Cancels `stop` on the first signal, and returns on the second, upon which the process is to end at once. `next`
+/// returns the signals: [`Signals::next`], or a test's own.
 pub async fn watch(mut next: impl AsyncFnMut() -> Signal, stop: &CancellationToken) -> Signal {
     let first = next().await;
     tracing::info!(signal = %first, "stopping; a second signal ends the process at once");

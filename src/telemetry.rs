@@ -1,5 +1,5 @@
-//! The process's own log, on standard error, for people or as JSON lines, filtered by `CATCHMENT_LOG` or
-//! `telemetry.log`; and its spans, which [`otlp`] sends to a collector if one is configured.
+//! The process's own log on standard error, as text or JSON lines, filtered by `CATCHMENT_LOG` or `telemetry.log`; and
+//! its spans, which [`otlp`] sends to a collector if one is configured.
 
 pub mod otlp;
 
@@ -15,8 +15,8 @@ use tracing_subscriber::{EnvFilter, Layer, reload};
 
 use self::otlp::Spans;
 
-/// What is logged when nobody says: our own news, and only the worries of libraries. What the Event Hubs SDK warns of, its
-/// source tells itself.
+/// The default filter: information from Catchment, warnings from libraries. The source for Event Hubs itself reports
+/// what the SDK warns of.
 pub const DEFAULT_FILTER: &str = "warn,catchment=info,azure_messaging_eventhubs=error";
 
 /// How a line of the log looks.
@@ -29,33 +29,33 @@ pub enum LogFormat {
     Json,
 }
 
-/// Why there is no log.
+/// An error when the log is set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// `CATCHMENT_LOG` is no filter.
+    /// `CATCHMENT_LOG` is not a valid filter.
     #[error("environment variable CATCHMENT_LOG: {0}")]
     Filter(FilterError),
-    /// Somebody installed a log already.
+    /// A log was installed before.
     #[error("logging is already set up in this process")]
     Twice,
 }
 
-/// A text that is no filter.
+/// A text that is not a valid filter.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a filter such as info, debug or catchment=debug,warn")]
 pub struct FilterError(String);
 
-/// Changes what is logged while the program runs. Cheap to clone.
+/// Changes the filter of the log at run time. Cheap to clone.
 #[derive(Clone)]
 pub struct LogFilter(Arc<dyn Fn(EnvFilter) -> bool + Send + Sync>);
 
 impl LogFilter {
-    /// From now on this is logged; `None`: the default.
+    /// Sets the filter; `None` is the default one.
     ///
     /// # Errors
-    /// When the text is no filter.
+    /// When the text is not a valid filter.
     pub fn set(&self, filter: Option<&str>) -> Result<(), FilterError> {
-        // It fails when the log is gone, which nobody could be told.
+        // This fails only if the log is gone, which could not be reported anyway.
         (self.0)(parse_filter(filter.unwrap_or(DEFAULT_FILTER))?);
         Ok(())
     }
@@ -67,11 +67,11 @@ impl fmt::Debug for LogFilter {
     }
 }
 
-/// Starts the log of the process. `filter` is that of `CATCHMENT_LOG`; without it, `default_filter`. Spans go to a
-/// collector besides, where one is given.
+/// Sets up the log of the process. `filter` is the value of `CATCHMENT_LOG`; without it, `default_filter` applies. If
+/// `spans` are given, spans go to a collector, too.
 ///
 /// # Errors
-/// When the filter can't be read, or the log was started before.
+/// When the filter is not valid, or a log was installed before.
 pub fn init(
     format: LogFormat,
     filter: Option<&str>,
@@ -80,7 +80,7 @@ pub fn init(
 ) -> Result<LogFilter, TelemetryError> {
     let filter = parse_filter(filter.unwrap_or(default_filter)).map_err(TelemetryError::Filter)?;
     let (filter, handle) = reload::Layer::new(filter);
-    // A stderr that nobody reads any more must not stop the program.
+    // A stderr that is no longer read must not stop the program.
     let lines = tracing_subscriber::fmt::layer().with_writer(|| OneLine(io::stderr())).log_internal_errors(false);
     let lines = match format {
         LogFormat::Human => lines.with_ansi(colour()).with_target(false).boxed(),
@@ -92,8 +92,8 @@ pub fn init(
     Ok(LogFilter(Arc::new(move |filter| handle.reload(filter).is_ok())))
 }
 
-/// Keeps each event on one line, whatever a client or a record has put into what it tells: a line that somebody else has
-/// written must not pass for ours. The formatter gives an event at once, and escapes what steers a terminal itself.
+/// Keeps each event on one line, whatever text of a client or record it contains: nobody must be able to forge a line
+/// of the log. The formatter writes an event in one call, and itself escapes terminal control sequences.
 struct OneLine<W>(W);
 
 impl<W: Write> Write for OneLine<W> {
@@ -120,7 +120,7 @@ fn one_line(event: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(text.iter().flat_map(escape).chain(end.iter().copied()).collect())
 }
 
-/// Whether a text is a filter.
+/// Checks whether a text is a valid filter.
 ///
 /// # Errors
 /// When it is not.
@@ -129,7 +129,8 @@ pub fn check_filter(filter: &str) -> Result<(), FilterError> {
 }
 
 fn parse_filter(filter: &str) -> Result<EnvFilter, FilterError> {
-    // Stricter than the library, which takes any word for the name of a crate: `CATCHMENT_LOG=inof` would be silence.
+    // Stricter than the library, which takes any word for the name of a crate: `CATCHMENT_LOG=inof` would silence the
+    // log.
     let known_level =
         |part: &str| part.contains(['=', ':', '[']) || (!part.is_empty() && part.parse::<LevelFilter>().is_ok());
     let parts: Vec<&str> = filter.split(',').map(str::trim).collect();

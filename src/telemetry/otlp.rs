@@ -1,7 +1,7 @@
-//! Spans to a collector, by OTLP over HTTP (<https://opentelemetry.io/docs/specs/otlp/#otlphttp>).
+//! Export of spans to a collector, by OTLP over HTTP (<https://opentelemetry.io/docs/specs/otlp/#otlphttp>).
 //!
-//! What ends a span only puts it into a bounded queue; a task of the program's own runtime sends what is in it. A
-//! collector that is slow or away costs spans, which are counted, and nothing else.
+//! A span that ends is only put into a bounded queue, which a task of the program's own runtime sends. A collector that
+//! is slow or unreachable costs spans, which are counted, and nothing else.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,30 +23,30 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Spans that may wait to be sent; of more, the newest are dropped.
+/// Number of spans that may wait to be sent; beyond that, the newest are dropped.
 const QUEUE: usize = 4_096;
-/// Spans sent at once,
+/// Maximum number of spans sent at once,
 const BATCH: usize = 512;
-/// or after so long.
+/// and the maximum time to wait for more of them.
 const EVERY: Duration = Duration::from_secs(2);
-/// How long the collector may take.
+/// Timeout of a request to the collector.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where spans go.
+/// The collector that spans are sent to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Collector {
     /// Its base address: `http://127.0.0.1:4318`.
     pub endpoint: String,
-    /// Which part of the traces is sent, from 0 to 1.
+    /// The fraction of traces that is sent, from 0 to 1.
     pub sampling: f64,
 }
 
-/// Takes the spans of the program.
+/// The receiving end for the program's spans.
 #[derive(Debug)]
 pub struct Spans(SdkTracer);
 
 impl Spans {
-    /// Our own spans, down to those that the log does not show.
+    /// The layer that passes on Catchment's own spans, down to the level `debug`.
     pub(super) fn layer<S: Subscriber + for<'s> LookupSpan<'s>>(self) -> impl Layer<S> {
         let own = Targets::new().with_target("catchment", LevelFilter::DEBUG);
         let spans = tracing_opentelemetry::layer().with_tracer(self.0).with_threads(false).with_location(false);
@@ -54,18 +54,18 @@ impl Spans {
     }
 }
 
-/// Sends them.
+/// The sending end, which [`run`](Export::run) drives.
 #[derive(Debug)]
 pub struct Export {
     exporter: SpanExporter,
     queue: mpsc::Receiver<SpanData>,
     dropped: Arc<AtomicU64>,
     endpoint: String,
-    // Its spans end with it.
+    // Kept alive: spans can't be recorded after it is dropped.
     _provider: SdkTracerProvider,
 }
 
-/// Sets both ends up.
+/// Sets up both ends.
 ///
 /// # Errors
 /// When the HTTP client can't be built.
@@ -87,7 +87,7 @@ pub fn spans(collector: &Collector) -> Result<(Spans, Export), ExporterBuildErro
     Ok((spans, Export { exporter, queue, dropped, endpoint, _provider: provider }))
 }
 
-/// The end that spans are put in.
+/// The queue that ended spans are put into.
 #[derive(Debug)]
 struct Queue {
     sender: mpsc::Sender<SpanData>,
@@ -113,7 +113,7 @@ impl SpanProcessor for Queue {
 }
 
 impl Export {
-    /// Sends until `stop`, and then what is left, once.
+    /// Sends spans until `stop` is cancelled, then once what is left in the queue.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut failing = false;
         while let Some(Some(first)) = stop.run_until_cancelled(self.queue.recv()).await {
@@ -135,7 +135,7 @@ impl Export {
         }
     }
 
-    /// Tells the log when the collector begins to fail, and when it takes spans again.
+    /// Sends a batch. Logs when the collector begins to fail, and when it accepts spans again.
     async fn send(&self, batch: Vec<SpanData>, failing: &mut bool) {
         let count = batch.len() as u64;
         let outcome = timeout(PATIENCE, self.exporter.export(batch)).await;
