@@ -15,7 +15,7 @@ use crate::inventory::{Change, ChangeOp, diff};
 use crate::json::{Arena, Json};
 use crate::model::KeyedSet;
 
-/// Characters of a value that are printed; `--json` prints all.
+/// Maximum number of characters printed of a value; `--json` prints all.
 const LONGEST: usize = 160;
 
 const EXAMPLES: &str = "\
@@ -80,21 +80,21 @@ async fn print(arguments: &Arguments, server: &Asset, output: &mut dyn Write) ->
     Ok(output.write_all(portrait(&asset, &blame).as_bytes())?)
 }
 
-/// The running server, and the asset that it is asked about.
+/// The running server and the asset to request.
 struct Asset {
     server: Server,
     name: String,
 }
 
 impl Asset {
-    /// The answer about the asset, or the problem that the server has with the question.
+    /// Requests the asset: the response, or the problem document of a refusal.
     async fn get(&self, of: &str, as_of: Option<&str>) -> Result<Result<Value, Value>, Failure> {
         let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
         let query = as_of.map(|time| format!("?as_of={}", encode(time))).unwrap_or_default();
         self.server.get(&format!("/v1/assets/{}{of}{query}", encode(&self.name))).await
     }
 
-    /// The asset at a time; an empty answer where nothing is known of it then.
+    /// The asset at a time; only `as_of` if nothing is known about it then.
     async fn then(&self, time: &str) -> Result<Value, Failure> {
         match self.get("", Some(time)).await? {
             Err(problem) if problem["code"] == "asset_not_known_then" => Ok(json!({ "as_of": time })),
@@ -115,7 +115,7 @@ fn head(mut asset: Value) -> Value {
     asset
 }
 
-/// What changed between two configurations, elements of arrays by their value.
+/// The difference of two configurations, with elements of arrays compared by value.
 fn changes(before: &Value, after: &Value) -> Vec<Change> {
     let mut arrays = BTreeSet::new();
     for document in [before, after] {
@@ -141,7 +141,7 @@ fn find_arrays(value: &Value, at: &PointerBuf, found: &mut BTreeSet<PointerBuf>)
     }
 }
 
-/// The difference of an asset at two times, for people.
+/// The difference of an asset between two times, as text.
 fn difference(before: &Value, after: &Value, changes: &[Change]) -> String {
     let title = |asset: &Value| match &asset["last_event"] {
         Value::Null => format!("{}  (nothing known)", text(&asset["as_of"])),
@@ -167,7 +167,7 @@ fn difference(before: &Value, after: &Value, changes: &[Change]) -> String {
     out
 }
 
-/// An asset for people: what it is, then each value and who set it.
+/// An asset as text: its description, then each value and who set it.
 fn portrait(asset: &Value, blame: &Value) -> String {
     let mut out = String::new();
     let mut line = |text: String| {
@@ -200,7 +200,7 @@ fn portrait(asset: &Value, blame: &Value) -> String {
     out
 }
 
-/// Path, value, and who set it when.
+/// Path, value, and who set it and when.
 fn field(field: &Value) -> [String; 3] {
     let by = &field["set_by"];
     let who = [&by["human"], &by["principal"]].into_iter().find(|who| !who.is_null());

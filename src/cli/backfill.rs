@@ -86,7 +86,7 @@ pub(super) fn run(arguments: Arguments, environment: &Environment, output: &mut 
     )?)
 }
 
-/// The named source, or the only one that can serve.
+/// The named source, or the only suitable one.
 fn choose_source(config: &Config, named: Option<String>) -> Result<Option<String>, Failure> {
     let of_s3 = config.sources.iter().filter(|(_, source)| matches!(source, SourceConfig::AwsS3Sqs(_)));
     let names: BTreeSet<String> = of_s3.map(|(name, _)| name.to_string()).collect();

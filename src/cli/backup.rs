@@ -10,7 +10,7 @@ use super::{Failure, local_url, server, until_signalled};
 use crate::app;
 use crate::config::{self, Environment, Flags};
 
-/// How long a server may send nothing.
+/// How long a server may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
 
 const BACKUP_EXAMPLES: &str = "\
@@ -92,7 +92,7 @@ pub(super) fn run(
     let part = PathBuf::from(part);
     let written = write_checked(&part, write);
     if written.is_err() {
-        // What there is of it is worth nothing.
+        // An incomplete file is worthless.
         let _ = fs::remove_file(&part);
     }
     let said = written?;
@@ -100,7 +100,7 @@ pub(super) fn run(
     Ok(writeln!(output, "{}: {said}", file.display())?)
 }
 
-/// Writes a file that only its owner may read, and reads it back; gives what it is, in words.
+/// Writes a file that only its owner may read, and checks it by reading it back. Returns a description of its content.
 fn write_checked(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> Result<String, Failure> {
     let failed = |error: io::Error| Failure::run(format!("write {}", path.display()), error);
     let mut options = OpenOptions::new();
@@ -114,7 +114,7 @@ fn write_checked(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), F
     Ok(format!("events up to {}, {bytes} bytes, as of {}", head.tail, head.taken))
 }
 
-/// Has a server write it.
+/// Writes a backup fetched from a server.
 fn fetch(url: &str, environment: &Environment, output: &mut dyn Write) -> Result<(), Failure> {
     let address = format!("{}/v1/backup", url.trim_end_matches('/'));
     let bearer = environment.token().map(str::to_owned);

@@ -41,7 +41,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Counts by what is counted.
+/// Counts by key.
 type Counts<K> = BTreeMap<K, u64>;
 
 #[derive(Default)]
@@ -55,7 +55,7 @@ struct Coverage {
     unmapped: Counts<(String, String, String)>,
     /// Rule, outcome.
     rules: Counts<(String, &'static str)>,
-    /// Azure tells an operation in several records.
+    /// Pending operations: Azure describes one in several records.
     operations: Operations,
 }
 
@@ -75,8 +75,8 @@ impl Coverage {
         self.count(outcome, rule);
     }
 
-    /// There are no more records: operations that wait for their end are told with what is known. Their records are
-    /// counted already, as folded.
+    /// Called after the last record: processes pending operations with what is known. Their records are counted
+    /// already, as folded.
     fn rest(&mut self, engine: &Engine) {
         while let Some(records) = self.operations.rest() {
             let (outcome, rule) = self.fold(engine, &records);
@@ -94,7 +94,7 @@ impl Coverage {
         }
     }
 
-    /// A record of an operation: the last of them tells what became of it.
+    /// Takes a record of an operation: the outcome follows with the last of them.
     fn part(&mut self, engine: &Engine, record: OperationRecord) -> (&'static str, Option<String>) {
         let mut skipped = |reason: &str| {
             add(&mut self.skipped, reason.to_owned());
@@ -141,7 +141,7 @@ fn add<K: Ord>(counts: &mut Counts<K>, key: K) {
     *counts.entry(key).or_default() += 1;
 }
 
-/// Service and name of a call that was not understood, as far as the record tells.
+/// Service and name of a call in a rejected record, as far as it contains them.
 fn call_of(bytes: &[u8]) -> (String, String) {
     let record: Value = serde_json::from_slice(bytes).unwrap_or_default();
     let text = |keys: [&str; 2]| keys.iter().find_map(|key| record[*key].as_str()).unwrap_or("?").to_owned();

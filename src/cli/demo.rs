@@ -50,7 +50,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let config = Config {
         ephemeral: arguments.data_dir.is_none(),
         data_dir: arguments.data_dir.clone().unwrap_or(defaults.data_dir),
-        // There is no time to learn: what is first is new.
+        // There is no time for learning: everything seen first is new.
         novelty: NoveltyLimits { learning_days: 0, ..NoveltyLimits::default() },
         http: HttpConfig { listen: arguments.listen, ..defaults.http },
         ..defaults
@@ -58,7 +58,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let source = DemoSource::new(arguments.seed.unwrap_or_else(|| fastrand::u64(..)), arguments.rate);
     let rate = arguments.rate;
     let greet = move |address| {
-        // On a closed standard output the demo goes on without.
+        // If standard output is closed, the demo runs without it.
         let _ = io::stdout().write_all(greeting(address, rate).as_bytes());
     };
     let demo = ExtraSource { id: "demo".into(), kind: "demo", source: Box::new(source) };

@@ -14,10 +14,10 @@ use crate::inventory::Inventory;
 use crate::normalize::Engine;
 use crate::source::Clock;
 
-/// Configurations kept to tell what was before.
+/// Limit of the inventory, which provides the previous configurations, in bytes.
 const INVENTORY_BYTES: usize = 64 << 20;
 const RECENT_IDS: usize = 1 << 16;
-/// Characters of a value that are printed as text; `--json` prints all.
+/// Maximum number of characters of a value printed as text; `--json` prints all.
 const LONGEST: usize = 400;
 
 const EXAMPLES: &str = "\
@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut dyn Write) -> Result<(), F
         };
         telling.tell(&format!("{file}, number {}", index + 1), &bytes, &processed)
     })?;
-    // There are no more records: what still waits for its end is told with what is known.
+    // There are no more records: pending operations are processed with what is known.
     while let Some(records) = processor.operations().rest() {
         let Ok(processed) = processor.tell(&records, clock.now(), |_| Ok::<_, Infallible>(false));
         if let Some(last) = records.last() {
@@ -107,14 +107,14 @@ impl Telling<'_> {
     }
 }
 
-/// A record goes by its id; one of Azure's also by what correlates it with others.
+/// Whether a record has this id; an Azure record also by its correlation id.
 fn is_called(record: &Value, id: &str) -> bool {
     let own = ["eventID", "eventDataId", "id", "correlationId"].map(|member| &record[member]);
     let inner = ["id", "correlationId"].map(|member| &record["properties"][member]);
     own.into_iter().chain(inner).any(|told| told.as_str().is_some_and(|told| told.eq_ignore_ascii_case(id)))
 }
 
-/// The records that a change was told by, where they are several.
+/// The records that describe a change, if there are several.
 fn raw(processed: &Processed) -> Option<Value> {
     let Processed::Changes { events, .. } = processed else { return None };
     let mut event: Value = serde_json::from_slice(&events.first()?.json).ok()?;
@@ -122,7 +122,7 @@ fn raw(processed: &Processed) -> Option<Value> {
     raw.get("records").is_some().then_some(raw)
 }
 
-/// Which record it is.
+/// The members that identify the record.
 fn head(which: &str, record: &Value) -> Map<String, Value> {
     let mut head = Map::new();
     head.insert("record".to_owned(), json!(which));
@@ -186,7 +186,7 @@ fn outcome(processed: &Processed, rules: &[Value]) -> Map<String, Value> {
     told
 }
 
-/// What the event tells of the asset and of who changed it.
+/// The parts of the event about the asset, and about who changed it.
 fn essence(event: &[u8]) -> Value {
     let event: Value = serde_json::from_slice(event).unwrap_or_default();
     let data = &event["data"];
@@ -268,7 +268,7 @@ fn lines(value: &Value, depth: usize, text: &mut String) {
     }
 }
 
-/// A source with what it found, on one line.
+/// A source and the value that it found, on one line.
 fn found(value: &Value) -> Option<String> {
     let source = value.get("source")?.as_str()?;
     let found = value.get("found").filter(|found| !found.is_null());

@@ -56,7 +56,7 @@ pub(super) struct Arguments {
     data_dir: Option<PathBuf>,
 }
 
-/// How often the report of a running server is looked for.
+/// How often to look for the report of a running server.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 pub(super) fn run(arguments: Arguments, environment: &Environment, output: &mut dyn Write) -> Result<(), Failure> {
@@ -81,12 +81,12 @@ pub(super) fn run(arguments: Arguments, environment: &Environment, output: &mut 
         written.map_err(|error| Failure::run(format!("copy the files to {}", folder.display()), error))?;
     let imported = until_signalled(async |stop| work(&config, &folder, &name, &place, output, stop).await);
     imported.inspect_err(|_| {
-        // Nobody is to begin what this command has given up.
+        // The server must not begin an import that this command has given up.
         let _ = place.remove();
     })
 }
 
-/// The content, and when it was written: of standard input, now.
+/// The content and its modification time; now for standard input.
 fn open(path: &Path) -> Result<(Box<dyn Read>, Time), Failure> {
     let unreadable = |error: io::Error| Failure::run(format!("read {}", path.display()), error);
     if path.as_os_str() == "-" {

@@ -102,8 +102,8 @@ enum Command {
 }
 
 impl Command {
-    /// What is logged unless `CATCHMENT_LOG` says otherwise. Commands that end by themselves speak through their
-    /// output, not the log.
+    /// The filter of the log without `CATCHMENT_LOG`. Commands that end by themselves report in their output, not in
+    /// the log.
     fn default_filter(&self) -> &'static str {
         match self {
             Self::Serve(_) | Self::Demo(_) => telemetry::DEFAULT_FILTER,
@@ -120,13 +120,13 @@ impl Command {
             | Self::Asset(_)
             | Self::Status(_)
             | Self::Azure(_) => "warn",
-            // What the SDK has to say of a step, the report says.
+            // The report contains what the SDK would log.
             Self::Doctor(_) => "error",
         }
     }
 }
 
-/// Why a command ended early.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The command line asks for something that makes no sense.
@@ -147,7 +147,7 @@ pub enum Failure {
     /// `check` or `test` found something.
     #[error("{0}")]
     Check(String),
-    /// The gateway did not start, or ended by itself.
+    /// The gateway did not start, or stopped unasked.
     #[error(transparent)]
     App(#[from] AppError),
     /// Something could not be done.
@@ -155,7 +155,7 @@ pub enum Failure {
     Run {
         /// What was tried: `listen on 127.0.0.1:8780`.
         action: String,
-        /// What stood in the way.
+        /// The cause.
         cause: String,
     },
     /// Standard output can't be written.
@@ -176,7 +176,7 @@ impl Failure {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            // A reader that has enough, such as `head`, is no failure.
+            // It is no failure if a reader such as `head` has read enough.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::App(AppError::Rules(_) | AppError::Http(_) | AppError::Tls(_) | AppError::Auth(_)) => 64,
             Self::App(AppError::DrainDeadline(_)) => 2,
@@ -203,7 +203,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment,
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // Nobody is left to tell when even this can't be printed.
+            // If this can't be printed, nothing can be reported.
             let _ = error.print();
             return match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
@@ -212,7 +212,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment,
         }
     };
     let outcome = match cli.command {
-        // Its configuration says what is logged.
+        // Its configuration contains the filter of the log.
         Command::Serve(arguments) => serve::run(arguments, cli.log_format, environment),
         command => telemetry::init(cli.log_format, environment.log_filter().as_deref(), command.default_filter(), None)
             .map_err(Failure::from)
@@ -252,10 +252,10 @@ fn execute(command: Command, environment: &Environment, output: &mut dyn Write) 
     output.flush().map_err(Failure::from)
 }
 
-/// The address of the server on this machine that is configured so.
+/// The URL of the server on this machine, by its configuration.
 ///
 /// # Errors
-/// When it speaks HTTPS: its certificate is of its name, which only its operator knows.
+/// When it serves HTTPS: its certificate is for its name, which only its operator knows.
 fn local_url(http: &HttpConfig) -> Result<String, Failure> {
     if http.tls.is_some() {
         let message = "the configured server speaks HTTPS; give its name: --url https://catchment.example.com:8780";
@@ -264,7 +264,7 @@ fn local_url(http: &HttpConfig) -> Result<String, Failure> {
     Ok(clear_url(http.listen))
 }
 
-/// The address of a server on this machine that listens on `address`, in the clear.
+/// The `http` URL of a server on this machine that listens on `address`.
 fn clear_url(address: SocketAddr) -> String {
     // A wildcard address is one to listen on, not one to connect to.
     let host = match address.ip() {
@@ -275,7 +275,7 @@ fn clear_url(address: SocketAddr) -> String {
     format!("http://{}", SocketAddr::new(host, address.port()))
 }
 
-/// Runs work that ends when the token is cancelled, which the first signal does; a second one leaves it where it is.
+/// Runs work that ends when the token is cancelled. The first signal cancels it; a second one abandons the work.
 fn until_signalled(work: impl AsyncFnOnce(CancellationToken) -> Result<(), Failure>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -290,7 +290,7 @@ fn until_signalled(work: impl AsyncFnOnce(CancellationToken) -> Result<(), Failu
             signal = shutdown::watch(async || signals.next().await, &stop) => Err(Failure::Forced(signal)),
         }
     });
-    // What still blocks a thread has had its deadline.
+    // Threads that still block have had their deadline.
     runtime.shutdown_background();
     outcome
 }

@@ -17,13 +17,14 @@ use crate::inventory::Inventory;
 use crate::normalize::{Engine, Outcome};
 use crate::source::Clock;
 
-/// Configurations kept to tell what was before; the assets that changed longest ago are forgotten beyond it.
+/// Limit of the inventory, which provides the previous configurations, in bytes. Beyond it, the assets that changed
+/// longest ago are forgotten.
 const INVENTORY_BYTES: usize = 256 << 20;
-/// Provider event ids kept to tell duplicates.
+/// Number of provider event ids remembered to recognise duplicates.
 const RECENT_IDS: usize = 1 << 20;
-/// Bytes of records that are normalized before they are handed on together,
+/// Bytes of records that are normalized and then passed on together,
 const CHUNK_BYTES: usize = 64 << 10;
-/// and how many such may wait.
+/// and number of such chunks that may wait.
 const CHUNKS: usize = 4;
 
 const EXAMPLES: &str = "\
@@ -74,11 +75,11 @@ fn normalize(arguments: &Arguments, output: &mut dyn Write) -> Result<(), Failur
     let projection = Projection::parse(omit.as_deref(), None).map_err(|error| Failure::Usage(format!("--{error}")))?;
     let mut run =
         Run { processor, projection, explain: arguments.explain, clock: Clock::system(), quarantined: 0, output };
-    // One thread cuts and normalizes, which needs no state; this one completes and writes, in the same order.
+    // Another thread decodes and normalizes, which needs no state; this one completes and writes, in the same order.
     thread::scope(|scope| {
         let (sender, chunks) = sync_channel(CHUNKS);
         let reader = scope.spawn(|| Ahead::new(engine, sender).read(&arguments.files));
-        // Dropped on the way out, so that the reader ends where writing has failed.
+        // The receiver is dropped when this fails, so that the reader ends if writing failed.
         run.take_all(chunks)?;
         reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
@@ -92,14 +93,14 @@ fn normalize(arguments: &Arguments, output: &mut dyn Write) -> Result<(), Failur
     Ok(())
 }
 
-/// A piece of a file, and what the engine made of it.
+/// A piece of a file, and its outcome.
 struct Normalized {
     file: Arc<str>,
     index: usize,
     outcome: Outcome,
 }
 
-/// Normalizes ahead of who completes.
+/// Normalizes ahead of the thread that completes.
 struct Ahead {
     engine: Arc<Engine>,
     chunks: SyncSender<Vec<Normalized>>,
@@ -120,7 +121,7 @@ impl Ahead {
             }
             self.take(Arc::clone(&file), index, piece)
         });
-        // What came before an error goes out before it.
+        // What was read before an error is passed on first.
         self.hand_on().and(outcome)
     }
 
@@ -137,8 +138,8 @@ impl Ahead {
         if self.bytes < CHUNK_BYTES { self.offer() } else { self.hand_on() }
     }
 
-    /// Hands on what there is while who completes keeps up, so that nothing waits for more input, which may be long in
-    /// coming.
+    /// Passes on the chunk if the other thread is ready for it, so that no record waits for more input, which may take
+    /// long to arrive.
     fn offer(&mut self) -> Result<(), Failure> {
         match self.chunks.try_send(std::mem::take(&mut self.chunk)) {
             Ok(()) => self.bytes = 0,
@@ -151,12 +152,12 @@ impl Ahead {
     fn hand_on(&mut self) -> Result<(), Failure> {
         self.bytes = 0;
         let chunk = std::mem::take(&mut self.chunk);
-        // Who completes has failed, and tells why itself.
+        // The other thread has failed and reports the reason itself.
         self.chunks.send(chunk).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe).into())
     }
 }
 
-/// What goes from record to record.
+/// The state kept from record to record.
 struct Run<'a> {
     processor: Processor,
     projection: Option<Projection>,
@@ -167,7 +168,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Until there are no more. What was written is seen before the next is waited for.
+    /// Takes all chunks until there are no more. Flushes the output before it waits for the next one.
     fn take_all(&mut self, chunks: Receiver<Vec<Normalized>>) -> Result<(), Failure> {
         loop {
             let chunk = match chunks.try_recv() {
@@ -184,12 +185,12 @@ impl Run<'_> {
 
     fn take(&mut self, normalized: Normalized) -> Result<(), Failure> {
         let Normalized { file, index, outcome } = normalized;
-        // Nothing is stored: what was seen is what this run remembers.
+        // Nothing is stored: only records of this run can be duplicates.
         let Ok(processed) = self.processor.complete(outcome, self.clock.now(), |_| Ok::<_, Infallible>(false));
         self.told(&file, Some(index), processed)
     }
 
-    /// There are no more records: what still waits for its end goes out with what is known.
+    /// Called after the last record: processes pending operations with what is known.
     fn rest(&mut self) -> Result<(), Failure> {
         while let Some(records) = self.processor.operations().rest() {
             let Ok(processed) = self.processor.tell(&records, self.clock.now(), |_| Ok::<_, Infallible>(false));
@@ -218,7 +219,7 @@ impl Run<'_> {
         Ok(self.output.write_all(&kept)?)
     }
 
-    /// What became of a record, as one line of JSON.
+    /// Writes the outcome of a record as one line of JSON.
     fn tell(&mut self, file: &str, index: Option<usize>, processed: &Processed) -> Result<(), Failure> {
         let (outcome, reason, rule, events) = match processed {
             Processed::Changes { events, rule, .. } => ("changes", None, Some(rule), events.as_slice()),

@@ -8,10 +8,10 @@ use super::Failure;
 use crate::decode::{Decoder, Piece};
 use crate::source::file;
 
-/// How many times its size a compressed file may grow before it is taken for a bomb.
+/// The maximum expansion of a compressed file, as a factor, before it is considered a decompression bomb.
 const MAX_EXPANSION: u32 = 200;
 
-/// Takes one piece: the file's name, the number of the piece within it from 0, the piece.
+/// Takes one piece: name of the file, index of the piece in it from 0, piece.
 pub(super) type Take<'t> = dyn FnMut(&str, usize, Piece) -> Result<(), Failure> + 't;
 
 /// Refuses to wait for records from a terminal.
@@ -23,7 +23,7 @@ pub(super) fn given(files: &[PathBuf], command: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes every piece of all files, in order; of standard input where none is named, or `-`.
+/// Passes every piece of all files to `take`, in order; of standard input for `-`, or if no file is named.
 pub(super) fn each(files: &[PathBuf], take: &mut Take<'_>) -> Result<(), Failure> {
     let standard_input = [PathBuf::from("-")];
     let named = if files.is_empty() { &standard_input[..] } else { files };

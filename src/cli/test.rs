@@ -78,7 +78,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut dyn Write) -> Result<(), F
     Ok(writeln!(output, "{}: {all} of {all} cases passed{written}", folder.display())?)
 }
 
-/// No case at all is a mistake, not a success.
+/// The chosen cases. It is an error if there are none.
 fn chosen(arguments: &Arguments, folder: &Path) -> Result<Vec<CaseFile>, Failure> {
     let cases = fixture::find(folder)?;
     let place = folder.display();

@@ -12,14 +12,14 @@ pub(super) const CONSUMER_GROUP: &str = "catchment";
 const SETTING: &str = "catchment";
 const RULE: &str = "diagnostic-settings";
 
-/// Throughput units at least and at most. One takes 1 MB/s, some 600 records a second.
+/// Minimum and maximum number of throughput units. One accepts 1 MB/s, some 600 records per second.
 const UNITS: (u32, u32) = (1, 4);
-/// More can be added in the premium tier only.
+/// Their number can be increased later only in the premium tier.
 const PARTITIONS: u32 = 4;
-/// The most of the standard tier: how long Catchment may be down without losing an event.
+/// The maximum of the standard tier: how long Catchment may be down without losing an event.
 const RETENTION_HOURS: u32 = 168;
 
-/// A log that tells of changes.
+/// A log that records changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Log {
     /// Azure's activity log.
@@ -29,7 +29,7 @@ pub(crate) enum Log {
 }
 
 impl Log {
-    /// The category that its changes have.
+    /// The category of its changes.
     pub(crate) fn category(self) -> &'static str {
         match self {
             Self::Activity => "Administrative",
@@ -38,7 +38,7 @@ impl Log {
     }
 }
 
-/// What is to be done, and how.
+/// A step: what to do, and how.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     pub(crate) title: &'static str,
@@ -46,7 +46,7 @@ pub(crate) struct Step {
     pub(crate) command: String,
 }
 
-/// Where the logs come from and where they go. What is not known stands in commands as a word in capitals.
+/// Where the logs come from and where they go. Unknown values are words in capitals in the commands.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(crate) management_group: Option<String>,
@@ -58,7 +58,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// What can't be a value of Azure's, with the flag that gives it. So what passes is fit for a shell.
+    /// Refuses values that are not valid in Azure, naming their flag. So those that pass are safe in a shell.
     pub(super) fn check(&self, location: &str, principal: Option<&str>) -> Result<(), String> {
         let word = |extra: &'static str| {
             move |text: &str| {
@@ -94,7 +94,7 @@ impl Target {
         }
     }
 
-    /// All of them, in order.
+    /// All steps, in order.
     pub(super) fn steps(&self, location: &str, principal: Option<&str>) -> Vec<Step> {
         let mut steps = vec![
             self.make_group(location),
@@ -129,7 +129,7 @@ impl Target {
         )
     }
 
-    /// Where the management group's diagnostic settings are
+    /// The path of the management group's diagnostic settings
     /// (<https://learn.microsoft.com/rest/api/monitor/management-group-diagnostic-settings>).
     pub(crate) fn management_group_settings(&self) -> String {
         let group = self.management_group.as_deref().unwrap_or("MANAGEMENT_GROUP");
@@ -209,7 +209,7 @@ impl Target {
         }
     }
 
-    /// The right to read.
+    /// The permission to read.
     pub(crate) fn grant(&self, principal: Option<&str>) -> Step {
         let principal = principal.unwrap_or("OBJECT_ID");
         let mut why = vec!["It allows reading events, and nothing else. A new grant takes some minutes.".to_owned()];
@@ -228,7 +228,7 @@ impl Target {
         }
     }
 
-    /// What a diagnostic setting says.
+    /// The body of a diagnostic setting.
     fn setting(&self, log: Log) -> Value {
         json!({ "properties": {
             "eventHubAuthorizationRuleId": format!("{}/authorizationRules/{RULE}", self.namespace_id()),
@@ -310,7 +310,7 @@ impl Target {
     }
 }
 
-/// Where Entra's diagnostic settings are
+/// The path of Entra's diagnostic settings
 /// (<https://learn.microsoft.com/azure/templates/microsoft.aadiam/2017-04-01/diagnosticsettings>).
 pub(crate) const ENTRA_SETTINGS: &str = "/providers/microsoft.aadiam/diagnosticSettings";
 pub(crate) const ENTRA_VERSION: &str = "2017-04-01";

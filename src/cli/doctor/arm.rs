@@ -8,16 +8,16 @@ use serde_json::Value;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What came of a question.
+/// The result of a request.
 #[derive(Debug)]
 pub(super) enum Answer {
     Found(Value),
-    /// The identity may not know.
+    /// The identity has no permission.
     Forbidden,
     Failed(String),
 }
 
-/// Asks for a resource.
+/// Requests a resource.
 pub(super) async fn get(base: &str, path: &str, version: &str, token: &str) -> Answer {
     match tokio::time::timeout(TIMEOUT, Box::pin(ask(base, path, version, token))).await {
         Ok(Ok(answer)) => answer,

@@ -19,10 +19,10 @@ use crate::source::azure_event_hubs::probe::{self, Probe};
 /// AMQP over TLS.
 const PORT: u16 = 5671;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Azure Monitor may take a quarter of an hour to deliver; without any change in an hour, one is worth making.
+/// Azure Monitor may take a quarter of an hour to deliver. If there was no change for an hour, it is worth making one.
 const STALE_MILLIS: i64 = 60 * 60 * 1_000;
 
-/// The source that is meant.
+/// The source to check.
 pub(super) fn choose(config: &Config, name: Option<&str>) -> Result<EventHubsConfig, Failure> {
     let hubs = config.sources.iter().filter_map(|(id, source)| match source {
         SourceConfig::AzureEventHubs(hub) => Some((&*id.0, hub)),
@@ -41,7 +41,7 @@ pub(super) fn choose(config: &Config, name: Option<&str>) -> Result<EventHubsCon
     }
 }
 
-/// Goes from step to step, as far as each allows the next.
+/// Checks step by step, as far as each allows the next.
 pub(super) async fn examine(config: &EventHubsConfig, arguments: &AzureArguments, report: &mut Report) {
     let target = target(config, arguments);
     if reach(config, report).await && is_identified(config, report).await {
@@ -61,7 +61,7 @@ fn target(config: &EventHubsConfig, arguments: &AzureArguments) -> Target {
     }
 }
 
-/// Host and port of what is connected to.
+/// Host and port to connect to.
 fn address(config: &EventHubsConfig) -> (String, u16) {
     let Some(endpoint) = &config.endpoint else { return (config.host(), PORT) };
     let authority = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, authority)| authority);
@@ -174,7 +174,7 @@ async fn look_at_records(probe: &Probe, partitions: &[String], target: &Target, 
     }
 }
 
-/// The commands that have logs sent.
+/// The commands that make Azure send these logs.
 fn remedies(target: &Target, logs: &[Log]) -> String {
     let steps = logs.iter().flat_map(|log| match log {
         Log::Activity => vec![target.stream_management_group(), target.stream_subscriptions()],

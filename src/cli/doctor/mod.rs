@@ -101,7 +101,7 @@ fn run_until_signalled(examination: impl Future<Output = ()>) -> Result<(), Fail
     })
 }
 
-/// What was found, step by step.
+/// The findings, step by step.
 #[derive(Debug, Default)]
 struct Report {
     text: String,
@@ -113,7 +113,7 @@ impl Report {
         self.line("ok", step, found);
     }
 
-    /// Something that may be as it should be, or could not be looked at.
+    /// Reports something that may be correct, or could not be checked.
     fn note(&mut self, step: &str, found: &str, remedy: &str) {
         self.line("note", step, found);
         self.remedy(remedy);
@@ -125,7 +125,7 @@ impl Report {
         self.remedy(remedy);
     }
 
-    /// Adds what was found elsewhere.
+    /// Adds the findings of another report.
     fn add(&mut self, other: Self) {
         self.text.push_str(&other.text);
         self.missing += other.missing;

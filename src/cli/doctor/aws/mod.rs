@@ -21,7 +21,7 @@ use crate::source::aws::error::classify;
 use crate::source::aws::{AwsError, Connector};
 use crate::source::aws_lookup_events;
 
-/// The sources to look at: the named one, or all that read from AWS.
+/// The sources to check: the named one, or all that read from AWS.
 pub(super) fn choose(config: &Config, named: Option<&str>) -> Result<Vec<(SourceId, SourceConfig)>, Failure> {
     let of_aws = |source: &SourceConfig| {
         matches!(
@@ -89,7 +89,7 @@ async fn examine_queue(id: &SourceId, sqs: &SqsConfig, of_s3: bool, arguments: &
     trail::examine(sqs, &connector, trails, bucket.as_deref().filter(|_| of_s3), report).await;
 }
 
-/// Who we are.
+/// Checks the identity of the credentials.
 async fn identity(sqs: &SqsConfig, connector: &Connector, report: &mut Report) -> bool {
     let config = connector.config(None, sqs.sts_endpoint_url.as_deref());
     match Box::pin(Sts::new(&config).get_caller_identity().send()).await {
@@ -122,7 +122,7 @@ fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }
 
-/// Whether the service refused, rather than failed.
+/// Whether the service refused the request, as opposed to a failure.
 fn is_refused(error: &AwsError) -> bool {
     matches!(error, AwsError::Refused { .. })
 }

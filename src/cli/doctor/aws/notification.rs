@@ -40,7 +40,7 @@ pub(super) async fn examine(
         report.fine("notification", &format!("{bucket} gives notice to the queue"));
         return;
     }
-    // Others may be given notice too: one way that is whole is enough.
+    // There may be other ways of notification: one that is complete is enough.
     let mut ways = Vec::new();
     for topic in topics(told.as_ref(), bucket, trails) {
         let mut way = Report::default();
@@ -75,7 +75,7 @@ async fn of_bucket(
     Box::pin(request.send()).await.map_err(|error| classify(&error, "s3:GetBucketNotification"))
 }
 
-/// The topics that the bucket, or the trail that writes to it, gives notice to.
+/// The topics that are notified by the bucket, or by the trail that writes to it.
 fn topics(told: Option<&GetBucketNotificationConfigurationOutput>, bucket: &str, trails: &[Trail]) -> Vec<Topic> {
     let of_bucket = told.into_iter().flat_map(|told| told.topic_configurations()).map(|to| Topic {
         arn: to.topic_arn().to_owned(),

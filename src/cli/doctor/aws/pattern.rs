@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::policy::is_like;
 
-/// Whether an event meets a pattern. What is compared as a number or an address counts as not met.
+/// Whether an event matches a pattern. Comparisons of numbers and addresses count as not matching.
 pub(super) fn meets(pattern: &Value, event: &Value) -> bool {
     pattern.as_object().is_some_and(|members| {
         members.iter().all(|(name, wanted)| match wanted {

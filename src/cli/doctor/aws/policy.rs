@@ -1,10 +1,10 @@
-//! Resource policies: whom they allow what
+//! Resource policies: whether they allow an action to a service
 //! (<https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_grammar.html>).
 
 use serde_json::Value;
 
-/// Whether a policy lets a service do something on behalf of a resource: a bucket, a rule, a topic. Of conditions, only
-/// those on `aws:SourceArn` are judged.
+/// Whether a policy allows an action to a service on behalf of a resource: a bucket, a rule, a topic. Of conditions,
+/// only those on `aws:SourceArn` are evaluated.
 pub(super) fn admits(policy: Option<&Value>, action: &str, service: &str, source: &str) -> bool {
     let statements = policy.map(|policy| list(&policy["Statement"])).unwrap_or_default();
     statements.into_iter().any(|statement| {
@@ -15,7 +15,7 @@ pub(super) fn admits(policy: Option<&Value>, action: &str, service: &str, source
     })
 }
 
-/// Whether a statement is about an action.
+/// Whether a statement includes an action.
 pub(super) fn allows(statement: &Value, action: &str) -> bool {
     let action = action.to_ascii_lowercase();
     texts(&statement["Action"]).any(|pattern| is_like(&pattern.to_ascii_lowercase(), &action))
@@ -37,18 +37,18 @@ fn is_source(condition: &Value, source: &str) -> bool {
             let is_met = texts(values).any(|pattern| is_like(pattern, source));
             if operator.contains("Not") { !is_met } else { is_met }
         }
-        // What a topic has by default: its owner's own callers, but no service.
+        // A topic's default condition: it admits the owner's own callers, but no service.
         "aws:sourceowner" => false,
         _ => true,
     })
 }
 
-/// Texts, one or many.
+/// The texts in a value that is one text or a list.
 fn texts(value: &Value) -> impl Iterator<Item = &str> {
     list(value).into_iter().filter_map(Value::as_str)
 }
 
-/// One value or many.
+/// The values of a list, or a single value.
 pub(super) fn list(value: &Value) -> Vec<&Value> {
     match value {
         Value::Array(values) => values.iter().collect(),
@@ -57,10 +57,10 @@ pub(super) fn list(value: &Value) -> Vec<&Value> {
     }
 }
 
-/// Whether a text is like a pattern, in which `*` stands for any text and `?` for any character.
+/// Whether a text matches a pattern, in which `*` stands for any text and `?` for any character.
 pub(super) fn is_like(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
-    // After each character of the text, which beginnings of the pattern have been met.
+    // Which prefixes of the pattern match the text up to the current character.
     let mut met = vec![false; pattern.len() + 1];
     open(&mut met, &pattern, true);
     for found in text {
@@ -79,7 +79,7 @@ pub(super) fn is_like(pattern: &str, text: &str) -> bool {
     met.last() == Some(&true)
 }
 
-/// A `*` is met by nothing as well.
+/// A `*` matches the empty text as well.
 fn open(met: &mut [bool], pattern: &[char], at_start: bool) {
     if let Some(first) = met.first_mut() {
         *first |= at_start;

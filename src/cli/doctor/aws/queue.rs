@@ -15,13 +15,13 @@ use crate::source::aws::{AwsError, Connector};
 const ACTIONS: [&str; 4] =
     ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"];
 
-/// What a service that gives notice must be allowed.
+/// The action that a notifying service must be allowed.
 const SEND: &str = "sqs:SendMessage";
 
-/// Fewer, and a long weekend loses messages.
+/// With less, a long weekend loses messages.
 const RETENTION_SECS: u64 = 4 * 24 * 60 * 60;
 
-/// What was learnt of a queue.
+/// What was found out about a queue.
 pub(super) struct Queue {
     pub(super) arn: String,
     /// The bucket that its policy names as a sender.
@@ -30,7 +30,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// The statement of its policy that lets a service send to it, on behalf of a resource.
+    /// The policy statement that allows a service to send to the queue on behalf of a resource.
     pub(super) fn let_send(&self, sid: &str, service: &str, source: &str) -> String {
         pretty(&json!({
             "Sid": sid, "Effect": "Allow", "Principal": { "Service": service }, "Action": SEND, "Resource": self.arn,
@@ -81,7 +81,7 @@ pub(super) async fn examine(sqs: &SqsConfig, connector: &Connector, of_s3: bool,
     Some(queue)
 }
 
-/// A queue with the AWS managed key takes nothing from another service
+/// Checks the encryption. A queue with the AWS managed key accepts nothing from another service
 /// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-key-management.html>).
 fn encryption(key: Option<&str>, report: &mut Report) {
     match key {
@@ -101,7 +101,8 @@ fn encryption(key: Option<&str>, report: &mut Report) {
     }
 }
 
-/// Receives without hiding; the others are asked with a receipt that can't be, which shows only whether they may be asked.
+/// Checks the permissions. It receives without hiding messages; the other actions are called with an invalid receipt,
+/// which only shows whether they are allowed.
 async fn permissions(client: &Client, sqs: &SqsConfig, arn: &str, report: &mut Report) {
     let mut missing = Vec::new();
     let receive = client.receive_message().queue_url(&sqs.queue_url).visibility_timeout(0).wait_time_seconds(0);
@@ -134,7 +135,7 @@ fn is_denied(code: Option<&str>) -> bool {
     code.is_some_and(|code| code.contains("AccessDenied") || code == "AuthorizationError")
 }
 
-/// Who may send, by the queue's policy. Gives the bucket that it names.
+/// Checks who may send, by the queue's policy. Returns the bucket that the policy names.
 fn senders(queue: &Queue, of_s3: bool, report: &mut Report) -> Option<String> {
     let statements = queue.policy.as_ref().map(|policy| list(&policy["Statement"])).unwrap_or_default();
     let (mut services, mut bucket) = (Vec::new(), None);
@@ -171,7 +172,7 @@ fn bucket_of(condition: &str) -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
-/// The queue's ARN, as far as its address tells it.
+/// The queue's ARN, as far as its URL contains it.
 fn arn_of(url: &str) -> String {
     let mut parts = url.rsplit('/');
     let (name, account) = (parts.next().unwrap_or("*"), parts.next().unwrap_or("*"));

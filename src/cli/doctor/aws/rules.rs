@@ -13,7 +13,7 @@ use crate::config::SqsConfig;
 use crate::source::aws::error::classify;
 use crate::source::aws::{AwsError, Connector};
 
-/// What CloudTrail tells EventBridge
+/// The detail types of CloudTrail's events in EventBridge
 /// (<https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-service-event-cloudtrail.html>).
 const CALLS: [&str; 4] = [
     "AWS API Call via CloudTrail",
@@ -22,10 +22,10 @@ const CALLS: [&str; 4] = [
     "AWS Console Action via CloudTrail",
 ];
 const OBJECTS: &str = "Object Created";
-/// Rules of one target that are looked at; a target has few.
+/// Maximum number of rules of one target that are examined; a target has few.
 const MOST_RULES: usize = 50;
 
-/// What the queue is to get.
+/// The events that the queue should receive.
 pub(super) enum Wanted<'a> {
     /// The calls that a trail logs.
     Calls,
@@ -34,7 +34,7 @@ pub(super) enum Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// An event of each kind, as far as patterns look at them.
+    /// An event of each kind, as far as patterns examine them.
     fn samples(&self) -> Vec<(&'static str, Value)> {
         match self {
             Self::Calls => CALLS
@@ -53,7 +53,7 @@ impl Wanted<'_> {
         }
     }
 
-    /// A pattern that all of it meets.
+    /// A pattern that all of these events match.
     fn pattern(&self) -> Value {
         match self {
             Self::Calls => {
@@ -97,7 +97,7 @@ pub(super) async fn examine(
     judge(&rules, queue, wanted, report);
 }
 
-/// The rules of the default bus, where AWS's own services send their events.
+/// The rules on the default bus, to which AWS services send their events, whose target is the queue.
 async fn to(client: &Client, target: &str) -> Result<Vec<Rule>, AwsError> {
     let request = client.list_rule_names_by_target().target_arn(target);
     let answer = Box::pin(request.send()).await;

@@ -11,10 +11,10 @@ use crate::source::aws::error::classify;
 use crate::source::aws::{AwsError, Connector};
 
 const ACTIONS: [&str; 3] = ["sns:GetTopicAttributes", "sns:ListSubscriptionsByTopic", "sns:GetSubscriptionAttributes"];
-/// Pages of subscriptions that are looked at: a hundred on each.
+/// Maximum number of pages of subscriptions that are read, with a hundred on each.
 const MOST_PAGES: usize = 20;
 
-/// A topic, and who gives it notice.
+/// A topic, and what notifies it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Topic {
     pub(super) arn: String,
@@ -91,7 +91,7 @@ async fn subscription(client: &Client, queue: &Queue, topic: &Topic, report: &mu
     Ok(())
 }
 
-/// The queue's subscription to a topic: its ARN, or that it is not confirmed.
+/// The queue's subscription to a topic: its ARN, or a text that says that it is not confirmed.
 async fn of_queue(client: &Client, queue: &Queue, topic: &Topic) -> Result<Option<String>, AwsError> {
     let mut page = None;
     for _ in 0..MOST_PAGES {

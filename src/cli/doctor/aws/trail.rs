@@ -9,7 +9,7 @@ use crate::config::SqsConfig;
 use crate::source::aws::error::classify;
 use crate::source::aws::{AwsError, Connector};
 
-/// The trails that are seen in the queue's region.
+/// The trails that are visible in the queue's region.
 pub(super) async fn list(sqs: &SqsConfig, connector: &Connector) -> Result<Vec<Trail>, AwsError> {
     let request = client(sqs, connector).describe_trails().include_shadow_trails(true);
     let answer = Box::pin(request.send()).await.map_err(|error| classify(&error, "cloudtrail:DescribeTrails"))?;
@@ -20,7 +20,8 @@ fn client(sqs: &SqsConfig, connector: &Connector) -> Client {
     Client::new(&connector.config(sqs.queue_region().as_deref(), None))
 }
 
-/// With a bucket, the trail that writes there; without, any, since EventBridge tells of calls only where one logs.
+/// Checks the trail that writes to the bucket; without a bucket, any one, since EventBridge gets calls only if a trail
+/// logs them.
 pub(super) async fn examine(
     sqs: &SqsConfig,
     connector: &Connector,
