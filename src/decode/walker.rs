@@ -16,7 +16,7 @@ const MATCHED_DEPTH: u32 = 128;
 /// Why a walk stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// The bytes are used up.
+    /// All bytes have been scanned.
     More,
     /// After the bracket that closes the outermost level.
     Closed,
@@ -33,7 +33,7 @@ pub(super) enum Stop {
 /// What is being scanned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A top-level object: a record, unless it turns out to hold an array of them.
+    /// A top-level object: a record, unless it turns out to contain an array of them.
     Object,
     /// A record in an array.
     Element,

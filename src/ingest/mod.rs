@@ -152,6 +152,7 @@ impl Ingest {
         }
     }
 
+    /// Appends the changes of operations that are due, without a delivery.
     fn tell_due(&mut self) -> Result<(), LogError> {
         self.observed = self.observed.max((self.clock)());
         let mut batch = Batch::default();
@@ -193,6 +194,7 @@ impl Ingest {
         Ok(())
     }
 
+    /// Adds the events and assets of one record to the batch, and counts them.
     fn changes(
         &mut self,
         events: Vec<NewEvent>,
@@ -213,6 +215,7 @@ impl Ingest {
         self.changed.extend(assets.into_iter().map(|held| (held.name.clone(), held)));
     }
 
+    /// Processes a delivery and appends its batch to the log.
     fn take(&mut self, delivery: Delivery, outcomes: Outcomes) -> Result<Pending, LogError> {
         let Delivery { source, records, rejected, cursor } = delivery;
         // `observed` never decreases along the log, even when the clock is set back.
@@ -242,6 +245,7 @@ impl Ingest {
         self.log.append(batch)
     }
 
+    /// Completes one record, adds the result to the batch and counts its outcome.
     fn process(
         &mut self,
         source: &SourceId,
@@ -275,6 +279,7 @@ impl Ingest {
         Ok(())
     }
 
+    /// Adds a rejected record to the batch, redacted, and counts it.
     fn reject(&self, source: &SourceId, batch: &mut Batch, mut rejected: Rejected) {
         rejected.bytes = self.engine.redact_rejected(rejected.bytes);
         rejected.reason = self.engine.redact_reason(rejected.reason);

@@ -64,6 +64,7 @@ pub struct Processor {
     novelties: Novelties,
     pub(super) type_prefix: String,
     recent: Recent,
+    /// The records are history, see [`mark_late`](Processor::mark_late).
     late: bool,
     history: History,
     /// Holds the parsed configurations while a record is applied.

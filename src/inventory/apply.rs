@@ -17,6 +17,7 @@ pub(super) struct Application<'a, 's> {
 }
 
 impl<'a> Application<'a, '_> {
+    /// Applies one step.
     pub(super) fn apply(&mut self, step: &Step) {
         match step {
             Step::Replace(value) => {
@@ -45,6 +46,7 @@ impl<'a> Application<'a, '_> {
         }
     }
 
+    /// Sets the value at a pointer; missing parents are created.
     pub(super) fn assign(&mut self, at: &jsonptr::Pointer, value: Json<'a>) {
         match self.document.assigned(at, value, self.arena) {
             Ok(document) => self.document = document,
@@ -91,6 +93,7 @@ impl<'a> Application<'a, '_> {
         self.put(set, elements);
     }
 
+    /// Merges patches into the elements with the same keys.
     fn merge_elements(&mut self, set: &KeyedSet, patches: &[JsonText]) {
         let Some(mut elements) = self.elements(set) else {
             self.complete = false;

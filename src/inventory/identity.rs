@@ -72,8 +72,8 @@ impl Inventory {
         None
     }
 
-    /// Registers the later names of an asset. A name in use by another existing asset is left to that one, unless this
-    /// asset is its successor under that id.
+    /// Registers the later names of an asset. A name that another asset has is taken over, unless that one has a higher
+    /// successor number, or this asset is deleted and the other one is known.
     pub(super) fn note_aliases(&self, name: &AssetName, aliases: &[AssetName], is_alive: bool) {
         for alias in aliases {
             let other = self.aliases.get(alias).map(|first| first.clone()).filter(|first| first != name);

@@ -36,9 +36,11 @@ pub(super) struct Recent {
     pub(super) changes: VecDeque<Entry>,
 }
 
+/// A change in the journal.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) told: Told,
+    /// The asset after it.
     pub(super) after: Arc<Held>,
     pub(super) bytes: usize,
 }
@@ -103,6 +105,7 @@ impl Journal {
         }
     }
 
+    /// Drops changes beyond the limits. Returns the assets of which no change is kept any more.
     fn shrink(&mut self) -> Vec<AssetName> {
         let mut left = Vec::new();
         while self.bytes > self.max_bytes || self.order.len() > self.max_bytes / SMALLEST {
@@ -144,6 +147,7 @@ impl Recent {
         self.changes.iter().map(|entry| entry.bytes).sum()
     }
 
+    /// The asset before the change at an index.
     fn before(&self, place: usize) -> Option<&Arc<Held>> {
         match place.checked_sub(1) {
             Some(previous) => self.changes.get(previous).map(|entry| &entry.after),
@@ -151,6 +155,7 @@ impl Recent {
         }
     }
 
+    /// Inserts a change in its place and applies the later ones again on top.
     pub(super) fn insert<'a>(&mut self, name: &AssetName, told: Told, arena: &'a Arena) -> Applied<'a> {
         let place = self.place(&told);
         let (mut applied, held) = advance(name, self.before(place).map(Arc::as_ref), &told, arena);

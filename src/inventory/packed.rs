@@ -34,6 +34,7 @@ pub(super) struct Packed {
     place: Arc<Place>,
     state: ConfigurationState,
     changed: Time,
+    /// Length of the uncompressed form in bytes.
     length: u32,
     compressed: Box<[u8]>,
 }

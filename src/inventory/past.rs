@@ -38,7 +38,7 @@ pub type Past<'a> = &'a dyn Fn(&AssetName, Time) -> Vec<PastChange>;
 
 impl Recent {
     /// Prepends older changes from the log, so that a change of the given time can be placed. Does nothing if they do
-    /// not lead to the present configuration: the rules may have changed since.
+    /// not lead to the configuration of `base`: the rules may have changed since.
     pub(super) fn reach_back(&mut self, name: &AssetName, time: Time, mut past: Vec<PastChange>) {
         let Some(base) = self.base.clone() else { return };
         past.sort_by_key(|change| change.time);
@@ -99,7 +99,7 @@ fn as_seeded(base: &Held, seeded: &Seeded, draft: &Draft, first: &PastChange) ->
     Arc::new(Held { seeded, ..Arc::unwrap_or_clone(held) })
 }
 
-/// The asset after an event. What events do not contain (aliases, first seen) is taken from its present state.
+/// The asset after an event. What events do not contain (aliases, first seen) is taken from `base`.
 fn state(
     base: &Held,
     draft: &Draft,

@@ -39,7 +39,7 @@ impl JsonText {
         self.0.len()
     }
 
-    /// Never: the shortest value is one digit.
+    /// Always false: the shortest value is one digit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -114,7 +114,7 @@ impl Engine {
     /// As [`load`](Self::load), with the operator's own redaction in addition to that of the rules.
     ///
     /// # Errors
-    /// As [`load`](Self::load), or when the redaction can't be used.
+    /// As [`load`](Self::load), or when the redaction has mistakes.
     pub fn redacting(overrides: Option<&Path>, own: &Redaction) -> Result<Self, CatalogError> {
         Ok(Self { catalog: Catalog::load(overrides, own)? })
     }

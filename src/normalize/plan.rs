@@ -45,6 +45,7 @@ impl Plan {
     }
 }
 
+/// The rules of one service.
 #[derive(Debug, Default)]
 pub(super) struct ServicePlan {
     /// By event name without version suffix. All rules of a name whose conditions hold are applied.
@@ -61,11 +62,13 @@ impl Plan {
     }
 }
 
+/// A type of asset: its definition, and how its assets are named.
 #[derive(Debug)]
 pub(super) struct AssetPlan {
     pub(super) kind: Arc<AssetKind>,
     pub(super) name: Template,
     pub(super) arn: Option<Template>,
+    /// Assets of this type have no region.
     pub(super) global: bool,
     /// Ids with this prefix are of this type: `sg-`.
     pub(super) id_prefix: Option<Box<str>>,
@@ -82,6 +85,7 @@ impl AssetPlan {
     }
 }
 
+/// One compiled rule of an event.
 #[derive(Debug)]
 pub(super) struct EventPlan {
     /// `aws/ec2/RunInstances`.
@@ -106,14 +110,17 @@ impl EventPlan {
     }
 }
 
+/// What a rule does: skip the record, for this reason, or make drafts of a change.
 #[derive(Debug)]
 pub(super) enum Body {
     Skip(Arc<str>),
     Change(Box<ChangePlan>),
 }
 
+/// How a rule makes drafts of a change. Each source is documented in `docs/RULES.md` under the same key.
 #[derive(Debug)]
 pub(super) struct ChangePlan {
+    /// `None`: create or update, depending on the inventory.
     pub(super) action: Option<Action>,
     pub(super) asset: AssetPick,
     pub(super) id: Sources,
@@ -122,12 +129,16 @@ pub(super) struct ChangePlan {
     pub(super) arn: Option<Sources>,
     pub(super) account: Option<Sources>,
     pub(super) region: Option<Sources>,
+    /// Ids of assets to leave out: those for which the call failed.
     pub(super) except: Option<Sources>,
+    /// The steps, in order.
     pub(super) apply: Box<[StepPlan]>,
     pub(super) associations: Box<[AssociationPlan]>,
+    /// The configuration is only partially known after the change.
     pub(super) partial: bool,
 }
 
+/// How a rule determines the type of the asset.
 #[derive(Debug)]
 pub(super) enum AssetPick {
     Kind(Arc<AssetPlan>),
@@ -136,13 +147,16 @@ pub(super) enum AssetPick {
     ByArn,
 }
 
+/// A step with its conditions.
 #[derive(Debug)]
 pub(super) struct StepPlan {
     pub(super) when: Box<[Condition]>,
+    /// The configuration is only partially known if the step finds no value.
     pub(super) required: bool,
     pub(super) op: OpPlan,
 }
 
+/// The operation of a step; it yields the [`Step`](crate::model::Step) of the same name.
 #[derive(Debug)]
 pub(super) enum OpPlan {
     Replace(ValuePlan),
@@ -159,6 +173,7 @@ pub(super) enum OpPlan {
     Touch,
 }
 
+/// How a step gets its value.
 #[derive(Debug)]
 pub(super) enum ValuePlan {
     From(Sources),
@@ -210,6 +225,7 @@ impl ElementsPlan {
     }
 }
 
+/// How a rule makes associations.
 #[derive(Debug)]
 pub(super) struct AssociationPlan {
     pub(super) relation: Arc<str>,
@@ -230,6 +246,7 @@ pub(super) struct Condition {
     pub(super) test: Test,
 }
 
+/// What a condition expects.
 #[derive(Debug)]
 pub(super) enum Test {
     Present,

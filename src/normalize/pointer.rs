@@ -110,7 +110,7 @@ mod tests {
     }
 
     proptest! {
-        /// On what it finds exactly, our resolution is RFC 6901's.
+        /// If the keys match exactly, the result is that of RFC 6901.
         #[test]
         fn agrees_with_rfc_6901(keys in prop::collection::vec("[a-zA-Z~/0-9é]{0,4}", 0..5), leaf in any::<i32>()) {
             let pointer = jsonptr::PointerBuf::from_tokens(keys.iter().map(String::as_str));

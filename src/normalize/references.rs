@@ -16,8 +16,7 @@ use crate::model::{AssetName, Association, FastMap, RelationChange};
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ArnRules {
-    /// Service → characters. What follows one of them in the id is a version or a part, and is cut off: `{ lambda = ":"
-    /// }`.
+    /// Service → characters. What follows one of them in the id, a version or a part, is cut off: `{ lambda = ":" }`.
     #[serde(default)]
     cut: FastMap<String, String>,
     /// Services whose ids may be preceded by a path: `role/service-role/deployer` is `deployer`.
@@ -102,7 +101,8 @@ impl References {
         referred(asset, text, &[], place)
     }
 
-    /// Resolves an id of the given type. An ARN contains its own type and place, which take precedence.
+    /// Resolves an id of the given type. If it is an ARN, its own place counts, and its own type unless it has the form
+    /// of the given one.
     pub(super) fn of_kind(
         &self,
         asset: &Arc<AssetPlan>,

@@ -91,6 +91,7 @@ pub(super) enum RuleAction {
     Upsert,
 }
 
+/// One element of `apply`.
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StepRule {
@@ -137,6 +138,7 @@ pub(super) enum Op {
     Touch,
 }
 
+/// One element of `associations`.
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AssociationRule {
@@ -236,7 +238,7 @@ pub(super) enum ObjectField {
     Nested(BTreeMap<String, ObjectField>),
 }
 
-/// `asset = "AWS::EC2::Instance"`, `asset = { by = "id_prefix" }` or `asset = { by = "arn" }`.
+/// `asset = "AWS::EC2::Instance"`, or `asset = { by = … }` with `"id_prefix"`, `"arm_id"` or `"arn"`.
 #[derive(Debug)]
 pub(super) enum AssetChoice {
     Type(String),

@@ -45,6 +45,7 @@ impl<'a> ArmId<'a> {
         self.segments.get(at).copied()
     }
 
+    /// The segment after index `at`, if the one at that index is `key`.
     fn after(&self, at: usize, key: &str) -> Option<&'a str> {
         self.segment(at).filter(|segment| segment.eq_ignore_ascii_case(key)).and_then(|_| self.segment(at + 1))
     }
@@ -183,7 +184,7 @@ fn segments(path: &str) -> Vec<&str> {
 
 /// 0 for mixed case, 1 for lower case only, 2 otherwise.
 fn shouting(text: &str) -> u8 {
-    // The fixed words of an id are written in their own case by some who capitalise or lower everything else.
+    // The fixed words of an id count, too: an id in capitals except for `subscriptions` is in mixed case.
     let letters = || text.bytes().filter(u8::is_ascii_alphabetic);
     match (letters().any(|letter| letter.is_ascii_lowercase()), letters().any(|letter| letter.is_ascii_uppercase())) {
         (true, true) => 0,

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::super::pointer::Path;
 
-/// The tables.
+/// The tables of the file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::normalize) struct Forms {
