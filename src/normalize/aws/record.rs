@@ -29,8 +29,8 @@ pub(in crate::normalize) struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// Reads as much as is likely to be needed: only the head of a read-only call, or of a record that can't be read as
-    /// a whole.
+    /// Reads as much as is likely to be needed: only the head of a read-only call, of another provider's record, or of
+    /// one that can't be read as a whole.
     ///
     /// # Errors
     /// As [`Record::head`].
