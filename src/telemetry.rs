@@ -17,7 +17,7 @@ use self::otlp::Spans;
 
 /// What is logged when nobody says: our own news, and only the worries of libraries. What the Event Hubs SDK warns of, its
 /// source tells itself.
-pub const DEFAULT_FILTER: &str = "warn,catchment=info,azure_messaging_eventhubs=error";
+pub const DEFAULT_FILTER: &str = "warn,catchment=info,audit=info,azure_messaging_eventhubs=error";
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
