@@ -1,12 +1,13 @@
 //! The whole way of `catchment serve`: records from a source through normalizer, inventory and durable log to one
-//! subscriber over HTTP; against what the log alone takes of the very same events, in the same run and in turns.
+//! subscriber by SSE; against what the log alone takes of the very same events, in the same run and in turns.
 //! Then, at half that rate, how long an event takes from the source to the subscriber.
 //!
 //! The gateway runs in this process, with a source that hands over what it is given. The CPU time is that of the process
 //! without the subscriber's thread.
 //!
 //! `cargo bench --bench serve`; `CATCHMENT_BENCH_QUICK=1` shortens it, `CATCHMENT_BENCH_ROUNDS=20` logs 20 times
-//! 100,000 records, which shows whether the cost grows with the log; `CATCHMENT_BENCH_DIR` chooses the disk.
+//! 100,000 records, and `CATCHMENT_BENCH_LOGGED=10000000` begins with a log of so many events (some 6 GB on disk), which
+//! shows whether the cost grows with the log; `CATCHMENT_BENCH_DIR` chooses the disk.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::cast_precision_loss, missing_docs)]
 
@@ -40,6 +41,8 @@ const IN_FLIGHT: usize = 8;
 const ALONE: usize = 20_000;
 /// Records that are kept back for the second part.
 const PACED: usize = 100_000;
+/// What stands before an event in a stream of SSE, where each is a chunk of HTTP.
+const DATA: &str = "data: ";
 const PACE: Duration = Duration::from_millis(5);
 
 fn main() {
@@ -49,12 +52,14 @@ fn main() {
     let count = if quick { 20_000 } else { 100_000 };
     let root = std::env::var_os("CATCHMENT_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     let directory = tempfile::tempdir_in(&root).unwrap();
+    let logged = std::env::var("CATCHMENT_BENCH_LOGGED").map_or(0, |text| text.parse().unwrap());
+    fill(&root, directory.path(), logged);
     let gateway = Gateway::start(directory.path());
     println!("| events logged | served: events/s | CPU µs/event | the log alone: events/s | served / alone |");
     println!("|--------------:|-----------------:|-------------:|------------------------:|---------------:|");
     // Of one world, so that no record is late.
     let mut records = demo::generate(1, count * rounds + PACED).into_iter();
-    let (mut seen, mut rates) = (0, Vec::new());
+    let (mut seen, mut rates) = (logged, Vec::new());
     for _ in 0..rounds {
         let records = records.by_ref().take(count).collect();
         let reader = gateway.subscribe(seen);
@@ -72,6 +77,40 @@ fn main() {
     }
     rates.sort_by(f64::total_cmp);
     latency(&gateway, seen, records, rates[rates.len() / 2] / 2.0, if quick { 3.0 } else { 20.0 });
+}
+
+/// Logs so many events: some real ones, over and over under new ids.
+fn fill(root: &Path, directory: &Path, count: u64) {
+    if count == 0 {
+        return;
+    }
+    let elsewhere = tempfile::tempdir_in(root).unwrap();
+    let gateway = Gateway::start(elsewhere.path());
+    let reader = gateway.subscribe(0);
+    let tail = gateway.hand_over(demo::generate(2, ALONE), None);
+    let batches: Vec<Batch> = reader.finish(tail).lines.chunks(DELIVERY).map(batch).collect();
+    drop(gateway);
+    let log = EmbeddedLog::open(directory, Retention::default(), Arc::new(Metrics::new().unwrap())).unwrap();
+    let (runtime, mut under_way, mut logged) = (Runtime::new().unwrap(), VecDeque::new(), 0);
+    for batch in batches.iter().cycle() {
+        if logged == count {
+            break;
+        }
+        let mut batch = Batch { events: batch.events.clone(), ..Batch::default() };
+        batch.events.truncate(usize::try_from(count - logged).unwrap());
+        for event in &mut batch.events {
+            logged += 1;
+            event.head.id = format!("logged-{logged}");
+        }
+        under_way.push_back(log.append(batch).unwrap());
+        if under_way.len() == IN_FLIGHT {
+            let pending: Pending = under_way.pop_front().unwrap();
+            runtime.block_on(pending).unwrap();
+        }
+    }
+    for pending in under_way {
+        runtime.block_on(pending).unwrap();
+    }
 }
 
 fn latency(gateway: &Gateway, seen: u64, records: impl Iterator<Item = String>, rate: f64, seconds: f64) {
@@ -237,7 +276,7 @@ impl Gateway {
     /// A subscriber that has read `seen` events before.
     fn subscribe(&self, seen: u64) -> Subscriber {
         let mut stream = TcpStream::connect(self.address).unwrap();
-        let request = "GET /v1/events?format=ndjson HTTP/1.0\r\nhost: localhost\r\n\r\n";
+        let request = "GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n";
         stream.write_all(request.as_bytes()).unwrap();
         let wanted = Arc::new(Mutex::new(None));
         let until = Arc::clone(&wanted);
@@ -291,9 +330,9 @@ fn read(
     loop {
         match stream.read_until(b'\n', &mut line) {
             Ok(0) => panic!("the stream ended"),
-            Ok(_) if line.starts_with(br#"{"specversion""#) => {
+            Ok(_) if line.starts_with(br#"data: {"specversion""#) => {
                 seen += 1;
-                let whole = line.trim_ascii_end();
+                let whole = line[DATA.len()..].trim_ascii_end();
                 if read.lines.len() < ALONE {
                     read.lines.push(whole.to_vec());
                 }

@@ -15,9 +15,9 @@ use tracing_subscriber::{EnvFilter, Layer, reload};
 
 use self::otlp::Spans;
 
-/// The default filter: information from Catchment, warnings from libraries. The source for Event Hubs itself reports
-/// what the SDK warns of.
-pub const DEFAULT_FILTER: &str = "warn,catchment=info,azure_messaging_eventhubs=error";
+/// The default filter: information from Catchment and the audit log, warnings from libraries. The source for Event Hubs
+/// itself reports what the SDK warns of.
+pub const DEFAULT_FILTER: &str = "warn,catchment=info,audit=info,azure_messaging_eventhubs=error";
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

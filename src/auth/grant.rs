@@ -24,6 +24,8 @@ pub struct Limits {
 /// The rights of a valid credential.
 #[derive(Debug)]
 pub struct Grant {
+    /// The name of the token, or the subject of the JWT.
+    holder: Option<String>,
     scope: Scope,
     expires: Option<Time>,
     ended: CancellationToken,
@@ -32,8 +34,9 @@ pub struct Grant {
 }
 
 impl Grant {
-    pub(super) fn new(scope: Scope, expires: Option<Time>, limits: Limits) -> Self {
+    pub(super) fn new(holder: Option<String>, scope: Scope, expires: Option<Time>, limits: Limits) -> Self {
         Self {
+            holder,
             scope,
             expires,
             ended: CancellationToken::new(),
@@ -45,18 +48,25 @@ impl Grant {
     /// The same rights within other limits. It ends with this one; streams that are already open count against this
     /// one's limit.
     pub(super) fn within(&self, limits: Limits) -> Self {
-        Self { ended: self.ended.clone(), ..Self::new(self.scope.clone(), self.expires, limits) }
+        Self { ended: self.ended.clone(), ..Self::new(self.holder.clone(), self.scope.clone(), self.expires, limits) }
     }
 
     /// The grant of everybody while no credential is needed.
     pub(super) fn anonymous() -> Self {
         Self {
+            holder: None,
             scope: Scope::default(),
             expires: None,
             ended: CancellationToken::new(),
             requests: None,
             streams: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
         }
+    }
+
+    /// Whose it is, for the log: the name of the token, or the subject of the JWT. `None` if no credential was needed.
+    #[must_use]
+    pub fn holder(&self) -> Option<&str> {
+        self.holder.as_deref()
     }
 
     /// The scope of what it may see.

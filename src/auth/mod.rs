@@ -311,7 +311,7 @@ impl Access {
             return Ok(grant);
         }
         let bearer = oidc.check(token).await?;
-        let grant = Arc::new(Grant::new(bearer.scope, Some(bearer.expires), limits));
+        let grant = Arc::new(Grant::new(bearer.subject, bearer.scope, Some(bearer.expires), limits));
         let mut jwts = self.jwts.lock().unwrap_or_else(PoisonError::into_inner);
         if jwts.len() >= MAX_JWTS {
             jwts.retain(|_, grant| !grant.is_over(now));
@@ -413,7 +413,7 @@ impl Access {
                 None => {
                     let failed = |cause| AuthError::Scope { name: record.name.clone(), cause };
                     let scope = record.scope.compile(&self.type_prefix).map_err(failed)?;
-                    Arc::new(Grant::new(scope, record.expires, limits))
+                    Arc::new(Grant::new(Some(record.name.clone()), scope, record.expires, limits))
                 }
             };
             next.push(Known { record, grant });

@@ -142,9 +142,11 @@ pub enum JwtRefusal {
     Unavailable(String),
 }
 
-/// The scope of a valid JWT, and its expiry.
+/// What a valid JWT says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Bearer {
+    /// `sub`.
+    pub(super) subject: Option<String>,
     pub(super) scope: Scope,
     pub(super) expires: Time,
 }
@@ -210,7 +212,8 @@ impl Oidc {
         let Claims { exp, others } = decode(token, &key, &validation).map_err(invalid)?.claims;
         let scope = self.scope(&others)?;
         let expires = exp.saturating_add(self.config.clock_skew_secs).saturating_mul(1_000);
-        Ok(Bearer { scope, expires: Time::from_millis(i64::try_from(expires).unwrap_or(i64::MAX)) })
+        let subject = others.get("sub").and_then(Value::as_str).map(str::to_owned);
+        Ok(Bearer { subject, scope, expires: Time::from_millis(i64::try_from(expires).unwrap_or(i64::MAX)) })
     }
 
     /// The scope of the first grant that matches the claim.

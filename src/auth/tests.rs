@@ -134,7 +134,7 @@ async fn guesses_and_requests_are_counted() {
 #[test]
 fn streams_of_one_credential_are_bounded() {
     let limits = Limits { requests_per_minute: NonZeroU32::MIN, streams: 2 };
-    let grant = Grant::new(Scope::default(), None, limits);
+    let grant = Grant::new(None, Scope::default(), None, limits);
     let held: Vec<_> = (0..2).map(|_| grant.open_stream().unwrap()).collect();
     assert!(grant.open_stream().is_none());
     drop(held);

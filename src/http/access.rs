@@ -43,6 +43,14 @@ impl Caller {
         self.0.open_stream().ok_or(ApiError::TooManyStreamsOfOne)
     }
 
+    /// Logs who opens a stream, and from where, if a credential was needed for that.
+    pub(super) fn log_stream(&self, peer: Option<Peer>) {
+        let Some(credential) = self.0.holder() else { return };
+        let peer = peer.map(|peer| tracing::field::display(peer.0.ip()));
+        // Escaped, as a provider of JWTs might let anything through.
+        tracing::info!(target: "audit", peer, credential = %credential.escape_debug(), "stream opened");
+    }
+
     /// Cancelled when the credential ends; `None` for one that does not.
     pub(super) fn until_ended(&self) -> Option<CancellationToken> {
         self.0.can_end().then(|| self.0.ended().clone())

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::access::Caller;
+use super::access::{Caller, Peer};
 use super::error::ApiError;
 use super::handover::{Door, HandoverBody};
 use super::params::{Moment, Params, parse_cursor};
@@ -226,6 +226,7 @@ fn start_since(log: &dyn crate::log::EventLog, since: Time) -> Result<(Seq, bool
 pub(super) async fn stream(
     State(app): State<Shared>,
     Extension(caller): Extension<Caller>,
+    peer: Option<Extension<Peer>>,
     door: Door,
     uri: Uri,
     headers: HeaderMap,
@@ -259,6 +260,7 @@ pub(super) async fn stream(
         let body = body(subscription, Some(first), wire, OpenStream::new(metrics, [permit, of_caller]));
         return Ok((stream_headers(format, gzip), Body::from_stream(body)).into_response());
     }
+    caller.log_stream(peer.map(|peer| peer.0));
     let open = OpenStream::new(metrics, [permit, of_caller]);
     Ok(match door {
         Door::Hyper => {

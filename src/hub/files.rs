@@ -17,7 +17,7 @@ const MIN_BYTES: usize = 16 * 1024;
 /// Runs of a segment that are copied before it gets a file, as for a few streams a file does not pay.
 const COPIED_BEFORE: u32 = 2;
 /// Limits of all files together.
-const MAX_FILES: usize = 256;
+const MAX_FILES: usize = 128;
 const MAX_BYTES: usize = 32 << 20;
 
 /// The newest files. Older ones are dropped, and their segments are copied again.
@@ -54,8 +54,9 @@ impl MemoryFiles {
         }
         match system::create(bytes) {
             Ok(file) => self.keep(Arc::new(file), bytes.len()),
+            // Perhaps for want of a descriptor or memory, which others need more.
             Err(error) => {
-                self.refuse(&error);
+                tracing::debug!(%error, "no memory file for a segment");
                 Weak::new()
             }
         }
@@ -78,7 +79,7 @@ impl MemoryFiles {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).files.len()
     }
 
-    /// Drops all files and makes no more, since the system does not allow them or does not send them.
+    /// Drops all files and makes no more, since the system does not send them.
     pub(super) fn refuse(&self, error: &io::Error) {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).files.clear();
         if !self.refused.swap(true, Ordering::Relaxed) {

@@ -61,16 +61,21 @@ impl Newest {
         let first = after.next();
         let groups = self.holding(first, tail);
         let skipped = usize::try_from(first.0.checked_sub(groups.first()?.first.0)?).ok()?;
-        let (mut heads, mut lines) = (Vec::new(), Vec::with_capacity(max_bytes.min(MAX_BYTES) / 2));
-        for event in groups.iter().flat_map(|group| group.events.iter()).skip(skipped) {
-            if lines.len() >= max_bytes {
-                break;
-            }
-            heads.push(event.head.clone());
+        let mut bytes = 0;
+        let has_room = |event: &&NewEvent| {
+            let has_room = bytes < max_bytes;
+            bytes += if has_room { event.json.len() + 1 } else { 0 };
+            has_room
+        };
+        let events = groups.iter().flat_map(|group| group.events.iter()).skip(skipped);
+        let events: Vec<&NewEvent> = events.take_while(has_room).collect();
+        let mut lines = Vec::with_capacity(bytes);
+        for event in &events {
             lines.extend_from_slice(&event.json);
             lines.push(b'\n');
         }
-        (!heads.is_empty()).then(|| Block { first, heads, lines: lines.into() })
+        let heads = events.iter().map(|event| event.head.clone()).collect();
+        Some(Block { first, heads, lines: lines.into() })
     }
 
     /// The groups from the one that holds an event on, up to the tail.

@@ -104,7 +104,7 @@ fn who_has_no_token_gets_nothing() {
     assert_eq!((status, body.lines().count()), (200, 2));
     let (status, _, body) = curl(&server, &format!("/v1/assets?access_token={token}"), &[]);
     assert_eq!((status, code(&body).as_str()), (401, "query_token"));
-    let log = server.wait_for_log(&["request refused"]);
+    let log = server.wait_for_log(&["request refused", "\"credential\":\"all\"", "stream opened"]);
     assert!(!log.contains(&token[10..]), "{log}");
 }
 

@@ -3,9 +3,9 @@
 //! A few tasks, the shards, serve all such streams; a stream has no task, no queue and no buffer of its own. It is a
 //! `slot`: a socket, a cursor and a place in the shard's arrays. A shard that wakes looks once at what is new, finds
 //! the slots whose filter passes some of it, and gives each a turn: whatever lies between its cursor and the tail goes
-//! out in one system call, as slices of the chunks that all share, or out of a file with them (`files`). So an event that comes alone is sent at once, and
-//! under load a call carries many. A socket that takes no more is left alone until the kernel tells that it does; its
-//! slot keeps what it was at, which is at most the rest of one event.
+//! out in one system call, as slices of the chunks that all share, or out of a file with them (`files`). So an event
+//! that comes alone is sent at once, and under load a call carries many. A socket that takes no more is left alone until
+//! the kernel tells that it does; its slot keeps what it was at, which is at most the rest of one event.
 
 mod ready;
 mod shard;
