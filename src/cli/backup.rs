@@ -103,8 +103,12 @@ pub(super) fn run(
 /// Writes a file that only its owner may read, and checks it by reading it back. Returns a description of its content.
 fn write_checked(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> Result<String, Failure> {
     let failed = |error: io::Error| Failure::run(format!("write {}", path.display()), error);
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path).map_err(failed)?;
+    // What an earlier one left behind may have another owner, and be readable by others.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     let mut output = BufWriter::new(file);
     write(&mut output)?;
     let file = output.into_inner().map_err(|error| failed(error.into_error()))?;

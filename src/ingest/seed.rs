@@ -56,7 +56,7 @@ impl Ingest {
 impl Processor {
     /// Processes an item of a document, and counts the outcome of each asset in the document's tally.
     pub(super) fn seed(&self, found: Seeds, document: &SeedDocument, observed: Time) -> Taken {
-        let Seeds { seeds, faults, raw } = found;
+        let Seeds { seeds, faults } = found;
         let mut taken = Taken::default();
         for fault in faults {
             match fault {
@@ -69,7 +69,7 @@ impl Processor {
                 }
             }
         }
-        for seed in seeds {
+        for (seed, raw) in seeds {
             self.apply_seed(seed, &raw, document, observed, &mut taken);
         }
         if taken.rejected.is_some() {

@@ -1,6 +1,8 @@
 //! Backup while events come in, restore elsewhere, and going on from there.
 
 use std::collections::HashSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -57,10 +59,15 @@ fn a_backup_under_load_is_one_moment_and_sources_go_on_from_it() {
     let server = Server::serve(path, &configuration(path, "data"));
     server.wait_until("some events", || server.metric("catchment_log_tail_sequence", "") >= BEFORE as f64);
     let file = path.join("all.backup");
+    // What an interrupted one left behind, for everybody to read.
+    let left = path.join("all.backup.part");
+    std::fs::write(&left, "").unwrap();
+    std::fs::set_permissions(&left, Permissions::from_mode(0o644)).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| write(path, BEFORE..BEFORE + DURING));
         back_up(&server, &file);
     });
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "only its owner may read it");
     server.wait_until("all", || server.metric("catchment_log_tail_sequence", "") >= (BEFORE + DURING) as f64);
     let (all, held) = (server.all_events(), assets(&server));
     let epoch = epoch(&server);

@@ -48,12 +48,10 @@ pub(super) struct SeedRules {
 /// The result of normalizing an item.
 #[derive(Debug)]
 pub struct Seeds {
-    /// The assets.
-    pub seeds: Vec<Seed>,
+    /// The assets, each with the item or the part of it that it was read from: one line, redacted.
+    pub seeds: Vec<(Seed, Bytes)>,
     /// Why the item or parts of it were not accepted.
     pub faults: Vec<SeedFault>,
-    /// The item on one line, redacted.
-    pub raw: Bytes,
 }
 
 /// Why an item, or a part of it, was not accepted.
@@ -78,7 +76,7 @@ impl SeedFault {
 
 /// Normalizes an item of a document.
 pub(super) fn seeds(catalog: &Catalog, bytes: &[u8], document: &SeedDocument) -> Seeds {
-    let mut found = Seeds { seeds: Vec::new(), faults: Vec::new(), raw: Bytes::new() };
+    let mut found = Seeds { seeds: Vec::new(), faults: Vec::new() };
     let value = serde_json::from_slice(bytes).map(|value| match value {
         // A query of AWS Config returns objects as JSON in strings.
         Value::String(text) if document.member == "Results" => item::parsed(&Value::String(text)),
@@ -88,7 +86,7 @@ pub(super) fn seeds(catalog: &Catalog, bytes: &[u8], document: &SeedDocument) ->
         Ok(value) => found.take(catalog, value, document),
         Err(error) => found.faults.push(SeedFault::rejected("not_json", format!("not JSON: {error}"))),
     }
-    for seed in &mut found.seeds {
+    for (seed, _) in &mut found.seeds {
         // Event times are exact to the second only: an event of the same second must come after the seed.
         seed.as_of = Time::from_millis(seed.as_of.millis().div_euclid(1_000) * 1_000);
     }
@@ -145,20 +143,12 @@ impl Seeds {
         read: impl FnOnce(&Map<String, Value>) -> Result<Seed, SeedFault>,
     ) {
         let text = json!(told).to_string();
-        let seed = match redact::sanitize(&text, catalog.azure.secrets(), &[]) {
-            Err(error) => Err(SeedFault::rejected("unfit_text", error.to_string())),
-            Ok(Cow::Borrowed(_)) => {
-                let seed = read(told);
-                self.raw = text.into();
-                seed
-            }
-            Ok(Cow::Owned(text)) => {
-                let seed = read(&serde_json::from_str(&text).unwrap_or_default());
-                self.raw = text.into();
-                seed
-            }
+        let (seed, raw) = match redact::sanitize(&text, catalog.azure.secrets(), &[]) {
+            Err(error) => return self.faults.push(SeedFault::rejected("unfit_text", error.to_string())),
+            Ok(Cow::Borrowed(_)) => (read(told), text),
+            Ok(Cow::Owned(text)) => (read(&serde_json::from_str(&text).unwrap_or_default()), text),
         };
-        self.keep(seed);
+        self.keep(seed, &raw.into());
     }
 
     fn item(&mut self, catalog: &Catalog, item: Item, document: &SeedDocument) {
@@ -170,21 +160,21 @@ impl Seeds {
             Ok(Cow::Borrowed(_)) => view,
             Ok(Cow::Owned(text)) => serde_json::from_str(&text).unwrap_or(Value::Null),
         };
-        self.raw = view.to_string().into();
+        let raw = Bytes::from(view.to_string());
         match drafts(catalog, &item, &view, document) {
             Err(fault) => self.faults.push(fault),
             Ok(drafts) => {
                 let as_of = item.as_of.unwrap_or(document.as_of);
                 for draft in drafts {
-                    self.keep(placed(draft).map(|draft| Seed { as_of, draft }));
+                    self.keep(placed(draft).map(|draft| Seed { as_of, draft }), &raw);
                 }
             }
         }
     }
 
-    fn keep(&mut self, seed: Result<Seed, SeedFault>) {
+    fn keep(&mut self, seed: Result<Seed, SeedFault>, raw: &Bytes) {
         match seed {
-            Ok(seed) => self.seeds.push(seed),
+            Ok(seed) => self.seeds.push((seed, raw.clone())),
             Err(fault) => self.faults.push(fault),
         }
     }

@@ -21,7 +21,7 @@ fn document(member: &str, members: Value) -> SeedDocument {
 
 fn names(item: &Value, document: &SeedDocument) -> Vec<String> {
     let found = engine().seeds(item.to_string().as_bytes(), document);
-    let seeds = found.seeds.iter().map(|seed| {
+    let seeds = found.seeds.iter().map(|(seed, _)| {
         format!(
             "{} {}",
             seed.draft.asset.kind.provider_type,
@@ -139,7 +139,7 @@ fn terraform_tells_that_there_are_resources_of_azure_and_objects_of_its_director
     let kind = "Microsoft.DBforPostgreSQL/flexibleServers";
     assert_eq!(names(&item, &state), [format!("{kind} {name}/providers/microsoft.dbforpostgresql/flexibleservers/db")]);
     let found = engine().seeds(item.to_string().as_bytes(), &state);
-    let Seed { draft, .. } = &found.seeds[0];
+    let Seed { draft, .. } = &found.seeds[0].0;
     assert!(draft.partial, "most attributes are the provider's own");
     let Some(Step::Replace(configuration)) = draft.steps.first() else { panic!("{:?}", draft.steps) };
     let configuration = configuration.to_value();
@@ -171,8 +171,39 @@ fn terraform_tells_that_there_are_resources_of_azure_and_objects_of_its_director
     let user = json!({ "object_id": "0f1e2d3c-0000-4000-8000-0000000000aa", "user_principal_name": "jane@example.com",
         "display_name": "Jane", "password": "hunter2" });
     let found = engine().seeds(resource("azuread_user", user, json!([])).to_string().as_bytes(), &state);
-    let Some(Step::Replace(configuration)) = found.seeds[0].draft.steps.first() else { panic!("{found:?}") };
+    let Some(Step::Replace(configuration)) = found.seeds[0].0.draft.steps.first() else { panic!("{found:?}") };
     assert_eq!(configuration.to_value(), json!({ "userPrincipalName": "jane@example.com", "displayName": "Jane" }));
+}
+
+#[test]
+fn each_asset_of_an_item_comes_with_its_own_part() {
+    let instance = |id: &str| json!({ "InstanceId": id, "InstanceType": "t3.micro" });
+    let group = |name: &str| {
+        let id = format!("/subscriptions/0f1e2d3c-0000-4000-8000-000000000001/resourceGroups/{name}");
+        json!({ "attributes": { "id": id, "name": name }, "sensitive_attributes": [] })
+    };
+    for (member, members, item, parts) in [
+        (
+            "Reservations",
+            json!({}),
+            json!({ "OwnerId": "111122223333", "Instances": [instance("i-0a"), instance("i-0b")] }),
+            ["i-0a", "i-0b"],
+        ),
+        (
+            "resources",
+            json!({ "terraform_version": "1.9.8" }),
+            json!({ "type": "azurerm_resource_group", "instances": [group("first"), group("second")] }),
+            ["first", "second"],
+        ),
+    ] {
+        let found = engine().seeds(item.to_string().as_bytes(), &document(member, members));
+        assert_eq!(found.seeds.len(), 2, "{found:?}");
+        for ((seed, raw), part) in found.seeds.iter().zip(parts) {
+            let raw = std::str::from_utf8(raw).unwrap();
+            assert!(seed.draft.asset.name.as_str().ends_with(part), "{seed:?}");
+            assert!(raw.contains(part) && parts.iter().filter(|part| raw.contains(**part)).count() == 1, "{raw}");
+        }
+    }
 }
 
 #[test]
@@ -189,7 +220,7 @@ fn a_deleted_item_is_a_deletion_of_its_time() {
     let item = json!({ "resourceType": "AWS::EC2::VPC", "resourceId": "vpc-1", "configurationItemStatus": "ResourceDeleted",
         "configurationItemCaptureTime": "2026-02-03T03:00:00.900Z", "awsAccountId": "111122223333", "awsRegion": "eu-west-1" });
     let found = engine().seeds(item.to_string().as_bytes(), &SeedDocument::default());
-    let seed = &found.seeds[0];
+    let (seed, _) = &found.seeds[0];
     assert_eq!(seed.draft.action, DraftAction::Known(Action::Delete));
     assert_eq!(seed.as_of.to_string(), "2026-02-03T03:00:00.000Z", "an event of the same second comes after");
 }
