@@ -3,7 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What the log, memory files of events, the sources and the rest of the process need besides connections.
-pub const RESERVED: u64 = 640;
+pub const RESERVED: u64 = 544;
 
 /// Raises the soft limit of open files to the hard one (`man 2 getrlimit`): most systems start programs with a soft limit
 /// of 1024, for the sake of those that can't count further. Gives what holds from then on; `None`: no limit.

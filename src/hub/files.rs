@@ -16,9 +16,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 const MIN_BYTES: usize = 16 * 1024;
 /// Runs of a segment that are copied before it gets a file, as for a few streams a file does not pay.
 const COPIED_BEFORE: u32 = 2;
-/// Limits of all files together.
-const MAX_FILES: usize = 128;
-const MAX_BYTES: usize = 32 << 20;
+/// Limits of all files together: a window over which the readers of the same events may spread.
+const MAX_FILES: usize = 32;
+const MAX_BYTES: usize = 16 << 20;
 
 /// The newest files. Older ones are dropped, and their segments are copied again.
 #[derive(Debug, Default)]
