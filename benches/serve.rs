@@ -88,20 +88,28 @@ fn fill(root: &Path, directory: &Path, count: u64) {
     let gateway = Gateway::start(elsewhere.path());
     let reader = gateway.subscribe(0);
     let tail = gateway.hand_over(demo::generate(2, ALONE), None);
-    let batches: Vec<Batch> = reader.finish(tail).lines.chunks(DELIVERY).map(batch).collect();
+    let real = batch(&reader.finish(tail).lines).events;
     drop(gateway);
-    let log = EmbeddedLog::open(directory, Retention::default(), Arc::new(Metrics::new().unwrap())).unwrap();
-    let (runtime, mut under_way, mut logged) = (Runtime::new().unwrap(), VecDeque::new(), 0);
-    for batch in batches.iter().cycle() {
-        if logged == count {
-            break;
-        }
-        let mut batch = Batch { events: batch.events.clone(), ..Batch::default() };
-        batch.events.truncate(usize::try_from(count - logged).unwrap());
-        for event in &mut batch.events {
-            logged += 1;
-            event.head.id = format!("logged-{logged}");
-        }
+    let again = |number: u64| {
+        let event = &real[number as usize % real.len()];
+        let head = EventHead { id: format!("logged-{number}"), ..event.head.clone() };
+        NewEvent { head, json: event.json.clone() }
+    };
+    let batches = (0..count).step_by(DELIVERY).map(|first| {
+        let events = (first..count.min(first + DELIVERY as u64)).map(again).collect();
+        Batch { events, ..Batch::default() }
+    });
+    append_all(&log_in(directory), batches);
+}
+
+fn log_in(directory: &Path) -> EmbeddedLog {
+    EmbeddedLog::open(directory, Retention::default(), Arc::new(Metrics::new().unwrap())).unwrap()
+}
+
+/// Appends batches, some of them under way at a time, and waits until all are durable.
+fn append_all(log: &EmbeddedLog, batches: impl IntoIterator<Item = Batch>) {
+    let (runtime, mut under_way) = (Runtime::new().unwrap(), VecDeque::new());
+    for batch in batches {
         under_way.push_back(log.append(batch).unwrap());
         if under_way.len() == IN_FLIGHT {
             let pending: Pending = under_way.pop_front().unwrap();
@@ -141,21 +149,10 @@ fn latency(gateway: &Gateway, seen: u64, records: impl Iterator<Item = String>, 
 /// The log alone takes the same events, each with the configuration that the inventory holds after it.
 fn alone(root: &Path, lines: &[Vec<u8>]) -> f64 {
     let directory = tempfile::tempdir_in(root).unwrap();
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let log = EmbeddedLog::open(directory.path(), Retention::default(), metrics).unwrap();
+    let log = log_in(directory.path());
     let batches: Vec<Batch> = lines.chunks(DELIVERY).map(batch).collect();
-    let runtime = Runtime::new().unwrap();
-    let (start, mut under_way) = (Instant::now(), VecDeque::new());
-    for batch in batches {
-        under_way.push_back(log.append(batch).unwrap());
-        if under_way.len() == IN_FLIGHT {
-            let pending: Pending = under_way.pop_front().unwrap();
-            runtime.block_on(pending).unwrap();
-        }
-    }
-    for pending in under_way {
-        runtime.block_on(pending).unwrap();
-    }
+    let start = Instant::now();
+    append_all(&log, batches);
     lines.len() as f64 / start.elapsed().as_secs_f64()
 }
 
