@@ -128,7 +128,9 @@ fn scenarios() -> Vec<(Scenario, Door, &'static [Row])> {
             Door::Plain,
             &[CPU, RESUMED],
         ),
-        (paced("healthy", 100, 200, 0, none), Door::Plain, &[P99, GROWN]),
+        // The baselines of what follows: without those that read nothing, and with as many that read.
+        (paced("healthy-100", 100, 200, 0, none), Door::Plain, &[P99, GROWN]),
+        (paced("healthy-300", 300, 200, 0, none), Door::Plain, &[P99, GROWN]),
         (paced("healthy-beside-stuck", 300, 200, 200, none), Door::Plain, &[P99, GROWN, KERNEL, LET_GO]),
         (idle("idle", 10_000, waiting), Door::Plain, &[RESIDENT]),
         (idle("idle-http-1.0", 10_000, waiting), Door::Http10, &[RESIDENT]),
