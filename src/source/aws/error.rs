@@ -1,4 +1,4 @@
-//! What an answer that is no success means, and what mends it
+//! Classifies error responses, and says what to do about each
 //! (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html>,
 //! <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>).
 

@@ -92,7 +92,7 @@ impl S3 {
         let make = |region: &Option<String>| {
             let config = self.connector.config(region.as_deref(), self.endpoint_url.as_deref());
             let config = aws_sdk_s3::config::Builder::from(&config)
-                // An address of one's own seldom has a name for every bucket.
+                // A custom endpoint seldom has a host name per bucket.
                 .force_path_style(self.endpoint_url.is_some())
                 .build();
             Client::from_conf(config)

@@ -1,4 +1,4 @@
-//! An application that shows who it is by a certificate: each request for a token bears a statement signed with its key.
+//! Authenticates an application by certificate: each token request carries an assertion signed with its key.
 //!
 //! <https://learn.microsoft.com/entra/identity-platform/certificate-credentials>
 

@@ -1,4 +1,5 @@
-//! The hub as the loops see it, behind traits so that they can be tested without one, and the SDK behind them.
+//! The hub as the loops see it, behind traits so that they can be tested without one; and the implementation by the
+//! SDK.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -111,8 +112,8 @@ impl Connect for Sdk {
         let mut builder = ConsumerClient::builder()
             .with_consumer_group(self.config.consumer_group.clone())
             .with_application_id("catchment".to_owned())
-            // Its own recovery begins again where it first began: events would be missed or come again. We make a
-            // new client at the right place instead.
+            // The SDK's own recovery resumes where the link first began: events would be missed or repeated. We create
+            // a new client at the right position instead.
             .with_retry_options(RetryOptions { max_retries: 0, ..RetryOptions::default() });
         if let Some(endpoint) = &self.config.endpoint {
             builder = builder.with_custom_endpoint(endpoint.clone());

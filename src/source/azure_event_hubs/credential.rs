@@ -1,4 +1,4 @@
-//! From the configured credential to tokens.
+//! Gets tokens with the configured credential.
 
 use std::sync::Mutex;
 use std::{fmt, sync::Arc, sync::PoisonError};
@@ -190,7 +190,7 @@ mod tests {
     }
 
     fn tokens(minutes: i64) -> Tokens {
-        // Making the credential anew fails, which shows that it was tried.
+        // Creating the credential again fails, which shows that it was tried.
         let credential = Some(Credential::WorkloadIdentity(WorkloadIdentity {
             tenant_id: Some("tenant".to_owned()),
             client_id: Some("client".to_owned()),

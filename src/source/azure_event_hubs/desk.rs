@@ -1,4 +1,4 @@
-//! Where what the partitions find comes together: deliveries in order, the position, the status.
+//! Collects what the readers find: delivers it in order, and keeps position and status.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;

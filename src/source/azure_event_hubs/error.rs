@@ -1,4 +1,4 @@
-//! What goes wrong with a hub, and what to do about it.
+//! Errors of a hub, with advice.
 
 use std::error::Error;
 
@@ -154,7 +154,7 @@ mod tests {
     fn described(condition: AmqpErrorCondition) -> EventHubsError {
         let described = AmqpDescribedError::new(condition, Some("as it says".to_owned()), Default::default());
         let inner = AmqpError::from(AmqpErrorKind::AmqpDescribedError(described));
-        // As the SDK wraps it.
+        // In the form in which the SDK wraps it.
         let wrapped = azure_core::Error::with_error(azure_core::error::ErrorKind::Other, inner, "failed to ensure");
         EventHubsError::from(AmqpError::from(wrapped))
     }
