@@ -23,7 +23,7 @@ const LOOKUP_RATE: f64 = 2.0;
 const SQS_VISIBILITY_SECS: u64 = 30;
 /// Many proxies drop a connection that is idle for a minute.
 const PROXY_TIMEOUT_SECS: u64 = 60;
-/// Kubernetes kills a pod 30 s after it asked it to stop, by default.
+/// By default, Kubernetes kills a pod 30 s after asking it to stop.
 const PATIENCE_MILLIS: u64 = 30_000;
 /// In a smaller ring, a single large event would take all the room.
 const MIN_RING_BYTES: usize = 1024 * 1024;
@@ -58,7 +58,7 @@ struct Report<'a> {
 
 impl Report<'_> {
     fn add(&mut self, severity: Severity, key: &str, message: &str) {
-        // A key that was left out is blamed on the section that should hold it.
+        // A missing key is reported at the section that should hold it.
         let mut place = key;
         let origin = loop {
             match (self.origins.get(place), place.rsplit_once('.')) {
@@ -329,7 +329,7 @@ fn check_sqs(sqs: &SqsConfig, key: &dyn Fn(&str) -> String, report: &mut Report<
     if !(1..=64).contains(&sqs.parallel_objects) {
         report.error(&key("parallel_objects"), "must be from 1 to 64");
     }
-    // What SQS takes: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html
+    // SQS's limits: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html
     if !(1..=43_200).contains(&sqs.visibility_secs) {
         report.error(&key("visibility_secs"), "must be from 1 to 43200 (12 hours)");
     } else if sqs.visibility_secs < SQS_VISIBILITY_SECS {
