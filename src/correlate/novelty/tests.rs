@@ -305,7 +305,7 @@ proptest! {
                     _ => false,
                 };
                 let before = changes[..n].iter().rev().find(is_same);
-                // In a small memory, only what is outside the learning period.
+                // A small memory may have forgotten it.
                 let known = before.filter(|_| facts > changes.len() * 8);
                 prop_assert!(known.is_none(), "{facet} of {change:?} after {known:?}");
             }
