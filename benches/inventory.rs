@@ -4,8 +4,8 @@
 //! For each size, a durable log is filled with the assets and opened in another process, as by `catchment serve`. That
 //! process then applies changes to randomly chosen assets, almost none of which changed recently.
 //!
-//! `cargo bench --bench inventory`; `CATCHMENT_BENCH_QUICK=1` stops at 100,000 assets, `CATCHMENT_BENCH_DIR` chooses the
-//! disk.
+//! `cargo bench --bench inventory`; `CATCHMENT_BENCH_QUICK=1` stops at 100,000 assets, `CATCHMENT_BENCH_DIR` chooses
+//! the disk.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, missing_docs)]
 
