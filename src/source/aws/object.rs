@@ -115,7 +115,7 @@ impl Objects for S3 {
             }),
             Err(error) => {
                 let grant = format!(
-                    "s3:GetObject on arn:aws:s3:::{}/* (and kms:Decrypt on its KMS key, where it has one)",
+                    "s3:GetObject on arn:aws:s3:::{}/* (and kms:Decrypt on its KMS key, if it has one)",
                     object.bucket
                 );
                 Err(classify(&error, &grant))

@@ -90,7 +90,7 @@ impl ObjectReader {
                 let _ = steps.send((number, Err(error))).await;
                 return;
             }
-            tracing::debug!(%error, object = object.location(), "reading broke off; trying again");
+            tracing::debug!(%error, object = object.location(), "reading was interrupted; retrying");
             sleep(wait).await;
         }
     }
@@ -122,7 +122,7 @@ impl ObjectReader {
         let fed = feed(body, &sender).await;
         drop(sender);
         let (reached, cut) =
-            cutting.await.map_err(|error| AwsError::Unavailable(format!("the decoder broke off: {error}")))?;
+            cutting.await.map_err(|error| AwsError::Unavailable(format!("the decoder failed: {error}")))?;
         *progress = reached;
         fed.and_then(|()| cut.map_err(|error| AwsError::Unavailable(error.to_string())))
     }
@@ -136,7 +136,7 @@ async fn feed(mut body: Body, sender: &mpsc::Sender<io::Result<Bytes>>) -> Resul
         let piece = match next {
             Ok(Ok(piece)) => piece,
             Ok(Err(error)) => return Err(AwsError::Unavailable(super::error::with_causes(&error))),
-            Err(_) => return Err(AwsError::Unavailable(format!("the body stood still for {SILENCE:?}"))),
+            Err(_) => return Err(AwsError::Unavailable(format!("the body delivered nothing for {SILENCE:?}"))),
         };
         let Some(piece) = piece else { break };
         received += piece.len() as u64;

@@ -134,7 +134,7 @@ impl BackfillSource {
         let position: Position = serde_json::from_slice(cursor).map_err(|error| self.failed(error))?;
         match position.version {
             VERSION => Ok(Some(position)),
-            other => Err(self.failed(format!("the saved position is of version {other} instead of {VERSION}"))),
+            other => Err(self.failed(format!("the saved position has version {other} instead of {VERSION}"))),
         }
     }
 
@@ -205,7 +205,7 @@ impl BackfillSource {
         in_flight: &mut VecDeque<Sent>,
     ) -> Result<(), SourceError> {
         let location = stop.object.location();
-        let unexpected = "the reading broke off".to_owned();
+        let unexpected = "the reading ended unexpectedly".to_owned();
         loop {
             let (_, step) = steps.recv().await.unwrap_or((0, Err(AwsError::Unavailable(unexpected.clone()))));
             let chunk = match step {

@@ -229,8 +229,8 @@ impl LookupEventsSource {
             return Ok(Position { version: CURSOR_VERSION, done: BTreeMap::new() });
         };
         let broken = |cause: String| SourceError::Upstream {
-            action: "take up looking up events".to_owned(),
-            cause: format!("the saved position is not one of this version: {cause}"),
+            action: "resume looking up events".to_owned(),
+            cause: format!("the saved position is not valid for this version: {cause}"),
         };
         let position: Position = serde_json::from_slice(cursor).map_err(|error| broken(error.to_string()))?;
         match position.version {
@@ -277,7 +277,7 @@ impl LookupEventsSource {
                 }
                 Some(ended) = pollers.join_next() => return Err(SourceError::Upstream {
                     action: "look up events".to_owned(),
-                    cause: format!("a region's poller broke off: {ended:?}"),
+                    cause: format!("a region's poller ended: {ended:?}"),
                 }),
             }
         }

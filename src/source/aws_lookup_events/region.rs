@@ -134,7 +134,7 @@ impl Poller {
                 let trouble = Message::Trouble { region: self.region, error: error.to_string() };
                 self.messages.send(trouble).await.map_err(|_| SourceEnded)?;
             }
-            tracing::debug!(%error, wait_secs = wait.as_secs_f64(), "no page; trying again");
+            tracing::debug!(%error, wait_secs = wait.as_secs_f64(), "no page; retrying");
             sleep(wait).await;
         }
     }

@@ -388,6 +388,6 @@ async fn a_cursor_that_cannot_be_read_is_told() {
         let mut source = LookupEventsSource::new("trail".into(), config(), Some(cursor), Clock::system());
         let status = StatusBoard::default().register("trail".into(), KIND);
         let error = source.run(Pipeline::new().intake, status, CancellationToken::new()).await.unwrap_err().to_string();
-        assert!(error.contains("take up looking up events: the saved position"), "{error}");
+        assert!(error.contains("resume looking up events: the saved position"), "{error}");
     }
 }

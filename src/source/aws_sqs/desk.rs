@@ -128,7 +128,7 @@ impl Desk {
                 Some((reading, step)) = steps.recv() => self.step(reading, step).await?,
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     if let Err(error) = ended {
-                        let cause = format!("a reading broke off: {error}");
+                        let cause = format!("a reading failed: {error}");
                         return Err(SourceError::Upstream { action: "read an object".to_owned(), cause });
                     }
                 }
@@ -404,7 +404,7 @@ impl Troubles {
         let error = format!("{action}: {error}");
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         if now.insert(action.to_owned(), error.clone()).as_ref() != Some(&error) {
-            tracing::warn!(source = %self.status.source(), error, "trying again");
+            tracing::warn!(source = %self.status.source(), error, "retrying");
         }
         if now.len() > MOST_TROUBLES {
             now.pop_first();

@@ -94,7 +94,7 @@ impl Hand {
     pub(super) async fn give_back(&self, number: Number, after: Duration) {
         let Some(held) = self.held(|(_, held)| held.remove(&number)) else { return };
         if let Err(error) = self.queue.keep(&[held.receipt], after).await {
-            tracing::debug!(%error, "a message comes again when its time is over");
+            tracing::debug!(%error, "the message will be delivered again after its visibility timeout");
         }
     }
 
@@ -103,7 +103,7 @@ impl Hand {
         let receipts: Vec<String> = self.held(|(_, held)| held.drain().map(|(_, held)| held.receipt).collect());
         for receipts in receipts.chunks(BATCH) {
             if let Err(error) = self.queue.keep(receipts, Duration::ZERO).await {
-                tracing::debug!(%error, "messages come again when their time is over");
+                tracing::debug!(%error, "the messages will be delivered again after their visibility timeout");
             }
         }
     }

@@ -198,8 +198,8 @@ impl SqsSource {
         let cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(cursor) = cursor.as_ref() else { return Ok(Ledger::default()) };
         Ledger::decode(cursor, self.clock.now().millis()).map_err(|cause| SourceError::Upstream {
-            action: "take up reading the queue".to_owned(),
-            cause: format!("the saved position is not one of this version: {cause}"),
+            action: "resume reading the queue".to_owned(),
+            cause: format!("the saved position is not valid for this version: {cause}"),
         })
     }
 
@@ -273,7 +273,7 @@ fn broke_off(outcome: Option<Result<Result<(), SourceError>, tokio::task::JoinEr
         Some(Ok(Err(error))) => error,
         other => SourceError::Upstream {
             action: "read the queue".to_owned(),
-            cause: format!("a part of the source broke off: {other:?}"),
+            cause: format!("a part of the source ended: {other:?}"),
         },
     }
 }

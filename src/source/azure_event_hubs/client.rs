@@ -142,12 +142,13 @@ struct SdkConnection {
 #[async_trait]
 impl Connection for SdkConnection {
     async fn properties(&self) -> Result<Properties, HubError> {
-        let found = within("look at the hub", Box::pin(self.client.get_eventhub_properties())).await?;
+        let found = within("get the hub's properties", Box::pin(self.client.get_eventhub_properties())).await?;
         Ok(Properties { created: found.created_on.map(|at| time(at).millis()), partitions: found.partition_ids })
     }
 
     async fn ends(&self, partition: &str) -> Result<Ends, HubError> {
-        let found = within("look at a partition", Box::pin(self.client.get_partition_properties(partition))).await?;
+        let found =
+            within("get a partition's properties", Box::pin(self.client.get_partition_properties(partition))).await?;
         Ok(Ends {
             first: found.beginning_sequence_number,
             last: found.last_enqueued_sequence_number,
@@ -197,7 +198,7 @@ async fn within<T>(
 
 fn event(received: &ReceivedEventData) -> Result<Event, HubError> {
     let (Some(sequence), Some(offset)) = (received.sequence_number(), received.offset().clone()) else {
-        return Err(HubError::Unavailable("an event came without sequence number or offset".to_owned()));
+        return Err(HubError::Unavailable("an event has no sequence number or offset".to_owned()));
     };
     let body = body(&received.raw_amqp_message().body);
     Ok(Event { sequence, offset, enqueued: received.enqueued_time().map(time), body })

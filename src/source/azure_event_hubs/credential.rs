@@ -81,7 +81,7 @@ fn make(credential: Option<&Credential>, cloud: Cloud) -> azure_core::Result<Arc
         Some(Credential::ConnectionString(_)) => {
             return Err(azure_core::Error::with_message(
                 ErrorKind::Credential,
-                "a connection string opens the hub only, and gives no token for anything else",
+                "a connection string gives access to the hub only, and no token for anything else",
             ));
         }
     })

@@ -77,7 +77,7 @@ impl Desk {
     pub(super) fn fit(&mut self, hub: &Properties, ends: &BTreeMap<String, Ends>, start: Start) -> Fit {
         let fit = self.position.fit(hub, ends, start);
         if fit == Fit::Replaced {
-            self.tell_error("the hub was deleted and made anew; it is read from its first event".to_owned());
+            self.tell_error("the hub was deleted and recreated; it is read from its first event".to_owned());
         }
         fit
     }

@@ -91,8 +91,9 @@ impl EventHubsSource {
 
     fn position(&self) -> Result<Position, SourceError> {
         let Some(cursor) = &self.cursor else { return Ok(Position::empty()) };
-        Position::decode(cursor)
-            .map_err(|cause| self.failed("take up", format!("the saved position is not one of this version: {cause}")))
+        Position::decode(cursor).map_err(|cause| {
+            self.failed("resume", format!("the saved position is not valid for this version: {cause}"))
+        })
     }
 
     async fn follow(&mut self, intake: &Intake, status: &StatusHandle) -> Result<(), SourceError> {
@@ -115,7 +116,7 @@ impl EventHubsSource {
                         let fit = desk.fit(&hub, &ends, self.config.start);
                         if fit == Fit::Replaced && !readers.ends.is_empty() {
                             // Readers of the old hub must not continue in the new one.
-                            return Err(self.failed("follow", "the hub was deleted and made anew"));
+                            return Err(self.failed("follow", "the hub was deleted and recreated"));
                         }
                         if fit != Fit::Fits {
                             desk.save(intake).await?;
@@ -129,7 +130,7 @@ impl EventHubsSource {
                     Message::Trouble { partition, error } => desk.trouble(&partition, &error),
                 },
                 Some(ended) = tasks.join_next() => {
-                    return Err(self.failed("follow", format!("a part of the source broke off: {ended:?}")));
+                    return Err(self.failed("follow", format!("a part of the source ended: {ended:?}")));
                 }
             }
         }

@@ -95,7 +95,7 @@ impl FileSource {
 
     fn open(&self, stop: &CancellationToken) -> Result<Reader, SourceError> {
         let ledger = self.cursor.as_deref().map(Ledger::decode).transpose().map_err(|error| SourceError::Upstream {
-            action: format!("take up reading {}", self.config.path.display()),
+            action: format!("resume reading {}", self.config.path.display()),
             cause: error.to_string(),
         })?;
         let ledger = ledger.unwrap_or_default();
@@ -146,7 +146,7 @@ impl Reading {
     async fn end(self) -> Result<(Reader, Step, Duration), SourceError> {
         self.0.await.map_err(|error: JoinError| SourceError::Upstream {
             action: "read files".to_owned(),
-            cause: format!("the reader broke off: {error}"),
+            cause: format!("the reader failed: {error}"),
         })
     }
 }

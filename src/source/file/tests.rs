@@ -378,7 +378,7 @@ async fn what_cannot_be_read_is_named_and_the_rest_is_read() {
         FileSource::new("trail".into(), FileConfig::new(&path), Some(Bytes::from_static(b"?")), Clock::system());
     let status = StatusBoard::default().register("trail".into(), KIND);
     let error = source.run(pipeline.intake, status, CancellationToken::new()).await.unwrap_err().to_string();
-    assert!(error.contains("take up reading") && error.contains("saved position"), "{error}");
+    assert!(error.contains("resume reading") && error.contains("saved position"), "{error}");
 }
 
 #[tokio::test]

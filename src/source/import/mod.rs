@@ -220,7 +220,7 @@ impl Reader {
             chunk.records.push(RawRecord { bytes: item.bytes, origin });
             return;
         }
-        let reason = format!("an item of {} bytes; the longest that is taken is {MAX_ITEM_BYTES}", item.bytes.len());
+        let reason = format!("an item of {} bytes; the most allowed is {MAX_ITEM_BYTES}", item.bytes.len());
         let (bytes, observed) = (item.bytes.slice(..KEPT_BYTES), self.clock.now());
         chunk.rejected.push(Rejected { origin, code: "too_large", reason, bytes, observed });
     }

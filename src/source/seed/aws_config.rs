@@ -224,7 +224,7 @@ impl Listing for Aggregator {
         let body = Bytes::from(question.to_string());
         let headers = self.signed(&body).await?;
         let answer = self.http.post(&self.url, headers, body).await?.map_err(classify)?;
-        let unfit = |error| PageError::Unavailable(format!("the answer is not as documented: {error}"));
+        let unfit = |error| PageError::Unavailable(format!("unexpected response: {error}"));
         let Answer { results, next_token } = serde_json::from_slice(&answer).map_err(unfit)?;
         let items = results.into_iter().map(|item| json!(item).to_string().into()).collect();
         Ok(Page { items, next: next_token.filter(|token| !token.is_empty()) })
