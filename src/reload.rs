@@ -159,7 +159,7 @@ impl Reloader {
     }
 
     async fn reload<E: fmt::Display>(&mut self, apply: &impl AsyncFn(Config) -> Result<(), E>) -> bool {
-        const STAYS: &str = "nothing was reloaded; what was before stays in force";
+        const STAYS: &str = "nothing was reloaded; the previous configuration and rules stay in force";
         let reread = Arc::clone(&self.reread);
         let loaded = match spawn_blocking(move || reread()).await {
             Ok(Ok(loaded)) => loaded,

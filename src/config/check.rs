@@ -268,7 +268,7 @@ fn check_lookup_events(lookup: &LookupEventsConfig, key: &dyn Fn(&str) -> String
     if lookup.overlap_secs > LOOKUP_HISTORY_SECS {
         report.error(&key("overlap_secs"), "must be at most 7776000: CloudTrail's event history is 90 days long");
     } else if lookup.overlap_secs < LOOKUP_DELAY_SECS {
-        report.warn(&key("overlap_secs"), "events appear up to 15 minutes late: below 900, such are missed");
+        report.warn(&key("overlap_secs"), "events appear up to 15 minutes late: below 900, late ones are missed");
     }
     if !(0.01..=100.0).contains(&lookup.requests_per_second) {
         report.error(&key("requests_per_second"), "must be from 0.01 to 100");
@@ -294,7 +294,7 @@ fn check_places(lookup: &LookupEventsConfig, key: &dyn Fn(&str) -> String, repor
             if !is_region(region) {
                 report.error(&key(field), &format!("{region:?} is not a region such as eu-west-1"));
             } else if !seen.insert(region) {
-                report.error(&key(field), &format!("{region} stands there twice"));
+                report.error(&key(field), &format!("{region} is listed twice"));
             }
         }
     }
@@ -308,7 +308,7 @@ fn check_places(lookup: &LookupEventsConfig, key: &dyn Fn(&str) -> String, repor
             None if account.external_id.is_some() => report.error(&key("accounts"), "external_id needs role_arn"),
             _ if !seen.insert(account.number()) => {
                 let account = account.number().unwrap_or("the credentials' own account");
-                report.error(&key("accounts"), &format!("{account} stands there twice"));
+                report.error(&key("accounts"), &format!("{account} is listed twice"));
             }
             _ => {}
         }
@@ -322,7 +322,7 @@ fn check_sqs(sqs: &SqsConfig, key: &dyn Fn(&str) -> String, report: &mut Report<
             Some(region) if !is_region(&region) => {
                 report.error(&key(field), &format!("{region:?} is not a region such as eu-west-1"));
             }
-            None if field == "region" => report.error(&key(field), "is needed: the queue's address does not tell it"),
+            None if field == "region" => report.error(&key(field), "is needed: the queue's URL does not contain it"),
             _ => {}
         }
     }
@@ -333,7 +333,7 @@ fn check_sqs(sqs: &SqsConfig, key: &dyn Fn(&str) -> String, report: &mut Report<
     if !(1..=43_200).contains(&sqs.visibility_secs) {
         report.error(&key("visibility_secs"), "must be from 1 to 43200 (12 hours)");
     } else if sqs.visibility_secs < SQS_VISIBILITY_SECS {
-        report.warn(&key("visibility_secs"), "below 30, a short hold-up makes messages come twice");
+        report.warn(&key("visibility_secs"), "below 30, a short pause makes messages arrive twice");
     }
     if sqs.wait_secs > 20 {
         report.error(&key("wait_secs"), "must be at most 20");
