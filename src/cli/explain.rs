@@ -149,7 +149,7 @@ fn outcome(processed: &Processed, rules: &[Value]) -> Map<String, Value> {
                 tell(
                     "why",
                     json!(
-                        "no rule knows this call; the generic rules take the action from its name, the asset from its ids"
+                        "no rule for this call; the generic rules take the action from its name, the asset from its ids"
                     ),
                 );
             }

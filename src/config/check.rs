@@ -342,7 +342,7 @@ fn check_sqs(sqs: &SqsConfig, key: &dyn Fn(&str) -> String, report: &mut Report<
         report.error(&key("max_receives"), "must be at least 1");
     }
     if sqs.external_id.is_some() && sqs.role_arn.is_none() {
-        report.error(&key("external_id"), "needs role_arn beside it");
+        report.error(&key("external_id"), "needs role_arn, too");
     }
     if sqs.role_arn.as_deref().is_some_and(|arn| !is_role_arn(arn)) {
         report.error(&key("role_arn"), "must be a role's ARN such as arn:aws:iam::111122223333:role/catchment");
@@ -373,10 +373,10 @@ fn is_account(account: &str) -> bool {
 /// Checks the combination of access key id, secret key and session token.
 fn check_credentials(keys: [&Option<Secret>; 3], key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
     match keys {
-        [Some(_), None, _] => report.error(&key("secret_access_key"), "is missing beside access_key_id"),
-        [None, Some(_), _] => report.error(&key("access_key_id"), "is missing beside secret_access_key"),
+        [Some(_), None, _] => report.error(&key("secret_access_key"), "is missing; access_key_id needs it"),
+        [None, Some(_), _] => report.error(&key("access_key_id"), "is missing; secret_access_key needs it"),
         [None, None, Some(_)] => {
-            report.error(&key("session_token"), "needs access_key_id and secret_access_key beside it");
+            report.error(&key("session_token"), "needs access_key_id and secret_access_key, too");
         }
         [Some(_), Some(_), _] | [None, None, None] => {}
     }

@@ -231,7 +231,7 @@ fn account<'a>(record: &Record<'a>) -> Option<&'a str> {
 fn event_time(record: &Record<'_>) -> Result<Time, Outcome> {
     let text = record
         .text("eventTime")
-        .ok_or_else(|| Outcome::rejected("no_event_time", "no eventTime; a change without its time can't be placed"))?;
+        .ok_or_else(|| Outcome::rejected("no_event_time", "no eventTime; a change without a time can't be ordered"))?;
     text.parse().map_err(|error| Outcome::rejected("no_event_time", format!("eventTime: {error}")))
 }
 
