@@ -26,7 +26,7 @@ pub enum ReloadError {
     #[error(transparent)]
     Unreadable(#[from] FixtureError),
     /// They fail their fixtures.
-    #[error("{} of {cases} fixtures fail; `catchment test --normalizers DIR` shows why: {}", failed.len(), failed.join(", "))]
+    #[error("{} of {cases} fixtures fail (see `catchment test --normalizers DIR`): {}", failed.len(), failed.join(", "))]
     Fixtures {
         /// The number of fixtures.
         cases: usize,

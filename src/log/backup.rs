@@ -67,7 +67,7 @@ pub enum BackupError {
     },
     /// It has a log of another format version.
     #[error(
-        "the log in the backup has format {found}, this program reads format {known}; use the version of catchment that wrote it"
+        "the log in the backup has format {found}, this program reads format {known}; use the version that wrote it"
     )]
     Format {
         /// The format in the backup.
