@@ -255,7 +255,7 @@ fn retention(config: &Config) -> Retention {
     Retention { max_age: config.log.retention_age(), max_bytes: config.log.retention_size(), ..Retention::default() }
 }
 
-/// What serving clients takes.
+/// What is needed to serve clients.
 struct Entrance {
     access: Arc<Access>,
     listener: TcpListener,

@@ -45,7 +45,7 @@ pub struct Operation {
 /// The action according to a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DraftAction {
-    /// Always this one.
+    /// This one, whatever the inventory holds.
     Known(Action),
     /// Create or update, depending on whether the inventory holds the asset.
     Upsert,
