@@ -1,9 +1,9 @@
-//! How fast the durable log takes events, and how fast it gives them back.
+//! How fast the durable log appends events, and how fast it reads them back.
 //!
-//! Events of 2 KB, which compress about as well as a trail's, go into an [`EmbeddedLog`] in batches of 1, 100 and
-//! 1,000; one batch at a time, and with sixteen under way, which the log may write together. Beside each, in the same
-//! run and taking turns, the same bytes go to a plain file with one `fdatasync` per batch: what the disk allows to a
-//! log that does nothing but write, batch by batch.
+//! Events of 2 KB, which compress about as well as a trail's, are appended to an [`EmbeddedLog`] in batches of 1, 100
+//! and 1,000; one batch at a time, and with sixteen in flight, which the log may write together. For comparison, in the
+//! same run and in turns, the same bytes are written to a plain file with one `fdatasync` per batch: what the disk
+//! allows a log that only writes, batch by batch.
 //!
 //! `cargo bench --bench append`; `CATCHMENT_BENCH_QUICK=1` shortens it, `CATCHMENT_BENCH_DIR` chooses the disk.
 
@@ -55,7 +55,7 @@ fn main() {
     reading(&root, if quick { 20_000 } else { 200_000 });
 }
 
-/// An event like a trail's: mostly the same words, with ids of its own.
+/// An event like a trail's: mostly the same text, with unique ids.
 fn event(n: u64) -> NewEvent {
     let mut random = fastrand::Rng::with_seed(n);
     let mut hex = || format!("{:016x}", random.u64(..));

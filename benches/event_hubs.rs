@@ -1,7 +1,7 @@
-//! How fast events come out of an event hub into the log, and how long they take from the hub to a subscriber.
+//! How fast events get from an event hub into the log, and how long they take from the hub to a subscriber.
 //!
-//! The hub is the stand-in of the tests, in this process; the gateway is the program itself, in one of its own. They
-//! share the machine's cores. Beside each, in the same run, the SDK alone reads the same events and throws them away.
+//! The hub is the tests' stand-in, in this process; the gateway is the program itself, in another process. They share
+//! the machine's cores. For comparison, in the same run, the SDK alone reads the same events and discards them.
 //!
 //! `cargo bench --bench event_hubs`; `CATCHMENT_BENCH_QUICK=1` shortens it, `CATCHMENT_BENCH_PROGRAM` names another
 //! build of the program.
@@ -42,7 +42,7 @@ fn main() {
     });
 }
 
-/// A record that creates a security group, of some 1.5 KB.
+/// A record that creates a security group, of about 1.5 KB.
 fn record(number: usize) -> String {
     let filler = "a group of machines that take requests from the outside; ".repeat(8);
     format!(
@@ -50,7 +50,7 @@ fn record(number: usize) -> String {
     )
 }
 
-/// An event of the hub.
+/// An event of the hub, with so many records.
 fn event(first: usize, records: usize) -> Vec<u8> {
     let records: Vec<String> = (first..first + records).map(record).collect();
     format!(r#"{{"records":[{}]}}"#, records.join(",")).into_bytes()
@@ -72,7 +72,7 @@ async fn throughput(partitions: usize, records: usize, events: usize) {
     );
 }
 
-/// The SDK reads all partitions, as the source has it do, and throws the events away.
+/// Reads all partitions with the SDK, configured as by the source, and discards the events.
 async fn sdk_alone(broker: &Broker, partitions: usize, events: usize) -> Duration {
     let begun = Instant::now();
     let tasks = TaskTracker::new();
@@ -98,7 +98,7 @@ async fn sdk_alone(broker: &Broker, partitions: usize, events: usize) -> Duratio
     begun.elapsed()
 }
 
-/// The program with the hub as its source, until it is dropped.
+/// The program with the hub as its source; stopped when dropped.
 struct Gateway {
     address: SocketAddr,
     child: Child,
@@ -111,7 +111,7 @@ impl Gateway {
         let named = std::env::var_os("CATCHMENT_BENCH_PROGRAM").map(PathBuf::from);
         let program = named.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_catchment")));
         let mut command = Command::new(program);
-        // The program takes every variable of this name for a key of its configuration.
+        // The program takes every variable with its prefix for a configuration key.
         command.env_remove("CATCHMENT_BENCH_QUICK").env_remove("CATCHMENT_BENCH_PROGRAM");
         command.args(["serve", "--log-format", "json", "--listen", "127.0.0.1:0", "--config"]);
         command.arg(configuration(folder.path(), broker)).stdin(Stdio::null()).stdout(Stdio::null());
@@ -168,7 +168,7 @@ fn get(address: SocketAddr, path: &str) -> BufReader<TcpStream> {
 async fn into_the_log(broker: &Broker, records: usize) -> Duration {
     let gateway = tokio::task::block_in_place(|| Gateway::start(broker));
     let begun = Instant::now();
-    // The first links may be up before the clock is looked at: what was taken by then does not count.
+    // The first links may be open before the measurement starts: what was read by then does not count.
     let before = tokio::task::block_in_place(|| gateway.tail());
     while tokio::task::block_in_place(|| gateway.tail()) < records {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -176,7 +176,7 @@ async fn into_the_log(broker: &Broker, records: usize) -> Duration {
     begun.elapsed().mul_f64(records as f64 / (records - before) as f64)
 }
 
-/// 1,000 records a second for some seconds: from the moment each is in the hub to the moment a subscriber has it.
+/// 1,000 records a second for some seconds: the time from the append to the hub to the arrival at a subscriber.
 async fn latency(secs: usize) {
     const RATE: usize = 1_000;
     let broker = Broker::start(&[("activity", 4)]).await;
@@ -188,7 +188,7 @@ async fn latency(secs: usize) {
         let sent = Arc::clone(&sent);
         move || receive(address, count, &sent)
     });
-    // The subscriber is there, and so are the links.
+    // By then the subscriber and the links are connected.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let begun = Instant::now();
     for number in 0..count {
@@ -211,7 +211,7 @@ async fn latency(secs: usize) {
     );
 }
 
-/// How long each record took, of one subscriber to Server-Sent Events.
+/// The latency of each record at one subscriber of the SSE stream.
 fn receive(address: SocketAddr, count: usize, sent: &Mutex<HashMap<usize, Instant>>) -> Vec<Duration> {
     const ID: &str = "\"id\":\"benchmark-record-";
     let mut waits = Vec::with_capacity(count);

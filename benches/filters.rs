@@ -1,5 +1,5 @@
-//! What it costs to find the filters that want an event, by the number of filters and of matches; and what an
-//! expression costs. CPU time of this thread, since the machine may be busy.
+//! The cost of finding the filters that match an event, by the number of filters and of matches; and the cost of an
+//! expression. CPU time of this thread, since the machine may be busy.
 //!
 //! `cargo bench --bench filters`; `CATCHMENT_BENCH_QUICK=1` for a short run.
 
@@ -31,7 +31,7 @@ fn measure(events: usize, millis: u64, mut round: impl FnMut()) -> f64 {
     spent.as_secs_f64() * 1e6 / (events * rounds) as f64
 }
 
-/// The demo's events: what its records become.
+/// The events of the demo's records.
 fn events(count: usize) -> Vec<NewEvent> {
     let engine = Arc::new(Engine::load(None).unwrap());
     let mut processor = Processor::new(engine, Arc::new(Inventory::new()), "io.catchment".to_owned(), 1 << 17);
@@ -54,7 +54,7 @@ fn filter(parameters: &[(&str, &str)]) -> Filter {
     Filter::parse("io.catchment", of).unwrap()
 }
 
-/// `count` filters of accounts that nothing happens in.
+/// `count` filters for accounts without events.
 fn strangers(filters: &Filters, count: usize, of: impl Fn(&str) -> Filter) -> Vec<InternedFilter> {
     (0..count).map(|number| filters.intern(of(&format!("{number:012}")))).collect()
 }
@@ -86,13 +86,13 @@ fn main() {
     }
 }
 
-/// `others` filters that nothing meets, and `wanted` that each event meets.
+/// `others` filters that match no event, and `wanted` that match every event.
 fn index(events: &[NewEvent], accounts: &std::collections::BTreeSet<&str>, others: usize, wanted: usize, millis: u64) {
     let filters = Filters::default();
     let mut kept = strangers(&filters, others, |account| filter(&[("account", account)]));
     for number in 0..wanted {
         for account in accounts {
-            // Apart from one another by an account that nothing happens in.
+            // Different from one another by an account without events.
             let either = format!("{account},x{number}");
             kept.push(filters.intern(filter(&[("account", &either)])));
         }
@@ -110,7 +110,7 @@ fn index(events: &[NewEvent], accounts: &std::collections::BTreeSet<&str>, other
 }
 
 fn expression(events: &[NewEvent], text: &str, millis: u64) {
-    // In a thread of its own, so by the clock.
+    // On another thread, so measured by the wall clock.
     let compile = (0..20).map(|_| {
         let started = std::time::Instant::now();
         black_box(Expression::compile(text).unwrap());

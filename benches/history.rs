@@ -1,10 +1,12 @@
-//! What an import costs, and what it costs to ask for an asset's past: `as_of`, blame, history; through the program itself.
+//! The cost of an import, and of queries for an asset's past (`as_of`, blame, history), through the program itself.
 //!
-//! A snapshot of AWS Config with 10,000 security groups is imported; then a file of 100,000 records opens and closes their
-//! ports, one in a hundred of them a minute late; then assets drawn at random are asked for, one request after the other.
-//! Of the answers the wall time is told, and the CPU time of the server (Linux), so that a busy machine does not matter.
+//! A snapshot of AWS Config with 10,000 security groups is imported; then a file of 100,000 records opens and closes
+//! their ports, one in a hundred of them a minute late; then randomly chosen assets are queried, one request after the
+//! other. Responses are measured by wall time and by the CPU time of the server (Linux), which does not depend on how
+//! busy the machine is.
 //!
-//! `cargo bench --bench history`; `CATCHMENT_BENCH_QUICK=1` takes a tenth of each, `CATCHMENT_BENCH_DIR` chooses the disk.
+//! `cargo bench --bench history`; `CATCHMENT_BENCH_QUICK=1` for a tenth of each, `CATCHMENT_BENCH_DIR` chooses the
+//! disk.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::cast_precision_loss, missing_docs)]
 
@@ -21,7 +23,7 @@ use serde_json::{Value, json};
 /// Changes of the one asset that changes far more often than all others.
 const OF_ONE: usize = 1_000;
 const ACCOUNT: &str = "111122223333";
-/// When the snapshot is of; a record a second follows.
+/// The time of the snapshot; one record per second follows.
 const START: i64 = 1_767_225_600;
 
 fn main() {
@@ -56,7 +58,7 @@ fn main() {
     let span = i64::try_from(records).unwrap();
     for (what, of_one) in [("one of many", false), ("the one that changes all the time", true)] {
         let mut ask = |name: &str, path: &dyn Fn(&str, i64) -> String| {
-            // Its past takes a thousand events each time.
+            // Its history reads a thousand events each time.
             let calls = if of_one { calls / 10 } else { calls };
             let paths = (0..calls).map(|_| {
                 let asset = if of_one { assets } else { random.usize(..assets) };
@@ -72,7 +74,7 @@ fn main() {
     }
 }
 
-/// `asset://…` of a group.
+/// The asset name of a group.
 fn name_of(n: usize) -> String {
     format!("asset://aws/{ACCOUNT}/eu-west-1/ec2/security-group/sg-{n:017x}")
 }
@@ -81,7 +83,7 @@ fn time(at: i64) -> String {
     catchment::model::Time::from_millis(at * 1_000).to_string()
 }
 
-/// The program, without what the environment of the bench says to it.
+/// The program, without the bench's environment variables.
 fn catchment() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_catchment"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CATCHMENT_")) {
@@ -102,7 +104,7 @@ fn import(folder: &Path, config: &Path, assets: usize) {
                 "description": "one of many", "ipPermissions": permissions, "ipPermissionsEgress": [] },
         })
     };
-    // The last one is that of many changes.
+    // The last one is the asset with many changes.
     let items: Vec<Value> = (0..=assets).map(item).collect();
     let text = json!({ "fileVersion": "1.0", "configurationItems": items }).to_string();
     let path = folder.join("snapshot.json");
@@ -122,7 +124,7 @@ fn import(folder: &Path, config: &Path, assets: usize) {
     );
 }
 
-/// Groups in turn have a port opened, and closed the next time.
+/// Records that open and close a port of each group in turn.
 fn trail_of(assets: usize, records: usize) -> String {
     let mut lines = Vec::with_capacity(records + OF_ONE);
     for n in 0..records {
@@ -177,7 +179,7 @@ impl Server {
             let address = fields.get("address").or_else(|| fields.get("fields")?.get("address"))?;
             address.as_str().map(str::to_owned)
         });
-        // What it says later must not fill the pipe.
+        // The pipe must not fill up with later output.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         Self { child, url: format!("http://{}", address.unwrap()), agent: ureq::Agent::new_with_defaults() }
     }

@@ -1,11 +1,11 @@
-//! What an inventory of up to a million assets of 2 KB costs: memory, the restart, applying a change, and how long a walk
-//! over all assets holds up who writes.
+//! The cost of an inventory of up to a million assets of 2 KB: memory, restart, applying a change, and how long a walk
+//! over all assets delays writers.
 //!
-//! For each size a durable log is filled with the assets and opened again by a process of its own, as `catchment serve`
-//! would. That process then applies changes to assets drawn at random, nearly all of which did not change lately.
+//! For each size, a durable log is filled with the assets and opened in another process, as by `catchment serve`. That
+//! process then applies changes to randomly chosen assets, almost none of which changed recently.
 //!
-//! `cargo bench --bench inventory`; `CATCHMENT_BENCH_QUICK=1` stops at 100,000 assets, `CATCHMENT_BENCH_DIR` chooses the
-//! disk.
+//! `cargo bench --bench inventory`; `CATCHMENT_BENCH_QUICK=1` stops at 100,000 assets, `CATCHMENT_BENCH_DIR` chooses
+//! the disk.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, missing_docs)]
 
@@ -59,7 +59,7 @@ fn main() {
     }
 }
 
-/// Writes the assets as the ingest loop would; gives the bytes of all configurations.
+/// Writes the assets as the ingest loop would, and returns the total size of their configurations in bytes.
 fn fill(directory: &Path, count: u64) -> u64 {
     let (log, inventory, kinds) = (open(directory), Inventory::bounded(64 << 20), Kinds::new());
     let (mut bytes, mut last) = (0, None);
@@ -105,7 +105,7 @@ fn measure(count: u64, directory: &Path) {
         assert_ne!(&applied.changes[..], b"[]");
         start.elapsed()
     };
-    // The journal fills first: from then on each change has another asset leave it.
+    // The journal fills first: from then on, each change evicts another asset from it.
     for n in 0..CHANGES {
         change(n);
     }
@@ -226,7 +226,7 @@ fn hex(random: &mut fastrand::Rng, length: usize) -> String {
 }
 
 impl Kind {
-    /// A configuration as the provider writes it, with ids of its own: what is the same in all is compressed away.
+    /// A configuration as the provider writes it, with unique ids; what all have in common is compressed away.
     fn document(&self, n: u64, random: &mut fastrand::Rng) -> serde_json::Value {
         let team = ["payments", "search", "platform", "identity", "data"][random.usize(..5)];
         let tags =

@@ -28,7 +28,7 @@ fn parse(text: &[u8]) -> usize {
     records
 }
 
-/// The first half alone: what the rules make of each record, before the inventory completes it.
+/// The first half alone: the drafts that the rules produce from each record, before the inventory completes them.
 fn drafts(engine: &Engine, text: &[u8]) -> usize {
     let mut drafts = 0;
     for piece in Decoder::new(text, 100).unwrap().pieces() {

@@ -1,9 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark")]
-//! What it costs to tell what is new about a change, and how much of it becomes durable.
+//! The cost of determining what is new about a change, and how much state becomes durable.
 //!
-//! Three mixes: an organisation at work, where nearly all was seen before; the same with an address in a hundred that is
-//! new; and changes of which everything is new, which fill the memory and make it forget. Told is the processor's time
-//! (Linux), so that a busy machine does not matter.
+//! Three workloads: an organisation at work, where nearly everything was seen before; the same with a new address in
+//! every hundredth change; and changes of which everything is new, which fill the memory and make it forget. Measured
+//! in CPU time (Linux), which does not depend on how busy the machine is.
 //!
 //! `cargo bench --bench novelty`; `CATCHMENT_BENCH_QUICK=1` for a short run.
 
@@ -19,7 +19,7 @@ use catchment::model::{
     Principal, RecordInfo, Time,
 };
 
-/// Records of a delivery: after each, what changed is taken to become durable.
+/// Records per delivery; after each, the changed state is taken to become durable.
 const DELIVERY: usize = 500;
 const PRINCIPALS: usize = 2_000;
 const TYPES: [&str; 6] =

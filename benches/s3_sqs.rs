@@ -1,7 +1,7 @@
-//! Log files through S3 and SQS into the durable log, against `catchment normalize` on the same files; and the memory that
-//! a large object takes. `cargo bench --bench s3_sqs [-- RECORDS]`.
+//! Log files through S3 and SQS into the durable log, compared with `catchment normalize` on the same files; and the
+//! memory that a large object takes. `cargo bench --bench s3_sqs [-- RECORDS]`.
 //!
-//! S3 and SQS are a lean stand-in on the loopback interface: what it costs, the gateway does not have.
+//! S3 and SQS are a lean stand-in on the loopback interface, which takes CPU time from the gateway.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 
 const RECORDS_A_FILE: usize = 500;
 
-/// Messages, each for one object, and the objects.
+/// The stand-in's state: messages, each for one object, and the objects.
 #[derive(Default)]
 struct Service {
     objects: BTreeMap<String, Vec<u8>>,
@@ -50,7 +50,7 @@ fn start(service: &Arc<Mutex<Service>>) -> SocketAddr {
     address
 }
 
-/// Answers one request after the other, for as long as the connection lasts.
+/// Answers one request after the other until the connection is closed.
 fn serve(client: &TcpStream, service: &Mutex<Service>) {
     client.set_nodelay(true).unwrap();
     let mut reader = BufReader::new(client);
@@ -126,7 +126,7 @@ fn key(account: &str, region: &str, number: usize) -> String {
     format!("AWSLogs/{account}/CloudTrail/{region}/2026/02/03/x_CloudTrail_{number:06}.json.gz")
 }
 
-/// Log files as CloudTrail writes them: each of one account and region, told of when it is full. With their keys.
+/// Log files as CloudTrail writes them, with their keys: each of one account and region, announced when it is full.
 fn log_files(lines: &[String]) -> Vec<(String, Vec<u8>)> {
     let (mut open, mut files) = (BTreeMap::<(String, String), Vec<String>>::new(), Vec::new());
     let mut close = |(account, region): &(String, String), lines: &[String]| {
@@ -224,7 +224,7 @@ fn main() {
     println!("one object of 500 MB, {count} records: {took:.1} s, peak memory {} MB", peak >> 20);
 }
 
-/// An object of 500 MB of reads, so that it is the reading that is measured.
+/// An object of 500 MB of read-only calls, so that mostly the reading is measured.
 fn large_object(lines: &[String]) -> (Vec<u8>, usize) {
     let mut file = GzEncoder::new(Vec::new(), Compression::fast());
     let (mut bytes, mut count, mut separator) = (0, 0, r#"{"Records":["#);

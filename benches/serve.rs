@@ -1,13 +1,13 @@
-//! The whole way of `catchment serve`: records from a source through normalizer, inventory and durable log to one
-//! subscriber by SSE; against what the log alone takes of the very same events, in the same run and in turns.
-//! Then, at half that rate, how long an event takes from the source to the subscriber.
+//! All of `catchment serve`: records from a source through normalizer, inventory and durable log to one SSE subscriber;
+//! compared with appending the very same events to the log alone, in the same run and in turns. Then, at half that
+//! rate, the latency of an event from the source to the subscriber.
 //!
-//! The gateway runs in this process, with a source that hands over what it is given. The CPU time is that of the process
+//! The gateway runs in this process, with a source that delivers given records. The CPU time is that of the process
 //! without the subscriber's thread.
 //!
 //! `cargo bench --bench serve`; `CATCHMENT_BENCH_QUICK=1` shortens it, `CATCHMENT_BENCH_ROUNDS=20` logs 20 times
-//! 100,000 records, and `CATCHMENT_BENCH_LOGGED=10000000` begins with a log of so many events (some 6 GB on disk), which
-//! shows whether the cost grows with the log; `CATCHMENT_BENCH_DIR` chooses the disk.
+//! 100,000 records, and `CATCHMENT_BENCH_LOGGED=10000000` begins with a log of that many events (about 6 GB on disk),
+//! which shows whether the cost grows with the log; `CATCHMENT_BENCH_DIR` chooses the disk.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::cast_precision_loss, missing_docs)]
 
@@ -35,13 +35,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 const DELIVERY: usize = 500;
-/// Deliveries under way, as the sources for queues and event hubs have them.
+/// Deliveries in flight, as in the sources for queues and event hubs.
 const IN_FLIGHT: usize = 8;
-/// Events that the log alone is given in each round.
+/// Events appended to the log alone in each round.
 const ALONE: usize = 20_000;
-/// Records that are kept back for the second part.
+/// Records reserved for the second part.
 const PACED: usize = 100_000;
-/// What stands before an event in a stream of SSE, where each is a chunk of HTTP.
+/// The prefix of an event in an SSE stream, where each event is an HTTP chunk.
 const DATA: &str = "data: ";
 const PACE: Duration = Duration::from_millis(5);
 
@@ -57,7 +57,7 @@ fn main() {
     let gateway = Gateway::start(directory.path());
     println!("| events logged | served: events/s | CPU µs/event | the log alone: events/s | served / alone |");
     println!("|--------------:|-----------------:|-------------:|------------------------:|---------------:|");
-    // Of one world, so that no record is late.
+    // From one world, so that no record is late.
     let mut records = demo::generate(1, count * rounds + PACED).into_iter();
     let (mut seen, mut rates) = (logged, Vec::new());
     for _ in 0..rounds {
@@ -79,7 +79,7 @@ fn main() {
     latency(&gateway, seen, records, rates[rates.len() / 2] / 2.0, if quick { 3.0 } else { 20.0 });
 }
 
-/// Logs so many events: some real ones, over and over under new ids.
+/// Fills the log: some real events, repeated under new ids.
 fn fill(root: &Path, directory: &Path, count: u64) {
     if count == 0 {
         return;
@@ -106,7 +106,7 @@ fn log_in(directory: &Path) -> EmbeddedLog {
     EmbeddedLog::open(directory, Retention::default(), Arc::new(Metrics::new().unwrap())).unwrap()
 }
 
-/// Appends batches, some of them under way at a time, and waits until all are durable.
+/// Appends batches, with some of them in flight, and waits until all are durable.
 fn append_all(log: &EmbeddedLog, batches: impl IntoIterator<Item = Batch>) {
     let (runtime, mut under_way) = (Runtime::new().unwrap(), VecDeque::new());
     for batch in batches {
@@ -146,7 +146,7 @@ fn latency(gateway: &Gateway, seen: u64, records: impl Iterator<Item = String>, 
     );
 }
 
-/// The log alone takes the same events, each with the configuration that the inventory holds after it.
+/// Appends the same events to the log alone, each with the configuration that the inventory holds after it.
 fn alone(root: &Path, lines: &[Vec<u8>]) -> f64 {
     let directory = tempfile::tempdir_in(root).unwrap();
     let log = log_in(directory.path());
@@ -168,10 +168,10 @@ fn batch(lines: &[Vec<u8>]) -> Batch {
     batch
 }
 
-/// What the source is to do: deliver these records, then say where the log ends.
+/// A request to the source: deliver these records, then return the end of the log.
 struct Order {
     records: Vec<String>,
-    /// Records of a delivery, where one goes out at every tick.
+    /// Records per delivery, if one is due at every tick.
     paced: Option<usize>,
     done: oneshot::Sender<u64>,
 }
@@ -221,7 +221,7 @@ fn delivery(source: &SourceId, records: &[String]) -> Delivery {
     Delivery { source: source.clone(), records, rejected: Vec::new(), cursor: None }
 }
 
-/// The provider's event id that stands after `key`, without the number of the asset.
+/// The provider's event id after `key`, without the number of the asset.
 fn id_of(json: &[u8], key: &str) -> String {
     let text = std::str::from_utf8(json).unwrap();
     let rest = &text[text.find(key).unwrap() + key.len()..];
@@ -263,14 +263,14 @@ impl Gateway {
         Self { address: told.recv().unwrap(), orders, published, stop, thread: Some(thread) }
     }
 
-    /// Gives the log's tail when all is durable.
+    /// Returns the log's tail once all are durable.
     fn hand_over(&self, records: Vec<String>, paced: Option<usize>) -> u64 {
         let (done, tail) = oneshot::channel();
         self.orders.blocking_send(Order { records, paced, done }).unwrap();
         tail.blocking_recv().unwrap()
     }
 
-    /// A subscriber that has read `seen` events before.
+    /// Subscribes after the first `seen` events.
     fn subscribe(&self, seen: u64) -> Subscriber {
         let mut stream = TcpStream::connect(self.address).unwrap();
         let request = "GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n";
@@ -297,7 +297,7 @@ struct Subscriber {
     thread: JoinHandle<Read>,
 }
 
-/// What a subscriber got.
+/// What a subscriber has read.
 #[derive(Default)]
 struct Read {
     /// The first events.
@@ -314,7 +314,7 @@ impl Subscriber {
     }
 }
 
-/// Reads events until it has all up to the wanted one. The connection is closed then.
+/// Reads events up to the wanted one, then closes the connection.
 fn read(
     mut stream: BufReader<TcpStream>,
     mut seen: u64,
@@ -342,7 +342,7 @@ fn read(
             }
             Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
                 if answered && !began {
-                    // What is published from now on is not missed.
+                    // From now on no published event is missed.
                     began = true;
                     ready.send(()).unwrap();
                 }

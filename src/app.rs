@@ -1,4 +1,4 @@
-//! Wiring: opens the log, binds the listeners, spawns the tasks, waits, and stops in phases. It decides only the order.
+//! Wiring: opens the log, binds the listeners, spawns the tasks, waits, and stops in phases. It only decides the order.
 
 mod backup;
 mod import;
@@ -255,7 +255,7 @@ fn retention(config: &Config) -> Retention {
     Retention { max_age: config.log.retention_age(), max_bytes: config.log.retention_size(), ..Retention::default() }
 }
 
-/// What serving clients takes.
+/// What is needed to serve clients.
 struct Entrance {
     access: Arc<Access>,
     listener: TcpListener,
@@ -369,7 +369,7 @@ impl Gateway {
         let reread = reread.unwrap_or_else(|| Arc::new(move || Ok(Loaded::unchanged(current.clone()))));
         let reloader = Reloader { current: config.clone(), reread, engines, metrics: Arc::clone(&self.metrics) };
         let hangup = async move || hangups.next().await;
-        // It starts sources, so it ends with them.
+        // It starts sources, so it ends when they do.
         let stop = self.stop_sources.clone();
         self.sources.spawn(reloader.run(hangup, async move |config| live.apply(config).await, stop));
     }
@@ -437,10 +437,10 @@ impl Gateway {
         let _stopping = self.readiness.latch("stopping");
         self.stop_sources.cancel();
         self.sources.close();
-        // What waits for the disk was not acknowledged: it comes again.
+        // Deliveries that wait for the disk were not acknowledged: they will be delivered again.
         self.log.stop_waiting();
         let mut in_time = finished("sources", self.sources.wait(), deadline).await.is_some();
-        // The last senders: the ingest loop ends when the queue is worked off.
+        // The last senders: the ingest loop ends once the queue is processed.
         drop((self.intake, self.configured));
         let outcome = match failed {
             Some(ended) => ended?,
@@ -456,7 +456,7 @@ impl Gateway {
         in_time &= finished("log", spawn_blocking(move || log.close()), deadline).await.is_some();
         self.stop_serving.cancel();
         self.serving.close();
-        // A client that does not take the end is cut off. It resumes where it was: nothing is lost with it.
+        // A client that does not read the end is disconnected. It can resume where it was, so nothing is lost.
         finished("streams", self.serving.wait(), deadline).await;
         if let Err(error) = outcome
             && !(stop.is_cancelled() && matches!(error, LogError::Closed))

@@ -26,7 +26,7 @@ pub enum ReloadError {
     #[error(transparent)]
     Unreadable(#[from] FixtureError),
     /// They fail their fixtures.
-    #[error("{} of {cases} fixtures fail, as `catchment test --normalizers DIR` tells in full: {}", failed.len(), failed.join(", "))]
+    #[error("{} of {cases} fixtures fail (see `catchment test --normalizers DIR`): {}", failed.len(), failed.join(", "))]
     Fixtures {
         /// The number of fixtures.
         cases: usize,
@@ -159,7 +159,7 @@ impl Reloader {
     }
 
     async fn reload<E: fmt::Display>(&mut self, apply: &impl AsyncFn(Config) -> Result<(), E>) -> bool {
-        const STAYS: &str = "nothing was reloaded; what was before stays in force";
+        const STAYS: &str = "nothing was reloaded; the previous configuration and rules stay in force";
         let reread = Arc::clone(&self.reread);
         let loaded = match spawn_blocking(move || reread()).await {
             Ok(Ok(loaded)) => loaded,

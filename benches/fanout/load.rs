@@ -12,23 +12,23 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::stream::{Seen, Stream};
 
-/// What a connection asks for, by its number and the id of the last event that it got.
+/// The request of a connection, by its number and the id of the last event it received.
 pub(crate) type Request = Box<dyn Fn(usize, Option<&str>) -> String + Send>;
 
-/// What the connections do.
+/// The plan for the connections.
 pub(crate) struct Plan {
     pub(crate) address: SocketAddr,
     pub(crate) request: Request,
     pub(crate) connections: usize,
-    /// Of these, so many read nothing but the head of the answer.
+    /// Number of connections that read only the response head.
     pub(crate) stuck: usize,
-    /// Events are dealt to so many groups of connections, one after the other.
+    /// Events are distributed over so many groups of connections, in turn.
     pub(crate) groups: u64,
-    /// Connections are closed and resumed after this many events at the most.
+    /// Connections are closed and resumed after at most this many events.
     pub(crate) leave_after: Option<u64>,
 }
 
-/// What the readers saw.
+/// The results of all readers.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) seen: Seen,
@@ -41,7 +41,7 @@ struct Shared {
     open: AtomicUsize,
     deliveries: AtomicU64,
     stop: AtomicBool,
-    /// Stuck connections are read to their end, and resumed; nobody leaves any more.
+    /// Stuck connections are read to their end and resumed; none leaves any more.
     release: AtomicBool,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Load {
 impl Load {
     pub(crate) fn open(plan: Plan) -> Self {
         static RUNS: AtomicUsize = AtomicUsize::new(0);
-        // An own address for each run, so that ports in TIME_WAIT don't count.
+        // A different address for each run, so that ports in TIME_WAIT don't matter.
         let run = RUNS.fetch_add(1, Ordering::Relaxed) % 250;
         let source = Ipv4Addr::new(127, 0, 1, u8::try_from(run + 1).unwrap());
         let (shared, connections) = (Arc::new(Shared::default()), plan.connections);
@@ -63,7 +63,7 @@ impl Load {
         Self { shared, connections, thread: std::thread::spawn(move || readers.run()) }
     }
 
-    /// Returns when all connections are open, or nothing has come for so long.
+    /// Waits until all connections are open; `false` if nothing arrives for this long.
     pub(crate) fn wait_until_open(&self, patience: Duration) -> bool {
         self.wait(patience, || self.shared.open.load(Ordering::SeqCst) == self.connections)
     }
@@ -72,7 +72,7 @@ impl Load {
         self.shared.deliveries.load(Ordering::Relaxed)
     }
 
-    /// Returns when there were so many deliveries, or at the end of patience; tells which.
+    /// Waits for this many deliveries; `false` if the time runs out.
     pub(crate) fn wait_for(&self, deliveries: u64, patience: Duration) -> bool {
         self.wait(patience, || self.deliveries() >= deliveries)
     }
@@ -88,12 +88,12 @@ impl Load {
         true
     }
 
-    /// Lets those that were stuck read on, and those that left stay.
+    /// Makes stuck readers read on, and keeps leaving ones connected.
     pub(crate) fn release(&self) {
         self.shared.release.store(true, Ordering::SeqCst);
     }
 
-    /// What was seen, or what a server did that it must not.
+    /// The results, or an error that the server made.
     pub(crate) fn finish(self) -> Result<Totals, String> {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.thread.join().unwrap()
@@ -104,7 +104,7 @@ struct Connection {
     socket: mio::net::TcpStream,
     is_open: bool,
     is_stuck: bool,
-    /// After how many more events it leaves.
+    /// The number of events after which it leaves.
     leaves_in: u64,
     stream: Stream,
 }
@@ -119,7 +119,7 @@ struct Readers {
     buffer: Vec<u8>,
 }
 
-/// What became of a connection.
+/// The state of a connection after a read.
 enum After {
     Reading,
     /// The server ended it.
@@ -138,7 +138,7 @@ impl Readers {
         let mut released = false;
         while !self.shared.stop.load(Ordering::Relaxed) {
             let open = self.shared.open.load(Ordering::Relaxed);
-            // A few at a time, as the backlog of a listener has its bounds.
+            // A few at a time, as a listener's backlog is limited.
             while connections.len() < self.plan.connections && connections.len() < open + 128 {
                 let connection = self.first(connections.len())?;
                 connections.push(connection);
@@ -159,7 +159,7 @@ impl Readers {
         Ok(self.totals)
     }
 
-    /// A connection as it begins.
+    /// A new connection.
     fn first(&mut self, number: usize) -> Result<Connection, String> {
         let is_stuck = number >= self.plan.connections - self.plan.stuck;
         let resumes = is_stuck || self.plan.leave_after.is_some();
@@ -187,7 +187,7 @@ impl Readers {
         connect().map_err(|error: std::io::Error| format!("no connection: {error}"))
     }
 
-    /// Reads what there is; a connection that leaves, or was stuck and let go, is resumed.
+    /// Reads what is available; a connection that leaves, or was stuck and disconnected, is resumed.
     fn read(&mut self, number: usize, connection: &mut Connection) -> Result<(), String> {
         let released = self.shared.release.load(Ordering::Relaxed);
         if connection.is_stuck && connection.is_open && !released {
@@ -226,7 +226,8 @@ impl Readers {
             }
             let taken = connection.stream.take(read, connection.leaves_in, &mut self.totals.seen);
             connection.leaves_in = connection.leaves_in.saturating_sub(taken);
-            // All is read; but one that was let go has an end behind it, of which nothing tells again.
+            // A short read means that all was read, except on a stuck connection: its end may follow, which is not
+            // reported again.
             let is_all = read.len() < self.buffer.len() && !connection.is_stuck;
             if is_all || connection.leaves_in == 0 {
                 return Ok(After::Reading);

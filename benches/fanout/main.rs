@@ -1,9 +1,9 @@
-//! What serving the stream costs, beside Nchan (the SSE module of nginx) in the same run.
+//! The cost of serving the stream, compared with Nchan (the SSE module of nginx) in the same run.
 //!
-//! Both are told to publish the same events of 2 KB; a load generator of one thread reads them over many connections,
-//! checks that every event comes, once and in order, and charges the server's CPU time to what was delivered. The two
-//! take turns, and each run lasts for so long, not for so many events. The server is this program itself, started
-//! again with the library's log in memory, hub and HTTP interface, so that the cost of normalizing is left out.
+//! Both publish the same events of 2 KB; a load generator of one thread reads them over many connections, checks that
+//! every event arrives, once and in order, and relates the server's CPU time to the deliveries. The two take turns, and
+//! each run has a fixed duration, not a fixed number of events. The server is this program itself, started again with
+//! the library's in-memory log, hub and HTTP interface, so that the cost of normalizing is left out.
 //!
 //! `cargo bench --bench fanout [-- SCENARIO…]`; `CATCHMENT_BENCH_QUICK=1` for one round instead of three. For Nchan:
 //! `apt-get install nginx-light libnginx-mod-nchan`; for the kernel's memory, `ss` (`iproute2`); for connections over
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Whether Nchan can be asked for the same: it has no filters, and one door.
+/// Whether Nchan supports the scenario: it has no filters, and only one door.
 fn has_a_like(scenario: &Scenario, door: Door) -> bool {
     door == Door::Plain && (scenario.ask.filtered.is_none() || scenario.work == Work::Idle)
 }
@@ -135,7 +135,7 @@ fn scenarios() -> Vec<(Scenario, Door, &'static [Row])> {
         (idle("idle", 10_000, waiting), Door::Plain, &[RESIDENT]),
         (idle("idle-http-1.0", 10_000, waiting), Door::Http10, &[RESIDENT]),
         (idle("idle-tls", 1_000, waiting), Door::Tls, &[RESIDENT]),
-        // The same number of deliveries, with filters and without.
+        // The same number of deliveries, with and without filters.
         (paced("filters-10-of-10k", 10_000, 1_000, 0, filtered(1_000)), Door::Plain, &[CPU]),
         (paced("unfiltered-10k-each", 10_000, 1, 0, none), Door::Plain, &[CPU]),
         (paced("filters-100-of-10k", 10_000, 1_000, 0, filtered(100)), Door::Plain, &[CPU]),
@@ -143,7 +143,7 @@ fn scenarios() -> Vec<(Scenario, Door, &'static [Row])> {
     ]
 }
 
-/// The runnable tasks of the last minute (`man 5 proc_loadavg`), this bench among them.
+/// The number of runnable tasks, averaged over the last minute (`man 5 proc_loadavg`), including this bench.
 fn load_average() -> f64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap();
     text.split(' ').next().unwrap().parse().unwrap()

@@ -51,7 +51,7 @@ http {{
         std::fs::write(&file, configuration).unwrap();
         let master = Command::new("nginx").arg("-c").arg(&file).stderr(Stdio::null()).spawn().unwrap();
         let mut master = Master(master);
-        // It listens before it has its worker.
+        // It listens before its worker has started.
         let worker = loop {
             assert!(master.0.try_wait().unwrap().is_none(), "nginx has ended");
             match (master.worker(), TcpStream::connect(address)) {
@@ -64,7 +64,7 @@ http {{
         Self { _master: master, worker, address, publisher, folder }
     }
 
-    /// The next answer on the publisher's connection.
+    /// Reads the next response on the publisher's connection.
     fn read_answer(&mut self) {
         let (mut head, mut byte) = (Vec::new(), [0]);
         while !head.ends_with(b"\r\n\r\n") {
@@ -104,7 +104,7 @@ impl Peer for Nchan {
         (0..count).for_each(|_| self.read_answer());
     }
 
-    /// An answer comes when the event is there.
+    /// Nchan responds once the event is stored.
     fn settle(&mut self, _: u64) {}
 
     fn process(&self) -> u32 {
@@ -120,7 +120,7 @@ impl Peer for Nchan {
     }
 }
 
-/// Ends with its owner, and its worker with it.
+/// The master process; ended with its owner, and its worker with it.
 struct Master(Child);
 
 impl Master {

@@ -1,4 +1,4 @@
-//! The servers that are compared: what they have in common, and this program.
+//! The compared servers: what they have in common, and this program.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,10 +12,10 @@ use catchment::model::Time;
 use crate::load::Request;
 use crate::{cpu, nchan::Nchan, server, tls};
 
-/// A server, and the door that its subscribers take.
+/// A server, and how its subscribers connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Door {
-    /// Catchment over HTTP/1.1 in the clear: the socket leaves hyper.
+    /// Catchment over plain HTTP/1.1: the socket leaves hyper.
     Plain,
     /// Catchment over HTTP/1.0, which hyper writes.
     Http10,
@@ -24,14 +24,14 @@ pub(crate) enum Door {
     Nchan,
 }
 
-/// What subscribers ask for.
+/// What subscribers request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ask {
-    /// All there is, not only what comes from now on.
+    /// From the oldest event on, instead of new ones only.
     pub(crate) from_the_first: bool,
-    /// Each its own filter, of which a number of groups is told apart by the account.
+    /// Each has its own filter, which matches one of this many groups, by account.
     pub(crate) filtered: Option<u64>,
-    /// Each shows a credential.
+    /// Each presents a credential.
     pub(crate) credential: bool,
 }
 
@@ -42,12 +42,12 @@ pub(crate) trait Peer {
     fn request(&self, ask: Ask) -> Request;
     /// Publishes so many events.
     fn publish(&mut self, number: u64, count: u64);
-    /// Returns when it holds so many events.
+    /// Waits until the server has this many events.
     fn settle(&mut self, count: u64);
     fn process(&self) -> u32;
-    /// Where its files are.
+    /// The folder of its files.
     fn folder(&self) -> &Path;
-    /// Streams let go because their client took nothing; `None`: it lets none go.
+    /// Number of streams closed because their client did not read; `None` if the server closes none.
     fn stalled(&self) -> Option<usize>;
 
     /// CPU time so far.
@@ -61,8 +61,8 @@ pub(crate) trait Peer {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// Memory that the kernel has for what its sockets have not sent and not read, all together (`man 8 ss`, skmem);
-    /// `None` where `ss` is not installed.
+    /// Memory that the kernel uses for unsent and unread data of its sockets, in total (`man 8 ss`, skmem); `None`
+    /// without `ss`.
     fn kernel_kib(&self) -> Option<f64> {
         let port = format!("sport = :{}", self.address().port());
         let listed = Command::new("ss").args(["-tmnH", "state", "established", &port]).output().ok()?;
@@ -73,8 +73,8 @@ pub(crate) trait Peer {
     }
 }
 
-/// A server of its own for one run.
-/// Where memory counts, what is resident is what is used: the allocator gives back the rest at once.
+/// Starts a server for one run. If memory is measured, the allocator returns unused memory immediately, so that
+/// resident memory is memory in use.
 pub(crate) fn start(door: Door, ask: Ask, stalled_after: Duration, counts_memory: bool) -> Box<dyn Peer> {
     match door {
         Door::Nchan => Box::new(Nchan::start()),
@@ -139,7 +139,7 @@ impl Peer for Catchment {
         let token = self.token.as_ref().map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
         Box::new(move |number, last| {
             let filter = ask.filtered.map(|groups| {
-                // Apart from one another by an account that nothing happens in.
+                // Different from one another by an account without events.
                 format!("&account={},x{number}", server::account(number as u64 % groups))
             });
             let filter = filter.unwrap_or_default();

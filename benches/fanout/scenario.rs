@@ -1,4 +1,4 @@
-//! What is measured, and how one run of it goes.
+//! The scenarios, and how one run is measured.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,12 @@ use crate::load::{Load, Plan, Totals};
 use crate::peers::{self, Ask, Door, Peer};
 use crate::tls;
 
-/// Events that may be published and not yet read, when publishing as fast as they are read.
+/// Events that may be published and not yet read when publishing as fast as they are read.
 const WINDOW: u64 = 512;
-/// How long Catchment may take for what must come; Nchan is cut off where a run ends.
+/// How long to wait for Catchment's outstanding deliveries; Nchan is cut off at the end of a run.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a client may take nothing where some do; longer than such a run, so that memory is seen before.
+/// How long a client may read nothing, in scenarios with stuck ones; longer than a run, so that memory is measured
+/// first.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug)]
@@ -25,13 +26,13 @@ pub(crate) struct Scenario {
 pub(crate) enum Work {
     /// Events as fast as they are read.
     Saturated,
-    /// One event when the one before has been read by all.
+    /// One event at a time, once the previous one has been read by all.
     OneByOne,
-    /// Events that were there before the readers.
+    /// Events from before the readers connected.
     CatchUp { events: u64 },
-    /// So many events a second, of which so many connections read nothing.
+    /// So many events a second, while so many connections read nothing.
     Paced { a_second: u64, stuck: usize },
-    /// So many events a second, to readers that leave after so many at the most, and come back.
+    /// So many events a second, to readers that leave after at most this many, and come back.
     Churn { a_second: u64, leave_after: u64 },
     /// Nothing.
     Idle,
@@ -40,17 +41,17 @@ pub(crate) enum Work {
 /// One run of a scenario.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// Of the server, over all that was delivered, µs.
+    /// CPU time of the server per delivery, in µs.
     pub(crate) cpu_per_delivery: f64,
     pub(crate) p99_ms: f64,
-    /// What the connections added to what is resident.
+    /// Growth of resident memory per connection.
     pub(crate) kib_per_connection: f64,
-    /// What the run added to it, when all were open.
+    /// Growth of resident memory during the run, after all were open.
     pub(crate) grown_kib: f64,
-    /// What the kernel has for a stuck reader.
+    /// The kernel's memory per stuck reader.
     pub(crate) kernel_kib_per_stuck: Option<f64>,
     pub(crate) resumed_a_second: f64,
-    /// Stuck readers that were let go, and resumed without a gap.
+    /// Stuck readers that were disconnected, and resumed without a gap.
     pub(crate) let_go: Option<usize>,
 }
 
@@ -59,7 +60,7 @@ impl Scenario {
         if let Work::Paced { stuck, .. } = self.work { stuck } else { 0 }
     }
 
-    /// Runs it, for about so long; an error is what a server did that it must not.
+    /// Runs it for about this long; an error is a mistake of the server.
     pub(crate) fn measure(&self, door: Door, lasting: Duration) -> Result<Outcome, String> {
         let stalled_after = if self.stuck() > 0 { STALLED_AFTER } else { Duration::from_secs(300) };
         let counts_memory = matches!(self.work, Work::Idle | Work::Paced { .. });
@@ -73,7 +74,7 @@ impl Scenario {
         Run { scenario: self, peer: peer.as_mut(), door, lasting, resident, prepared }.measure()
     }
 
-    /// Only how much memory connections take that wait.
+    /// Measures only the memory of idle connections.
     fn measure_tls(&self, peer: &dyn Peer, resident: f64) -> Outcome {
         let request = peer.request(self.ask)(0, None);
         let open = tls::open(peer.folder(), peer.address(), &request, self.connections);
@@ -100,7 +101,7 @@ struct Run<'a> {
     peer: &'a mut dyn Peer,
     door: Door,
     lasting: Duration,
-    /// Before there were connections.
+    /// Resident memory before there were connections.
     resident: f64,
     prepared: u64,
 }
@@ -109,14 +110,14 @@ impl Run<'_> {
     fn measure(mut self) -> Result<Outcome, String> {
         let (connections, stuck, work) = (self.scenario.connections, self.scenario.stuck(), self.scenario.work);
         let groups = self.scenario.ask.filtered.unwrap_or(1);
-        // How many connections get an event.
+        // How many connections receive an event.
         let readers = (connections - stuck) as u64 / groups;
         let cpu_before = self.peer.cpu();
         let load = self.open(groups)?;
         let (cpu_before, resident) = if self.prepared > 0 {
             (cpu_before, self.resident)
         } else {
-            // What connections set off when they open is over.
+            // By then the work caused by opening connections is over.
             std::thread::sleep(Duration::from_millis(500));
             (self.peer.cpu(), self.peer.resident_kib())
         };
@@ -152,7 +153,7 @@ impl Run<'_> {
         if load.wait_until_open(PATIENCE) { Ok(load) } else { Err(checked(load, u64::MAX).unwrap_err()) }
     }
 
-    /// Publishes for as long as the run lasts; tells how many events there are then.
+    /// Publishes for the duration of the run; returns the number of events published by then.
     fn publish(&mut self, load: &Load, readers: u64) -> u64 {
         let (mut published, began) = (self.prepared, Instant::now());
         while began.elapsed() < self.lasting {
@@ -184,7 +185,7 @@ impl Run<'_> {
         published
     }
 
-    /// Waits until the stuck readers are let go, by a server that does.
+    /// Waits until the stuck readers are disconnected, if the server does that.
     fn let_go(&self, stuck: usize) -> Result<Option<usize>, String> {
         if stuck == 0 {
             return Ok(None);
@@ -203,7 +204,7 @@ impl Run<'_> {
     }
 }
 
-/// What the readers saw, if it is every event, once and in order, and no delivery is missing of those `due`.
+/// The results, if the readers received every event, once and in order, and none of the `due` deliveries is missing.
 fn checked(load: Load, due: u64) -> Result<Totals, String> {
     let totals = load.finish()?;
     let (gaps, doubles, came) = (totals.seen.gaps, totals.seen.doubles, totals.seen.deliveries);

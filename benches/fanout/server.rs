@@ -1,4 +1,4 @@
-//! The server that is measured: log in memory, hub, fan-out and HTTP interface, in a process of its own.
+//! The measured server: in-memory log, hub, fan-out and HTTP interface, in another process.
 
 use std::io::BufRead;
 use std::net::SocketAddr;
@@ -28,13 +28,13 @@ use tokio_util::task::TaskTracker;
 use crate::stream::event;
 use crate::tls::{CERTIFICATE, KEY};
 
-/// Set in the process that is the server: the folder with its tokens and its certificate, if there are any.
+/// Set in the server's process: the folder with its tokens and its certificate, if any.
 pub(crate) const FOLDER: &str = "CATCHMENT_BENCH_FANOUT_FOLDER";
-/// After how long it lets go of who takes nothing.
+/// After how many seconds it disconnects clients that don't read.
 pub(crate) const STALLED_SECS: &str = "CATCHMENT_BENCH_FANOUT_STALLED_SECS";
 
-/// Serves until standard input ends. A line there, `<number> <count> <accounts>`, publishes so many events, each a
-/// commit of its own, dealt to so many accounts.
+/// Serves until standard input ends. A line there, `<number> <count> <accounts>`, publishes so many events, each in its
+/// own commit, distributed over so many accounts.
 pub(crate) fn run(folder: &Path) {
     memory::use_small_pages();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -89,7 +89,7 @@ async fn start(folder: &Path, log: Arc<dyn EventLog>, metrics: Arc<Metrics>) -> 
     address
 }
 
-/// Asks for a token where there is one.
+/// Requires a token if there is one.
 fn access(folder: &Path) -> Arc<Access> {
     let tokens = TokenFile::of(folder);
     let anonymous = tokens.read().unwrap().is_empty();

@@ -1,14 +1,14 @@
-//! What one connection reads: that each event comes, once and in order, and how long it took.
+//! Checks what one connection reads: that each event arrives, once and in order, and how long it took.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::EVENT_BYTES;
 
-/// What an event begins with: its number, and when it was made.
+/// The beginning of an event: its number, and when it was made.
 const MARK: &[u8] = b"{\"number\":";
-/// Bytes that the mark, both numbers and what stands between take at most.
+/// Most bytes from the mark to the end of both numbers.
 const MARK_BYTES: usize = 80;
-/// Latencies that are kept; the rest is not, which leaves the percentiles as they are.
+/// Most latencies kept; leaving out the rest does not affect the percentiles.
 const SAMPLES: usize = 1 << 20;
 
 /// An event, the same for both servers.
@@ -23,7 +23,7 @@ fn nanos() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
 }
 
-/// What came, over all connections.
+/// The results over all connections.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) deliveries: u64,
@@ -42,12 +42,12 @@ impl Seen {
 
 /// A connection's stream.
 pub(crate) struct Stream {
-    /// The number of the event that must come next, and how far the one after it is.
+    /// The number of the next expected event, and the distance to the one after it.
     next: u64,
     step: u64,
-    /// The end of what was read: an event's beginning that may be cut, or all of one where the stream resumes.
+    /// The end of what was read: the start of an incomplete event, or all of it if the stream resumes.
     kept: Vec<u8>,
-    /// The id of the last whole event, where the stream resumes.
+    /// The id of the last complete event, if the stream resumes.
     last: Option<String>,
     resumes: bool,
 }
@@ -57,13 +57,13 @@ impl Stream {
         Self { next: first, step, kept: Vec::new(), last: None, resumes }
     }
 
-    /// From where the stream goes on after its connection; `None` when it has had nothing.
+    /// Returns the id after which the next connection resumes; `None` if there was no event.
     pub(crate) fn resume(&mut self) -> Option<String> {
         self.kept.clear();
         self.last.clone()
     }
 
-    /// Takes what was read, of a stream that resumes no more than so many events; tells how many.
+    /// Takes what was read, at most this many events if the stream resumes; returns how many.
     pub(crate) fn take(&mut self, read: &[u8], most: u64, seen: &mut Seen) -> u64 {
         if self.resumes {
             return self.take_whole(read, most, seen);
@@ -73,7 +73,7 @@ impl Stream {
         seen.deliveries - before
     }
 
-    /// As a client does: an event counts when it is there to its end.
+    /// Like a client: an event counts once it is complete.
     fn take_whole(&mut self, read: &[u8], most: u64, seen: &mut Seen) -> u64 {
         self.kept.extend_from_slice(read);
         let (mut start, mut taken) = (0, 0);
@@ -82,7 +82,7 @@ impl Stream {
             let event = &self.kept[start..start + end];
             start += end + 2;
             let mark = memchr::memmem::find(event, MARK).and_then(|at| numbers(&event[at + MARK.len()..]));
-            // How long ago it was made tells how long its reader was away.
+            // No latency is taken: the event's age includes the time its reader was away.
             let Some((number, _)) = mark else { continue };
             let id = memchr::memmem::find(event, b"id: ").map(|at| &event[at + 4..]).expect("an event has an id");
             let id = &id[..memchr::memchr(b'\n', id).expect("a line ends")];
@@ -94,14 +94,14 @@ impl Stream {
         taken
     }
 
-    /// The fast way: finds the events that begin in what was read.
+    /// The fast way: finds only where events begin.
     fn take_marks(&mut self, read: &[u8], seen: &mut Seen) {
         if !self.kept.is_empty() && read.len() < MARK_BYTES {
             let whole = [&std::mem::take(&mut self.kept), read].concat();
             return self.scan(&whole, whole.len(), seen);
         }
         if !self.kept.is_empty() {
-            // Enough to see the whole beginning of an event that was cut; it ends before the next one begins.
+            // Enough to see the whole beginning of an incomplete event; it ends before the next one begins.
             let cut = self.kept.len();
             self.kept.extend_from_slice(&read[..read.len().min(MARK_BYTES)]);
             let kept = std::mem::take(&mut self.kept);
@@ -110,7 +110,7 @@ impl Stream {
         self.scan(read, read.len(), seen);
     }
 
-    /// Takes the events whose mark begins before `end`; one that is cut off is kept.
+    /// Takes the events whose mark begins before `end`; an incomplete one is kept.
     fn scan(&mut self, bytes: &[u8], end: usize, seen: &mut Seen) {
         for at in memchr::memmem::find_iter(bytes, MARK).take_while(|at| *at < end) {
             let Some((number, made)) = numbers(&bytes[at + MARK.len()..]) else {
@@ -124,7 +124,7 @@ impl Stream {
                 seen.latencies.push(nanos().saturating_sub(made));
             }
         }
-        // A mark that is cut off.
+        // An incomplete mark.
         if end == bytes.len() {
             let tail = &bytes[bytes.len().saturating_sub(MARK.len() - 1)..];
             let cut = (0..tail.len()).find(|start| MARK.starts_with(&tail[*start..]));
@@ -133,7 +133,7 @@ impl Stream {
     }
 }
 
-/// Counts an event; tells which must come next.
+/// Counts an event; returns the number of the next expected one.
 fn count(expected: u64, step: u64, number: u64, seen: &mut Seen) -> u64 {
     seen.deliveries += 1;
     if number > expected {

@@ -1,4 +1,4 @@
-//! Connections over TLS, that only wait.
+//! Idle connections over TLS.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 pub(crate) const CERTIFICATE: &str = "server.pem";
 pub(crate) const KEY: &str = "server.key";
 
-/// A certificate for `localhost` that vouches for itself, made with openssl.
+/// Creates a self-signed certificate for `localhost` with openssl.
 pub(crate) fn make_certificate(folder: &Path) {
     let arguments = format!(
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {KEY} -out {CERTIFICATE} -subj \
@@ -24,7 +24,7 @@ pub(crate) fn make_certificate(folder: &Path) {
 
 pub(crate) type Connection = StreamOwned<ClientConnection, TcpStream>;
 
-/// Opens streams, one after the other, and reads how each begins.
+/// Opens streams, one after the other, and reads the beginning of each.
 pub(crate) fn open(folder: &Path, address: SocketAddr, request: &str, count: usize) -> Vec<Connection> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(folder.join(CERTIFICATE)).unwrap()).unwrap();
@@ -37,7 +37,7 @@ pub(crate) fn open(folder: &Path, address: SocketAddr, request: &str, count: usi
         let mut stream = StreamOwned::new(connection, TcpStream::connect(address).unwrap());
         stream.write_all(request.as_bytes()).unwrap();
         let (mut answer, mut buffer) = (Vec::new(), [0; 1024]);
-        // The stream is open, and has caught up with the little there is.
+        // The stream is open, and has caught up with the few events there are.
         while memchr::memmem::find(&answer, b"event: caught-up").is_none() {
             let read = stream.read(&mut buffer).unwrap();
             assert!(read > 0, "{}", String::from_utf8_lossy(&answer));

@@ -63,7 +63,7 @@ resource "azurerm_role_assignment" "catchment" {
   principal_id         = var.principal_id
 }
 
-# Changes to the group itself and to what hangs on it.
+# Changes to the group itself and to what belongs to it.
 resource "azapi_resource" "management_group_setting" {
   type                      = "Microsoft.Insights/diagnosticSettings@2020-01-01-preview"
   name                      = "catchment"
@@ -79,7 +79,7 @@ resource "azapi_resource" "management_group_setting" {
   }
 }
 
-# Changes to resources. Where the group's setting carries these too, a record that comes twice counts once.
+# Changes to resources. If the group's setting sends these too, a record that arrives twice counts once.
 resource "azurerm_monitor_diagnostic_setting" "subscription" {
   for_each = var.stream_subscriptions ? toset(data.azurerm_management_group.root.all_subscription_ids) : toset([])
 

@@ -17,7 +17,7 @@ pub fn back_up(config: &Config, output: &mut dyn Write) -> Result<Option<BackupS
     if !EmbeddedLog::exists(&config.data_dir) {
         return Err(AppError::NoLog { path: config.data_dir.clone() });
     }
-    // What retention would drop, the server drops at its next start.
+    // The server itself applies retention, at its next start.
     let opened = EmbeddedLog::open(&config.data_dir, Retention::default(), Arc::new(Metrics::new()?));
     match opened {
         Ok(log) => Ok(Some(log.back_up(now_utc(), output)?)),

@@ -1,4 +1,4 @@
-//! Imports: handed to a running server, or else done by the command itself, which then holds the lock of the data
+//! Imports: left to a running server, or else executed by the command itself, which then holds the lock of the data
 //! directory.
 
 use std::sync::Arc;

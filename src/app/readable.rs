@@ -55,7 +55,7 @@ impl Watched {
             Ok(outcome) => outcome,
             Err(_) => {
                 self.failed(&format!("no answer within {} s", PATIENCE.as_secs()));
-                // One at a time: what waits for the disk holds a thread.
+                // One read at a time: a blocked one occupies a thread.
                 reading.await
             }
         };
@@ -93,7 +93,7 @@ fn read_somewhere(log: &dyn EventLog) -> Result<(), LogError> {
     }
     let after = Seq(fastrand::u64(floor.0.saturating_sub(1)..tail.0));
     match log.read(after, 1) {
-        // The stop is under way.
+        // The server is stopping.
         Err(LogError::Closed) | Ok(_) => Ok(()),
         Err(error) if error.is_gone() => Ok(()),
         Err(error) => Err(error),
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use crate::hub::testing::TestLog;
 
-    /// Lets blocking work finish, and advances the clock by two tests.
+    /// Lets blocking work finish, and advances the clock by two checks.
     async fn two_looks() {
         for _ in 0..2 {
             sleep(EVERY + Duration::from_millis(1)).await;

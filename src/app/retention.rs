@@ -75,7 +75,7 @@ impl SteadyClock {
             let steady = later(before, at.saturating_duration_since(then));
             if now.millis().abs_diff(steady.millis()) > u64::try_from(TOLERANCE.as_millis()).unwrap_or(u64::MAX) {
                 warn!(expected = %steady, %now, "the clock has jumped; retention follows it only if it stays so for an hour");
-                // After one jump upon another the first time is still the better one.
+                // After several jumps, the time before the first is still the most trustworthy.
                 let believed = self.doubted(then).map_or(before, |time| time);
                 self.doubt(then, believed);
             }
@@ -156,7 +156,7 @@ mod tests {
                         told.store(5 * YEAR, Ordering::SeqCst);
                     }
                     told.fetch_add(60_000, Ordering::SeqCst);
-                    // The work of a look is done by another thread, for which the paused clock does not wait.
+                    // A pass does its work on another thread, for which the paused clock does not wait.
                     for _ in 0..20 {
                         tokio::task::yield_now().await;
                         std::thread::sleep(Duration::from_millis(1));

@@ -91,7 +91,7 @@ impl Sources {
         for (id, running) in leaving {
             let in_time = timeout(PATIENCE, running.ended.wait()).await.is_ok();
             if !in_time {
-                // Beside its successor, what both deliver is kept once.
+                // It may run beside its successor: what both deliver is kept once.
                 error!(source = %id, "it does not stop; it is left to finish by itself");
             }
             if !wanted.contains_key(&id) {

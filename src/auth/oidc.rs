@@ -104,7 +104,7 @@ impl OidcConfig {
         let mut found = Vec::new();
         let mut tell = |key, message| found.push(OidcMistake { key, message });
         if self.claim.is_empty() || PointerBuf::parse(self.claim.as_str()).is_err() {
-            let message = format!("{:?} is no JSON pointer such as /groups or /realm_access/roles", self.claim);
+            let message = format!("{:?} is not a JSON pointer such as /groups or /realm_access/roles", self.claim);
             tell("auth.oidc.claim", message);
         }
         let urls = [("auth.oidc.issuer", Some(&self.issuer)), ("auth.oidc.jwks_url", self.jwks_url.as_ref())];
@@ -114,7 +114,7 @@ impl OidcConfig {
             }
         }
         if self.audience.is_empty() {
-            tell("auth.oidc.audience", "must name this gateway as the provider does: a client id or a URI".to_owned());
+            tell("auth.oidc.audience", "must be the provider's name for this gateway: a client id or a URI".to_owned());
         }
         for ClaimGrant { value, scope } in &self.grants {
             if let Err(cause) = scope.compile(type_prefix) {
@@ -197,10 +197,10 @@ impl Oidc {
 
     /// Verifies a token: signature, issuer, audience, times, and a matching grant.
     pub(super) async fn check(&self, token: &str) -> Result<Bearer, JwtRefusal> {
-        let invalid = |error: jsonwebtoken::errors::Error| JwtRefusal::Invalid(format!("no good JWT: {error}"));
+        let invalid = |error: jsonwebtoken::errors::Error| JwtRefusal::Invalid(format!("not a valid JWT: {error}"));
         let header = decode_header(token).map_err(invalid)?;
         if !ALGORITHMS.contains(&header.alg) {
-            return Err(JwtRefusal::Invalid(format!("{:?} is no signature that a published key checks", header.alg)));
+            return Err(JwtRefusal::Invalid(format!("the signature algorithm {:?} is not accepted", header.alg)));
         }
         let key = self.key(header.kid.as_deref()).await?;
         let mut validation = Validation::new(header.alg);
@@ -264,10 +264,10 @@ impl Oidc {
                 let issuer = self.config.issuer.trim_end_matches('/');
                 let found: Discovery = self.get(&format!("{issuer}/.well-known/openid-configuration")).await?;
                 if found.issuer != self.config.issuer {
-                    return Err(format!("the discovery document is that of {:?}", found.issuer));
+                    return Err(format!("the discovery document is for the issuer {:?}", found.issuer));
                 }
                 if !is_secure(&found.jwks_uri) {
-                    return Err(format!("{:?}, where the provider says its keys are, is not https://", found.jwks_uri));
+                    return Err(format!("jwks_uri of the discovery document is {:?}, not https://", found.jwks_uri));
                 }
                 found.jwks_uri
             }

@@ -57,7 +57,7 @@ impl<'de> Deserialize<'de> for TokenHash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let bytes = URL_SAFE_NO_PAD.decode(&text).ok().and_then(|bytes| bytes.try_into().ok());
-        bytes.map(Self).ok_or_else(|| de::Error::custom(format_args!("{text:?} is no SHA-256 in base64url")))
+        bytes.map(Self).ok_or_else(|| de::Error::custom(format_args!("{text:?} is not a SHA-256 hash in base64url")))
     }
 }
 
@@ -213,7 +213,7 @@ impl TokenFile {
     /// Reads, changes and replaces the file, under a lock between processes.
     fn change(&self, change: impl FnOnce(&mut Vec<TokenRecord>) -> Result<(), TokenError>) -> Result<(), TokenError> {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::create_dir_all(folder).map_err(|cause| self.failed("make the folder of", cause))?;
+        fs::create_dir_all(folder).map_err(|cause| self.failed("create the folder of", cause))?;
         let lock = private(folder, &self.path.with_extension("lock")).map_err(|cause| self.failed("lock", cause))?;
         lock.lock().map_err(|cause| self.failed("lock", cause))?;
         let mut tokens = self.read()?;

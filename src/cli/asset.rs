@@ -53,7 +53,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, environment: &Environment, output: &mut dyn Write) -> Result<(), Failure> {
     if !arguments.name.starts_with("asset://") {
         let hint = "names begin with asset://; /v1/assets lists them";
-        return Err(Failure::Usage(format!("{:?} is no name of an asset: {hint}", arguments.name)));
+        return Err(Failure::Usage(format!("{:?} is not an asset name: {hint}", arguments.name)));
     }
     let server = Asset { server: Server::at(&arguments.place, environment)?, name: arguments.name.clone() };
     until_signalled(async |stop| {

@@ -64,7 +64,7 @@ pub(super) fn run(arguments: Arguments, environment: &Environment, output: &mut 
     }
     let is_account = |account: &String| account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());
     if let Some(account) = accounts.iter().find(|account| !is_account(account)) {
-        return Err(Failure::Usage(format!("--account {account} is no account's number of 12 digits")));
+        return Err(Failure::Usage(format!("--account {account} is not an account id of 12 digits")));
     }
     let flags = Flags { config, data_dir, ..Flags::default() };
     let config = config::load(&flags, environment)?.config;
@@ -81,8 +81,8 @@ pub(super) fn run(arguments: Arguments, environment: &Environment, output: &mut 
     let path = path.display();
     Ok(writeln!(
         output,
-        "{path}: a running server begins it within seconds, and deletes the file when it is complete;\n\
-         /v1/sources tells how far backfill-{name} has come"
+        "{path}: a running server starts it within seconds, and deletes the file when it is complete;\n\
+         /v1/sources shows the progress of backfill-{name}"
     )?)
 }
 

@@ -143,7 +143,9 @@ async fn receive(address: &str, bearer: Option<String>, output: &mut dyn Write) 
         let problem: serde_json::Value = serde_json::from_str(&problem).unwrap_or_default();
         return Err(failed(&match problem["detail"].as_str() {
             Some(_) => format!("{} (status {})", server::detail(&problem), status.as_u16()),
-            None => format!("status {}, and not an answer of Catchment's; --url names the server", status.as_u16()),
+            None => {
+                format!("status {}, and the answer is not Catchment's; check the server's URL (--url)", status.as_u16())
+            }
         }));
     }
     while let Some(piece) = answer.chunk().await.map_err(|error| failed(&error.without_url()))? {

@@ -69,7 +69,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut dyn Write) -> Result<(), F
     while let Some(records) = processor.operations().rest() {
         let Ok(processed) = processor.tell(&records, clock.now(), |_| Ok::<_, Infallible>(false));
         if let Some(last) = records.last() {
-            telling.tell("an operation whose end is not told", last, &processed)?;
+            telling.tell("an operation whose end was not reported", last, &processed)?;
         }
     }
     match &arguments.event {
@@ -149,7 +149,7 @@ fn outcome(processed: &Processed, rules: &[Value]) -> Map<String, Value> {
                 tell(
                     "why",
                     json!(
-                        "no rule knows this call; the generic rules take the action from its name, the asset from its ids"
+                        "no rule for this call; the generic rules take the action from its name, the asset from its ids"
                     ),
                 );
             }
@@ -163,10 +163,7 @@ fn outcome(processed: &Processed, rules: &[Value]) -> Map<String, Value> {
         }
         Processed::Folded => {
             tell("outcome", json!("folded"));
-            tell(
-                "why",
-                json!("a part of an operation that is told in several records; the change comes with the last of them"),
-            );
+            tell("why", json!("one of several records of an operation; the change comes with the last of them"));
         }
         Processed::Duplicate { event_id } => {
             tell("outcome", json!("duplicate"));

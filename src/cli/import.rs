@@ -125,7 +125,7 @@ async fn work(
         let report = place.report().map_err(|error| Failure::run("read the report of the import", error))?;
         match report {
             Some(report) => break report,
-            None if stop.is_cancelled() => return Err(Failure::run("import", "stopped; what was taken in stays")),
+            None if stop.is_cancelled() => return Err(Failure::run("import", "stopped; what was imported stays")),
             None => {
                 stop.run_until_cancelled(sleep(LOOK_EVERY)).await;
             }
@@ -142,7 +142,7 @@ fn tell(report: &Report, output: &mut dyn Write) -> io::Result<()> {
         let unknown: u64 = unknown_types.values().sum();
         writeln!(
             output,
-            "{name}: {imported} imported, {updated} updated, {unchanged} unchanged, {older} older than what is held, \
+            "{name}: {imported} imported, {updated} updated, {unchanged} unchanged, {older} older than the inventory, \
              {unknown} of unknown type, {rejected} rejected"
         )?;
         for (kind, count) in unknown_types {

@@ -225,7 +225,7 @@ impl Run<'_> {
             Processed::Changes { events, rule, .. } => ("changes", None, Some(rule), events.as_slice()),
             Processed::Skipped { reason, rule } => ("skipped", Some(reason.to_string()), rule.as_ref(), &[][..]),
             Processed::Folded => {
-                ("folded", Some("part of an operation told by other records".to_owned()), None, &[][..])
+                ("folded", Some("part of an operation reported by other records".to_owned()), None, &[][..])
             }
             Processed::Duplicate { event_id } => {
                 ("duplicate", Some(format!("event id {event_id} was seen before")), None, &[][..])

@@ -111,9 +111,7 @@ fn scope_of(parameters: Vec<(String, String)>, hide: Option<String>) -> Result<S
     let mut scope = BTreeMap::new();
     for (name, value) in parameters.into_iter().chain(hide.map(|hide| ("hide".to_owned(), hide))) {
         if scope.insert(name.clone(), value).is_some() {
-            return Err(Failure::Usage(format!(
-                "--scope {name} stands there twice; separate several values by commas"
-            )));
+            return Err(Failure::Usage(format!("--scope {name} is given twice; separate several values by commas")));
         }
     }
     Ok(ScopeText(scope))

@@ -23,7 +23,7 @@ const LOOKUP_RATE: f64 = 2.0;
 const SQS_VISIBILITY_SECS: u64 = 30;
 /// Many proxies drop a connection that is idle for a minute.
 const PROXY_TIMEOUT_SECS: u64 = 60;
-/// Kubernetes kills a pod 30 s after it asked it to stop, by default.
+/// By default, Kubernetes kills a pod 30 s after asking it to stop.
 const PATIENCE_MILLIS: u64 = 30_000;
 /// In a smaller ring, a single large event would take all the room.
 const MIN_RING_BYTES: usize = 1024 * 1024;
@@ -58,7 +58,7 @@ struct Report<'a> {
 
 impl Report<'_> {
     fn add(&mut self, severity: Severity, key: &str, message: &str) {
-        // A key that was left out is blamed on the section that should hold it.
+        // A missing key is reported at the section that should hold it.
         let mut place = key;
         let origin = loop {
             match (self.origins.get(place), place.rsplit_once('.')) {
@@ -268,7 +268,7 @@ fn check_lookup_events(lookup: &LookupEventsConfig, key: &dyn Fn(&str) -> String
     if lookup.overlap_secs > LOOKUP_HISTORY_SECS {
         report.error(&key("overlap_secs"), "must be at most 7776000: CloudTrail's event history is 90 days long");
     } else if lookup.overlap_secs < LOOKUP_DELAY_SECS {
-        report.warn(&key("overlap_secs"), "events appear up to 15 minutes late: below 900, such are missed");
+        report.warn(&key("overlap_secs"), "events appear up to 15 minutes late: below 900, late ones are missed");
     }
     if !(0.01..=100.0).contains(&lookup.requests_per_second) {
         report.error(&key("requests_per_second"), "must be from 0.01 to 100");
@@ -294,7 +294,7 @@ fn check_places(lookup: &LookupEventsConfig, key: &dyn Fn(&str) -> String, repor
             if !is_region(region) {
                 report.error(&key(field), &format!("{region:?} is not a region such as eu-west-1"));
             } else if !seen.insert(region) {
-                report.error(&key(field), &format!("{region} stands there twice"));
+                report.error(&key(field), &format!("{region} is listed twice"));
             }
         }
     }
@@ -308,7 +308,7 @@ fn check_places(lookup: &LookupEventsConfig, key: &dyn Fn(&str) -> String, repor
             None if account.external_id.is_some() => report.error(&key("accounts"), "external_id needs role_arn"),
             _ if !seen.insert(account.number()) => {
                 let account = account.number().unwrap_or("the credentials' own account");
-                report.error(&key("accounts"), &format!("{account} stands there twice"));
+                report.error(&key("accounts"), &format!("{account} is listed twice"));
             }
             _ => {}
         }
@@ -322,18 +322,18 @@ fn check_sqs(sqs: &SqsConfig, key: &dyn Fn(&str) -> String, report: &mut Report<
             Some(region) if !is_region(&region) => {
                 report.error(&key(field), &format!("{region:?} is not a region such as eu-west-1"));
             }
-            None if field == "region" => report.error(&key(field), "is needed: the queue's address does not tell it"),
+            None if field == "region" => report.error(&key(field), "is needed: the queue's URL does not contain it"),
             _ => {}
         }
     }
     if !(1..=64).contains(&sqs.parallel_objects) {
         report.error(&key("parallel_objects"), "must be from 1 to 64");
     }
-    // What SQS takes: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html
+    // SQS's limits: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html
     if !(1..=43_200).contains(&sqs.visibility_secs) {
         report.error(&key("visibility_secs"), "must be from 1 to 43200 (12 hours)");
     } else if sqs.visibility_secs < SQS_VISIBILITY_SECS {
-        report.warn(&key("visibility_secs"), "below 30, a short hold-up makes messages come twice");
+        report.warn(&key("visibility_secs"), "below 30, a short pause makes messages arrive twice");
     }
     if sqs.wait_secs > 20 {
         report.error(&key("wait_secs"), "must be at most 20");
@@ -342,7 +342,7 @@ fn check_sqs(sqs: &SqsConfig, key: &dyn Fn(&str) -> String, report: &mut Report<
         report.error(&key("max_receives"), "must be at least 1");
     }
     if sqs.external_id.is_some() && sqs.role_arn.is_none() {
-        report.error(&key("external_id"), "needs role_arn beside it");
+        report.error(&key("external_id"), "needs role_arn, too");
     }
     if sqs.role_arn.as_deref().is_some_and(|arn| !is_role_arn(arn)) {
         report.error(&key("role_arn"), "must be a role's ARN such as arn:aws:iam::111122223333:role/catchment");
@@ -373,10 +373,10 @@ fn is_account(account: &str) -> bool {
 /// Checks the combination of access key id, secret key and session token.
 fn check_credentials(keys: [&Option<Secret>; 3], key: &dyn Fn(&str) -> String, report: &mut Report<'_>) {
     match keys {
-        [Some(_), None, _] => report.error(&key("secret_access_key"), "is missing beside access_key_id"),
-        [None, Some(_), _] => report.error(&key("access_key_id"), "is missing beside secret_access_key"),
+        [Some(_), None, _] => report.error(&key("secret_access_key"), "is missing; access_key_id needs it"),
+        [None, Some(_), _] => report.error(&key("access_key_id"), "is missing; secret_access_key needs it"),
         [None, None, Some(_)] => {
-            report.error(&key("session_token"), "needs access_key_id and secret_access_key beside it");
+            report.error(&key("session_token"), "needs access_key_id and secret_access_key, too");
         }
         [Some(_), Some(_), _] | [None, None, None] => {}
     }

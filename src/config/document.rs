@@ -1,4 +1,4 @@
-//! The layers merged into one tree, where every value knows who set it; and a serde deserializer over it, so that
+//! The layers merged into one tree, in which every value has its origin; and a serde deserializer over it, so that
 //! every mistake is reported with its full key path and its file and line, or its environment variable.
 
 use std::cell::RefCell;

@@ -44,7 +44,7 @@ impl Environment {
     }
 
     fn get(&self, name: &str) -> Option<&OsString> {
-        // An empty variable is how many tools unset one.
+        // Many tools unset a variable by making it empty.
         self.0.get(name).filter(|value| !value.is_empty())
     }
 
@@ -61,7 +61,8 @@ impl FromIterator<(String, OsString)> for Environment {
 }
 
 /// Kubernetes sets these for every service named `catchment`
-/// (<https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>); they mean nothing here.
+/// (<https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>); they have no meaning
+/// here.
 fn is_service_link(name: &str) -> bool {
     name.strip_prefix(PREFIX).is_some_and(|rest| {
         rest == "PORT" || rest.starts_with("PORT_") || rest == "SERVICE_HOST" || rest.starts_with("SERVICE_PORT")

@@ -1,11 +1,11 @@
-//! The configuration: what can be set, and how the layers are merged.
+//! The configuration: its keys, and how its layers are merged.
 //!
-//! Later layers win: the defaults (`config/catchment.default.toml` tells them with comments), the file, the
-//! environment, the command line. The file is the one of `--config`, else of `CATCHMENT_CONFIG`, else
-//! `./catchment.toml`, else `/etc/catchment/catchment.toml`; the last two only where they exist. Environment
-//! variables are `CATCHMENT_` and the key in upper case, with `__` between levels: `CATCHMENT_HTTP__LISTEN`.
+//! Later layers win: the defaults (listed with comments in `config/catchment.default.toml`), the file, the environment,
+//! the command line. The file is that of `--config`, else of `CATCHMENT_CONFIG`, else `./catchment.toml`, else
+//! `/etc/catchment/catchment.toml`; the last two only if they exist. Environment variables are `CATCHMENT_` and the key
+//! in upper case, with `__` between levels: `CATCHMENT_HTTP__LISTEN`.
 //!
-//! Nothing is guessed: an unknown key, a wrong value and an unknown variable are errors that name the key and the
+//! Nothing is guessed: an unknown key, an invalid value and an unknown variable are errors that name the key and the
 //! line, or the variable.
 
 mod check;
@@ -264,19 +264,19 @@ impl fmt::Display for Origin {
     }
 }
 
-/// How bad a [`Finding`] is.
+/// The severity of a [`Finding`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// The configuration can't be used.
     Error,
-    /// It can be used, but is probably not what is meant.
+    /// It can be used, but is probably a mistake.
     Warning,
 }
 
 /// A mistake in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
     /// The key with its full path; empty if it concerns no key.
     pub key: String,

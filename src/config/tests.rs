@@ -329,7 +329,7 @@ fn values_that_make_no_sense_are_errors() {
         ("[sources.a.aws_lookup_events]\nregions = [\"eu\"]", "regions: \"eu\" is not a region such as eu-west-1"),
         (
             "[sources.a.aws_lookup_events]\nregions = [\"eu-west-1\", \"eu-west-1\"]",
-            "regions: eu-west-1 stands there twice",
+            "regions: eu-west-1 is listed twice",
         ),
         ("[sources.a.aws_config]\naggregator = \"\"\nregion = \"eu-west-1\"", "aggregator: must name an aggregator"),
         ("[sources.a.aws_config]\naggregator = \"a\"\nregion = \"eu\"", "region: \"eu\" is not a region"),
@@ -352,7 +352,7 @@ fn values_that_make_no_sense_are_errors() {
         ("[sources.a.aws_lookup_events]\naccounts = [{}]", "regions: must name at least one region"),
         ("L\naccounts = [{ role_arn = \"x\" }]", "accounts: \"x\" is no role's ARN"),
         ("L\naccounts = [{ external_id = \"x\" }]", "accounts: external_id needs role_arn"),
-        ("L\naccounts = [{}, {}]", "accounts: the credentials' own account stands there twice"),
+        ("L\naccounts = [{}, {}]", "accounts: the credentials' own account is listed twice"),
         ("L\naccounts = [{ role = \"x\" }]", "accounts: unknown field `role`"),
         ("[sources.a.aws_s3_sqs]\nqueue_url = \"http://127.0.0.1:1/q\"", "aws_s3_sqs.region: is needed"),
         ("Q\nvisibility_secs = 0", "visibility_secs: must be from 1 to 43200"),

@@ -1,8 +1,8 @@
-//! Which deployment of Azure Resource Manager a change is a part of.
+//! Which deployment of Azure Resource Manager a change is part of.
 //!
-//! What a deployment does bears its correlation id, and so do the deployments nested in it
-//! (<https://learn.microsoft.com/azure/azure-resource-manager/templates/deployment-history>): the first that began is the
-//! one that somebody asked for. Its start is told before what it makes, its end after.
+//! The operations of a deployment have its correlation id, and so do the deployments nested in it
+//! (<https://learn.microsoft.com/azure/azure-resource-manager/templates/deployment-history>): the first one started is
+//! the one that somebody requested. Its start is logged before the resources it creates, its end after them.
 
 use super::memory::Memory;
 use crate::model::{Deployment, DeploymentBegun, RecordInfo};

@@ -1,9 +1,9 @@
-//! Which CloudFormation stack a change is a part of, and who started the operation on it.
+//! Which CloudFormation stack a change is part of, and who started the operation on it.
 //!
 //! CloudFormation calls with the credentials of whoever started the operation, or with those of a service role that the
 //! operation names (<https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-iam-servicerole.html>). Its
-//! calls name the stack only where they set its tags. Otherwise the stack is known only where there is just one that
-//! was worked on with these credentials.
+//! calls name the stack only if they set its tags. Otherwise the stack is known only if just one was being changed with
+//! these credentials.
 
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +67,7 @@ pub(super) fn complete(actors: &Memory<Actor>, record: &mut RecordInfo, account:
     let role = attribution.assumed.as_ref().and_then(|assumed| assumed.role_arn.as_deref());
     let principal = attribution.principal.as_ref().and_then(|principal| principal.arn.as_deref());
     let under_way = |actor: Option<&str>| actors.get(&key(account, actor?))?.at(record.time);
-    // A stack may have its role from an earlier operation: then the one under way does not name it.
+    // A stack may have its role from an earlier operation: then the current one does not name it.
     let unnamed = actors.get(&key(account, "")).is_some_and(|any| any.at(record.time).is_some());
     let found = match (under_way(principal), under_way(role).filter(|_| !unnamed)) {
         (Some(operation), None) => Some((operation, "samePrincipal")),

@@ -1,9 +1,9 @@
-//! What one record can't tell: who is behind temporary credentials, which copy of a record names its caller, which
-//! deployment a change is a part of, what is new about it.
+//! What one record does not show: who is behind temporary credentials, the caller that a copy of a record hides, the
+//! deployment that a change is part of, and what is new about it.
 //!
-//! All of it is remembered within a bound, and is durable: what changes goes into the batch of the records that told it
-//! ([`Correlator::take_changes`]) and is handed back at start ([`Correlator::restore`]). Nothing here guesses: where the
-//! evidence allows two answers, none is given, and `how` says which evidence was used.
+//! The memory for this is bounded and durable: its changes commit in the batch of the records that caused them
+//! ([`Correlator::take_changes`]) and are restored at start ([`Correlator::restore`]). Nothing here guesses: if the
+//! evidence allows two answers, there is none, and `how` says which evidence was used.
 
 mod arm_deployments;
 mod deployments;

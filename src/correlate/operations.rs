@@ -1,10 +1,9 @@
-//! Operations that are told in several records: Azure's activity log writes a start, progress, and an end, in any order
-//! and not always all of them (<https://learn.microsoft.com/azure/azure-monitor/essentials/activity-log-schema>).
+//! Operations that several records report: Azure's activity log writes a start, progress, and an end, in any order and
+//! not always all of them (<https://learn.microsoft.com/azure/azure-monitor/essentials/activity-log-schema>).
 //!
-//! An operation becomes one change: when its end comes, or, where the end stays away, after a time with what is known.
-//! It may have tried more than once, so that it has a bad end and a good one: the later of the two, by their own times,
-//! tells how it ended, whichever comes first.
-//! What waits is durable with the delivery that brought it, so its records can be acknowledged.
+//! An operation becomes one change: when its end arrives or, without one, after a time, from what is known. A retried
+//! operation may have both a failed and a successful end: the later of the two by event time counts, whichever arrives
+//! first. Waiting records are durable with the delivery that brought them, so they can be acknowledged.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -135,7 +134,7 @@ impl Operations {
     /// Takes a record that arrived at `now`.
     pub fn take(&mut self, record: OperationRecord, now: Time) -> Folded {
         if let Some(told) = self.told.get(&record.operation).copied() {
-            // A client that tries again uses the same correlation: a new start, or a further end, is a new operation.
+            // A client that retries uses the same correlation id: a new start, or a further end, is a new operation.
             let anew = match record.phase {
                 Phase::Started => told.ended && record.time > told.time,
                 Phase::Succeeded => told.ended && record.time > told.time && record.id != told.id,
@@ -216,7 +215,7 @@ impl Operations {
                 (None, Some(told)) => Remembered::Told(*told),
                 (None, None) => return None,
             };
-            // Texts and whole numbers are always JSON.
+            // Strings and integers only: it can't fail.
             Some(Bytes::from(serde_json::to_vec(&remembered).unwrap_or_default()))
         };
         changed.iter().map(|operation| (format!("{KEY_PREFIX}{operation:032x}"), value(operation))).collect()

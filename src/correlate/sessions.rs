@@ -26,7 +26,7 @@ pub(super) fn complete(sessions: &Memory<Session>, record: &mut RecordInfo) {
     }
     let is_guess = |how: &str| how == "sessionName";
     if attribution.human.as_ref().is_none_or(|human| is_guess(&human.how)) {
-        // What was told nearest to the call is the strongest: it can be no one else's.
+        // The evidence nearest to the call is the strongest: it can't belong to anyone else.
         let told = callers.iter().filter_map(|caller| caller.human.as_ref()).find(|human| !is_guess(&human.how));
         if let Some(human) = told {
             let mut human = human.clone();
@@ -39,7 +39,7 @@ pub(super) fn complete(sessions: &Memory<Session>, record: &mut RecordInfo) {
         let told = callers.iter().enumerate().find_map(|(hop, caller)| Some((hop, caller.workload.as_ref()?)));
         if let Some((hop, workload)) = told {
             let mut workload = workload.clone();
-            // The caller of the call that handed the credentials out is the workload itself.
+            // The caller of the call that issued the credentials is the workload itself.
             if hop > 0 {
                 workload.how = format!("chain.{}", workload.how).into();
             }

@@ -1,5 +1,5 @@
-//! One call, several records: where an account's principal works on another account's resource, CloudTrail writes a
-//! record to each, with the same `sharedEventID`, and may leave out of the resource owner's who it was
+//! One call, several records: if a principal of one account uses a resource of another, CloudTrail writes a record to
+//! each account, with the same `sharedEventID`, and may omit the caller from that of the resource's owner
 //! (<https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-reference-record-contents.html>).
 
 use serde::{Deserialize, Serialize};

@@ -26,7 +26,7 @@ fn human(id: &str, how: &'static str) -> Human {
     Human { id: id.to_owned(), how: how.into() }
 }
 
-/// Credentials that a role's session handed on.
+/// Credentials issued to a session of a role.
 fn session(access_key: &str, from: Option<&str>, caller: Caller) -> Session {
     Session {
         access_key: access_key.to_owned(),
@@ -95,7 +95,7 @@ fn of_role(name: &str) -> Caller {
 #[test]
 fn the_person_at_the_end_of_a_chain_of_roles() {
     let mut correlator = Correlator::default();
-    // In the order in which trails may well deliver them: the last session first.
+    // In an order in which trails may deliver them: the last session first.
     correlator.note_session(session("ASIA3", Some("ASIA2"), of_role("second")));
     correlator.note_session(session("ASIA2", Some("ASIA1"), of_role("first")));
     correlator.note_session(session("ASIA1", Some("AKIA"), of_jane()));
@@ -243,7 +243,7 @@ fn two_stacks_at_a_time_tell_nothing() {
     assert_eq!(stack_of(&attributed(&mut correlator, record(1, None, by(jane, None)))), Some(("web", "samePrincipal")));
     operation(&mut correlator, 2, "db", None, by(jane, None));
     assert_eq!(stack_of(&attributed(&mut correlator, record(3, None, by(jane, None)))), None);
-    // The first has left the window by then.
+    // By then the first one is outside the window.
     let later = attributed(&mut correlator, record(61, None, by(jane, None)));
     assert_eq!(stack_of(&later), Some(("db", "samePrincipal")));
 }
@@ -261,7 +261,7 @@ fn begun(correlation: &str, id: &str, minutes: i64) -> DeploymentBegun {
     DeploymentBegun { correlation: correlation.to_owned(), id: id.to_owned(), time: at(minutes) }
 }
 
-/// The deployment of a change of Azure's under a correlation id.
+/// The deployment of an Azure change with a correlation id.
 fn deployment_of(correlator: &mut Correlator, correlation: &str, id: &str) -> Option<String> {
     let mut record = record(5, None, Attribution::default());
     record.source = "//azure/0f1e2d3c-0000-4000-8000-000000000001".to_owned();
@@ -276,7 +276,7 @@ fn deployment_of(correlator: &mut Correlator, correlation: &str, id: &str) -> Op
 fn what_bears_a_deployments_correlation_is_a_part_of_it() {
     let mut correlator = Correlator::default();
     correlator.note_deployment(begun("c1", "main", 1));
-    // Nested ones begin later, whichever record comes first.
+    // Nested ones begin later, whichever record arrives first.
     correlator.note_deployment(begun("c1", "nested", 2));
     correlator.note_deployment(begun("c2", "nested", 2));
     correlator.note_deployment(begun("c2", "main", 1));
@@ -323,7 +323,7 @@ fn what_is_remembered_outlives_a_restart_within_its_bounds() {
 }
 
 proptest! {
-    /// The order in which sessions become known does not matter, nor does their coming twice.
+    /// The order in which sessions become known does not matter, nor do repetitions.
     #[test]
     fn sessions_may_come_in_any_order(mut order in Just((0..6usize).collect::<Vec<_>>()).prop_shuffle(), again in 0..6usize) {
         order.push(again);

@@ -117,7 +117,7 @@ impl<R: Read> Decoder<R> {
         let end_offset = self.splitter.read_offset();
         let fault = self.fault.take().map(|fault| Piece::Rejected {
             code: fault.code(),
-            reason: format!("{fault}, after {end_offset} bytes of text; what lay before was taken"),
+            reason: format!("{fault}, after {end_offset} bytes of text; the records before that were read"),
             bytes: Bytes::new(),
             end_offset,
         });

@@ -126,11 +126,11 @@ impl<R: Read> Splitter<R> {
     pub fn finish(&mut self) -> Option<Piece> {
         let cut = match self.state {
             State::Between => return None,
-            State::Elements => Some("the input ends inside of an array of records"),
+            State::Elements => Some("the input ends inside an array of records"),
             State::Walking if self.item.is_none() => {
                 Some("the input ends after an array of records, inside its object")
             }
-            State::Walking => Some("the input ends inside of a record"),
+            State::Walking => Some("the input ends inside a record"),
             State::Mark(_) | State::Bracket { .. } | State::Garbage | State::GarbageLine => None,
         };
         if self.item.is_none() {
@@ -331,7 +331,7 @@ impl<R: Read> Splitter<R> {
                 Some(self.reject(self.offset()))
             }
             Stop::CutOff => {
-                self.set_fault(Fault::Truncated("the text ends, and another record follows in the next line"));
+                self.set_fault(Fault::Truncated("the record breaks off, and another one begins on the next line"));
                 self.leave_containers();
                 Some(self.reject(self.offset()))
             }
@@ -449,7 +449,7 @@ impl<R: Read> Splitter<R> {
         } else {
             String::new()
         };
-        let reason = format!("{what}: {length} bytes from byte {start} are no record{kept}");
+        let reason = format!("{what}: {length} bytes from byte {start} are not a record{kept}");
         Piece::Rejected { code, reason, bytes, end_offset }
     }
 }

@@ -63,7 +63,7 @@ impl Caller {
     pub(super) fn confine(&self, filter: Filter) -> Result<Filter, ApiError> {
         let scope = self.0.scope();
         if scope.hidden().is_some() && filter.has_condition() {
-            let reason = "this credential does not see every member, and an expression could ask for any";
+            let reason = "this credential does not see every member, and an expression could read any";
             return Err(ApiError::bad_parameter("where", reason));
         }
         Ok(filter.within(scope.filter()))

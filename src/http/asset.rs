@@ -128,7 +128,10 @@ async fn history(app: &App, caller: &Caller, name: &AssetName, uri: &Uri) -> Res
     params.finish()?;
     let epoch = app.state.hub.epoch();
     if before.is_some_and(|before| before.epoch != epoch) {
-        return Err(ApiError::bad_parameter("page_token", "belongs to a log that was replaced; begin anew"));
+        return Err(ApiError::bad_parameter(
+            "page_token",
+            "belongs to a log that was replaced; start over without page_token",
+        ));
     }
     let known = app.state.inventory.get(name);
     let name = known.as_ref().map_or(name, |asset| &asset.name).clone();

@@ -150,7 +150,9 @@ pub(super) async fn list(
     let with_configuration = match params.text("include")?.as_deref() {
         None => false,
         Some("configuration") => true,
-        Some(other) => return Err(ApiError::bad_parameter("include", format!("{other:?} is not configuration"))),
+        Some(other) => {
+            return Err(ApiError::bad_parameter("include", format!("{other:?} is not configuration, the only value")));
+        }
     };
     params.finish()?;
     let (inventory, scope) = (Arc::clone(&app.state.inventory), caller.assets()?.cloned());

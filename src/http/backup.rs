@@ -70,10 +70,10 @@ struct Pieces {
 impl Write for Pieces {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.stop.is_cancelled() {
-            return Err(io::Error::other("the server stops"));
+            return Err(io::Error::other("the server is stopping"));
         }
         let piece = Ok(Bytes::copy_from_slice(bytes));
-        self.pieces.blocking_send(piece).map_err(|_| io::Error::other("the client has gone"))?;
+        self.pieces.blocking_send(piece).map_err(|_| io::Error::other("the client has disconnected"))?;
         Ok(bytes.len())
     }
 

@@ -135,7 +135,7 @@ async fn plain(server: &Server, socket: TcpStream, peer: Peer, place: Place) {
             // Requests that the client has sent ahead are not read: the head says that the connection ends.
             let socket = http.into_parts().io.into_inner().into_inner();
             if let Err(error) = server.fan_out.serve(socket, stream.holding(place)).await {
-                tracing::error!(%error, "stream dropped: the fan-out has broken down");
+                tracing::error!(%error, "stream dropped: the fan-out has failed");
             }
         }
         // Clients go away all the time.
@@ -169,8 +169,8 @@ async fn handshake(server: &Server, tls: &Tls, socket: Socket, Peer(peer): Peer)
             tracing::warn!(target: "audit", peer = %peer.ip(), reason = %error, "connection refused");
         }
         // Whoever looks which ports are open comes by here.
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS connection"),
-        Err(_) => tracing::debug!(%peer, "no TLS connection: the handshake took too long"),
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+        Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
     }
     server.metrics.refused_connections.with_label_values(&["tls"]).inc();
     None
@@ -220,7 +220,7 @@ async fn until_over<C: Future<Output = Result<(), hyper::Error>>>(
     tokio::select! {
         outcome = &mut http => ended(outcome),
         () = stalled => server.tell_of_stalled(peer),
-        () = left_behind(requests) => tracing::debug!(peer = %peer.0, "connection dropped: its client does not leave"),
+        () = left_behind(requests) => tracing::debug!(peer = %peer.0, "connection dropped: its client kept it open"),
     }
 }
 

@@ -176,7 +176,7 @@ impl Ingest {
                 }
                 Processed::Rejected { code, reason, .. } => {
                     let bytes = records.into_iter().next_back().unwrap_or_default();
-                    let origin = Origin { source: source.clone(), location: "operations under way".into(), index: 0 };
+                    let origin = Origin { source: source.clone(), location: "operations in progress".into(), index: 0 };
                     self.metrics.quarantined.with_label_values(&[code]).inc();
                     batch.rejected.push(Rejected { origin, code, reason, bytes, observed: self.observed });
                 }

@@ -157,7 +157,8 @@ fn record(draft: &Draft, as_of: Time, id: &str, raw: Bytes) -> RecordInfo {
         },
         attribution: Attribution {
             method: "unknown".into(),
-            method_reason: "an inventory of the provider tells the difference, and no record the change".to_owned(),
+            method_reason: "found by comparison with the provider's inventory; no record reported the change"
+                .to_owned(),
             confidence: Confidence::Low,
             detected_by: Some("inventory"),
             ..Attribution::default()

@@ -151,7 +151,7 @@ impl EmbeddedLog {
             cause: format!("{what}: {error}"),
         };
         let disk = Disk::new(data_dir, &lock.path, min_free, Arc::clone(&metrics))
-            .map_err(|error| failed("its lock can't be looked at", error))?;
+            .map_err(|error| failed("its lock can't be checked", error))?;
         let (store, epoch, state) = Store::open(data_dir)?;
         let shared = Arc::new(Shared::new(store, &state, disk, retention, metrics));
         let writer = Writer::new(Arc::clone(&shared), state);

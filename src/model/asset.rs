@@ -12,11 +12,11 @@ use crate::json::JsonText;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// It came to be.
+    /// It was created.
     Create,
-    /// Something about it changed.
+    /// It was changed.
     Update,
-    /// It is gone.
+    /// It was deleted.
     Delete,
 }
 
@@ -32,7 +32,7 @@ impl Action {
     }
 }
 
-/// The `asset` object of an event, which `/v1/assets` shows too: members in the order of the published schema.
+/// The `asset` object of an event and of `/v1/assets`; members in the order of the published schema.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct AssetObject<'a> {
     /// The stable name.
@@ -45,11 +45,11 @@ pub struct AssetObject<'a> {
     pub provider_type: &'a str,
     /// The provider's id.
     pub id: &'a str,
-    /// Distinguishes the asset from earlier and later ones of the same name.
+    /// Distinguishes it from earlier and later assets of the same name; `None` if unknown.
     pub uid: Option<&'a str>,
     /// Its ARN, if it has one.
     pub arn: Option<&'a str>,
-    /// The name that people gave it.
+    /// Its display name, such as its `Name` tag.
     pub display_name: Option<&'a str>,
     /// The account, subscription or tenant.
     pub account: &'a str,
@@ -59,8 +59,8 @@ pub struct AssetObject<'a> {
     pub tags: &'a JsonText,
 }
 
-/// Everything but the `pchar`s of RFC 3986 section 3.3 that need no encoding, and the semicolon, which parts a name from
-/// the number of an asset whose id was another's before.
+/// Percent-encodes everything except the `pchar`s of RFC 3986 section 3.3 that need no encoding. The semicolon is
+/// encoded: in a name it separates the id from the number that distinguishes assets with a reused id.
 const NOT_PCHAR: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -81,8 +81,8 @@ const NOT_PCHAR: &AsciiSet = &NON_ALPHANUMERIC
 
 /// The stable name of an asset, a URI: `asset://<provider>/<account>/<region or ->/<service/kind/id>`.
 ///
-/// Made of what any single event about the asset tells, so that every event gives the same name; contains no type
-/// name, so that no renaming of types moves it. Cheap to clone.
+/// Derived only from what every record about the asset contains, so that all of them lead to the same name. Contains no
+/// type name, so that renaming a type changes no asset's name. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct AssetName(Arc<str>);
@@ -97,7 +97,7 @@ impl AssetName {
         Self(name.into())
     }
 
-    /// A name as it was printed before. Nothing is checked: a text that names nothing is simply not found.
+    /// Takes a printed name as it is, unchecked: an invalid name is simply not found.
     #[must_use]
     pub fn from_text(text: &str) -> Self {
         Self(text.into())

@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use super::AssetName;
 
-/// Attribution of a change, as it stands in the event.
+/// Attribution of a change, in the form in which the event shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Attribution {
     /// `console`, `cli`, `powershell`, `sdk`, `terraform`, `pulumi`, `cdk`, `cloudformation`, `ci`, `ide`, `service`,
-    /// `api` (a program under a name of its own), `other`.
+    /// `api` (a program with a user agent of its own), `other`.
     pub method: Arc<str>,
-    /// The evidence, for a person.
+    /// The evidence for the method, in words.
     pub method_reason: String,
-    /// `high` when the provider itself says so, `medium` when only the client does, `low` when it is a guess.
+    /// `high` if the provider itself says so, `medium` if only the client does, `low` if it is a guess.
     pub confidence: Confidence,
-    /// The tool, where one is told.
+    /// The tool, if known.
     pub tool: Option<Tool>,
     /// The caller's IP address; null when the provider names one of its own services instead.
     pub ip: Option<String>,
@@ -27,17 +27,17 @@ pub struct Attribution {
     pub principal: Option<Principal>,
     /// The role behind temporary credentials.
     pub assumed: Option<Assumed>,
-    /// The person behind the principal, where there is evidence.
+    /// The person behind the principal, if there is evidence.
     pub human: Option<Human>,
-    /// The program behind the principal, where there is evidence.
+    /// The program behind the principal, if there is evidence.
     pub workload: Option<Workload>,
-    /// The deployment that the change is a part of, where there is evidence.
+    /// The deployment that the change is a part of, if there is evidence.
     pub deployment: Option<Deployment>,
-    /// Whether the session was authenticated with a second factor; null when not told.
+    /// Whether the session was authenticated with a second factor; null if unknown.
     pub mfa: Option<bool>,
-    /// For whom a service or application acted.
+    /// The user for whom a service or application acted.
     pub on_behalf_of: Option<OnBehalfOf>,
-    /// `inventory` where no record told the change: it was found by comparing with an inventory of the provider's.
+    /// `inventory` if no record reported the change: it was found by comparison with the provider's inventory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detected_by: Option<&'static str>,
 }
@@ -46,9 +46,9 @@ pub struct Attribution {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Confidence {
-    /// The provider itself says so; the rule is known to be right.
+    /// The provider itself says so; the rule is known to be correct.
     High,
-    /// Only the client says so; the sources that the rule is derived from do not all agree.
+    /// Only the client says so; the rule's sources do not all agree.
     Medium,
     /// A guess.
     #[default]
@@ -60,7 +60,7 @@ pub enum Confidence {
 pub struct Tool {
     /// `terraform`, `aws-cli`, `boto3`, `autoscaling.amazonaws.com`, …
     pub name: String,
-    /// Its version, where told.
+    /// Its version, if known.
     pub version: Option<String>,
 }
 
@@ -87,7 +87,7 @@ pub struct Assumed {
     pub role_arn: Option<String>,
     /// The session's name.
     pub session_name: Option<String>,
-    /// The roles assumed before it, nearest first, as far as their records were seen.
+    /// The roles assumed before it, nearest first, as far as their records are known.
     pub chain: Vec<String>,
 }
 
@@ -97,8 +97,8 @@ pub struct Human {
     /// A user name or mail address.
     pub id: String,
     /// The evidence, strongest first: `sourceIdentity`, `identityCenter`, `identityCenterSession`, `samlSubject`,
-    /// `userName`; `sessionName` is a guess. After `chain.`, what was told of the one who assumed the role; after
-    /// `deployment.`, of the one who started the deployment.
+    /// `userName`; `sessionName` is a guess. With the prefix `chain.`, it comes from the call that assumed the role;
+    /// with `deployment.`, from the call that started the deployment.
     pub how: Cow<'static, str>,
 }
 
@@ -110,11 +110,11 @@ pub struct Workload {
     pub kind: Cow<'static, str>,
     /// The provider's id: `i-0abc`, a function's name, `repo:org/repo:ref:refs/heads/main`, `namespace/name`.
     pub id: String,
-    /// The asset's name, where the workload is one whose place is told.
+    /// The workload's asset, if the evidence suffices to name it.
     pub name: Option<AssetName>,
-    /// The evidence: `assumeRole` (the provider took the role for it), `ec2RoleDelivery`, `webIdFederationData`,
-    /// `webIdentity`, `sessionTags`; `sessionName` and `executionEnvironment` are the caller's own words. After
-    /// `chain.`, what was told of the one who assumed the role.
+    /// The evidence: `assumeRole` (the provider assumed the role on its behalf), `ec2RoleDelivery`,
+    /// `webIdFederationData`, `webIdentity`, `sessionTags`; `sessionName` and `executionEnvironment` are the caller's
+    /// own claims. With the prefix `chain.`, it comes from an earlier call that assumed a role.
     pub how: Cow<'static, str>,
 }
 
@@ -125,12 +125,12 @@ pub struct Deployment {
     pub kind: Cow<'static, str>,
     /// The stack's ARN or name; the deployment's ARM id.
     pub id: String,
-    /// The evidence: `stackTags` (the provider put its own tags on what was made), `serviceRole` or `samePrincipal`
-    /// (the only deployment of late under that role, or by that principal), `correlationId`.
+    /// The evidence: `stackTags` (the provider's own tags on the created asset), `serviceRole` or `samePrincipal` (the
+    /// only recent deployment under that role, or by that principal), `correlationId`.
     pub how: Cow<'static, str>,
 }
 
-/// For whom a service or application acted.
+/// The user for whom a service or application acted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OnBehalfOf {
     /// The IAM Identity Center user id.

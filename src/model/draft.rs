@@ -8,20 +8,20 @@ use bytes::Bytes;
 use jsonptr::PointerBuf;
 use serde::Serialize;
 
-/// A record that was understood, with all that its events share.
+/// A normalized record: what all of its events have in common.
 #[derive(Clone, Debug)]
 pub struct RecordInfo {
-    /// The provider's id of the event; a hash of the record where it has none.
+    /// The provider's event id; a hash of the record if it has none.
     pub event_id: String,
     /// The provider's event time.
     pub time: Time,
     /// CloudEvents `source`: `//aws/<account>/<region>`.
     pub source: String,
-    /// The call.
+    /// The provider's call.
     pub operation: Operation,
-    /// Who did it.
+    /// Who made the call.
     pub attribution: Attribution,
-    /// What it tells that matters to other records.
+    /// What it contributes to the correlation with other records.
     pub evidence: Evidence,
     /// The record on one line, redacted.
     pub raw: Bytes,
@@ -32,48 +32,48 @@ pub struct RecordInfo {
 pub struct Operation {
     /// The service: `ec2.amazonaws.com`.
     pub service: String,
-    /// The call as the record spells it: `CreateFunction20150331`.
+    /// The call's name, as in the record: `CreateFunction20150331`.
     pub name: String,
-    /// The provider's id of the event.
+    /// The provider's event id.
     pub event_id: String,
-    /// The provider's id of the request.
+    /// The provider's request id.
     pub request_id: Option<String>,
-    /// `success`: a failed call is no change. `accepted` or `started` where the end of an operation was not told.
+    /// `success`, or `accepted` or `started` for an operation whose end was not reported. Failed calls change nothing.
     pub outcome: &'static str,
 }
 
-/// What a rule says that happened.
+/// The action according to a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DraftAction {
-    /// This, certainly.
+    /// This one, whatever the inventory holds.
     Known(Action),
-    /// Create or update, by what the inventory holds.
+    /// Create or update, depending on whether the inventory holds the asset.
     Upsert,
 }
 
-/// One asset's change as one record tells it.
+/// A change of one asset, as far as one record tells.
 #[derive(Clone, Debug)]
 pub struct Draft {
     /// What happened.
     pub action: DraftAction,
-    /// To which asset.
+    /// The asset.
     pub asset: AssetRef,
-    /// What it did to the configuration.
+    /// The change of its configuration.
     pub steps: Vec<Step>,
-    /// The record does not tell all of it.
+    /// Whether the record tells only a part of the change.
     pub partial: bool,
-    /// Other assets that the record names.
+    /// Other assets that the record refers to.
     pub associations: Vec<Association>,
     /// The rule: `aws/ec2/RunInstances`.
     pub rule: Arc<str>,
-    /// How sure the rule is of type, action and asset: low where only the generic rules know the call.
+    /// How sure the rule is of type, action and asset; low for the generic rules.
     pub confidence: Confidence,
 }
 
-/// An asset as a record names it.
+/// An asset, as a record identifies it.
 #[derive(Clone, Debug)]
 pub struct AssetRef {
-    /// Its kind.
+    /// Its type.
     pub kind: Arc<AssetKind>,
     /// Its name.
     pub name: AssetName,
@@ -81,7 +81,7 @@ pub struct AssetRef {
     pub id: String,
     /// The ARN or other full name.
     pub arn: Option<String>,
-    /// The ARN stands in the record; it is not composed from a template.
+    /// Whether the record itself contains the ARN, rather than a template composing it.
     pub arn_is_told: bool,
     /// The account it lives in.
     pub account: String,
@@ -89,28 +89,28 @@ pub struct AssetRef {
     pub region: String,
 }
 
-/// A kind of asset, as the rules define it.
+/// A type of asset, as the rules define it.
 #[derive(Clone, Debug, Default)]
 pub struct AssetKind {
     /// `aws` or `azure`.
     pub provider: &'static str,
     /// The provider's name of the type: `AWS::EC2::Instance`.
     pub provider_type: String,
-    /// The neutral one: `compute.instance`.
+    /// The neutral type: `compute.instance`.
     pub neutral_type: String,
-    /// Where the configuration tells the name that people know, first match wins.
+    /// Where the configuration has the display name; the first match counts.
     pub display: Vec<PointerBuf>,
-    /// Where the configuration keeps the tags.
+    /// Where the configuration has the tags.
     pub tags: PointerBuf,
-    /// What the provider never gives to another asset, first that is told.
+    /// What the provider never reuses for another asset; the first one present counts.
     pub uid: Vec<UniqueId>,
     /// The arrays that are sets.
     pub sets: Vec<KeyedSet>,
 }
 
 impl AssetKind {
-    /// The region that a configuration tells: a resource of Azure's keeps its place in `location`, as people
-    /// (`West Europe`) or as programs write it (`westeurope`).
+    /// The region according to a configuration: Azure resources have it in `location`, for display (`West Europe`) or
+    /// as a name (`westeurope`).
     #[must_use]
     pub fn region_in(&self, configuration: Json<'_>) -> Option<String> {
         let location = configuration.get("location").filter(|_| self.provider == "azure").and_then(Json::as_str)?;
@@ -120,72 +120,72 @@ impl AssetKind {
     }
 }
 
-/// Where the provider tells an id of an asset that is never given to another.
+/// Where an asset has an id that the provider never reuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UniqueId {
-    /// The id by which records name the asset is one.
+    /// The id in the records is itself unique.
     Id,
     /// In the configuration.
     At(PointerBuf),
 }
 
-/// An array that is a set, and what makes an element itself.
+/// An array that is a set, and the key of its elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyedSet {
     /// The array within the configuration.
     pub at: PointerBuf,
-    /// Pointers into an element; all of them together are its key.
+    /// Pointers into an element; their values together are its key.
     pub key: Arc<[PointerBuf]>,
-    /// Keys that differ in upper and lower case only are the same: Azure is not strict with names.
+    /// Whether keys that differ only in case are the same: Azure does not distinguish case in names.
     pub ignore_case: bool,
 }
 
-/// One step of what a call does to a configuration. The values are out of the record already.
+/// One step of a change to a configuration. Its values are already taken from the record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// The configuration becomes this.
+    /// Replaces the whole configuration.
     Replace(JsonText),
-    /// The value at a place becomes this.
+    /// Sets a value.
     Set {
-        /// The place; missing parents are made.
+        /// Its place; missing parents are created.
         at: PointerBuf,
         /// The value.
         value: JsonText,
     },
-    /// What is at a place goes.
+    /// Removes a value.
     Unset {
-        /// The place.
+        /// Its place.
         at: PointerBuf,
     },
-    /// RFC 7396 merge patch.
+    /// Applies a merge patch (RFC 7396).
     Merge {
-        /// The object.
+        /// The place of the patched object.
         at: PointerBuf,
         /// The patch.
         patch: JsonText,
     },
-    /// Elements come into a set; one with the same key is replaced.
+    /// Adds elements to a set; an element with the same key is replaced.
     Add {
         /// The set.
         set: KeyedSet,
         /// The elements.
         elements: Vec<JsonText>,
     },
-    /// Elements leave a set.
+    /// Removes elements from a set.
     Remove {
         /// The set.
         set: KeyedSet,
-        /// Elements, or as much of them as the key needs.
+        /// The elements, or at least their keys.
         elements: Vec<JsonText>,
     },
-    /// Members leave an object: tags by their keys. What is not there is as it should be.
+    /// Removes members of an object, such as tags by their keys; missing ones are ignored.
     RemoveMembers {
         /// The object.
         at: PointerBuf,
         /// The keys.
         keys: Vec<String>,
     },
-    /// Elements of a set are merged (RFC 7396) with what comes under the same key.
+    /// Merges elements of a set with the patches of the same key (RFC 7396).
     MergeElements {
         /// The set.
         set: KeyedSet,
@@ -196,27 +196,27 @@ pub enum Step {
     Rename {
         /// The new id.
         id: String,
-        /// What a record that knows only the new id would name it.
+        /// The name according to records that know only the new id.
         alias: AssetName,
         /// The new ARN.
         arn: Option<String>,
     },
-    /// What another asset holds is copied.
+    /// Copies from another asset's configuration.
     Copy {
         /// The other asset.
         from: AssetName,
-        /// What of it.
+        /// Which part of it.
         from_at: PointerBuf,
-        /// To where.
+        /// The place of the copy.
         at: PointerBuf,
     },
-    /// What the asset held before, as the record tells it: taken where nothing of the same name is held.
+    /// The configuration before the change, according to the record; used if the inventory has no asset of this name.
     Recall(JsonText),
-    /// Something changed that the record does not tell.
+    /// Something changed, but the record does not say what.
     Touch,
 }
 
-/// Another asset that a record names.
+/// Another asset that a record refers to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Association {
     /// `in`, `attached_to`, `member_of`, `uses`, `encrypted_by`, `assumes`, …
@@ -224,25 +224,25 @@ pub struct Association {
     /// The neutral type of the other asset.
     #[serde(rename = "type")]
     pub neutral_type: Arc<str>,
-    /// The provider's id of it.
+    /// The provider's id of the other asset.
     pub id: String,
-    /// Its name.
+    /// The other asset's name.
     pub name: AssetName,
     /// `added` or `removed` where the event changes the relation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub change: Option<RelationChange>,
-    /// Where it stands in the configuration (of one removed: in the previous one), if it was found there rather than told
-    /// by a rule.
+    /// Its place in the configuration (for a removed one: in the previous configuration) if it was found there; `None`
+    /// if a rule gave it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<PointerBuf>,
 }
 
-/// What an event does to a relation.
+/// How an event changes a relation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RelationChange {
-    /// From now on it holds.
+    /// The relation begins.
     Added,
-    /// It no longer holds.
+    /// The relation ends.
     Removed,
 }

@@ -4,14 +4,14 @@ use serde::Deserialize;
 
 use super::{Action, AssetName, Novelty, Time};
 
-/// The short view of an encoded event: what the stream's filters look at and the log indexes.
+/// The fields of an encoded event that the stream filters by and the log indexes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventHead {
     /// CloudEvents `id`: `<provider event id>:<index>`.
     pub id: String,
     /// The provider's event time.
     pub time: Time,
-    /// When we saw the record.
+    /// When Catchment received the record.
     pub observed: Time,
     /// What happened.
     pub action: Action,
@@ -25,19 +25,19 @@ pub struct EventHead {
     pub account: String,
     /// The region, `-` for global assets.
     pub region: String,
-    /// Who did it, in every spelling that one may filter by: id, ARN, name, person, program.
+    /// Who did it, in all forms that can be filtered by: id, ARN, name, person, program.
     pub principals: Vec<String>,
-    /// With what: `console`, `cli`, `terraform`, …
+    /// The method: `console`, `cli`, `terraform`, …
     pub method: String,
-    /// What is new about it; empty also where that can't be told.
+    /// What is new about the change; also empty if that is unknown.
     pub novelty: Novelty,
 }
 
 impl EventHead {
-    /// Reads the head out of an encoded event (the JSON object of the stream).
+    /// Parses the head of an encoded event (the JSON object of the stream).
     ///
     /// # Errors
-    /// When the text is not an event of ours.
+    /// When the text is not an event of Catchment.
     pub fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
         let event: Event = serde_json::from_slice(json)?;
         let data = event.data;

@@ -1,9 +1,9 @@
-//! Maps that are asked for every record.
+//! Hash maps for look-ups per record.
 
 use std::collections::HashMap;
 
-/// Faster on short texts than the standard library's hasher, whose hashing took a twentieth of the ingest loop's time.
-/// Seeded anew in each process.
+/// Faster on short texts than the standard library's hasher, which took 5 % of the ingest loop's time. Randomly seeded
+/// in each process.
 pub type FastState = foldhash::fast::RandomState;
 
 /// A hash map for the hot path.

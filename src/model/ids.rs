@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The position of an event in the log: 1 for the first, one more for each that follows, never reused.
+/// The position of an event in the log: 1 for the first, then consecutive, never reused.
 ///
 /// `Seq(0)` is the position before the first event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub struct Seq(pub u64);
 
 impl Seq {
-    /// The position that follows.
+    /// The next position.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
@@ -27,7 +27,7 @@ impl fmt::Display for Seq {
     }
 }
 
-/// Identity of a log: drawn when a data directory is created, so that a position in a replaced log is recognised.
+/// Identity of a log: drawn when a data directory is created, so that a cursor into a replaced log is recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Epoch(pub u64);
 
@@ -37,12 +37,12 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// A subscriber's position, as it stands in an SSE `id:` line: `<epoch>.<sequence>`, the epoch in lower-case hex.
+/// A subscriber's position, as in an SSE `id:` line: `<epoch>.<sequence>`, the epoch in lower-case hex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// The log that the position belongs to.
     pub epoch: Epoch,
-    /// The last event that was received.
+    /// The last event received.
     pub seq: Seq,
 }
 
@@ -52,7 +52,7 @@ impl fmt::Display for Cursor {
     }
 }
 
-/// A text that is no cursor.
+/// The text is not a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a position of the form <epoch>.<sequence>, such as 9f3c2a71.42")]
 pub struct ParseCursorError;
@@ -60,7 +60,7 @@ pub struct ParseCursorError;
 impl FromStr for Cursor {
     type Err = ParseCursorError;
 
-    /// Strict: only what [`Display`](fmt::Display) prints is taken, so that one position has one spelling.
+    /// Strict: accepts only what [`Display`](fmt::Display) prints, so that each position has one spelling.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (epoch, seq) = text.split_once('.').ok_or(ParseCursorError)?;
         let canonical_hex = matches!(epoch.len(), 1..=16)

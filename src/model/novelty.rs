@@ -5,19 +5,19 @@ use std::fmt;
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 use serde::{Deserialize, Deserializer};
 
-/// In what respects a change is the first of its kind, as far as is remembered: a set of facets. In JSON an array of
+/// In which respects a change is the first of its kind, as far as remembered: a set of facets. In JSON an array of
 /// their names.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Novelty(u8);
 
-/// How much is remembered to tell what is new, and how long is learned: `[novelty]` of the configuration.
+/// Limits of the memory for novelty, and its learning period: `[novelty]` of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NoveltyLimits {
-    /// For how long something must have been known before anything about it is called new, in days.
+    /// How long, in days, something must be known before anything about it counts as new.
     pub learning_days: u32,
-    /// Facts remembered, of about 25 bytes each: five to ten for each principal, and one for each address it comes
-    /// from. 0 turns it off.
+    /// Most facts to remember, of about 25 bytes each: five to ten per principal, plus one per address it comes from.
+    /// With 0, novelty is off.
     pub facts: usize,
 }
 
@@ -40,12 +40,12 @@ impl Novelty {
     pub const METHOD: Self = Self(1 << 4);
     /// This account's first change in this region.
     pub const REGION: Self = Self(1 << 5);
-    /// At an hour of the day, or on a day of the week, at which this principal hardly ever changes anything.
+    /// At an hour or on a weekday at which this principal rarely changes anything.
     pub const HOURS: Self = Self(1 << 6);
-    /// All of them.
+    /// All facets.
     pub const ANY: Self = Self((1 << 7) - 1);
 
-    /// Every facet under its name, in the order of the bits.
+    /// All facets with their names, in the order of their bits.
     pub const FACETS: [(&'static str, Self); 7] = [
         ("principal", Self::PRINCIPAL),
         ("ip", Self::IP),
@@ -56,13 +56,13 @@ impl Novelty {
         ("hours", Self::HOURS),
     ];
 
-    /// The facet of a name.
+    /// The facet with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::FACETS.iter().find(|(facet, _)| *facet == name).map(|(_, facet)| *facet)
     }
 
-    /// The names of its facets.
+    /// The names of the facets in the set.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         Self::FACETS.iter().filter(move |(_, facet)| self.meets(*facet)).map(|(name, _)| *name)
     }
@@ -72,19 +72,19 @@ impl Novelty {
         self.0 |= facets.0;
     }
 
-    /// Whether the two have a facet in common.
+    /// Whether the two sets have a facet in common.
     #[must_use]
     pub fn meets(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
-    /// One bit for each facet, for storing.
+    /// The set as one bit per facet, for storage.
     #[must_use]
     pub fn bits(self) -> u8 {
         self.0
     }
 
-    /// What [`bits`](Self::bits) gave.
+    /// The reverse of [`bits`](Self::bits).
     #[must_use]
     pub fn from_bits(bits: u8) -> Self {
         Self(bits)
@@ -106,7 +106,7 @@ impl Serialize for Novelty {
 }
 
 impl<'de> Deserialize<'de> for Novelty {
-    /// A name that is not known is of a later version: it is left out.
+    /// Ignores unknown names, which a later version may have written.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let names = Vec::<std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
         let mut novelty = Self::default();

@@ -1,20 +1,20 @@
-//! Operations that a provider reports in several records: start, progress and end.
+//! Operations that a provider reports in several records: start, progress, end.
 
 use bytes::Bytes;
 
 use super::Time;
 
-/// What a record says of the operation's course.
+/// The phase of an operation that a record reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// It was asked for.
+    /// It was requested.
     Started,
-    /// It was taken on and goes on.
+    /// It was accepted and is in progress.
     Accepted,
-    /// It ended well.
+    /// It succeeded.
     Succeeded,
-    /// It ended badly, which is no change.
+    /// It failed, so nothing changed.
     Failed,
 }
 
@@ -23,27 +23,27 @@ pub enum Phase {
 pub struct OperationRecord {
     /// The operation: a hash of what its records have in common.
     pub operation: u128,
-    /// The record's own identity: the same record from another source or read again has the same.
+    /// The record's identity, the same for every copy of the record, whichever source delivers it.
     pub id: u128,
     /// The provider's event time.
     pub time: Time,
-    /// What the record says of the operation's course.
+    /// The phase that it reports.
     pub phase: Phase,
-    /// Records before this one may tell what it does not: what was asked for.
+    /// Whether earlier records may contain what it lacks: the request.
     pub wants_start: bool,
-    /// The deployment that the operation is, if it is one.
+    /// The deployment, if the operation is one.
     pub deployment: Option<Box<DeploymentBegun>>,
     /// The record on one line, redacted.
     pub text: Bytes,
 }
 
-/// A deployment under way: other operations of its correlation are parts of it.
+/// A deployment in progress: other operations with its correlation id belong to it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DeploymentBegun {
-    /// What all records of a deployment have in common, those of the deployments nested in it included.
+    /// The correlation id, shared by all records of the deployment and of deployments nested in it.
     pub correlation: String,
     /// Its ARM id.
     pub id: String,
-    /// The provider's time of the record.
+    /// The provider's event time of the record.
     pub time: Time,
 }

@@ -6,16 +6,16 @@ use bytes::Bytes;
 
 use super::{SourceId, Time};
 
-/// One record of a provider's audit trail, as its bytes came: one JSON object, taken out of its file or message.
+/// One record of a provider's audit trail as delivered: one JSON object, extracted from its file or message.
 #[derive(Clone, Debug)]
 pub struct RawRecord {
-    /// The text of the record. Not yet known to be valid JSON.
+    /// The text of the record, not yet validated as JSON.
     pub bytes: Bytes,
-    /// Where it came from.
+    /// Its origin.
     pub origin: Origin,
 }
 
-/// Where a record came from: enough to find it again.
+/// Where a record came from, precisely enough to find it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The configured source that delivered it.
@@ -26,17 +26,17 @@ pub struct Origin {
     pub index: u64,
 }
 
-/// A record that could not be understood. It is kept with its bytes, so that nothing is lost.
+/// A record that could not be normalized. Its bytes are kept in quarantine, so that nothing is lost.
 #[derive(Clone, Debug)]
 pub struct Rejected {
-    /// Where it came from.
+    /// Its origin.
     pub origin: Origin,
-    /// A stable word for counting: `not_json`, `too_large`, `no_asset_named`, …
+    /// A stable code for counting: `not_json`, `too_large`, `no_asset_named`, …
     pub code: &'static str,
-    /// What is wrong, where, and what to do, for a person.
+    /// What is wrong, where, and what to do.
     pub reason: String,
-    /// The bytes: at most 1 MiB of them.
+    /// The record's bytes, at most 1 MiB.
     pub bytes: Bytes,
-    /// When we saw it.
+    /// When Catchment received it.
     pub observed: Time,
 }

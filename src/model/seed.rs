@@ -1,4 +1,4 @@
-//! The state of assets at a moment, as told by snapshots, lists and descriptions.
+//! The state of assets at a point in time, as snapshots, listings and descriptions report it.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,63 +8,63 @@ use serde_json::{Map, Value};
 
 use super::{Draft, Time};
 
-/// The document that items stand in: all that is known of them besides themselves.
+/// The document that items come from: everything about it except the items.
 #[derive(Debug, Default)]
 pub struct SeedDocument {
-    /// When the assets were as the items tell, where an item does not tell that itself.
+    /// The time of the items' state, for items without a time of their own.
     pub as_of: Time,
-    /// The account, subscription or tenant of items that tell none.
+    /// The account, subscription or tenant of items without one of their own.
     pub account: Option<String>,
-    /// The region of items that tell none.
+    /// The region of items without one of their own.
     pub region: Option<String>,
-    /// The member of the document that the items are the value of, or its elements; empty where they stand alone.
+    /// The member of the document that holds the item or the array of items; empty if the item is the whole document.
     pub member: String,
-    /// The other members of the document, but for lists and objects of any size.
+    /// The other members of the document, except large arrays and objects.
     pub members: Map<String, Value>,
-    /// What differs from the inventory goes out as an event.
+    /// Whether differences from the inventory become events.
     pub events: bool,
-    /// What became of the items so far.
+    /// The results of its items so far.
     pub tally: Tally,
 }
 
-/// An asset as an item told it.
+/// An asset as described by an item.
 #[derive(Clone, Debug)]
 pub struct Seed {
-    /// When it was so.
+    /// The time of the described state.
     pub as_of: Time,
-    /// The asset, and the steps that make its configuration out of nothing. Partial: what they do not make is not told,
-    /// rather than absent. An action other than upsert says that the asset is gone.
+    /// The asset, and the steps that build its configuration from nothing. If partial, what they do not build is
+    /// unknown rather than absent. Any action but upsert means that the asset is gone.
     pub draft: Draft,
 }
 
-/// What became of the items of a document.
+/// The results of the items of a document.
 #[derive(Debug, Default)]
 pub struct Tally(Mutex<TallyCounts>);
 
-/// The counts of a [`Tally`]: of assets, but for `unknown_types` and `rejected`, which are of items.
+/// The counts of a [`Tally`]: of assets, except `unknown_types` and `rejected`, which count items.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TallyCounts {
-    /// Not held before.
+    /// New in the inventory.
     pub imported: u64,
-    /// Held, and different.
+    /// In the inventory, and different.
     pub updated: u64,
-    /// Held just so.
+    /// In the inventory, and identical.
     pub unchanged: u64,
-    /// Told for a time before what is held, and of no effect on it.
+    /// Older than the state in the inventory, and so without effect.
     pub older: u64,
     /// In quarantine.
     pub rejected: u64,
-    /// Of a type that no rule knows, by type.
+    /// Items of types without a rule, by type.
     pub unknown_types: BTreeMap<String, u64>,
 }
 
 impl Tally {
-    /// Counts.
+    /// Changes the counts.
     pub fn count(&self, count: impl FnOnce(&mut TallyCounts)) {
         count(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// The counts now.
+    /// The current counts.
     #[must_use]
     pub fn counts(&self) -> TallyCounts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -72,7 +72,7 @@ impl Tally {
 }
 
 impl TallyCounts {
-    /// Adds those of another document.
+    /// Adds the counts of another document.
     pub fn add(&mut self, other: &Self) {
         self.imported += other.imported;
         self.updated += other.updated;

@@ -1,44 +1,44 @@
-//! What records say about credentials and operations, for the correlation of records.
+//! What records contribute to the correlation with other records: credentials and callers.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Human, Principal, Time, Workload};
 
-/// Temporary credentials, as the record of the call that handed them out tells of them.
+/// Temporary credentials, as described by the record of the call that issued them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
-    /// The access key id by which later records name the session: `ASIA…`.
+    /// The access key id (`ASIA…`), by which later records identify the session.
     pub access_key: String,
-    /// When they were handed out.
+    /// When they were issued.
     pub started: Time,
-    /// When they end to be valid, where that is told.
+    /// When they expire, if known.
     pub expires: Option<Time>,
-    /// Who asked for them.
+    /// Who requested them.
     pub caller: Caller,
 }
 
-/// Who made a call, as far as its own record tells.
+/// Who made a call, as far as the call's own record tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
     /// The access key id of the credentials that made the call.
     pub access_key: Option<String>,
-    /// Whose credentials they are.
+    /// The owner of the credentials.
     pub principal: Option<Principal>,
-    /// The role, where they are a role's.
+    /// The role, if the credentials belong to one.
     pub role_arn: Option<String>,
-    /// The person, where there is evidence.
+    /// The person, if there is evidence.
     pub human: Option<Human>,
-    /// The program, where there is evidence.
+    /// The program, if there is evidence.
     pub workload: Option<Workload>,
 }
 
-/// What a record tells that matters to other records.
+/// What a record contributes to the correlation with other records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
     /// The access key id of the credentials that made the call.
     pub access_key: Option<String>,
-    /// The id that the copies of one record share which a provider writes to several accounts.
+    /// The id shared by the copies of a record that AWS writes to several accounts.
     pub shared_event_id: Option<String>,
-    /// The role, user or service account that a deployment was told to act as: an operation on a stack names it.
+    /// The role, user or service account that a deployment acts as, according to the operation on its stack.
     pub acts_as: Option<String>,
 }

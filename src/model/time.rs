@@ -1,4 +1,4 @@
-//! The timestamp, in the one format used in all output.
+//! The timestamp, in the one format of all output.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A moment in UTC, to the millisecond. Printed as RFC 3339 with `Z`: `2023-07-10T12:10:05.000Z`.
+/// A point in time in UTC, to the millisecond. Printed as RFC 3339 with `Z`: `2023-07-10T12:10:05.000Z`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(i64);
 
-/// A text that is no RFC 3339 time.
+/// The text is not an RFC 3339 time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not an RFC 3339 time such as 2023-07-10T12:10:05Z")]
 pub struct ParseTimeError {

@@ -116,7 +116,7 @@ pub(super) fn compile(
             if let Some(other) = defined.insert(key, text.file.clone()) {
                 let line = line_of(&text.text, text.text.find(&format!("events.{name}")).unwrap_or(0));
                 let message =
-                    format!("{other} has rules for this event already; several rules of one event stand in one file");
+                    format!("{other} has rules for this event already; put all rules of an event into one file");
                 errors.push(RuleError { file: text.file.clone(), line, key: format!("events.{name}"), message });
             }
         }
@@ -225,7 +225,7 @@ impl Compiler<'_> {
         match PointerBuf::parse(text.get_ref().as_str()) {
             Ok(pointer) => Some(pointer),
             Err(error) => {
-                let message = format!("{:?} is no JSON Pointer (RFC 6901): {error}", text.get_ref());
+                let message = format!("{:?} is not a JSON Pointer (RFC 6901): {error}", text.get_ref());
                 self.error(text.span(), key, message);
                 None
             }
@@ -267,7 +267,7 @@ impl Compiler<'_> {
                 match Path::parse(text) {
                     Ok(path) => redact.push(path),
                     Err(error) => {
-                        let message = format!("{text:?} is no JSON Pointer (RFC 6901): {error}");
+                        let message = format!("{text:?} is not a JSON Pointer (RFC 6901): {error}");
                         self.error(texts.span(), &format!("{key}.redact"), message);
                     }
                 }
@@ -306,7 +306,7 @@ impl Compiler<'_> {
         };
         let Some(id) = self.sources(&event.id, &format!("{key}.id")) else {
             if event.id.is_none() {
-                self.error(span.clone(), key, "`id` is missing: where the record tells which asset it is");
+                self.error(span.clone(), key, "`id` is missing: where the record has the asset's id");
             }
             return None;
         };
@@ -422,7 +422,11 @@ impl Compiler<'_> {
             }
             AssetChoice::ByIdPrefix => AssetPick::ByIdPrefix,
             AssetChoice::ByArn | AssetChoice::ByArmId => {
-                self.error(spanned.span(), key, "an id that is an ARN or an ARM id tells its type by itself: name a type, or { by = \"id_prefix\" }");
+                self.error(
+                    spanned.span(),
+                    key,
+                    "an ARN or ARM id shows its own type: name a type, or { by = \"id_prefix\" }",
+                );
                 return None;
             }
         };

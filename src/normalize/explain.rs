@@ -50,7 +50,7 @@ fn looked_for(rule: &EventPlan, change: &ChangePlan, record: Facts<'_>, place: &
     let elements = change.each.as_ref().map(|each| each.elements(scope));
     if let (Some(each), Some(elements)) = (&change.each, elements) {
         told.insert("each".to_owned(), sources(each, scope));
-        told.insert("elements".to_owned(), json!(format!("{}; what follows is of the first", elements.len())));
+        told.insert("elements".to_owned(), json!(format!("{}; the rest is about the first", elements.len())));
     }
     let element = elements.and_then(|elements| elements.first()).copied();
     let scope = Scope { element, ..scope };
@@ -186,7 +186,7 @@ fn result(evaluated: &Evaluated) -> Value {
     match evaluated {
         Evaluated::Drafts(drafts) => drafts.iter().map(draft).collect(),
         Evaluated::Unnamed { .. } => {
-            json!("no asset named: no source of the id, or of a part of the name, gives anything")
+            json!("no asset named: no source of the id, or of a part of the name, has a value")
         }
         Evaluated::NoRuleApplies | Evaluated::Skipped { .. } => json!("no element left"),
     }

@@ -91,16 +91,17 @@ impl<'a> Text<'a> {
                 Err(self.unusable("holds no certificate in PEM (-----BEGIN CERTIFICATE-----)"))
             }
             Ok(found) => Ok(found),
-            Err(error) => Err(self.unusable(format!("is no PEM: {error}"))),
+            Err(error) => Err(self.unusable(format!("is not PEM: {error}"))),
         }
     }
 
     fn private_key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
         PrivateKeyDer::from_pem_slice(&self.bytes).map_err(|error| match error {
-            pem::Error::NoItemsFound if self.bytes.windows(21).any(|part| part == b"ENCRYPTED PRIVATE KEY") => self
-                .unusable("its key is encrypted, and nobody is there to type a passphrase; openssl pkey takes it off"),
+            pem::Error::NoItemsFound if self.bytes.windows(21).any(|part| part == b"ENCRYPTED PRIVATE KEY") => {
+                self.unusable("its key is encrypted, and nobody can enter a passphrase; decrypt it with openssl pkey")
+            }
             pem::Error::NoItemsFound => self.unusable("holds no private key in PEM (-----BEGIN PRIVATE KEY-----)"),
-            error => self.unusable(format!("is no PEM: {error}")),
+            error => self.unusable(format!("is not PEM: {error}")),
         })
     }
 }
@@ -140,7 +141,8 @@ impl<'a> Files<'a> {
     pub(super) fn load(&self, config: &TlsConfig) -> Result<Loaded, TlsError> {
         let chain = self.certificate.certificates()?;
         let expires = chain.first().and_then(|certificate| validity::not_after(certificate));
-        let expires = expires.ok_or_else(|| self.certificate.unusable("its first certificate is none of X.509"))?;
+        let expires =
+            expires.ok_or_else(|| self.certificate.unusable("its first certificate is not an X.509 certificate"))?;
         let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| self.certificate.unusable(error.to_string()))?;
@@ -172,7 +174,9 @@ impl<'a> Files<'a> {
 fn verifier(authorities: &Text<'_>, config: &TlsConfig) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in authorities.certificates()? {
-        roots.add(certificate).map_err(|error| authorities.unusable(format!("is no authority: {error}")))?;
+        roots
+            .add(certificate)
+            .map_err(|error| authorities.unusable(format!("is not a certificate authority: {error}")))?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()));
     let builder = match config.client_certificates {

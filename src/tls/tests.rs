@@ -66,15 +66,15 @@ fn what_is_wrong_with_files_is_told_by_key_and_path() {
             "certificate",
             "empty.pem: holds no certificate in PEM (-----BEGIN CERTIFICATE-----)",
         ),
-        (certificate("torn.pem"), "certificate", "torn.pem: is no PEM: "),
-        (certificate("odd.pem"), "certificate", "odd.pem: its first certificate is none of X.509"),
+        (certificate("torn.pem"), "certificate", "torn.pem: is not PEM: "),
+        (certificate("odd.pem"), "certificate", "odd.pem: its first certificate is not an X.509 certificate"),
         (certificate("a.key"), "certificate", "a.key: holds no certificate"),
         (private_key("b.key"), "private_key", "b.key: is not the key of the first certificate in a.pem; the server's"),
         (private_key("a.pem"), "private_key", "a.pem: holds no private key in PEM"),
         (private_key("encrypted.key"), "private_key", "encrypted.key: its key is encrypted"),
         (client_ca("none.pem"), "client_ca", "read none.pem: "),
         (client_ca("a.key"), "client_ca", "a.key: holds no certificate"),
-        (client_ca("odd.pem"), "client_ca", "odd.pem: is no authority: "),
+        (client_ca("odd.pem"), "client_ca", "odd.pem: is not a certificate authority: "),
     ] {
         let (found, told) = error(folder, config);
         assert_eq!(found, key, "{told}");

@@ -252,7 +252,7 @@ fn one_record_of_a_trail_is_explained_by_its_id() {
     assert_eq!(explain("refused")["outcome"], "skipped: failed call");
     assert_eq!(explain("unnamed")["outcome"], "quarantined: no_asset_named");
     assert_eq!(explain("unnamed")["rules"][0]["id"], json!([{ "source": "/requestParameters/pipe", "found": null }]));
-    assert!(explain("close-1")["why"].as_str().unwrap().starts_with("no rule knows this call"));
+    assert!(explain("close-1")["why"].as_str().unwrap().starts_with("no rule for this call"));
     let association = &explain("open-1")["events"][0]["associations"][0];
     assert_eq!((&association["relation"], &association["at"]), (&json!("in"), &json!("/key")));
     assert_eq!(run(folder.path(), &format!("explain --event nothing {TRAIL}")).code, Some(1));

@@ -125,10 +125,10 @@ fn the_doctor_names_what_is_missing_until_nothing_is() {
         "ok       permissions",
         "MISSING  queue policy: no service may send",
         "\"sqs:SendMessage\"",
-        "MISSING  notification: example-trail gives no notice",
+        "MISSING  notification: example-trail sends no notifications",
         "put-bucket-notification-configuration --bucket example-trail",
         "note     log files: none among the first 0 objects",
-        "note     trail: none of 0 trails seen here writes to example-trail",
+        "note     trail: none of the 0 trails visible here writes to example-trail",
     ] {
         assert!(found.stdout.contains(expected), "{expected}: {}", found.stdout);
     }
@@ -233,7 +233,10 @@ fn the_doctor_follows_a_notice_through_a_topic() {
         sns(&moto, "SetSubscriptionAttributes", &attribute, "RequestId");
     }
     let found = doctor(&moto, folder.path(), "aws_s3_sqs");
-    assert_found(&found, &["messages, raw; either is understood", "note     subscription: only what meets its filter"]);
+    assert_found(
+        &found,
+        &["messages, raw; both forms are supported", "note     subscription: only messages that match its filter"],
+    );
 
     let target = "com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101.";
     // The bucket itself tells another queue only.
@@ -277,7 +280,7 @@ fn the_doctor_looks_into_the_rules_of_eventbridge() {
     assert_found(
         &found,
         &[
-            "MISSING  rule: calls: leaves out, all or in part: AWS Service Event via CloudTrail, AWS Console Sign In",
+            "MISSING  rule: calls: does not send, or only in part: AWS Service Event via CloudTrail, AWS Console",
             "aws events put-rule --name calls",
             "MISSING  queue policy: calls may not send to the queue",
             &rule,
@@ -287,6 +290,6 @@ fn the_doctor_looks_into_the_rules_of_eventbridge() {
     put("calls", &json!({ "detail-type": kinds }), "ENABLED");
     set_queue_policy(&moto, &policy("events.amazonaws.com", "sqs:SendMessage", &queue, &rule));
     let found = doctor(&moto, folder.path(), "aws_eventbridge_sqs");
-    assert_found(&found, &["ok       rule: calls: enabled, and sends the queue all", "ok       queue policy"]);
+    assert_found(&found, &["ok       rule: calls: enabled, and sends the queue everything", "ok       queue policy"]);
     assert!(!found.stdout.contains("MISSING  rule") && !found.stdout.contains("MISSING  queue"), "{}", found.stdout);
 }

@@ -205,7 +205,7 @@ async fn the_doctor_names_the_missing_step_and_what_mends_it() {
         "az rest --method put --url 'https://management.azure.com/providers/Microsoft.Management/managementGroups/root";
     assert!(found.stdout.contains(mends), "{}", found.stdout);
     let notes = marked(&found.stdout, "note");
-    assert!(notes[0].starts_with("Entra setting: the identity may not look at it"), "{notes:?}");
+    assert!(notes[0].starts_with("Entra setting: the identity may not read it"), "{notes:?}");
 
     // The identity may not read.
     broker.answer_tokens(Some((401, "Unauthorized access. 'Listen' claim(s) are required.")));

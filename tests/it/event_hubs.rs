@@ -267,7 +267,7 @@ async fn a_link_that_falls_silent_is_opened_anew() {
     broker.hang_readers();
     append(&broker, 0, 1, 1);
     wait_for_events(&server, 2);
-    let error = wait_for_error(&server, &["the link fell silent", "up to number 1"]);
+    let error = wait_for_error(&server, &["the link delivers nothing", "up to number 1"]);
     assert!(error.contains("partition 0"), "{error}");
     server.wait_until("running again", || status(&server)["state"] == "running");
     assert_all_once(&server, &[(0, 0, 1), (0, 1, 1)]);

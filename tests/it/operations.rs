@@ -207,16 +207,16 @@ fn an_operation_is_explained_by_all_of_its_records_and_counted_once() {
         outcomes,
         ["folded", "folded", "changes: 1 by azure/arm/write", "folded", "changes: 1 by azure/arm/write"]
     );
-    assert_eq!(told[0]["rules"][0]["body"], "the request's, whole");
-    assert_eq!(told[1]["rules"][0]["body"], "none: no record of the operation tells one");
+    assert_eq!(told[0]["rules"][0]["body"], "the whole request");
+    assert_eq!(told[1]["rules"][0]["body"], "none: no record of the operation contains one");
     let rule = &told[2]["rules"][0];
     assert_eq!(
         (&rule["rule"], &rule["body"]),
-        (&json!("azure/arm/write"), &json!("the request's, whole")),
+        (&json!("azure/arm/write"), &json!("the whole request")),
         "the body stands in the start, which the end comes after"
     );
     assert_eq!(rule["result"][0]["action"], "create");
-    assert_eq!(told[4]["record"], "an operation whose end is not told");
+    assert_eq!(told[4]["record"], "an operation whose end was not reported");
     let of_one = explain(&["--event", "9A4F-b"]);
     assert_eq!(of_one.len(), 2, "{of_one:#?}");
 

@@ -449,7 +449,7 @@ fn what_a_seed_tells_is_held_reported_and_free_of_secrets() {
     };
     let said = line(&first, "config-snapshot.json");
     assert!(
-        said.ends_with("2 imported, 0 updated, 0 unchanged, 0 older than what is held, 1 of unknown type, 0 rejected"),
+        said.ends_with("2 imported, 0 updated, 0 unchanged, 0 older than the inventory, 1 of unknown type, 0 rejected"),
         "{said}"
     );
     assert!(first.stdout.contains("unknown type AWS::Config::ResourceCompliance: 1"), "{}", first.stdout);
@@ -544,7 +544,7 @@ fn what_cannot_be_taken_is_told() {
     assert!(imported.stdout.contains("not a JSON document: EOF"), "{}", imported.stdout);
     assert!(
         imported.stdout.contains(
-            "volume.json: 0 imported, 0 updated, 0 unchanged, 0 older than what is held, 0 of unknown type, 1 rejected"
+            "volume.json: 0 imported, 0 updated, 0 unchanged, 0 older than the inventory, 0 of unknown type, 1 rejected"
         ),
         "{}",
         imported.stdout

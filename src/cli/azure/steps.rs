@@ -199,7 +199,7 @@ impl Target {
 
     fn make_rule(&self) -> Step {
         Step {
-            title: "A rule by which Azure Monitor may send",
+            title: "An authorization rule with which Azure Monitor sends",
             why: vec!["Diagnostic settings need all three rights, on the namespace.".to_owned()],
             command: format!(
                 "az eventhubs namespace authorization-rule create {} --namespace-name {} \\\n  --name {RULE} --rights Manage Send Listen",
@@ -250,7 +250,7 @@ impl Target {
         Step {
             title: "The activity log of the management group",
             why: vec![
-                "Changes to the group itself and to what hangs on it: role assignments, policies, its subscriptions."
+                "Changes to the group itself and to what belongs to it: role assignments, policies, its subscriptions."
                     .to_owned(),
                 "Whoever runs this needs Monitoring Contributor on the group.".to_owned(),
             ],
@@ -266,7 +266,7 @@ impl Target {
         Step {
             title: "The activity logs of the subscriptions below it",
             why: vec![
-                "Changes to resources. Where the group's setting carries these too, a record that comes twice counts once."
+                "Changes to resources. If the group's setting sends these too, a record that arrives twice counts once."
                     .to_owned(),
                 "To be run again when a subscription is added.".to_owned(),
             ],

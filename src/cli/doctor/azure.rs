@@ -93,7 +93,7 @@ async fn reach(config: &EventHubsConfig, report: &mut Report) -> bool {
         Err(_) => format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
     };
     let remedy = format!(
-        "let this machine out to port {port}, and into the namespace's network rules:\naz eventhubs namespace network-rule-set list --resource-group RESOURCE_GROUP --namespace-name {host}"
+        "allow connections from this machine to port {port}, also in the namespace's network rules:\naz eventhubs namespace network-rule-set list --resource-group RESOURCE_GROUP --namespace-name {host}"
     );
     report.missing("port", &format!("{port} of {host} can't be reached: {problem}"), &remedy);
     false
@@ -103,7 +103,7 @@ async fn is_identified(config: &EventHubsConfig, report: &mut Report) -> bool {
     const SCOPE: &str = "https://eventhubs.azure.net/.default";
     match probe::token(config, SCOPE).await {
         None => report.fine("token", "not needed: the source has a connection string"),
-        Some(Ok(_)) => report.fine("token", "Microsoft Entra ID gives one"),
+        Some(Ok(_)) => report.fine("token", "Microsoft Entra ID issues one"),
         Some(Err(error)) => {
             let remedy = "give the machine an identity, or the source another credential: docs/azure.md";
             report.missing("token", &error, remedy);
@@ -117,7 +117,7 @@ async fn look_into(config: &EventHubsConfig, target: &Target, report: &mut Repor
     let probe = match Probe::connect(config.clone()).await {
         Ok(probe) => probe,
         Err(error) => {
-            let remedy = "what answers there is no Event Hubs, or something between breaks TLS";
+            let remedy = "the server there is not Event Hubs, or something on the way intercepts TLS";
             return report.missing("connection", &error, remedy);
         }
     };
@@ -149,26 +149,25 @@ async fn look_at_records(probe: &Probe, partitions: &[String], target: &Target, 
             }
         }
     }
-    report.fine("partitions", &format!("all can be read; they hold {events} events"));
+    report.fine("partitions", &format!("all can be read; they have {events} events"));
     let Some(newest) = newest else {
         return report.missing("records", "none has ever arrived", &remedies(target, &[Log::Activity, Log::Entra]));
     };
     let counts: Vec<String> = categories.iter().map(|(category, count)| format!("{category} {count}")).collect();
-    let found = format!("the newest is of {newest}; of the newest: {}", counts.join(", "));
+    let found = format!("the newest is from {newest}; the newest by category: {}", counts.join(", "));
     if Clock::system().now().millis() - newest.millis() > STALE_MILLIS {
         report.note(
             "records",
             &found,
-            "nothing for an hour: if something was changed since, look at the settings below",
+            "nothing for an hour: if something was changed since then, check the settings below",
         );
     } else {
         report.fine("records", &found);
     }
     for log in [Log::Activity, Log::Entra] {
         if !categories.contains_key(log.category()) {
-            let found = format!("none of the newest records is of the category {}", log.category());
-            let remedy =
-                format!("unless nothing of the kind was changed, this is missing:\n{}", remedies(target, &[log]));
+            let found = format!("none of the newest records has the category {}", log.category());
+            let remedy = format!("unless there were no such changes, this is missing:\n{}", remedies(target, &[log]));
             report.note("records", &found, &remedy);
         }
     }
@@ -188,10 +187,10 @@ async fn look_at_settings(config: &EventHubsConfig, target: &Target, arguments: 
     let scope = format!("{}/.default", config.cloud.resource_manager());
     let token = match probe::token(config, &scope).await {
         Some(Ok(token)) => token,
-        Some(Err(error)) => return report.note("settings", "can't be looked at", &error),
+        Some(Err(error)) => return report.note("settings", "can't be checked", &error),
         None => {
-            let remedy = "a connection string opens the hub only; look at the settings in Azure";
-            return report.note("settings", "can't be looked at", remedy);
+            let remedy = "a connection string gives access to the hub only; check the settings in Azure";
+            return report.note("settings", "can't be checked", remedy);
         }
     };
     let token = token.token.secret();
@@ -216,11 +215,11 @@ fn tell_setting(step: &str, answer: Answer, log: Log, target: &Target, role: &st
         Answer::Forbidden => {
             report.note(
                 step,
-                "the identity may not look at it, which it need not",
-                &format!("to look, it needs {role}"),
+                "the identity may not read it, and does not need to",
+                &format!("to check it, grant the identity {role}"),
             );
         }
-        Answer::Failed(error) => report.note(step, "can't be looked at", &error),
+        Answer::Failed(error) => report.note(step, "can't be checked", &error),
     }
 }
 

@@ -1,10 +1,10 @@
-//! What was seen before: facts by their hashes, within a bound.
+//! What was seen before: facts, as hashes, within a bound.
 //!
-//! Facts lie in two generations. What is seen goes into the young one, also when the old one has it; when the young one
-//! is full, the old one is dropped and the young one becomes the old one. So a fact is forgotten only when it was not
-//! seen while a whole generation filled, and the memory is complete from the moment on at which the old one began.
+//! Facts are kept in two generations. A seen fact goes into the young one, even if the old one has it; when the young
+//! one is full, it replaces the old one, which is dropped. So a fact is forgotten only if it was not seen while a whole
+//! generation filled, and the memory is complete since the time at which the old one began.
 //!
-//! In the log a generation is a row of pages of [`PAGE`] facts. Only the last one is written again.
+//! In the log, a generation is a sequence of pages of [`PAGE`] facts. Only the last page is rewritten.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -83,7 +83,7 @@ impl Facts {
             return;
         }
         if self.young.number == 0 {
-            // Nothing was dropped yet, so what is told of earlier times is complete too.
+            // Nothing was dropped yet, so the memory is complete for earlier times too.
             self.young.began = self.young.began.min(at);
         }
         let since = self.known_since(fact).map_or(at, |since| since.min(at));
@@ -138,7 +138,7 @@ impl Facts {
             self.old = before.and_then(|before| generations.remove(&before));
             self.young = young;
         }
-        // Others can only be there if the log was written by another version.
+        // Others exist only if another version wrote the log.
         let stray = generations.into_values().flat_map(|one| (0..=one.full_pages).map(move |page| (one.number, page)));
         self.changes = Some(stray.map(|(generation, page)| (key(generation, page), None)).collect());
         // A generation that has only begun has no page yet.

@@ -13,8 +13,8 @@ const MOST_DAYS: u8 = 200;
 /// Bytes of the stored form.
 const STORED: usize = 40;
 
-/// The number of days on which a principal made changes: in total, by hour, and by weekday. A day counts once it is
-/// over, so that a busy Sunday does not make itself usual.
+/// The number of days on which a principal made changes: in total, by hour, and by weekday. A day counts only once it
+/// is over, so that changes on a Sunday do not make Sundays usual at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Habits {
     /// The last day with a change, in days since 1970.
@@ -151,7 +151,7 @@ mod tests {
             assert!(habits.is_unusual(at), "{at}");
             habits.note(at);
         }
-        // Once in twenty days with changes is usual enough not to be told again.
+        // One in twenty days with changes is usual enough.
         assert!(!habits.note(time("2024-01-27T03:00:00Z")), "the day is over");
         habits.note(time("2024-01-29T09:00:00Z"));
         assert_eq!(habits.days, 21);

@@ -1,10 +1,10 @@
-//! What is new about a change: the first from an address, by a method, in a region, …, as far as is remembered.
+//! What is new about a change: the first from an address, by a method, in a region, …, as far as remembered.
 //!
-//! Remembered are hashes of what was seen (`facts`) and the hours at which each principal makes changes (`habits`):
-//! within a bound, in the order of the log, by the times of the events; durable with the records that told it.
+//! The memory holds hashes of what was seen (`facts`) and the hours at which each principal makes changes (`habits`):
+//! bounded, in log order, by event times, and durable with the records that caused it.
 //!
-//! Nothing is called new before it could have been seen: the memory must reach back for the learning period, and so must
-//! what is known of the principal or account that a facet is about.
+//! Nothing counts as new before it could have been seen: the memory must cover the learning period, and so must the
+//! time since which the principal or account of a facet is known.
 
 mod facts;
 mod habits;
@@ -184,7 +184,7 @@ impl Novelties {
             }
         }
         self.facts.restore(pages);
-        // Those seen longest ago are the first to be forgotten.
+        // The first to be forgotten are those seen longest ago.
         habits.sort_by_key(|(_, habits)| habits.today());
         for (who, habits) in habits {
             let (_, forgotten) = self.habits.insert(who, habits);

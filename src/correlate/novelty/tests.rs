@@ -10,7 +10,7 @@ use crate::model::{
 
 const DAY: i64 = 24 * 60;
 
-/// A change, by what novelty looks at.
+/// A change, with the properties that matter to novelty.
 #[derive(Clone, Debug)]
 struct Change {
     minute: i64,
@@ -93,7 +93,7 @@ fn limits(learning_days: u32, facts: usize) -> NoveltyLimits {
     NoveltyLimits { learning_days, facts }
 }
 
-/// One that saw the usual change on each of so many days.
+/// A memory that saw the usual change on each of so many days.
 fn after_days(days: i64) -> Novelties {
     let mut novelties = Novelties::new(limits(14, 1_000));
     for day in 0..days {
@@ -195,7 +195,7 @@ fn a_memory_too_small_for_the_learning_period_tells_nothing() {
         }
         told
     };
-    // Each address comes back every eight days: never new, however little is remembered.
+    // Each address returns every eight days: never new, however little is remembered.
     for facts in [0, 1, 4, 16, 40, 1_000] {
         assert!(run(facts).iter().flatten().all(Vec::is_empty), "{facts}");
     }
@@ -219,7 +219,7 @@ fn what_is_in_use_outlives_what_is_not() {
     assert!(u32::try_from(forgotten).unwrap() + 7 <= from, "{forgotten} was seen after {from}");
 }
 
-/// What the log keeps.
+/// Applies changes as the log does.
 fn keep(log: &mut HashMap<String, Bytes>, changes: Vec<(String, Option<Bytes>)>) {
     for (key, value) in changes {
         match value {
@@ -261,7 +261,7 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Wherever the process is restarted, the same is told: nothing is called new that was seen before.
+    /// Wherever the process is restarted, the result is the same: nothing counts as new that was seen before.
     #[test]
     fn a_restart_changes_nothing(
         changes in changes(),
@@ -285,7 +285,7 @@ proptest! {
         prop_assert!(log.keys().filter(|key| key.starts_with(FACTS_PREFIX)).count() <= pages, "pages are given back");
     }
 
-    /// What is called new was not there before.
+    /// Nothing that counts as new was there before.
     #[test]
     fn a_first_is_a_first(changes in changes(), learning in 0..5_u32, facts in prop::sample::select(vec![30_usize, 10_000])) {
         let mut novelties = Novelties::new(limits(learning, facts));
@@ -305,7 +305,7 @@ proptest! {
                     _ => false,
                 };
                 let before = changes[..n].iter().rev().find(is_same);
-                // In a small memory, not within the learning period.
+                // A small memory may have forgotten it.
                 let known = before.filter(|_| facts > changes.len() * 8);
                 prop_assert!(known.is_none(), "{facet} of {change:?} after {known:?}");
             }

@@ -55,7 +55,7 @@ fn a_missing_end_is_no_failure_and_a_bad_end_is_no_change() {
     operations.take(record(2, 1, Phase::Started, 0), now());
     assert_eq!(operations.take(record(2, 2, Phase::Failed, 1), now()), Folded::Failed);
     assert_eq!(operations.rest(), None);
-    // The client tries again.
+    // The client retries.
     assert_eq!(operations.take(record(2, 3, Phase::Started, 2), now()), Folded::Held);
     assert_eq!(operations.take(record(2, 4, Phase::Succeeded, 3), now()), texts(&["2/3", "2/4"]));
 }
@@ -65,7 +65,7 @@ fn the_last_end_decides_in_whatever_order_the_ends_come() {
     let phases = [(1, Phase::Started, 0), (2, Phase::Failed, 1), (3, Phase::Succeeded, 2)];
     for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
         for (good, told) in [(2, 1), (0, 0)] {
-            // The good end is the later one, or the bad one is.
+            // Either the successful end is the later one, or the failed one is.
             let (mut operations, mut whole) = (Operations::default(), Vec::new());
             for (id, phase, at) in order.map(|index| phases[index]) {
                 let at = if phase == Phase::Succeeded { good } else { at };
@@ -75,7 +75,7 @@ fn the_last_end_decides_in_whatever_order_the_ends_come() {
             }
             whole.extend(std::iter::from_fn(|| operations.rest()));
             let succeeded_first = order == [0, 2, 1] || order == [2, 0, 1];
-            // What was told before the bad end came stays told.
+            // A change reported before the failed end arrived is not taken back.
             let told = if succeeded_first { 1 } else { told };
             assert_eq!(whole.len(), told, "{order:?}, the good end at {good}: {whole:?}");
             assert!(whole.iter().flatten().all(|text| &text[..] != b"1/2"), "a failure is no part of a change");
@@ -96,7 +96,7 @@ fn a_retry_that_succeeds_has_what_was_asked_for() {
     operations.restore(kept).unwrap();
     assert_eq!(operations.take(record(1, 2, Phase::Failed, 1), now()), Folded::Duplicate);
     assert_eq!(operations.take(record(1, 3, Phase::Succeeded, 2), now()), texts(&["1/1", "1/3"]));
-    // Where it stays with the failure, there is no change, and a late start makes none.
+    // If it stays failed, there is no change, and a late start makes none.
     operations.take(record(2, 1, Phase::Started, 0), now());
     operations.take(record(2, 2, Phase::Failed, 1), now());
     assert_eq!(operations.due(after(START_WAIT_MILLIS)), None);
@@ -125,8 +125,8 @@ fn what_waits_is_bounded_and_goes_out_early_rather_than_lost() {
 }
 
 proptest! {
-    /// However the records come, how often, and wherever the process is restarted: each operation that did not fail
-    /// is told once.
+    /// Whatever the order and repetition of the records, and wherever the process is restarted: each operation that did
+    /// not fail is reported once.
     #[test]
     fn every_operation_is_told_once(
         order in prop::collection::vec((0_u128..6, 0_usize..4), 1..60),

@@ -49,7 +49,7 @@ pub(super) fn back_up(shared: &Shared, taken: Time, output: &mut dyn Write) -> R
         for (name, keyspace) in store.all() {
             for entry in snapshot.iter(keyspace) {
                 if shared.is_wanted() {
-                    return Err(wrong(&"the log is opened anew after a failed write; try again"));
+                    return Err(wrong(&"the log is being reopened after a failed write; try again"));
                 }
                 match entry.into_inner() {
                     Ok((key, value)) => writer.entry(name, &key, &value).map_err(|error| wrong(&error))?,

@@ -141,7 +141,7 @@ fn changes(
     Ok(match evaluated {
         Evaluated::Drafts(_) if told_account.is_none() => Outcome::rejected(
             "no_account",
-            "neither recipientAccountId nor userIdentity.accountId tells the account; an asset can't be named without it",
+            "no recipientAccountId and no userIdentity.accountId; an asset can't be named without its account",
         ),
         Evaluated::Drafts(drafts) => {
             let time = event_time(record)?;
@@ -196,7 +196,7 @@ impl<'r> Call<'r> {
         let name = record.text("eventName").ok_or_else(|| unknown("no eventName"))?;
         if !service.ends_with(".amazonaws.com") && !service.ends_with(".amazonaws.com.cn") {
             return Err(unknown(&format!(
-                "eventSource {:?} is no AWS service",
+                "eventSource {:?} is not an AWS service",
                 service.chars().take(80).collect::<String>()
             )));
         }
@@ -231,7 +231,7 @@ fn account<'a>(record: &Record<'a>) -> Option<&'a str> {
 fn event_time(record: &Record<'_>) -> Result<Time, Outcome> {
     let text = record
         .text("eventTime")
-        .ok_or_else(|| Outcome::rejected("no_event_time", "no eventTime; a change without its time can't be placed"))?;
+        .ok_or_else(|| Outcome::rejected("no_event_time", "no eventTime; a change without a time can't be ordered"))?;
     text.parse().map_err(|error| Outcome::rejected("no_event_time", format!("eventTime: {error}")))
 }
 

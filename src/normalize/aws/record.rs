@@ -156,7 +156,7 @@ impl<'de, W: Watch> Visitor<'de> for MembersSeed<'_, 'de, '_, W> {
         }
         members.sort_unstable_by_key(|(key, _)| *key);
         match members.array_windows().find(|[(one, _), (next, _)]| one == next) {
-            Some([(twice, _), _]) => Err(Error::custom(format_args!("member {twice:?} stands twice"))),
+            Some([(twice, _), _]) => Err(Error::custom(format_args!("member {twice:?} occurs twice"))),
             None => Ok(members),
         }
     }
@@ -217,7 +217,7 @@ mod tests {
         let arena = Arena::new();
         for read in [Record::head, |text, arena| Record::whole(text, arena, &Secrets::default())] {
             let error = read(r#"{"eventName":"A","eventName":"B"}"#, &arena).err().unwrap();
-            assert!(error.to_string().contains("stands twice"), "{error}");
+            assert!(error.to_string().contains("occurs twice"), "{error}");
             assert!(read("[1]", &arena).is_err());
             assert!(read(r#"{"eventName":"A""#, &arena).is_err());
         }

@@ -171,7 +171,7 @@ fn phase(status: Option<&str>) -> Phase {
 
 fn time(fields: Fields<'_>) -> Result<Time, Outcome> {
     let missing =
-        || Outcome::rejected("no_event_time", "no time or eventTimestamp; a change without its time can't be placed");
+        || Outcome::rejected("no_event_time", "no time or eventTimestamp; a change without a time can't be ordered");
     let text = fields.text(&["eventTimestamp", "time", "timeGenerated"]).ok_or_else(missing)?;
     text.parse().map_err(|error| Outcome::rejected("no_event_time", format!("time: {error}")))
 }

@@ -72,8 +72,8 @@ fn method(apps: &Apps, rules: &MethodRules, told: &Told<'_>) -> (Arc<str>, Strin
     let (method, mut reason, confidence, tool) = rules.method(told);
     if &*method == "other" {
         reason = told.app_id.map_or_else(
-            || "no client application told".to_owned(),
-            |id| format!("client application {id} is not known; azure/apps.toml can name it"),
+            || "no client application in the record".to_owned(),
+            |id| format!("client application {id} is unknown; azure/apps.toml can name it"),
         );
     }
     (method, reason, confidence, tool)

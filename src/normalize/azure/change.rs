@@ -91,10 +91,10 @@ impl<'a> Operation<'a> {
     /// Describes which body of a write is used, and how.
     pub(super) fn body_taken(&self) -> &'static str {
         match (self.response(), self.request()) {
-            (Some(_), _) => "the answer's, whole",
-            (None, Some(_)) if self.is_patch() => "the request's, merged into what is held",
-            (None, Some(_)) => "the request's, whole",
-            (None, None) => "none: no record of the operation tells one",
+            (Some(_), _) => "the whole response",
+            (None, Some(_)) if self.is_patch() => "the request, merged into the asset's configuration",
+            (None, Some(_)) => "the whole request",
+            (None, None) => "none: no record of the operation contains one",
         }
     }
 

@@ -319,7 +319,7 @@ pub(super) fn explain_generic(rules: &Rules, audit: &Audit) -> Value {
     }
     let why = match rules.entra.action(&audit.activity) {
         (_, true) => "the activity is known to change its first target, and the target's properties say what",
-        (_, false) => "no rule knows the activity: it is taken for a change of its first target",
+        (_, false) => "no rule for the activity: it counts as a change of its first target",
     };
     match generic(rules, audit) {
         Ok(draft) => json!({ "rule": draft.rule, "why": why, "result": [explain::draft(&draft)] }),

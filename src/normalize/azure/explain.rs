@@ -66,7 +66,7 @@ fn explain_generic(rules: &Rules, operation: &Operation<'_>) -> Value {
     }
     let draft = change::generic(rules, operation, &verdict);
     let known = match (&verdict, rules.kind(&operation.resource).1) {
-        (Verdict::Unknown, _) => "no entry of generic.toml knows what the operation does: it is taken for a change",
+        (Verdict::Unknown, _) => "no entry of generic.toml covers the operation: it counts as a change",
         (_, false) => "neither a rule file nor taxonomy.toml knows the type",
         (_, true) => "the operation's name says what it does",
     };

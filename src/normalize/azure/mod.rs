@@ -383,7 +383,7 @@ pub(super) fn fold(catalog: &Catalog, texts: &[Bytes]) -> Result<Outcome, Outcom
         .map(|(record, text)| (record.phase, record.record_key(&String::from_utf8_lossy(text))))
         .collect();
     let records: Vec<Activity> = records.into_iter().map(|(record, _)| record).collect();
-    let unnamed = || Outcome::rejected("no_asset_named", "no asset named: the resourceId is no resource id");
+    let unnamed = || Outcome::rejected("no_asset_named", "no asset named: the resourceId is not a resource id");
     let operation = Operation::of(&records).ok_or_else(unnamed)?;
     let end = operation.end().ok_or_else(unnamed)?;
     // The event id is that of the record of the end, of which there is one; without it, that of the first record.

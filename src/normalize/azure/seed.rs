@@ -58,7 +58,7 @@ pub(in crate::normalize) fn seed_resource(
 ) -> Result<Seed, SeedFault> {
     let text = told.get("id").and_then(Value::as_str).unwrap_or_default();
     let id = ArmId::parse(text).filter(ArmId::is_whole);
-    let id = id.ok_or_else(|| rejected("no_asset_named", format!("{text:?} is no id of a resource")))?;
+    let id = id.ok_or_else(|| rejected("no_asset_named", format!("{text:?} is not a resource id")))?;
     let of_row = told.get("tenantId").and_then(Value::as_str).map(str::to_ascii_lowercase);
     let tenant = of_row.or_else(|| document.account.clone()).unwrap_or_else(|| "-".to_owned());
     let (kind, _) = rules.kind(&id);
@@ -141,7 +141,7 @@ pub(in crate::normalize) fn seed_object(
 ) -> Result<Seed, SeedFault> {
     let kind = object_kind(forms, told, document)?;
     let tenant = document.account.as_deref().map(str::to_ascii_lowercase).ok_or_else(|| {
-        rejected("no_account", "the export of the directory does not tell its tenant: give it by --account")
+        rejected("no_account", "the directory export does not contain its tenant; give it with --account")
     })?;
     // The audit identifies a role by its template, which is the same in every tenant.
     let own = told.get("roleTemplateId").or_else(|| told.get("id")).and_then(Value::as_str).unwrap_or_default();

@@ -82,7 +82,7 @@ impl Compiler<'_> {
             return Some(set.clone());
         }
         let message = format!(
-            "{:?} is no set: give the asset `sets = {{ {:?} = [key pointers] }}`, or the step `by`",
+            "{:?} is not a set: give the asset `sets = {{ {:?} = [key pointers] }}`, or the step `by`",
             at.as_str(),
             at.as_str()
         );

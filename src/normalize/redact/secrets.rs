@@ -58,7 +58,7 @@ impl Redaction {
         let bad = |name: &String| name.is_empty() || name.contains('*') || name.len() > LONGEST_NAME;
         names.into_iter().chain(endings).filter(bad).map(|name| {
             format!(
-                "{name:?} is no name of a member, nor the end of one after a *: 1 to {LONGEST_NAME} bytes without another *"
+                "{name:?} is not a member name, nor the end of one after a *: 1 to {LONGEST_NAME} bytes and no other *"
             )
         })
     }
@@ -118,23 +118,23 @@ impl Secrets {
                 match Path::parse(text) {
                     Ok(path) if !text.is_empty() => paths.push(path),
                     Ok(_) => tell("pointers", "an empty pointer is the whole record".to_owned()),
-                    Err(error) => tell("pointers", format!("{text:?} is no JSON pointer: {error}")),
+                    Err(error) => tell("pointers", format!("{text:?} is not a JSON pointer: {error}")),
                 }
             }
             for text in &part.patterns {
                 match pattern(text) {
                     Ok(pattern) if pattern.is_match("") => {
-                        tell("patterns", format!("{text:?} finds the empty text, so everywhere"));
+                        tell("patterns", format!("{text:?} matches the empty text, and so everywhere"));
                     }
                     Ok(pattern) => patterns.push(pattern),
-                    Err(error) => tell("patterns", format!("{text:?} is no pattern: {error}")),
+                    Err(error) => tell("patterns", format!("{text:?} is not a valid pattern: {error}")),
                 }
             }
         }
         let any = patterns.iter().map(|pattern| format!("(?:{pattern})")).collect::<Vec<_>>().join("|");
         let any_pattern = (!patterns.is_empty()).then(|| pattern(&any)).transpose();
         let any_pattern = any_pattern.unwrap_or_else(|error| {
-            tell("patterns", format!("together they are no pattern: {error}"));
+            tell("patterns", format!("combined they are not a valid pattern: {error}"));
             None
         });
         if !mistakes.is_empty() {

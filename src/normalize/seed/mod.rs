@@ -233,7 +233,7 @@ fn unknown(value: &Value, document: &SeedDocument) -> SeedFault {
     }
     let members: Vec<_> = value.as_object().into_iter().flat_map(Map::keys).take(5).map(String::as_str).collect();
     let reason = format!(
-        "no form that is known ({}): docs/inventory.md lists those that are",
+        "not a known form ({}); docs/inventory.md lists the known ones",
         if members.is_empty() { "no object".to_owned() } else { format!("members {}, …", members.join(", ")) }
     );
     SeedFault::rejected("unknown_seed", reason)
@@ -319,7 +319,7 @@ fn unnamed(kind: &str, rule: &str) -> SeedFault {
 fn placed(draft: Draft) -> Result<Draft, SeedFault> {
     let kind = &draft.asset.kind.provider_type;
     let missing = |code, what: &str| {
-        SeedFault::rejected(code, format!("the item does not tell the {what} of its {kind}: give it by --{what}"))
+        SeedFault::rejected(code, format!("the item does not contain the {what} of its {kind}; give it with --{what}"))
     };
     if draft.asset.account.is_empty() {
         return Err(missing("no_account", "account"));

@@ -23,7 +23,7 @@ pub(super) fn event(catalog: &Catalog, told: &Map<String, Value>) -> Result<Seed
     let data = told.get("data").and_then(Value::as_object);
     let asset = data.and_then(|data| data.get("asset")).and_then(Value::as_object);
     let (Some(data), Some(asset)) = (data, asset) else {
-        return Err(SeedFault::rejected("unknown_seed", "a CloudEvent whose data tells no asset"));
+        return Err(SeedFault::rejected("unknown_seed", "a CloudEvent without an asset in its data"));
     };
     seed(catalog, asset, data, told.get("time").and_then(time), &[])
 }
@@ -83,7 +83,9 @@ fn kind(catalog: &Catalog, provider: &str, provider_type: &str, neutral: &str) -
     let (provider, known) = match provider {
         "aws" => ("aws", catalog.aws.assets.get(provider_type).map(|asset| Arc::clone(&asset.kind))),
         "azure" => ("azure", catalog.azure.known_kind(provider_type)),
-        other => return Err(SeedFault::rejected("unknown_seed", format!("an asset of a provider {other:?}"))),
+        other => {
+            return Err(SeedFault::rejected("unknown_seed", format!("an asset of the unknown provider {other:?}")));
+        }
     };
     let as_told = || AssetKind {
         provider,

@@ -60,7 +60,7 @@ impl Connector {
             .build();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http)
-            // The sources wait and try again by themselves: they know what is at stake.
+            // The sources retry by themselves, each with its own policy.
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts);
         if let Some(region) = &access.region {

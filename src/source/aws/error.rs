@@ -1,4 +1,4 @@
-//! What an answer that is no success means, and what mends it
+//! Classifies error responses, and says what to do about each
 //! (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html>,
 //! <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>).
 
@@ -49,9 +49,9 @@ where
 fn no_credentials(cause: &CredentialsError) -> AwsError {
     let message = with_causes(cause);
     let advice = if message.contains("AssumeRole") {
-        "let the role's trust policy allow sts:AssumeRole to these credentials, with the external id that it asks for"
+        "let the role's trust policy allow sts:AssumeRole to these credentials, with the external id that it requires"
     } else {
-        "set access_key_id and secret_access_key, or give the environment credentials"
+        "set access_key_id and secret_access_key, or set credentials in the environment"
     };
     AwsError::Refused { code: "no credentials".to_owned(), message, advice: advice.to_owned() }
 }

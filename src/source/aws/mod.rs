@@ -1,5 +1,5 @@
-//! What the sources that read from AWS share: credentials and clients, what an error means and what to do about it,
-//! CloudTrail's objects in S3 and how they are read.
+//! Shared by the sources that read from AWS: credentials and clients, the meaning of errors and the advice for them,
+//! and how CloudTrail's objects in S3 are read.
 
 pub(crate) mod access;
 pub(crate) mod error;

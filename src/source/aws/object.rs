@@ -92,7 +92,7 @@ impl S3 {
         let make = |region: &Option<String>| {
             let config = self.connector.config(region.as_deref(), self.endpoint_url.as_deref());
             let config = aws_sdk_s3::config::Builder::from(&config)
-                // An address of one's own seldom has a name for every bucket.
+                // A custom endpoint seldom has a host name per bucket.
                 .force_path_style(self.endpoint_url.is_some())
                 .build();
             Client::from_conf(config)
@@ -115,7 +115,7 @@ impl Objects for S3 {
             }),
             Err(error) => {
                 let grant = format!(
-                    "s3:GetObject on arn:aws:s3:::{}/* (and kms:Decrypt on its KMS key, where it has one)",
+                    "s3:GetObject on arn:aws:s3:::{}/* (and kms:Decrypt on its KMS key, if it has one)",
                     object.bucket
                 );
                 Err(classify(&error, &grant))

@@ -1,5 +1,5 @@
-//! Reads one object: streamed, unpacked and cut into records on a thread that may compute, in bounded memory whatever
-//! the object's size. A read that breaks off is taken up again after the last piece that was handed over.
+//! Reads one object: streamed, decompressed and split into records on a blocking thread, in bounded memory whatever the
+//! object's size. An interrupted read resumes after the last piece that was handed over.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -86,11 +86,11 @@ impl ObjectReader {
             let again = matches!(error, AwsError::Throttled(_) | AwsError::Unavailable(_));
             let wait = backoff.next_wait();
             if !again || backoff.failures() >= TRIES {
-                // Nobody takes it any more: then there is nothing to tell either.
+                // Without a receiver, nobody needs the error either.
                 let _ = steps.send((number, Err(error))).await;
                 return;
             }
-            tracing::debug!(%error, object = object.location(), "reading broke off; trying again");
+            tracing::debug!(%error, object = object.location(), "reading was interrupted; retrying");
             sleep(wait).await;
         }
     }
@@ -122,13 +122,13 @@ impl ObjectReader {
         let fed = feed(body, &sender).await;
         drop(sender);
         let (reached, cut) =
-            cutting.await.map_err(|error| AwsError::Unavailable(format!("the decoder broke off: {error}")))?;
+            cutting.await.map_err(|error| AwsError::Unavailable(format!("the decoder failed: {error}")))?;
         *progress = reached;
         fed.and_then(|()| cut.map_err(|error| AwsError::Unavailable(error.to_string())))
     }
 }
 
-/// Feeds the body's pieces to the decoder. A body that is cut short is a network error, not damage of the object.
+/// Feeds the body's pieces to the decoder. A truncated body is a network error, not damage of the object.
 async fn feed(mut body: Body, sender: &mpsc::Sender<io::Result<Bytes>>) -> Result<(), AwsError> {
     let mut received = 0;
     loop {
@@ -136,11 +136,11 @@ async fn feed(mut body: Body, sender: &mpsc::Sender<io::Result<Bytes>>) -> Resul
         let piece = match next {
             Ok(Ok(piece)) => piece,
             Ok(Err(error)) => return Err(AwsError::Unavailable(super::error::with_causes(&error))),
-            Err(_) => return Err(AwsError::Unavailable(format!("the body stood still for {SILENCE:?}"))),
+            Err(_) => return Err(AwsError::Unavailable(format!("the body delivered nothing for {SILENCE:?}"))),
         };
         let Some(piece) = piece else { break };
         received += piece.len() as u64;
-        // The decoder has ended before the body: it has its reasons.
+        // The decoder has ended before the body and reports why itself.
         if !piece.is_empty() && sender.send(Ok(piece)).await.is_err() {
             return Ok(());
         }
@@ -148,7 +148,7 @@ async fn feed(mut body: Body, sender: &mpsc::Sender<io::Result<Bytes>>) -> Resul
     if let Some(bytes) = body.bytes.filter(|bytes| *bytes != received) {
         return Err(AwsError::Unavailable(format!("the body ended after {received} of {bytes} bytes")));
     }
-    // Only this tells the decoder that the body has ended and not merely broken off.
+    // Tells the decoder that the body is complete rather than interrupted.
     let _ = sender.send(Ok(Bytes::new())).await;
     Ok(())
 }
@@ -198,7 +198,7 @@ impl Cutter {
             let piece = match piece {
                 Ok(piece) => piece,
                 Err(error) => {
-                    // What came before the break is whole.
+                    // The records before the interruption are complete.
                     self.hand_over(chunk);
                     return Err(error);
                 }

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::super::object::{Listed, Listing};
 use super::*;
 
-/// One object, that breaks as scripted.
+/// One object, whose body breaks off as scripted.
 pub(crate) struct OneObject {
     bytes: Bytes,
     /// For each try: an error, or the number of bytes after which the body ends early.
@@ -59,7 +59,7 @@ fn number(record: &RawRecord) -> u64 {
     serde_json::from_slice::<serde_json::Value>(&record.bytes).unwrap()["n"].as_u64().unwrap()
 }
 
-/// What a reading comes to: the numbers of its records in order, the rejects' codes, and the error at its end.
+/// The result of a reading: the numbers of its records in order, the codes of its rejects, and the error at its end.
 async fn read(objects: Arc<OneObject>, from: u64) -> (Vec<u64>, Vec<&'static str>, Option<AwsError>) {
     let reader = ObjectReader {
         objects,

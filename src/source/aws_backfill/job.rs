@@ -1,6 +1,6 @@
-//! Backfills that were asked for: a file each, in the folder `backfill` of the data directory. `catchment backfill`
-//! writes it, the server reads it, now or at its next start, and deletes it when the backfill is complete. Deleting it
-//! before then ends the backfill.
+//! Requested backfills: a file for each, in the folder `backfill` of the data directory. `catchment backfill` writes
+//! it; the server reads it, now or at its next start, and deletes it when the backfill is complete. Deleting it earlier
+//! cancels the backfill.
 
 use std::collections::BTreeMap;
 use std::fs;

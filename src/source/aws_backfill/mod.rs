@@ -1,6 +1,6 @@
-//! Backfill: the log files that a trail's bucket holds already, read day by day (`walk.rs`) at a bounded rate beside the
-//! live sources. Its position commits with the records; what is in the log already is dropped by event id; what is new
-//! goes out marked as late.
+//! Backfill: the log files already in a trail's bucket, read day by day (`walk.rs`) at a bounded rate beside the live
+//! sources. Its position commits with the records; records already in the log are dropped by event id; new ones become
+//! events marked as late.
 
 mod job;
 mod walk;
@@ -36,7 +36,7 @@ const VERSION: u32 = 1;
 const READ_AHEAD: usize = 8;
 /// Deliveries handed over and not yet durable.
 const IN_FLIGHT: usize = 8;
-/// The default of the queue sources.
+/// The queue sources' default.
 const MAX_EXPANSION: u32 = 200;
 /// How often the folder of jobs is scanned.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -134,7 +134,7 @@ impl BackfillSource {
         let position: Position = serde_json::from_slice(cursor).map_err(|error| self.failed(error))?;
         match position.version {
             VERSION => Ok(Some(position)),
-            other => Err(self.failed(format!("the saved position is of version {other} instead of {VERSION}"))),
+            other => Err(self.failed(format!("the saved position has version {other} instead of {VERSION}"))),
         }
     }
 
@@ -205,12 +205,12 @@ impl BackfillSource {
         in_flight: &mut VecDeque<Sent>,
     ) -> Result<(), SourceError> {
         let location = stop.object.location();
-        let unexpected = "the reading broke off".to_owned();
+        let unexpected = "the reading ended unexpectedly".to_owned();
         loop {
             let (_, step) = steps.recv().await.unwrap_or((0, Err(AwsError::Unavailable(unexpected.clone()))));
             let chunk = match step {
                 Ok(chunk) => chunk,
-                // It was listed a moment ago: nothing can be done about it any more.
+                // It was listed a moment ago; nothing more can be done about it.
                 Err(error @ AwsError::NotFound(_)) => self.missing(&stop, &error),
                 Err(error) => return Err(self.failed(format!("read {location}: {error}"))),
             };

@@ -9,7 +9,7 @@ use crate::source::aws::object::{Body, Listed, Listing, ObjectRef};
 use crate::source::testing::{Kept, Pipeline};
 use crate::source::{SourceStatus, StatusBoard};
 
-/// A bucket that lists three names a page.
+/// A bucket that lists three names per page.
 #[derive(Default)]
 struct Bucket {
     objects: Mutex<BTreeMap<String, Bytes>>,
@@ -51,7 +51,8 @@ fn add(bucket: &Bucket, account: &str, region: &str, day: u32, hour: u32, ids: &
     bucket.objects.lock().unwrap().insert(key, format!(r#"{{"Records":[{}]}}"#, records.join(",")).into());
 }
 
-/// Two accounts, one of them an organisation's, in two regions, three days, four files a day, two records a file.
+/// Two accounts, one of them of an organization's trail, in two regions, three days, four files a day, two records a
+/// file.
 fn bucket() -> Arc<Bucket> {
     let bucket = Bucket::default();
     for account in ["111122223333", "o-a1b2c3d4e5/444455556666"] {
@@ -150,11 +151,11 @@ async fn only_what_is_asked_for_is_read() {
     assert!(outcome.unwrap_err().to_string().contains("no log files of these accounts") && left);
 }
 
-// A thread that waits to hand over its next chunk keeps a paused clock from going on: the clock is the machine's here.
+// A thread that waits to hand over its next chunk stops a paused clock, so the machine's clock is used here.
 #[tokio::test]
 async fn a_backfill_goes_on_where_it_was_cut_off() {
     let world = World::new();
-    // One file of several deliveries, so that it is cut off within.
+    // One file of several deliveries, so that the interruption is within it.
     let big: Vec<String> = (0..1_300).map(|n| format!("2 111122223333 eu-west-1 9 {n:05}")).collect();
     add(&world.bucket, "111122223333", "eu-west-1", 2, 9, &big);
     let kept: Arc<Mutex<Kept>> = Arc::default();

@@ -1,5 +1,5 @@
-//! The walk through a trail's bucket: day by day, and in each day account by account and region by region, so that what
-//! happened to one asset comes in the order in which it was logged.
+//! The walk through a trail's bucket: day by day, and within a day by account and region, so that changes of one asset
+//! are delivered in the order in which CloudTrail logged them.
 
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ pub(super) struct Position {
     /// The ETag of its content, and the number of pieces delivered.
     pub(super) etag: String,
     pub(super) pieces: u64,
-    /// Whether that is the whole object.
+    /// Whether that is all of the object.
     pub(super) done: bool,
 }
 
@@ -110,7 +110,7 @@ impl Walk {
             folders: false,
         };
         let mut listed = objects.list(listing, token).await?;
-        // An object that was cut off comes again; what lies before it was read.
+        // A partly read object is read on; everything before it has been read.
         let passed =
             from.filter(|from| !from.done).map_or(0, |from| listed.names.partition_point(|key| *key < from.key));
         listed.names.drain(..passed.min(listed.names.len()));

@@ -82,7 +82,7 @@ impl LookupEvents for SdkClient {
             .end_time(DateTime::from_secs(window.end))
             .max_results(PAGE_EVENTS)
             .set_next_token(token.map(str::to_owned));
-        // The call's future is large, and one of many in the region's.
+        // The call's future is large, and one of many in that of the region.
         match Box::pin(request.send()).await {
             Ok(answer) => {
                 let events = answer.events.unwrap_or_default().into_iter().map(looked_up).collect();

@@ -1,9 +1,9 @@
 //! CloudTrail's LookupEvents API: the account's management events of the last 90 days, without a trail or a bucket.
-//! For accounts with up to some ten events a second; the service allows two requests of 50 events a second.
+//! For accounts with up to about ten events a second; the service allows two requests of 50 events a second.
 //!
-//! Every region of every account is polled by itself, with a budget of requests of its own; what they find goes through one place, which delivers it with
-//! the cursor of all of them. What a region holds of a window is delivered when the window is complete, so that a
-//! crash between pages costs only that window's requests.
+//! Every region of every account is polled independently, with its own budget of requests. Everything they find is
+//! delivered in one place, with a cursor that covers all of them. The events of a window are delivered when the window
+//! is complete, so that a crash between pages costs only that window's requests.
 
 mod client;
 mod region;
@@ -96,7 +96,7 @@ impl AccountConfig {
     }
 }
 
-/// One region of one account, polled independently with a rate limit of its own.
+/// One region of one account, polled independently with its own rate limit.
 struct Place {
     /// `eu-west-1` for the credentials' own account, otherwise `111122223333/eu-west-1`.
     name: String,
@@ -229,8 +229,8 @@ impl LookupEventsSource {
             return Ok(Position { version: CURSOR_VERSION, done: BTreeMap::new() });
         };
         let broken = |cause: String| SourceError::Upstream {
-            action: "take up looking up events".to_owned(),
-            cause: format!("the saved position is not one of this version: {cause}"),
+            action: "resume looking up events".to_owned(),
+            cause: format!("the saved position is not valid for this version: {cause}"),
         };
         let position: Position = serde_json::from_slice(cursor).map_err(|error| broken(error.to_string()))?;
         match position.version {
@@ -259,7 +259,7 @@ impl LookupEventsSource {
             let planner = Planner::new(secs(self.config.lookback_secs), secs(self.config.overlap_secs), done);
             let pace = self.config.requests_per_second;
             let poller = Poller::new(index, client, planner, poll, pace, self.clock.clone(), sender.clone());
-            // Hundreds of accounts are not asked all in the same second.
+            // Spreads the first polls, so that hundreds of accounts are not queried in the same second.
             let (index, count) = (u32::try_from(index).unwrap_or(0), u32::try_from(places.len()).unwrap_or(1));
             let wait = if self.config.accounts.is_empty() { Duration::ZERO } else { poll * index / count };
             pollers.spawn(async move {
@@ -277,7 +277,7 @@ impl LookupEventsSource {
                 }
                 Some(ended) = pollers.join_next() => return Err(SourceError::Upstream {
                     action: "look up events".to_owned(),
-                    cause: format!("a region's poller broke off: {ended:?}"),
+                    cause: format!("a region's poller ended: {ended:?}"),
                 }),
             }
         }

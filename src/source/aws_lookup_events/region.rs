@@ -89,7 +89,7 @@ impl Poller {
         let (mut events, mut token, mut count) = (Vec::new(), None::<String>, 0);
         loop {
             let Some(page) = self.page(window, token.as_deref()).await? else {
-                // The token has expired: the window is begun anew.
+                // The token has expired: the window is fetched from its start.
                 (events, token, count) = (Vec::new(), None, 0);
                 continue;
             };
@@ -103,7 +103,8 @@ impl Poller {
                 if self.planner.shorten() {
                     return Ok(());
                 }
-                // One second can't be shortened. Its events have no order to keep, so they go out as they come.
+                // A window of one second can't be shortened. Its events have no order to keep, so they are delivered as
+                // they arrive.
                 self.tell(std::mem::take(&mut events), None).await?;
             }
         }
@@ -133,14 +134,14 @@ impl Poller {
                 let trouble = Message::Trouble { region: self.region, error: error.to_string() };
                 self.messages.send(trouble).await.map_err(|_| SourceEnded)?;
             }
-            tracing::debug!(%error, wait_secs = wait.as_secs_f64(), "no page; trying again");
+            tracing::debug!(%error, wait_secs = wait.as_secs_f64(), "no page; retrying");
             sleep(wait).await;
         }
     }
 
     async fn tell(&mut self, mut events: Vec<LookedUp>, done: Option<i64>) -> Result<(), SourceEnded> {
         events.retain(|event| self.seen.is_new(event));
-        // The service gives the newest first.
+        // The service lists the newest first.
         events.reverse();
         events.sort_by_key(|event| event.time);
         self.messages.send(Message::Found { region: self.region, events, done }).await.map_err(|_| SourceEnded)

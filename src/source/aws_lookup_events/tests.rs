@@ -10,7 +10,7 @@ use super::*;
 use crate::source::StatusBoard;
 use crate::source::testing::{Pipeline, Running};
 
-/// When the tests begin.
+/// The time at which the tests begin.
 const BEGIN: i64 = 1_700_000_000;
 
 #[derive(Clone, Debug)]
@@ -84,7 +84,7 @@ impl LookupEvents for Fake {
     }
 }
 
-/// A clock that goes with the runtime's, which the tests pause.
+/// A clock that follows the runtime's, which the tests pause.
 fn clock() -> Clock {
     let begun = Instant::now();
     Clock::from_fn(move || {
@@ -228,7 +228,7 @@ async fn failures_keep_the_page() {
     sleep(Duration::from_millis(600)).await;
     assert_eq!(fake.requests(), 2, "two requests a second");
     fake.answer_next([throttled(), unavailable(), throttled(), throttled(), unavailable()]);
-    // The third failure is told; the fifth is over after 15 seconds at the earliest.
+    // The third failure is reported; the fifth is over after 15 seconds at the earliest.
     sleep(Duration::from_secs(10)).await;
     let status = running.status();
     assert_eq!(status.state, SourceState::Retrying);
@@ -388,6 +388,6 @@ async fn a_cursor_that_cannot_be_read_is_told() {
         let mut source = LookupEventsSource::new("trail".into(), config(), Some(cursor), Clock::system());
         let status = StatusBoard::default().register("trail".into(), KIND);
         let error = source.run(Pipeline::new().intake, status, CancellationToken::new()).await.unwrap_err().to_string();
-        assert!(error.contains("take up looking up events: the saved position"), "{error}");
+        assert!(error.contains("resume looking up events: the saved position"), "{error}");
     }
 }

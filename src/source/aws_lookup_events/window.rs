@@ -1,9 +1,9 @@
-//! Which stretch of time to ask for next. Pure.
+//! Plans which time windows to fetch. Pure.
 //!
-//! LookupEvents answers newest first and shows events minutes after they happened, in any order. So a stretch is
-//! fetched as a whole before it counts, and every poll goes back by an overlap to find what was late. Stretches are
-//! short where there is much, so that each is soon finished, held in memory and never fetched in vain for long; what
-//! is finished stays finished.
+//! LookupEvents lists the newest events first and shows events minutes after they happened, in any order. So a window
+//! is fetched completely before it counts, and every poll starts with an overlap to find late events. Windows are short
+//! where there are many events, so that each is soon finished, fits in memory and is not fetched in vain for long; a
+//! finished window stays finished.
 
 /// How far back CloudTrail's event history reaches.
 pub(super) const HISTORY_SECS: i64 = 90 * 86_400;
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(planner.window(), Some(Window { start: NOW - 1_200, end: NOW + 60 }));
         planner.finished(0);
 
-        // The clock goes back: nothing is forgotten.
+        // The clock goes back: nothing is lost.
         planner.begin(NOW - 10_000);
         assert_eq!(planner.window(), None);
         assert_eq!(planner.done(), Some(NOW + 60));

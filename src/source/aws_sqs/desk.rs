@@ -1,5 +1,5 @@
-//! Where everything comes together: what messages ask for, what objects hold, and how far that has been handed over. One
-//! loop, so that the ledger and the order of the log are one.
+//! Brings messages, objects and deliveries together, in a single loop, so that the ledger and the log have the same
+//! order.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -128,7 +128,7 @@ impl Desk {
                 Some((reading, step)) = steps.recv() => self.step(reading, step).await?,
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     if let Err(error) = ended {
-                        let cause = format!("a reading broke off: {error}");
+                        let cause = format!("a reading failed: {error}");
                         return Err(SourceError::Upstream { action: "read an object".to_owned(), cause });
                     }
                 }
@@ -149,7 +149,7 @@ impl Desk {
             let key = Key::of_object(&job.object);
             let (done, progress) = self.ledger(|ledger| (ledger.is_done(key), ledger.progress(key)));
             if done {
-                // Another message asked for it too.
+                // Another message named it too.
                 let mut draft = Draft::default();
                 self.lanes.free(&job.lane);
                 self.close_object(&job, &mut draft).await;
@@ -179,7 +179,7 @@ impl Desk {
             }
             next = (draft.records.len() < DELIVERY_RECORDS).then(|| more.try_recv().ok()).flatten();
         }
-        // A queue keeps no order; what came together is brought into the order in which it happened.
+        // A queue keeps no order; records that arrived together are sorted by time.
         draft.records.sort_by_cached_key(|record| event_time(&record.bytes));
         self.hand_over(draft).await
     }
@@ -294,7 +294,7 @@ impl Desk {
                 let (origin, bytes, observed) = (self.origin(&message), message.body, self.clock.now());
                 draft.rejected.push(Rejected { origin, code: "unreadable_object", reason, bytes, observed });
                 if self.redrive.is_some() {
-                    // Received once more, it goes where the policy says.
+                    // Received once more, it is moved as the redrive policy says.
                     self.hand.give_back(job.message, Duration::ZERO).await;
                 } else {
                     draft.done.push(job.message);
@@ -309,7 +309,7 @@ impl Desk {
             Some(redrive) if message.receives >= redrive.max_receive_count => {
                 Some(format!("its message goes to {}: redrive it from there", redrive.dead_letter_target_arn))
             }
-            // What is refused is the wiring's fault, and the same for every object: it waits until that is mended.
+            // A refusal is a mistake in the setup, the same for every object: the message waits until that is fixed.
             None if message.receives >= self.max_receives && !matches!(error, AwsError::Refused { .. }) => {
                 Some("its message is deleted: read it with catchment backfill when it can be read".to_owned())
             }
@@ -376,7 +376,7 @@ impl Settling {
                 status.newest_record = status.newest_record.max(newest);
             });
             for number in done {
-                // The deleters end only with this.
+                // The deleters end only after this.
                 let _ = self.durable.send(number).await;
             }
         }
@@ -392,7 +392,7 @@ pub(super) struct Troubles {
     now: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
-/// Most failures kept at once; beyond it the first by name are dropped.
+/// Most failures kept at once; beyond that, the first by name is dropped.
 const MOST_TROUBLES: usize = 64;
 
 impl Troubles {
@@ -404,7 +404,7 @@ impl Troubles {
         let error = format!("{action}: {error}");
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         if now.insert(action.to_owned(), error.clone()).as_ref() != Some(&error) {
-            tracing::warn!(source = %self.status.source(), error, "trying again");
+            tracing::warn!(source = %self.status.source(), error, "retrying");
         }
         if now.len() > MOST_TROUBLES {
             now.pop_first();

@@ -1,4 +1,4 @@
-//! The messages in hand: received, kept invisible to others while they are worked on, and deleted or given back.
+//! The messages in hand: received, kept invisible to others while they are processed, then deleted or returned.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,7 +65,7 @@ impl Hand {
         let room = u32::try_from(BATCH).unwrap_or(1);
         let closed = |_| AwsError::Unavailable("the source has ended".to_owned());
         let mut places = Arc::clone(&self.places).acquire_many_owned(room).await.map_err(closed)?;
-        // From before the call: the service counts from when it answers.
+        // Taken before the call, since the service counts from its response.
         let visible_at = Instant::now() + self.invisible;
         let messages = self.queue.receive(self.invisible).await?;
         Ok(self.held(|(last, held)| {
@@ -94,7 +94,7 @@ impl Hand {
     pub(super) async fn give_back(&self, number: Number, after: Duration) {
         let Some(held) = self.held(|(_, held)| held.remove(&number)) else { return };
         if let Err(error) = self.queue.keep(&[held.receipt], after).await {
-            tracing::debug!(%error, "a message comes again when its time is over");
+            tracing::debug!(%error, "the message will be delivered again after its visibility timeout");
         }
     }
 
@@ -103,7 +103,7 @@ impl Hand {
         let receipts: Vec<String> = self.held(|(_, held)| held.drain().map(|(_, held)| held.receipt).collect());
         for receipts in receipts.chunks(BATCH) {
             if let Err(error) = self.queue.keep(receipts, Duration::ZERO).await {
-                tracing::debug!(%error, "messages come again when their time is over");
+                tracing::debug!(%error, "the messages will be delivered again after their visibility timeout");
             }
         }
     }

@@ -1,6 +1,6 @@
-//! Which object is read next. The objects of one lane (one account and region of a trail) are read one after the other,
-//! in the order of their keys, which is that of time; those of different lanes at once. So what happened to one asset
-//! goes into the log in the order in which it was logged, as far as the queue lets see it.
+//! Decides which object is read next. The objects of one lane (one account and region of a trail) are read one after
+//! the other, in the order of their keys, which is that of time; those of different lanes concurrently. So changes of
+//! one asset enter the log in the order in which CloudTrail logged them, as far as the queue reveals it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 

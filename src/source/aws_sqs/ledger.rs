@@ -1,6 +1,6 @@
-//! What was delivered of the objects whose messages are not yet deleted. It is the source's cursor, committed with the
-//! records: after a crash, an object that comes again is read on after what is in the log, or not at all. Records would
-//! be dropped as duplicates by their event ids all the same; what could not be understood has no id, and would be
+//! How far the objects whose messages are not yet deleted have been delivered. It is the source's cursor, committed
+//! with the records: after a crash, reading an object that is announced again resumes after what is in the log.
+//! Repeated records would be dropped as duplicates by their event ids anyway, but rejects have no id and would be
 //! quarantined twice.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -94,7 +94,7 @@ impl Ledger {
             Row(format!("{:x}", key.0), etag, pieces, entry.done, entry.rejects, entry.since)
         };
         let document = Document { version: VERSION, objects: self.entries.iter().map(row).collect() };
-        // Strings and numbers: they can be written.
+        // Strings and numbers only: it can't fail.
         serde_json::to_vec(&document).unwrap_or_default().into()
     }
 

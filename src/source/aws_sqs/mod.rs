@@ -1,14 +1,14 @@
-//! CloudTrail through SQS: log files in S3 that a queue gives notice of (`aws_s3_sqs`), and events that EventBridge
-//! puts into a queue (`aws_eventbridge_sqs`). Both are the same loop, since a message says by itself what it is
-//! (`notice.rs`); what comes both ways is in the stream once, by its event id.
+//! CloudTrail through SQS: log files in S3 that a queue announces (`aws_s3_sqs`), and events that EventBridge puts into
+//! a queue (`aws_eventbridge_sqs`). Both are the same loop, since a message shows its own kind (`notice.rs`); an event
+//! that arrives both ways is in the stream once, by its event id.
 //!
 //! ```text
 //! receivers → desk → object readings → desk → intake → settling → deletes
 //! ```
 //!
-//! A message is deleted after everything that it stands for is durable. Until then it is kept invisible (`hand.rs`),
-//! and how far its objects were delivered commits with their records (`ledger.rs`). Memory is bounded by the messages in
-//! hand and by a few chunks of each object that is being read; when the pipeline is full, nothing is received.
+//! A message is deleted once everything that it announced is durable. Until then it is kept invisible (`hand.rs`), and
+//! the progress with its objects commits with their records (`ledger.rs`). Memory is bounded by the messages in hand
+//! and by a few chunks of each object being read; while the pipeline is full, nothing is received.
 
 mod desk;
 mod hand;
@@ -198,8 +198,8 @@ impl SqsSource {
         let cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(cursor) = cursor.as_ref() else { return Ok(Ledger::default()) };
         Ledger::decode(cursor, self.clock.now().millis()).map_err(|cause| SourceError::Upstream {
-            action: "take up reading the queue".to_owned(),
-            cause: format!("the saved position is not one of this version: {cause}"),
+            action: "resume reading the queue".to_owned(),
+            cause: format!("the saved position is not valid for this version: {cause}"),
         })
     }
 
@@ -223,7 +223,8 @@ impl SqsSource {
         let hand = Hand::new(queue, Duration::from_secs(self.config.visibility_secs), Arc::clone(&ledger));
         let (durable, to_delete) = mpsc::channel(hand::MOST);
         let (handed_over, settling) = mpsc::channel(SETTLING);
-        // Dropped with this future, and what runs in them. The second set goes on for a moment when the first is stopped.
+        // Dropping this future ends them and their tasks. The second set continues for a moment after the first is
+        // stopped.
         let (mut front, mut back) = (JoinSet::new(), JoinSet::new());
         let (received, messages) = mpsc::channel(RECEIVERS);
         for _ in 0..RECEIVERS {
@@ -250,7 +251,8 @@ impl SqsSource {
             outcome = stop.run_until_cancelled(desk.run(messages)) => outcome.unwrap_or(Ok(())),
         };
         if outcome.is_ok() {
-            // The desk is gone, and with it the last sender: what was handed over is settled, then deleted.
+            // The desk is gone, and with it the last sender: pending deliveries are settled, then their messages
+            // deleted.
             front.shutdown().await;
             let _ = timeout(STOP_SETTLE, async { while back.join_next().await.is_some() {} }).await;
         }
@@ -271,7 +273,7 @@ fn broke_off(outcome: Option<Result<Result<(), SourceError>, tokio::task::JoinEr
         Some(Ok(Err(error))) => error,
         other => SourceError::Upstream {
             action: "read the queue".to_owned(),
-            cause: format!("a part of the source broke off: {other:?}"),
+            cause: format!("a part of the source ended: {other:?}"),
         },
     }
 }

@@ -1,5 +1,5 @@
-//! What a message says. Every shape in which AWS tells of CloudTrail's records through a queue is known by itself, so
-//! that one queue may carry all of them:
+//! Parses messages. Each form in which AWS announces CloudTrail's records through a queue is recognised by its content,
+//! so that one queue may carry all of them:
 //!
 //! - S3's own notification (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html>),
 //!   and the `s3:TestEvent` that S3 sends when notifications are set up;
@@ -72,7 +72,7 @@ struct Envelope<'a> {
     region: Option<Cow<'a, str>>,
     #[serde(borrow)]
     detail: Option<&'a RawValue>,
-    // A record on its own: a rule of EventBridge may hand on only the detail.
+    // A bare record: a rule of EventBridge may pass on only the detail.
     #[serde(borrow, rename = "eventSource")]
     event_source: Option<&'a RawValue>,
     #[serde(borrow, rename = "eventID")]
@@ -127,7 +127,7 @@ enum Inner {
 fn read_one(body: &Bytes) -> Result<Option<Inner>, NotANotice> {
     let envelope: Envelope<'_> = match serde_json::from_slice(body) {
         Ok(envelope) => envelope,
-        // CloudTrail says so when it is told to use a topic.
+        // CloudTrail sends it when it is configured to use a topic.
         Err(_) if body.starts_with(b"CloudTrail validation message") => return Ok(Some(Inner::Notice(ignored(TEST)))),
         Err(error) => return Err(NotANotice(error.to_string())),
     };
@@ -203,7 +203,7 @@ fn of_event_bridge(
         "Object Created" => {
             let ObjectCreated { bucket, object } = serde_json::from_str(detail.get())
                 .map_err(|error| NotANotice(format!("detail of {detail_type}: {error}")))?;
-            // EventBridge has the key as it is.
+            // EventBridge does not encode the key.
             let object = ObjectRef { bucket: bucket.name, key: object.key, region: region.map(str::to_owned) };
             Ok(Notice { objects: vec![object], ..Notice::default() })
         }

@@ -39,7 +39,7 @@ impl World {
         Self { queue: Arc::default(), bucket: Arc::default(), metrics: Arc::new(Metrics::new().unwrap()), config }
     }
 
-    /// Puts an object there, without a notice.
+    /// Puts an object there, without announcing it.
     fn put(&self, key: &str, ids: &[&str]) {
         let records: Vec<String> = ids.iter().map(|id| record(id)).collect();
         let text = format!(r#"{{"Records":[{}]}}"#, records.join(","));
@@ -47,7 +47,7 @@ impl World {
     }
 
     fn run(&self, pipeline: &Pipeline) -> Running {
-        // Far from 1970, so that an entry of the ledger is not expired.
+        // Far from 1970, so that no entry of the ledger is expired.
         let clock = Clock::from_fn(|| Time::from_millis(1_700_000_000_000));
         let mut source =
             SqsSource::new("trail".into(), self.config.clone(), pipeline.cursor(), clock, Arc::clone(&self.metrics));
@@ -168,7 +168,7 @@ async fn the_objects_of_a_lane_keep_their_order_and_do_not_wait_for_other_lanes(
             world.bucket.slow.lock().unwrap().insert(log.clone(), wait * u32::from(region == "eu-west-1"));
         }
     }
-    // In one message, so that all of them are there when the first is begun.
+    // In one message, so that all of them are known when the first is begun.
     for region in ["eu-west-1", "us-east-1"] {
         let keys: Vec<String> = names.iter().rev().map(|name| key(region, name)).collect();
         world.queue.send(notice(&keys));
@@ -191,7 +191,7 @@ async fn what_was_cut_off_goes_on_where_it_was() {
     let world = World::new();
     let log = key("eu-west-1", "20260203T0405Z_a");
     let good: Vec<String> = (0..1_200).map(|n| record(&n.to_string())).collect();
-    // A broken line has no event id by which it could be known again.
+    // A broken line has no event id by which it could be recognised.
     let text = format!("{}\nbroken\n{}\n", good[..300].join("\n"), good[300..].join("\n"));
     world.bucket.objects.lock().unwrap().insert(log.clone(), text.into());
     world.queue.send(notice(&[log]));
@@ -325,7 +325,7 @@ async fn a_queue_that_can_not_be_received_from_is_told() {
     running.end().await.unwrap();
 }
 
-/// A pipeline that takes its time for each delivery, one at a time.
+/// A pipeline that takes its time with each delivery, one at a time.
 async fn slow_pipeline(mut receiver: mpsc::Receiver<crate::source::Submission>, kept: Arc<Mutex<Kept>>) {
     while let Some(submission) = receiver.recv().await {
         let (durable, pending) = crate::log::Pending::new();
@@ -336,7 +336,7 @@ async fn slow_pipeline(mut receiver: mpsc::Receiver<crate::source::Submission>, 
     }
 }
 
-// A thread that waits to hand over its chunk keeps a paused clock from going on: the clock is the machine's here.
+// A thread that waits to hand over its chunk stops a paused clock, so the machine's clock is used here.
 #[tokio::test]
 async fn a_slow_log_holds_up_the_queue_and_not_the_memory() {
     let world = World::new();

@@ -1,4 +1,4 @@
-//! From events to what is handed over: pure.
+//! Turns events into batches of records. Pure.
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! An application that shows who it is by a certificate: each request for a token bears a statement signed with its key.
+//! Authenticates an application by certificate: each token request carries an assertion signed with its key.
 //!
 //! <https://learn.microsoft.com/entra/identity-platform/certificate-credentials>
 
@@ -44,13 +44,13 @@ impl Assertion {
         let key = match &key {
             PrivateKeyDer::Pkcs8(key) => RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()),
             PrivateKeyDer::Pkcs1(key) => RsaKeyPair::from_der(key.secret_pkcs1_der()),
-            _ => return Err(unusable("its key is no RSA key, which is what Entra ID takes".to_owned())),
+            _ => return Err(unusable("its key is not an RSA key, which Entra ID requires".to_owned())),
         };
         Ok(Self {
             client_id: client_id.to_owned(),
             audience,
             thumbprint: encode_url_safe(digest(&SHA256, &certificate)),
-            key: key.map_err(|error| unusable(format!("its key is no RSA key that can be used: {error}")))?,
+            key: key.map_err(|error| unusable(format!("its RSA key can't be used: {error}")))?,
         })
     }
 
@@ -132,8 +132,8 @@ mod tests {
         for (text, missing) in [
             (pem("PRIVATE KEY", der.as_ref()), "no certificate in PEM"),
             (pem("CERTIFICATE", CERTIFICATE), "no private key in PEM"),
-            (pem("CERTIFICATE", CERTIFICATE) + &pem("EC PRIVATE KEY", b"x"), "no RSA key"),
-            (pem("CERTIFICATE", CERTIFICATE) + &pem("PRIVATE KEY", b"x"), "no RSA key"),
+            (pem("CERTIFICATE", CERTIFICATE) + &pem("EC PRIVATE KEY", b"x"), "RSA key"),
+            (pem("CERTIFICATE", CERTIFICATE) + &pem("PRIVATE KEY", b"x"), "RSA key"),
         ] {
             let error = Assertion::new("app", String::new(), &text).unwrap_err().to_string();
             assert!(error.contains(missing), "{missing}: {error}");

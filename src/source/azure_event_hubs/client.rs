@@ -1,4 +1,5 @@
-//! The hub as the loops see it, behind traits so that they can be tested without one, and the SDK behind them.
+//! The hub as the loops see it, behind traits so that they can be tested without one; and the implementation by the
+//! SDK.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -111,8 +112,8 @@ impl Connect for Sdk {
         let mut builder = ConsumerClient::builder()
             .with_consumer_group(self.config.consumer_group.clone())
             .with_application_id("catchment".to_owned())
-            // Its own recovery begins again where it first began: events would be missed or come again. We make a
-            // new client at the right place instead.
+            // The SDK's own recovery resumes where the link first began: events would be missed or repeated. We create
+            // a new client at the right position instead.
             .with_retry_options(RetryOptions { max_retries: 0, ..RetryOptions::default() });
         if let Some(endpoint) = &self.config.endpoint {
             builder = builder.with_custom_endpoint(endpoint.clone());
@@ -141,12 +142,13 @@ struct SdkConnection {
 #[async_trait]
 impl Connection for SdkConnection {
     async fn properties(&self) -> Result<Properties, HubError> {
-        let found = within("look at the hub", Box::pin(self.client.get_eventhub_properties())).await?;
+        let found = within("get the hub's properties", Box::pin(self.client.get_eventhub_properties())).await?;
         Ok(Properties { created: found.created_on.map(|at| time(at).millis()), partitions: found.partition_ids })
     }
 
     async fn ends(&self, partition: &str) -> Result<Ends, HubError> {
-        let found = within("look at a partition", Box::pin(self.client.get_partition_properties(partition))).await?;
+        let found =
+            within("get a partition's properties", Box::pin(self.client.get_partition_properties(partition))).await?;
         Ok(Ends {
             first: found.beginning_sequence_number,
             last: found.last_enqueued_sequence_number,
@@ -196,7 +198,7 @@ async fn within<T>(
 
 fn event(received: &ReceivedEventData) -> Result<Event, HubError> {
     let (Some(sequence), Some(offset)) = (received.sequence_number(), received.offset().clone()) else {
-        return Err(HubError::Unavailable("an event came without sequence number or offset".to_owned()));
+        return Err(HubError::Unavailable("an event has no sequence number or offset".to_owned()));
     };
     let body = body(&received.raw_amqp_message().body);
     Ok(Event { sequence, offset, enqueued: received.enqueued_time().map(time), body })

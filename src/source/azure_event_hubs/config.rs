@@ -124,11 +124,11 @@ impl EventHubsConfig {
         };
         let host = parsed.fully_qualified_namespace.to_ascii_lowercase();
         if host != self.host() {
-            return Some(format!("is for the namespace {host}, and namespace says {}", self.host()));
+            return Some(format!("is for the namespace {host}, but namespace says {}", self.host()));
         }
         match parsed.entity_path {
             Some(hub) if !hub.eq_ignore_ascii_case(&self.hub) => {
-                Some(format!("is for the event hub {hub}, and hub says {}", self.hub))
+                Some(format!("is for the event hub {hub}, but hub says {}", self.hub))
             }
             _ => None,
         }

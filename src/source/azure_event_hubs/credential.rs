@@ -1,4 +1,4 @@
-//! From the configured credential to tokens.
+//! Gets tokens with the configured credential.
 
 use std::sync::Mutex;
 use std::{fmt, sync::Arc, sync::PoisonError};
@@ -81,7 +81,7 @@ fn make(credential: Option<&Credential>, cloud: Cloud) -> azure_core::Result<Arc
         Some(Credential::ConnectionString(_)) => {
             return Err(azure_core::Error::with_message(
                 ErrorKind::Credential,
-                "a connection string opens the hub only, and gives no token for anything else",
+                "a connection string gives access to the hub only, and no token for anything else",
             ));
         }
     })
@@ -190,7 +190,7 @@ mod tests {
     }
 
     fn tokens(minutes: i64) -> Tokens {
-        // Making the credential anew fails, which shows that it was tried.
+        // Creating the credential again fails, which shows that it was tried.
         let credential = Some(Credential::WorkloadIdentity(WorkloadIdentity {
             tenant_id: Some("tenant".to_owned()),
             client_id: Some("client".to_owned()),

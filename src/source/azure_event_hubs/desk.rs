@@ -1,4 +1,4 @@
-//! Where what the partitions find comes together: deliveries in order, the position, the status.
+//! Collects what the readers find: delivers it in order, and keeps position and status.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -77,7 +77,7 @@ impl Desk {
     pub(super) fn fit(&mut self, hub: &Properties, ends: &BTreeMap<String, Ends>, start: Start) -> Fit {
         let fit = self.position.fit(hub, ends, start);
         if fit == Fit::Replaced {
-            self.tell_error("the hub was deleted and made anew; it is read from its first event".to_owned());
+            self.tell_error("the hub was deleted and recreated; it is read from its first event".to_owned());
         }
         fit
     }

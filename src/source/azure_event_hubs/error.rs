@@ -1,4 +1,4 @@
-//! What goes wrong with a hub, and what to do about it.
+//! Errors of a hub, with advice.
 
 use std::error::Error;
 
@@ -38,7 +38,7 @@ pub(super) enum HubError {
         secs: u64,
     },
     /// The partition has events that are not delivered.
-    #[error("the link fell silent: events up to number {last} are there, but none arrived for {secs} s")]
+    #[error("the link delivers nothing: there are events up to number {last}, but none arrived for {secs} s")]
     Stalled {
         /// The newest event's sequence number.
         last: i64,
@@ -52,7 +52,7 @@ impl HubError {
     pub(super) fn credential(error: &azure_core::Error) -> Self {
         Self::Refused {
             words: words(error),
-            advice: "check the credential of the source, and what it needs in the environment",
+            advice: "check the source's credential, and the environment variables that it needs",
         }
     }
 
@@ -154,7 +154,7 @@ mod tests {
     fn described(condition: AmqpErrorCondition) -> EventHubsError {
         let described = AmqpDescribedError::new(condition, Some("as it says".to_owned()), Default::default());
         let inner = AmqpError::from(AmqpErrorKind::AmqpDescribedError(described));
-        // As the SDK wraps it.
+        // In the form in which the SDK wraps it.
         let wrapped = azure_core::Error::with_error(azure_core::error::ErrorKind::Other, inner, "failed to ensure");
         EventHubsError::from(AmqpError::from(wrapped))
     }

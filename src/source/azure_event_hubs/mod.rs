@@ -1,13 +1,13 @@
-//! Azure Event Hubs: what Azure Monitor's diagnostic settings stream there (activity logs, Entra audit logs), and
-//! whatever else holds records.
+//! Azure Event Hubs: what Azure Monitor's diagnostic settings stream to them (activity logs, Entra audit logs), and any
+//! other records.
 //!
-//! A watcher looks at the hub as a whole; every partition has a reader with a connection of its own. What they find
-//! goes through one place, which delivers it with the position in all partitions; so the position is as durable as the
-//! events, and no storage account is needed. Each consumer group is read by one Catchment only: nothing is leased.
+//! A watcher polls the hub's properties; every partition has a reader with its own connection. Everything they find is
+//! delivered in one place, with the position in all partitions; so the position is as durable as the events, and no
+//! storage account is needed. Each consumer group is read by one Catchment only: there are no leases.
 //!
-//! The SDK takes up a broken link where the link first began, and waits for ever on a service that has fallen silent.
-//! So a broken link is never mended: a new client begins after the last event that was taken, and every answer has a
-//! time limit.
+//! The SDK resumes a broken link where the link first began, and waits forever for a service that does not respond. So
+//! a broken link is never recovered: a new client begins after the last event that was read, and every request has a
+//! timeout.
 
 mod batch;
 mod certificate;
@@ -91,8 +91,9 @@ impl EventHubsSource {
 
     fn position(&self) -> Result<Position, SourceError> {
         let Some(cursor) = &self.cursor else { return Ok(Position::empty()) };
-        Position::decode(cursor)
-            .map_err(|cause| self.failed("take up", format!("the saved position is not one of this version: {cause}")))
+        Position::decode(cursor).map_err(|cause| {
+            self.failed("resume", format!("the saved position is not valid for this version: {cause}"))
+        })
     }
 
     async fn follow(&mut self, intake: &Intake, status: &StatusHandle) -> Result<(), SourceError> {
@@ -114,8 +115,8 @@ impl EventHubsSource {
                     Message::Looked { hub, ends } => {
                         let fit = desk.fit(&hub, &ends, self.config.start);
                         if fit == Fit::Replaced && !readers.ends.is_empty() {
-                            // Readers of the old hub must not go on in the new one.
-                            return Err(self.failed("follow", "the hub was deleted and made anew"));
+                            // Readers of the old hub must not continue in the new one.
+                            return Err(self.failed("follow", "the hub was deleted and recreated"));
                         }
                         if fit != Fit::Fits {
                             desk.save(intake).await?;
@@ -129,7 +130,7 @@ impl EventHubsSource {
                     Message::Trouble { partition, error } => desk.trouble(&partition, &error),
                 },
                 Some(ended) = tasks.join_next() => {
-                    return Err(self.failed("follow", format!("a part of the source broke off: {ended:?}")));
+                    return Err(self.failed("follow", format!("a part of the source ended: {ended:?}")));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Where in a hub we are: what is kept with the events.
+//! The positions in a hub, which are committed with the events.
 
 use std::collections::BTreeMap;
 
@@ -55,7 +55,8 @@ impl Place {
     pub(super) fn first(start: Start, ends: &Ends) -> Self {
         match start {
             Start::At(time) => Self::Since { millis: time.millis() },
-            // By its number, not as the SDK's "latest": that would pass over what comes while a link is being mended.
+            // By sequence number, not as the SDK's "latest", which would skip events that arrive while the link is
+            // reconnected.
             Start::Latest if ends.last >= 0 => Self::After { sequence: ends.last, offset: ends.last_offset.clone() },
             Start::Latest | Start::Earliest => Self::Earliest,
         }
@@ -103,7 +104,7 @@ impl Position {
         Bytes::from(serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// Adapts the position to the hub's present partitions. On the first start, partitions begin at `start`; later
+    /// Adapts the position to the hub's current partitions. On the first start, partitions begin at `start`; later
     /// ones, and those of a replaced hub, begin at their first event.
     pub(super) fn fit(&mut self, hub: &Properties, ends: &BTreeMap<String, Ends>, start: Start) -> Fit {
         let is_first = self.partitions.is_empty();

@@ -1,4 +1,4 @@
-//! The loop of one partition.
+//! The read loop of one partition.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::place::Place;
 use super::{Clock, Message, SourceEnded};
 use crate::retry::Backoff;
 
-/// First wait after a failure; links mostly recover at once.
+/// First wait after a failure; most links recover immediately.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 

@@ -10,19 +10,19 @@ use crate::model::Time;
 use crate::source::SourceState;
 use crate::source::testing::{Pipeline, Running};
 
-/// A hub in memory, whose links fail as a test says.
+/// A hub in memory, whose links fail as a test scripts.
 #[derive(Clone)]
 struct Fake(Arc<Mutex<Hub>>);
 
 struct Hub {
     created: i64,
-    /// Events by partition; the number of the first that is still held.
+    /// Events by partition; the number of the first that is still available.
     partitions: BTreeMap<String, (Vec<String>, i64)>,
     /// After how many events the next links fail; then they don't.
     links: VecDeque<usize>,
     /// Connections that fail.
     refusals: usize,
-    /// Links stay open, and give nothing.
+    /// Links stay open and deliver nothing.
     mute: bool,
     connections: Vec<Instant>,
 }
@@ -38,7 +38,7 @@ impl Fake {
         self.0.lock().unwrap()
     }
 
-    /// Appends an event whose record names the partition and the event's number.
+    /// Appends an event whose record contains the partition and the event's number.
     fn append(&self, partition: &str) {
         let mut hub = self.hub();
         let events = &mut hub.partitions.get_mut(partition).unwrap().0;
@@ -117,7 +117,7 @@ fn offset(sequence: i64) -> String {
     (sequence * 64).to_string()
 }
 
-/// What the source ended with, and its last position.
+/// The outcome of the source, and its last position.
 type Ended = (Result<(), SourceError>, Option<Bytes>);
 
 fn begin(fake: &Fake, pipeline: &Pipeline) -> Running<Ended> {
@@ -131,7 +131,7 @@ fn begin(fake: &Fake, pipeline: &Pipeline) -> Running<Ended> {
     })
 }
 
-/// What became durable of a partition, in order.
+/// The durable events of a partition, in order.
 fn kept(pipeline: &Pipeline, partition: &str) -> Vec<String> {
     let mut texts = pipeline.kept.lock().unwrap().texts();
     texts.retain(|text| text.contains(&format!("\"p\":{partition},")));
@@ -153,7 +153,7 @@ async fn every_event_once_and_in_order_through_failing_links_and_a_failing_log()
             fake.hub().links.extend([random.usize(0..9), random.usize(0..9)]);
             fake.hub().refusals = random.usize(0..3);
             if random.bool() || running.is_none() {
-                // As after a kill: what was on its way is lost, and the position is the durable one.
+                // As after a kill: deliveries in flight are lost, and the position is the durable one.
                 if let Some(Running { task, .. }) = running.take() {
                     task.abort();
                 }

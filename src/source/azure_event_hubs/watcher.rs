@@ -1,4 +1,4 @@
-//! Looks at the hub as a whole, over a connection of its own: which partitions there are, and where they end.
+//! Polls the hub as a whole, over its own connection: its partitions, and their ends.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl Watcher {
                     (Message::Looked { hub, ends }, self.every)
                 }
                 Err(error) => {
-                    // A connection that failed is not used again.
+                    // A failed connection is not reused.
                     if let Some(failed) = connection.take() {
                         failed.close().await;
                     }

@@ -117,7 +117,7 @@ fn terminate(scribe: &mut Scribe, site: &mut Site, who: Who, index: usize) {
     let instance = site.instances.remove(index);
     let from = if instance.power == Power::Running { (16, "running") } else { (80, "stopped") };
     change_power(scribe, site, who, "TerminateInstances", &instance.id, (32, "shutting-down"), from);
-    // AWS lets go by itself of what was attached.
+    // AWS detaches volumes and addresses itself.
     for volume in &mut site.volumes {
         volume.attached.take_if(|(holder, _)| *holder == instance.id);
     }
@@ -166,7 +166,7 @@ pub(super) fn modify_instance(scribe: &mut Scribe, site: &mut Site) -> Option<()
     let who = engineer(scribe);
     let instance = site.instances.get_mut(index)?;
     let mut request = json!({ "instanceId": instance.id });
-    // Only a stopped instance takes another type.
+    // Only a stopped instance can change its type.
     if instance.power == Power::Stopped && instance.kind != kind {
         instance.kind = kind;
         request["instanceType"] = json!({ "value": kind });

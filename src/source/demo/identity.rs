@@ -20,7 +20,7 @@ fn iam(scribe: &mut Scribe, site: &Site, who: Who, name: &'static str, request: 
     scribe.record(site.place.global(), who, Call::new("iam", name, request, response));
 }
 
-/// Who looks after identities.
+/// The principal that manages identities.
 fn keeper(scribe: &mut Scribe) -> Who {
     const KEEPERS: [Who; 4] = [Who::Terraform, Who::Terraform, Who::PlatformAdmin, Who::CloudEngineer];
     scribe.pick(&KEEPERS).copied().unwrap_or(Who::Terraform)
@@ -34,7 +34,7 @@ fn document(actions: &[&str], resource: &str) -> String {
     .to_string()
 }
 
-/// IAM answers with documents percent-encoded.
+/// IAM returns documents percent-encoded.
 fn encoded(document: &str) -> String {
     percent_encoding::utf8_percent_encode(document, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
@@ -160,7 +160,7 @@ pub(super) fn new_user(scribe: &mut Scribe, site: &mut Site) -> Option<()> {
     create_access_key(scribe, site, who, &name).map(drop)
 }
 
-/// Takes everything from a user, then the user: IAM refuses any other order.
+/// Removes everything that belongs to a user, then the user: IAM refuses any other order.
 pub(super) fn drop_user(scribe: &mut Scribe, site: &mut Site) -> Option<()> {
     let index = scribe.index_where(&site.users, |scribe, user| !scribe.pinned.contains(&user.name))?;
     let user = site.users.get(index).filter(|_| site.users.len() > 1)?;
@@ -177,14 +177,14 @@ pub(super) fn drop_user(scribe: &mut Scribe, site: &mut Site) -> Option<()> {
     Some(())
 }
 
-/// A new access key, and the end of the old one.
+/// Creates a new access key, and deletes the old one.
 pub(super) fn rotate_key(scribe: &mut Scribe, site: &mut Site) -> Option<()> {
     let index = scribe.index_where(&site.users, |scribe, user| !scribe.pinned.contains(&user.name))?;
     let user = site.users.get(index)?;
     let (name, keys) = (user.name.clone(), user.keys.clone());
     let who = keeper(scribe);
     match keys.as_slice() {
-        // A user has two at most.
+        // A user has at most two.
         [(old, false), _] | [_, (old, false)] => delete_access_key(scribe, site, who, &name, old),
         [(old, true), _] => deactivate_key(scribe, site, who, &name, old),
         _ => create_access_key(scribe, site, who, &name).map(drop),
@@ -252,7 +252,7 @@ pub(super) fn new_policy(scribe: &mut Scribe, site: &mut Site) -> Option<()> {
     })
 }
 
-/// A new version of a policy; the oldest goes first where there are five already.
+/// Creates a new version of a policy; if there are five, the oldest is deleted first.
 pub(super) fn revise_policy(scribe: &mut Scribe, site: &mut Site) -> Option<()> {
     let index = scribe.index(&site.policies)?;
     let document = some_document(scribe);
@@ -275,7 +275,7 @@ pub(super) fn revise_policy(scribe: &mut Scribe, site: &mut Site) -> Option<()> 
     Some(())
 }
 
-/// Takes the older versions from a policy that nobody has, then the policy: IAM refuses any other order.
+/// Deletes the older versions of an unattached policy, then the policy: IAM refuses any other order.
 pub(super) fn drop_policy(scribe: &mut Scribe, site: &mut Site) -> Option<()> {
     let index = scribe
         .index_where(&site.policies, |_, policy| !site.roles.iter().any(|role| role.policies.contains(&policy.arn)))?;

@@ -1,9 +1,9 @@
-//! The built-in demo: CloudTrail records of an organisation that does not exist.
+//! The built-in demo: CloudTrail records of a fictional organisation.
 //!
-//! Two accounts of people, pipelines and services that change what they have, so that every change refers to something
-//! that is there; reads and refused calls among them, as in a real trail; and every few minutes an incident. The same
-//! seed and the same times give the same records. Addresses are those reserved for documentation (RFC 5737), account
-//! ids and access keys are AWS's own examples.
+//! In two accounts, people, pipelines and services change what exists, so that every change refers to an existing
+//! asset; reads and refused calls are among them, as in a real trail; and every few minutes there is an incident. The
+//! same seed and times lead to the same records. Addresses are those reserved for documentation (RFC 5737); account ids
+//! and access keys are AWS's own examples.
 
 mod compute;
 mod identity;
@@ -30,7 +30,7 @@ use crate::model::{Origin, RawRecord, SourceId, Time};
 
 /// Records go out in batches at least this far apart.
 const TICK: Duration = Duration::from_millis(50);
-/// More than this is not made up for after a pause.
+/// Records due during a pause are dropped beyond this number.
 const MOST_AT_ONCE: f64 = 1_000.0;
 
 /// The first `n` records of a world, at a fifth of a second each from 2026-01-01T00:00:00Z on.
@@ -41,7 +41,8 @@ pub fn generate(seed: u64, n: usize) -> Vec<String> {
     (0_i64..).take(n).map(|index| world.next(Time::from_millis(START_MILLIS + index * 200))).collect()
 }
 
-/// Delivers what happens in the invented organisation, at a steady rate. The base comes first and at once.
+/// Delivers records of the fictional organisation at a steady rate. Those of its initial state come first, without
+/// delay.
 #[derive(Debug)]
 pub struct DemoSource {
     seed: u64,
@@ -51,8 +52,8 @@ pub struct DemoSource {
 }
 
 impl DemoSource {
-    /// A source of `rate` records a second. Another seed is another organisation, whose names don't clash with those
-    /// of the first: give each start its own where the log outlives the process.
+    /// A source of `rate` records a second. Another seed is another organisation, whose names don't clash with those of
+    /// the first: if the log outlives the process, each start needs its own seed.
     #[must_use]
     pub fn new(seed: u64, rate: f64) -> Self {
         Self { seed, rate, world: None, delivered: 0 }
@@ -120,7 +121,7 @@ impl Source for DemoSource {
                 break Err(error);
             }
         };
-        // Started again after a failure, the same world goes on.
+        // Restarted after a failure, it continues with the same world.
         self.world = Some(world);
         outcome
     }

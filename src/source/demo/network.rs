@@ -13,7 +13,7 @@ const MOST_RULES: usize = 8;
 const MOST_ROUTES: usize = 4;
 const MOST_ADDRESSES: usize = 4;
 
-/// Who changes infrastructure, mostly the pipeline.
+/// The principal that changes infrastructure, mostly the pipeline.
 pub(super) fn engineer(scribe: &mut Scribe) -> Who {
     const ENGINEERS: [Who; 10] = [
         Who::Terraform,
@@ -203,7 +203,7 @@ pub(super) fn create_group(
     id
 }
 
-/// Lets a source in by TCP on a port.
+/// Allows TCP from a source to a port.
 pub(super) fn authorize(
     scribe: &mut Scribe,
     site: &mut Site,
@@ -225,7 +225,7 @@ pub(super) fn authorize(
     Some(rule)
 }
 
-/// Takes a rule back, in one of the two ways that there are.
+/// Revokes a rule, in one of the two possible ways.
 pub(super) fn revoke(scribe: &mut Scribe, site: &mut Site, who: Who, group: &str, rule: &str) -> Option<()> {
     let held = site.groups.iter_mut().find(|held| held.id == group)?;
     let index = held.rules.iter().position(|held| held.id == rule)?;

@@ -18,12 +18,12 @@ pub(super) enum Who {
     DataAnalyst,
     ReleaseBot,
     BackupOperator,
-    // The app developer's key in other hands.
+    // The app developer's key, stolen.
     Stranger,
     // People through single sign-on.
     CloudEngineer,
     DataEngineer,
-    // A role taken on in an emergency by the cloud engineer.
+    // A role that the cloud engineer assumes in an emergency.
     Responder,
     // Programs.
     Terraform,
@@ -34,7 +34,7 @@ pub(super) enum Who {
     CloudFormation,
 }
 
-/// How somebody is known to AWS.
+/// What kind of principal somebody is to AWS.
 enum Kind {
     /// An IAM user in the console.
     ConsoleUser,
@@ -44,11 +44,11 @@ enum Kind {
     SingleSignOn { permission_set: &'static str, console: bool },
     /// A role of the account.
     Role,
-    /// A role that AWS's own service takes on.
+    /// A role that an AWS service assumes.
     ServiceRole { service: &'static str },
 }
 
-/// Which program makes the calls.
+/// The program that makes the calls.
 enum Agent {
     Browser,
     Cli,
@@ -95,17 +95,17 @@ impl Who {
         }
     }
 
-    /// The name that a record shows.
+    /// The name in records.
     pub(super) fn name(self) -> &'static str {
         self.profile().0
     }
 
-    /// The ARN that an error message shows.
+    /// The ARN in error messages.
     pub(super) fn user_arn(self, account: &str) -> String {
         format!("arn:aws:iam::{account}:user/{}", self.name())
     }
 
-    /// Whose session it is: CloudFormation acts in that of the person who asked it to.
+    /// The owner of the session: CloudFormation acts in that of the person who called it.
     pub(super) fn same_session_as(self) -> Self {
         match self {
             Self::CloudFormation => Self::CloudEngineer,
@@ -115,7 +115,7 @@ impl Who {
     }
 }
 
-/// Somebody's session in one account.
+/// A session of a principal in one account.
 #[derive(Clone, Debug)]
 pub(super) struct Session {
     pub(super) opened: Time,
@@ -136,13 +136,13 @@ impl Session {
         Self { opened: scribe.now, access_key: scribe.access_key("ASIA"), name: session_name }
     }
 
-    /// The record that opening the session leaves, and who made it.
+    /// The record of opening the session, and its caller.
     pub(super) fn opening(&self, scribe: &mut Scribe, place: Place, who: Who) -> Option<(Caller, Call)> {
         let (name, kind, ..) = who.profile();
         match (who, kind) {
             (_, Kind::ConsoleUser) => {
                 let mut caller = Caller::new(who, place, self, &Scribe::sign_in());
-                // Nobody has a session before they have signed in.
+                // The sign-in itself is not part of a session.
                 caller.identity = json!({
                     "type": "IAMUser", "principalId": stable_id("AIDA", name, place.account),
                     "arn": who.user_arn(place.account), "accountId": place.account, "userName": name,
@@ -214,7 +214,7 @@ impl Session {
     }
 }
 
-/// How a call looks from outside.
+/// The caller, as its records show it.
 pub(super) struct Caller {
     pub(super) identity: Value,
     pub(super) address: String,
@@ -300,7 +300,7 @@ fn assumed_role(account: &str, role: &str, path: &str, session: &Session, attrib
     })
 }
 
-/// The same for a name in every world: these people were there before it began.
+/// An id that is the same for a name in every world: these people existed before it began.
 fn stable_id(prefix: &str, name: &str, account: &str) -> String {
     const BASE32: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let mut rng = fastrand::Rng::with_seed(xxh3_64(format!("{name}@{account}").as_bytes()));
@@ -308,7 +308,7 @@ fn stable_id(prefix: &str, name: &str, account: &str) -> String {
     format!("{prefix}{tail}")
 }
 
-/// The access key that a user of the command line has always had.
+/// The long-lived access key of a command-line user.
 pub(super) fn key_of(who: Who, account: &str) -> String {
     let id = stable_id("AKIA", who.same_session_as().name(), account);
     format!("{}EXAMPLE", id.get(..13).unwrap_or_default())
@@ -353,7 +353,7 @@ fn user_agent(agent: &Agent, call: &Call) -> String {
         ),
         Agent::Service(host) => return (*host).to_owned(),
     };
-    // S3 puts square brackets around what it was told.
+    // S3 puts square brackets around the user agent.
     if service == "s3" { format!("[{text}]") } else { text }
 }
 

@@ -1,5 +1,4 @@
-//! Writes CloudTrail records: the envelope around a call, ids as AWS draws them, and the sign-in before a session's
-//! first call.
+//! Writes CloudTrail records: the envelope of a call, ids of AWS's form, and the sign-in before a session's first call.
 //!
 //! Record contents: <https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-reference-record-contents.html>.
 
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 use super::people::{Caller, Session, Who};
 use crate::model::Time;
 
-/// An API call and its answer.
+/// An API call and its response.
 #[derive(Debug)]
 pub(super) struct Call {
     /// The service's endpoint prefix: `ec2`.
@@ -42,7 +41,7 @@ impl Call {
         }
     }
 
-    /// A call of EC2 whose answer is no more than that it was done.
+    /// A call of EC2 whose response only confirms it.
     pub(super) fn ec2_done(name: &'static str, request: Value) -> Self {
         Self::new("ec2", name, request, json!({ "_return": true }))
     }
@@ -67,7 +66,7 @@ impl Call {
         self
     }
 
-    /// A call of S3: the bucket is the host.
+    /// Turns it into a call of S3, where the bucket is the host.
     pub(super) fn on_bucket(mut self, bucket: &str) -> Self {
         self.bucket = Some(bucket.to_owned());
         self
@@ -128,12 +127,12 @@ struct Record<'a> {
     session_credential_from_console: Option<&'static str>,
 }
 
-/// Draws, names and writes.
+/// Draws random values and ids, and writes records.
 #[derive(Debug)]
 pub(super) struct Scribe {
     pub(super) rng: fastrand::Rng,
     pub(super) now: Time,
-    /// Assets that a story still needs: nobody else removes them.
+    /// Assets that an incident still needs: nothing else removes them.
     pub(super) pinned: BTreeSet<String>,
     sessions: BTreeMap<(Who, &'static str), Session>,
     mark: String,
@@ -163,19 +162,19 @@ impl Scribe {
         (!from.is_empty()).then(|| self.rng.usize(..from.len()))
     }
 
-    /// The index of a random element that fits.
+    /// The index of a random element with a property.
     pub(super) fn index_where<T>(&mut self, from: &[T], fits: impl Fn(&Self, &T) -> bool) -> Option<usize> {
         let fitting: Vec<usize> =
             from.iter().enumerate().filter(|(_, element)| fits(self, element)).map(|(index, _)| index).collect();
         self.pick(&fitting).copied()
     }
 
-    /// One of a few words. The list is never empty.
+    /// A random word of a list, which must not be empty.
     pub(super) fn word(&mut self, words: &[&'static str]) -> &'static str {
         self.pick(words).copied().unwrap_or_default()
     }
 
-    /// Whether something that happens once in `n` times happens.
+    /// Whether a one-in-`n` chance comes up.
     pub(super) fn one_in(&mut self, n: u32) -> bool {
         self.rng.u32(..n) == 0
     }
@@ -213,7 +212,7 @@ impl Scribe {
         format!("{prefix}{}", self.text(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", 17))
     }
 
-    /// Base64 text of no meaning.
+    /// Random Base64 text.
     pub(super) fn base64(&mut self, length: usize) -> String {
         self.text(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", length)
     }
@@ -223,7 +222,7 @@ impl Scribe {
         wire_date(self.now)
     }
 
-    /// Writes down a call. A session that is not open yet is opened first.
+    /// Records a call. If the caller's session is not open, it is opened first.
     pub(super) fn record(&mut self, place: Place, who: Who, call: Call) {
         let session = self.session(place, who);
         let caller = Caller::new(who, place, &session, &call);
@@ -297,11 +296,11 @@ impl Scribe {
             }),
             session_credential_from_console: (caller.console && call.service != "signin").then_some("true"),
         };
-        // Strings, numbers and maps with string keys can always be written as JSON.
+        // Strings, numbers and maps with string keys only: it can't fail.
         serde_json::to_string(&record).unwrap_or_default()
     }
 
-    /// The sign-in page's own record of a person who signs in.
+    /// The record of a console sign-in.
     pub(super) fn sign_in() -> Call {
         let mut call = Call::new("signin", "ConsoleLogin", Value::Null, json!({ "ConsoleLogin": "Success" }));
         call.additional = Some(json!({
@@ -347,7 +346,7 @@ pub(super) fn tag_set(tags: &[(&str, &str)]) -> Value {
     items(tags.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect())
 }
 
-/// EC2's tags of something that is being made.
+/// The tags in a request of EC2 that creates something.
 pub(super) fn tag_specification(kind: &str, tags: &[(&str, &str)]) -> Value {
     let tags: Vec<Value> = tags.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect();
     items(vec![json!({ "resourceType": kind, "tags": tags })])

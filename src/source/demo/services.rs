@@ -19,7 +19,7 @@ fn developer(scribe: &mut Scribe) -> Who {
     scribe.pick(&DEVELOPERS).copied().unwrap_or(Who::DeployController)
 }
 
-/// Lambda answers every change with the whole configuration.
+/// Lambda responds to every change with the whole configuration.
 fn function_answer(scribe: &mut Scribe, site: &Site, function: &Function) -> Value {
     json!({
         "functionName": function.name, "functionArn": site.arn("lambda", &format!("function:{}", function.name)),
@@ -85,7 +85,7 @@ pub(super) fn change_function(scribe: &mut Scribe, site: &mut Site) -> Option<()
     Some(())
 }
 
-/// Lets a topic call a function, or no longer.
+/// Allows a topic to call a function, or revokes that.
 pub(super) fn permit_function(scribe: &mut Scribe, site: &mut Site) -> Option<()> {
     let index = scribe.index(&site.functions)?;
     let topic = scribe.index_where(&site.topics, |_, topic| !topic.stacked)?;
@@ -187,7 +187,7 @@ pub(super) fn drop_topic(scribe: &mut Scribe, site: &mut Site) -> Option<()> {
     Some(())
 }
 
-/// A stack with a topic in it: the person asks CloudFormation, which makes the calls.
+/// A stack with a topic: a person calls CloudFormation, which makes the calls.
 pub(super) fn new_stack(scribe: &mut Scribe, site: &mut Site) -> Option<()> {
     if site.stacks.len() >= MOST_STACKS || site.topics.len() >= MOST_TOPICS {
         return None;
@@ -300,7 +300,8 @@ pub(super) fn new_service(scribe: &mut Scribe, site: &mut Site) -> Option<()> {
     create_service(scribe, site, Who::DeployController, name, &family, false)
 }
 
-/// A release: a new revision of the task definition, then the service moves to it. Or only another number of tasks.
+/// A release: a new revision of the task definition, to which the service is then updated. Or only another number of
+/// tasks.
 pub(super) fn release_service(scribe: &mut Scribe, site: &mut Site) -> Option<()> {
     let cluster = site.cluster.clone()?;
     let index = scribe.index(&site.services)?;

@@ -2,7 +2,7 @@
 
 use super::scribe::Place;
 
-/// One account in its region, with everything that lives there.
+/// One account in its region, with all its resources.
 #[derive(Debug)]
 pub(super) struct Site {
     pub(super) place: Place,
@@ -50,7 +50,7 @@ pub(super) struct Subnet {
     pub(super) octet: u8,
     pub(super) zone: String,
     pub(super) public: bool,
-    /// Of the base: stays.
+    /// Part of the initial state; never removed.
     pub(super) base: bool,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Address {
     pub(super) id: String,
     /// The association and its instance.
     pub(super) association: Option<(String, String)>,
-    /// Belongs to a NAT gateway: stays.
+    /// Used by a NAT gateway; never removed.
     pub(super) base: bool,
 }
 
@@ -138,7 +138,7 @@ pub(super) struct Role {
     pub(super) name: String,
     pub(super) policies: Vec<String>,
     pub(super) inline: bool,
-    /// Somebody else's work depends on it: stays.
+    /// Used by other resources; never removed.
     pub(super) base: bool,
 }
 
@@ -171,7 +171,7 @@ pub(super) struct Key {
 pub(super) struct Topic {
     pub(super) arn: String,
     pub(super) subscriptions: Vec<String>,
-    /// Of a stack: goes with it.
+    /// Part of a stack, and deleted with it.
     pub(super) stacked: bool,
 }
 
@@ -240,12 +240,12 @@ impl Site {
         format!("arn:aws:iam::{}:{resource}", self.place.account)
     }
 
-    /// Whether anything stands in a subnet.
+    /// Whether a subnet is in use.
     pub(super) fn is_used(&self, subnet: &Subnet) -> bool {
         subnet.base || self.instances.iter().any(|instance| instance.subnet == subnet.id)
     }
 
-    /// Whether an instance has a group.
+    /// Whether an instance uses a group.
     pub(super) fn is_worn(&self, group: &Group) -> bool {
         group.base || self.instances.iter().any(|instance| instance.groups.contains(&group.id))
     }

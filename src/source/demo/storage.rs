@@ -12,7 +12,7 @@ const XMLNS: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 const MOST_BUCKETS: usize = 7;
 const MOST_KEYS: usize = 5;
 
-/// A call about a bucket: the query that says which part of it, the body under its XML name, and the host.
+/// A call on a bucket: the query that selects its part, the body under its XML name, and the host.
 fn s3(scribe: &mut Scribe, place: Place, who: Who, name: &'static str, bucket: &str, parts: Value) {
     let mut request = json!({ "bucketName": bucket, "Host": s3_host(bucket, place.region) });
     if let (Value::Object(request), Value::Object(parts)) = (&mut request, parts) {
@@ -34,7 +34,7 @@ pub(super) fn create_bucket(scribe: &mut Scribe, site: &mut Site, who: Who, name
     site.buckets.push(Bucket { name, policy: false, versioned: false });
 }
 
-/// Whether the public is kept out.
+/// Sets whether public access is blocked.
 pub(super) fn block_public_access(scribe: &mut Scribe, site: &Site, who: Who, bucket: &str, block: bool) {
     if block {
         let configuration = json!({
@@ -61,7 +61,7 @@ pub(super) fn encrypt(scribe: &mut Scribe, site: &Site, who: Who, bucket: &str) 
     Some(())
 }
 
-/// Lets somebody read: a role of the account, or with `"*"` everybody.
+/// Allows reading for a role of the account, or with `"*"` for everybody.
 pub(super) fn put_policy(scribe: &mut Scribe, site: &mut Site, who: Who, bucket: &str, reader: &str) -> Option<()> {
     let principal = if reader == "*" { json!("*") } else { json!({ "AWS": reader }) };
     let parts = json!({ "policy": "", "bucketPolicy": {
@@ -135,7 +135,7 @@ pub(super) fn change_bucket(scribe: &mut Scribe, site: &mut Site) -> Option<()> 
     }
 }
 
-/// A call about a key, which KMS also lists among the resources.
+/// A call on a key, which KMS also lists among the resources.
 fn kms(scribe: &mut Scribe, site: &Site, who: Who, name: &'static str, id: &str, request: Value, response: Value) {
     let arn = site.arn("kms", &format!("key/{id}"));
     let call = Call::new("kms", name, request, response).resource(site.place.account, "AWS::KMS::Key", &arn);

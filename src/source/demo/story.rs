@@ -1,4 +1,4 @@
-//! Incidents: a few related changes, minutes apart, among all others. Somebody does something worth an alert, and
+//! Incidents: a few related changes, minutes apart, among all others. Somebody makes a change worth an alert, and
 //! somebody else reverts it.
 
 use std::collections::VecDeque;
@@ -11,37 +11,37 @@ use super::site::Site;
 use super::{identity, network, storage};
 use crate::model::Time;
 
-/// The first incident comes soon, so that whoever tries the demo sees one.
+/// The first incident comes soon, so that a new user sees one.
 const FIRST_MILLIS: i64 = 40_000;
-/// Between the end of one and the next.
+/// The time between two incidents.
 const PAUSE_SECS: std::ops::Range<i64> = 120..300;
 const ADMINISTRATOR: &str = "arn:aws:iam::aws:policy/AdministratorAccess";
 
 /// One step of an incident.
 #[derive(Clone, Debug)]
 enum Step {
-    /// The stranger with the developer's key lets the whole internet into a group.
+    /// The stranger with the developer's key opens a group to the internet.
     OpenGroup,
     CloseGroup {
         group: String,
         rule: String,
     },
-    /// The stranger looks for more rights, in vain.
+    /// The stranger tries to get more permissions, and fails.
     Probe,
-    /// The platform administrator gives a service user every right, and a key.
+    /// The platform administrator gives a service user all permissions, and an access key.
     Elevate,
     LowerAgain {
         user: String,
         key: String,
     },
-    /// A bucket is opened to everybody.
+    /// A bucket is made public.
     Publish,
     Conceal {
         bucket: String,
     },
 }
 
-/// What is going on, and what comes next.
+/// The incident in progress, and its next step.
 #[derive(Debug)]
 pub(super) struct Stories {
     next: Time,
@@ -54,7 +54,7 @@ impl Stories {
         Self { next: Time::from_millis(now.millis() + FIRST_MILLIS), count: 0, steps: VecDeque::new() }
     }
 
-    /// Begins an incident or takes its next step, when it is time.
+    /// Starts an incident or executes its next step, when it is due.
     pub(super) fn advance(&mut self, scribe: &mut Scribe, site: &mut Site) {
         if self.steps.is_empty() && scribe.now >= self.next {
             self.begin(scribe);
@@ -81,13 +81,13 @@ impl Stories {
         self.steps.extend(steps.iter().cloned().map(|step| (scribe.now, step)));
     }
 
-    /// What puts it right comes a while later.
+    /// Schedules the step that reverts it.
     fn later(&mut self, scribe: &mut Scribe, step: Step) {
         let due = Time::from_millis(scribe.now.millis() + scribe.rng.i64(20_000..50_000));
         self.steps.push_back((due, step));
     }
 
-    /// Nothing happens where the world has not what the step needs.
+    /// Executes a step; nothing happens if what it needs does not exist.
     fn take(&mut self, step: Step, scribe: &mut Scribe, site: &mut Site) -> Option<()> {
         match step {
             Step::Probe => probe(scribe, site),

@@ -1,4 +1,4 @@
-//! Reads the generator's records as a stranger would, and keeps its own book of what exists.
+//! Checks the generator's records independently, keeping its own account of what exists.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -30,7 +30,7 @@ fn strings<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
     }
 }
 
-/// What a text names of EC2's: `sg-0…` and the like.
+/// The EC2 ids in a value: `sg-0…` and the like.
 fn ec2_ids(value: &Value) -> BTreeSet<String> {
     const PREFIXES: [&str; 14] =
         ["vpc", "subnet", "rtb", "igw", "nat", "eipalloc", "eipassoc", "sg", "sgr", "i", "vol", "snap", "lt", "eni"];
@@ -47,7 +47,7 @@ fn ec2_ids(value: &Value) -> BTreeSet<String> {
         .collect()
 }
 
-/// The assets that a request names, each with its kind and account.
+/// The assets that a request refers to, each with its kind and account.
 fn named(record: &Value) -> BTreeSet<String> {
     let request = &record["requestParameters"];
     let account = text(record, "/recipientAccountId");
@@ -100,7 +100,7 @@ fn named(record: &Value) -> BTreeSet<String> {
     names
 }
 
-/// The kinds of ids that a call of EC2 makes.
+/// The kinds of ids that a call of EC2 creates.
 fn makes(call: &str) -> &'static [&'static str] {
     match call {
         "CreateVpc" => &["vpc"],
@@ -120,7 +120,7 @@ fn makes(call: &str) -> &'static [&'static str] {
     }
 }
 
-/// What a call brings into being.
+/// The assets that a call creates.
 fn created(record: &Value) -> BTreeSet<String> {
     let account = text(record, "/recipientAccountId");
     let response = &record["responseElements"];
@@ -152,7 +152,7 @@ fn created(record: &Value) -> BTreeSet<String> {
     }
 }
 
-/// What a call ends.
+/// The assets that a call deletes.
 fn removed(record: &Value) -> BTreeSet<String> {
     let all = || named(record);
     let of_kind = |kind: &str| named(record).into_iter().filter(|name| name.starts_with(kind)).collect();
@@ -247,7 +247,7 @@ fn the_world_begins_whole_and_stays_bounded() {
         for name in removed(record) {
             alive.remove(&name);
         }
-        // What goes without a call of its own is not counted.
+        // Assets that are deleted without their own call are not counted.
         let silent =
             |name: &String| ["eni-", "sgr-", "eipassoc-", "subscription "].iter().any(|kind| name.starts_with(kind));
         alive.extend(created(record).into_iter().filter(|name| !silent(name)));

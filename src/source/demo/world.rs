@@ -13,11 +13,11 @@ use crate::model::Time;
 const PRODUCTION: Place = Place { account: "111122223333", region: "us-east-1" };
 const DEVELOPMENT: Place = Place { account: "444455556666", region: "eu-west-1" };
 
-/// Something that can happen. None when what it needs is not there, and then nothing happened.
+/// Something that can happen. `None`, and nothing happened, if what it needs does not exist.
 type Action = fn(&mut Scribe, &mut Site) -> Option<()>;
 
-/// How often each thing happens, compared with the others. What is made and what is removed are in balance, and what
-/// is made has a bound, so the organisation does not grow for ever.
+/// The actions with their relative frequencies. Creation and removal are balanced, and creation is bounded, so that the
+/// organisation does not grow forever.
 const ACTIONS: [(u32, Action); 48] = [
     (8, network::open_rule),
     (8, network::close_rule),
@@ -69,7 +69,7 @@ const ACTIONS: [(u32, Action); 48] = [
     (2, be_refused),
 ];
 
-/// The same for what belongs together in one service.
+/// The same for actions on a whole service.
 const SERVICE_ACTIONS: [(u32, Action); 10] = [
     (2, services::new_topic),
     (3, services::change_topic),
@@ -92,24 +92,24 @@ pub(super) struct World {
 }
 
 impl World {
-    /// A world with its base, whose records are the first to be taken. Everything in it follows from the seed and the
-    /// times that it is given.
+    /// Creates a world, whose first records are those of its initial state. All depends only on the seed and the given
+    /// times.
     pub(super) fn new(seed: u64, now: Time) -> Self {
         let mut scribe = Scribe::new(seed, now);
         let mut sites = [Site::new(PRODUCTION, "production", "prod"), Site::new(DEVELOPMENT, "development", "dev")];
         for (site, octet) in sites.iter_mut().zip([0, 16]) {
-            // Every part finds what it needs, since the parts before have made it.
+            // Nothing is missing: every part finds what it needs among the earlier ones.
             let _ = build(&mut scribe, site, octet);
         }
         Self { stories: Stories::new(now), scribe, sites }
     }
 
-    /// A record that was written already, if any is left.
+    /// The oldest record that has been written and not taken.
     pub(super) fn take(&mut self) -> Option<String> {
         self.scribe.take()
     }
 
-    /// The next record, made now unless one is left over.
+    /// The next record, generated if none is left.
     pub(super) fn next(&mut self, now: Time) -> String {
         self.scribe.now = now;
         loop {
@@ -123,7 +123,7 @@ impl World {
     fn happen(&mut self) {
         let Self { scribe, sites: [production, development], stories } = self;
         stories.advance(scribe, production);
-        // Production is the busier one.
+        // More happens in production.
         let site = if scribe.rng.u8(..10) < 6 { production } else { development };
         let whole: u32 = ACTIONS.iter().chain(&SERVICE_ACTIONS).map(|(weight, _)| weight).sum();
         let mut drawn = scribe.rng.u32(..whole);
@@ -137,7 +137,7 @@ impl World {
     }
 }
 
-/// What an account begins with: network, machines, keys, buckets, identities, services.
+/// Builds the initial state of an account: network, instances, keys, buckets, identities, services.
 fn build(scribe: &mut Scribe, site: &mut Site, octet: u8) -> Option<()> {
     let who = Who::Terraform;
     let short = site.short;
@@ -188,7 +188,7 @@ fn build(scribe: &mut Scribe, site: &mut Site, octet: u8) -> Option<()> {
     services::create_service(scribe, site, Who::DeployController, family.clone(), &family, true)
 }
 
-/// Calls that only read, of which a real trail is full: they must not become changes.
+/// Read-only calls, frequent in a real trail, which must not become changes.
 fn look_around(scribe: &mut Scribe, site: &mut Site) -> Option<()> {
     let (who, call) = match scribe.rng.u8(..6) {
         0 => {
@@ -229,12 +229,12 @@ fn look_around(scribe: &mut Scribe, site: &mut Site) -> Option<()> {
     Some(())
 }
 
-/// Calls that AWS refuses: they change nothing.
+/// Calls that AWS refuses, which change nothing.
 fn be_refused(scribe: &mut Scribe, site: &mut Site) -> Option<()> {
     let who = scribe.pick(&[Who::DataAnalyst, Who::AppDeveloper]).copied()?;
     let caller = who.user_arn(site.place.account);
     if scribe.rng.bool() {
-        // EC2 shows what was asked for, and hides the reason in a message only its owner can decode.
+        // EC2 shows the request, and hides the reason in a message that only the account's owner can decode.
         let request = json!({ "instancesSet": items(vec![json!({ "instanceId": scribe.pick(&site.instances)?.id })]) });
         let message = format!(
             "You are not authorized to perform this operation. User: {caller} is not authorized to perform: \
@@ -245,7 +245,7 @@ fn be_refused(scribe: &mut Scribe, site: &mut Site) -> Option<()> {
         let call = Call::new("ec2", "TerminateInstances", request, Value::Null);
         scribe.record(site.place, who, call.refused("Client.UnauthorizedOperation", message));
     } else {
-        // IAM does not show even that.
+        // IAM does not show even the request.
         let message = format!(
             "User: {caller} is not authorized to perform: iam:CreateUser on resource: user/temporary because no \
              identity-based policy allows the iam:CreateUser action"

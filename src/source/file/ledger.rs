@@ -1,9 +1,10 @@
 //! What has been read of which file: the source's cursor.
 //!
-//! A file is known by device, inode and a hash of its first bytes, so that a rename keeps its position and a reused
-//! inode does not. A file that can still grow is kept with its position. One that was read as a whole (compressed, or
-//! a closed document) is kept as one hash of identity and size, since folders hold many: should it change after all,
-//! it is read again, and the duplicates are dropped by event id. Both are forgotten when the file is gone.
+//! A file is identified by device, inode and a hash of its first bytes, so that a rename keeps its position and a
+//! reused inode does not. A file that can still grow is stored with its position. One that was read as a whole
+//! (compressed, or a closed document) is stored as one hash of identity and size, since folders hold many: if it
+//! changes after all, it is read again, and the duplicates are dropped by event id. Both are forgotten when the file is
+//! gone.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
@@ -84,7 +85,7 @@ fn fingerprint(id: FileId, head: Head, size: u64) -> u64 {
     hasher.digest()
 }
 
-/// A file that is being read, or was read to its present end.
+/// A file that is being read, or was read to its current end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) head: Head,

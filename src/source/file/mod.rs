@@ -1,9 +1,9 @@
-//! Files: one, or all of a folder; read once, or followed as they grow and as new ones come.
+//! Files: a single one, or all in a folder; read once, or followed as they grow and new ones appear.
 //!
-//! Text is read as it is appended, and a record is taken when it is whole. A file that is renamed is read to its end
-//! under its new name before the file that takes its place; one that is cut short or written anew is read from the
-//! start. Compressed files are read as a whole, once their size has stood still for one poll. The cursor
-//! (`ledger.rs`) commits with the records, so that a restart neither loses nor repeats any.
+//! Text is read as it is appended, and a record is delivered when it is complete. A renamed file is read to its end
+//! under its new name before the file that replaces it; a file that was truncated or rewritten is read from its start.
+//! Compressed files are read as a whole, once their size has not changed for one poll. The cursor (`ledger.rs`) commits
+//! with the records, so that a restart neither loses nor repeats any.
 
 mod ledger;
 mod reader;
@@ -95,7 +95,7 @@ impl FileSource {
 
     fn open(&self, stop: &CancellationToken) -> Result<Reader, SourceError> {
         let ledger = self.cursor.as_deref().map(Ledger::decode).transpose().map_err(|error| SourceError::Upstream {
-            action: format!("take up reading {}", self.config.path.display()),
+            action: format!("resume reading {}", self.config.path.display()),
             cause: error.to_string(),
         })?;
         let ledger = ledger.unwrap_or_default();
@@ -146,7 +146,7 @@ impl Reading {
     async fn end(self) -> Result<(Reader, Step, Duration), SourceError> {
         self.0.await.map_err(|error: JoinError| SourceError::Upstream {
             action: "read files".to_owned(),
-            cause: format!("the reader broke off: {error}"),
+            cause: format!("the reader failed: {error}"),
         })
     }
 }
@@ -172,14 +172,14 @@ impl FileSource {
             match step {
                 Step::Deliver(delivery) => {
                     let progress = reader.progress();
-                    // Reads the next while this one is being worked off.
+                    // Reads the next delivery while this one is processed.
                     reading = Reading::begin(reader);
                     self.deliver(intake, delivery, progress, &mut in_flight, status).await?;
                 }
                 Step::Idle(problem) => {
                     self.drain(&mut in_flight, status).await?;
                     self.tell(problem, status);
-                    // A folder that takes long to go through is gone through less often.
+                    // A folder that takes long to scan is scanned less often.
                     tokio::time::sleep(self.config.poll().max(took * 10)).await;
                     reading = Reading::begin(reader);
                 }

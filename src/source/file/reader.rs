@@ -1,5 +1,5 @@
-//! Reads files in rounds: first what was appended to the files that are open, then what is new in the folder. All of
-//! it blocks; the loop in the parent module runs it where blocking is allowed, one delivery at a time.
+//! Reads files in rounds: first what was appended to open files, then what is new in the folder. Everything here
+//! blocks; the loop in the parent module runs it on a blocking thread, one delivery at a time.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -193,11 +193,11 @@ impl Reader {
                 }
             }
             Ok(Change::Replaced) if tail.is_compressed() => {
-                // Its position is kept; the walk meets it again, and takes it when it stands still.
+                // Its position is kept; the walk finds it again, and reads it once it no longer changes.
                 self.tails.remove(&id);
             }
             Ok(Change::Replaced) => {
-                // Starts over: the walk meets it as a file that was never read.
+                // Starts over: to the walk it is a file that was never read.
                 self.finish_pieces(id);
                 self.tails.remove(&id);
                 self.ledger.forget(id);
@@ -228,7 +228,7 @@ impl Reader {
             Ok(Opened::Compressed) => {
                 self.waiting.insert(found.id, found.look);
             }
-            // Gone since it was met.
+            // Deleted since it was found.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 self.walk_failed = true;
@@ -255,7 +255,7 @@ impl Reader {
         for tail in self.tails.values_mut() {
             tail.gone = !self.present.contains(&tail.id) && (self.root_missing || !self.walk_failed);
         }
-        // An empty folder may be one that is not mounted: what is known of its files is kept.
+        // An empty folder may be an unmounted one: the positions in its files are kept.
         if !self.walk_failed && !self.present.is_empty() {
             self.waiting.retain(|id, _| self.present.contains(id));
             self.present.extend(self.tails.keys());
@@ -305,7 +305,7 @@ impl Reader {
         }
     }
 
-    /// Handles the present end of a file.
+    /// Handles the current end of a file.
     fn reached_end(&mut self, id: FileId) {
         let Some(tail) = self.tails.get(&id) else { return };
         self.progress = Some(tail.describe());
@@ -330,7 +330,7 @@ impl Reader {
         if tail.gone {
             self.ledger.forget(id);
         } else if is_cut_off {
-            // Should it grow after all, it is read on from what was cut off.
+            // If it grows after all, reading resumes at the incomplete part.
             self.ledger.finish(id, tail.entry.head, tail.look);
             self.ledger.keep(id, Entry { position: before, ..tail.entry });
         } else if tail.is_compressed() {

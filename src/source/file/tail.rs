@@ -1,4 +1,4 @@
-//! One file that is being read.
+//! An open file, its decoder and its position.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -48,7 +48,7 @@ pub(super) struct Tail {
     pub(super) entry: Entry,
     /// The file's metadata at the last check.
     pub(super) look: Look,
-    /// Whether it is gone from the folder. A writer may still have it open.
+    /// Whether it is gone from the folder; a writer may still have it open.
     pub(super) gone: bool,
     compression: Compression,
     still_since: Instant,
@@ -131,7 +131,7 @@ impl Tail {
         Ok(Change::Grown)
     }
 
-    /// The next piece with its index within the file; `None` at the present end.
+    /// The next piece with its index within the file; `None` at the current end.
     pub(super) fn next_piece(&mut self) -> io::Result<Option<(u64, Piece)>> {
         let piece = self.decoder.next_piece()?;
         self.entry.position = self.decoder.position();
@@ -155,7 +155,7 @@ impl Tail {
         self.compression != Compression::None
     }
 
-    /// Whether the file ends in the middle of a document or of compressed data at present.
+    /// Whether the file currently ends in the middle of a document or of compressed data.
     pub(super) fn is_cut_off(&self) -> bool {
         self.decoder.is_in_document()
     }

@@ -135,7 +135,7 @@ async fn rotation_loses_nothing() {
         let pipeline = Pipeline::new();
         let running = begin(&root, true, &pipeline);
         until_records(&pipeline, 2).await;
-        // The writer goes on with the old file for a while.
+        // The writer continues with the old file for a while.
         fs::rename(&path, &rotated).unwrap();
         append(&rotated, lines(2..3));
         until_records(&pipeline, 3).await;
@@ -145,7 +145,7 @@ async fn rotation_loses_nothing() {
         running.end().await.unwrap();
         assert_eq!(texts(&pipeline), records(0..5));
 
-        // Rotated again while nobody looks.
+        // Rotated again between two polls.
         append(&path, lines(5..6));
         fs::remove_file(&rotated).unwrap();
         fs::rename(&path, &rotated).unwrap();
@@ -189,7 +189,7 @@ async fn a_file_written_anew_is_read_from_the_start() {
     fs::write(&path, lines(40..60)).unwrap();
     until_records(&pipeline, 24).await;
     running.end().await.unwrap();
-    // While nobody looks: shorter, then longer than what was read.
+    // Between two polls: first shorter, then longer than what was read.
     for numbers in [90..91, 100..130] {
         fs::write(&path, lines(numbers)).unwrap();
         read_once(&path, &pipeline).await.unwrap();
@@ -198,7 +198,7 @@ async fn a_file_written_anew_is_read_from_the_start() {
     assert_eq!(texts(&pipeline), expected);
 }
 
-/// A reader that is driven step by step, and what it handed over.
+/// A reader that is driven step by step, and what it has delivered.
 struct Driven {
     reader: Reader,
     texts: Vec<String>,
@@ -244,7 +244,7 @@ fn a_compressed_file_is_taken_when_it_is_whole() {
     let (folder, _) = folder();
     let path = folder.path().join("a.json.gz");
     let whole = gzip(&document(0..2_000));
-    // An hour between two polls: no file is still for long enough to be taken for cut off.
+    // An hour between two polls: no file is unchanged for long enough to count as cut off.
     let mut driven = Driven::new(folder.path(), 3_600_000, Ledger::default());
     for part in whole.chunks(whole.len() / 3) {
         append(&path, part);
@@ -275,7 +275,7 @@ fn a_file_that_was_taken_for_cut_off_is_read_on_when_it_grows() {
         let (taken, cursor) = (driven.texts.len(), driven.cursor.clone().unwrap());
         assert!((1..2_000).contains(&taken), "{name}: {taken}");
         append(&path, rest);
-        // With and without a restart in between, nothing comes twice.
+        // With or without a restart in between, nothing is delivered twice.
         let mut restarted = Driven::new(folder.path(), 1, Ledger::decode(&cursor).unwrap());
         restarted.rounds_until(|restarted| taken + restarted.texts.len() >= 2_000);
         assert_eq!((restarted.texts, restarted.codes), (records(taken..2_000), vec![]), "{name}");
@@ -378,7 +378,7 @@ async fn what_cannot_be_read_is_named_and_the_rest_is_read() {
         FileSource::new("trail".into(), FileConfig::new(&path), Some(Bytes::from_static(b"?")), Clock::system());
     let status = StatusBoard::default().register("trail".into(), KIND);
     let error = source.run(pipeline.intake, status, CancellationToken::new()).await.unwrap_err().to_string();
-    assert!(error.contains("take up reading") && error.contains("saved position"), "{error}");
+    assert!(error.contains("resume reading") && error.contains("saved position"), "{error}");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
-//! Imports that were asked for: a folder each, in the folder `import` of the data directory, with the files and what is
-//! to be known of them. `catchment import` writes it whole; whoever has the data directory reads it, writes the report
-//! beside it and deletes the files. So there is no second way into a running server, and nothing to lose.
+//! Requested imports: a folder for each, in the folder `import` of the data directory, with copies of the files and a
+//! description. `catchment import` creates it atomically; the process that holds the data directory reads it, writes
+//! the report into it and deletes the files. So a running server needs no other interface, and a crash loses nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,7 +32,7 @@ pub struct Job {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobFile {
-    /// The name under which it was given, for messages.
+    /// The name under which it was passed, for messages.
     pub name: String,
     /// The time of its assets' states, if the file does not say.
     pub as_of: Time,
@@ -48,7 +48,7 @@ pub struct Report {
 /// The report of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileReport {
-    /// The name under which it was given.
+    /// The name under which it was passed.
     pub name: String,
     /// Its items by outcome.
     pub counts: TallyCounts,
@@ -81,7 +81,7 @@ impl Job {
             Ok((name, Place(place)))
         });
         if written.is_err() {
-            // What is left of it would be in nobody's way, but large.
+            // Remains would do no harm, but may be large.
             let _ = fs::remove_dir_all(&part);
         }
         written

@@ -1,6 +1,6 @@
-//! Import: files with what assets were at a moment (`job.rs`), handed over item by item.
+//! Import: files with states of assets (`job.rs`), delivered item by item.
 //!
-//! A job is done as a whole: after a crash it begins anew, which changes nothing that it changed already.
+//! A job is repeated as a whole after a crash; what it has changed already does not change again.
 
 mod job;
 
@@ -144,7 +144,7 @@ impl ImportSource {
         let (mut counts, mut documents): (_, Vec<Arc<SeedDocument>>) = (TallyCounts::default(), Vec::new());
         while let Some(Chunk { document, records, rejected }) = chunks.recv().await {
             if documents.last().is_none_or(|last| !Arc::ptr_eq(last, &document)) {
-                // What was handed over of those before is durable, and counted.
+                // The items of earlier documents are durable, and counted.
                 documents.drain(..).for_each(|document| counts.add(&document.tally.counts()));
                 documents.push(Arc::clone(&document));
             }
@@ -220,7 +220,7 @@ impl Reader {
             chunk.records.push(RawRecord { bytes: item.bytes, origin });
             return;
         }
-        let reason = format!("an item of {} bytes; the longest that is taken is {MAX_ITEM_BYTES}", item.bytes.len());
+        let reason = format!("an item of {} bytes; the most allowed is {MAX_ITEM_BYTES}", item.bytes.len());
         let (bytes, observed) = (item.bytes.slice(..KEPT_BYTES), self.clock.now());
         chunk.rejected.push(Rejected { origin, code: "too_large", reason, bytes, observed });
     }

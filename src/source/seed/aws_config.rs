@@ -1,7 +1,7 @@
-//! AWS Config: what an aggregator has of all its accounts and regions
+//! AWS Config: what an aggregator knows of all its accounts and regions
 //! (<https://docs.aws.amazon.com/config/latest/APIReference/API_SelectAggregateResourceConfig.html>).
 //!
-//! One request of the JSON protocol, signed here: the SDK's client would bring a hundred operations more.
+//! Only one operation of the JSON protocol is needed, so it is signed here, without the SDK's client of over a hundred.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -209,7 +209,7 @@ impl Listing for Aggregator {
         "Results"
     }
 
-    /// None: every item has a time of its own.
+    /// None: every item has its own time.
     fn lag(&self) -> Duration {
         Duration::ZERO
     }
@@ -224,7 +224,7 @@ impl Listing for Aggregator {
         let body = Bytes::from(question.to_string());
         let headers = self.signed(&body).await?;
         let answer = self.http.post(&self.url, headers, body).await?.map_err(classify)?;
-        let unfit = |error| PageError::Unavailable(format!("the answer is not as documented: {error}"));
+        let unfit = |error| PageError::Unavailable(format!("unexpected response: {error}"));
         let Answer { results, next_token } = serde_json::from_slice(&answer).map_err(unfit)?;
         let items = results.into_iter().map(|item| json!(item).to_string().into()).collect();
         Ok(Page { items, next: next_token.filter(|token| !token.is_empty()) })

@@ -1,7 +1,7 @@
-//! Live seeding: an inventory of the provider's, asked page by page, at the start and from time to time.
+//! Live seeding: an inventory of the provider, listed page by page, at the start and then at intervals.
 //!
-//! A sweep that breaks off begins anew; what it handed over before is then unchanged. When a sweep is complete, its time
-//! is the source's position, so that a restart does not ask again before the next is due.
+//! An interrupted sweep starts over; what it delivered before is then unchanged. The time of a complete sweep is the
+//! source's position, so that a restart does not list again before the next sweep is due.
 
 pub mod aws_config;
 mod http;
@@ -66,7 +66,7 @@ pub(super) enum PageError {
     Refused(String),
 }
 
-/// An inventory of the provider's, listed page by page.
+/// An inventory of the provider, listed page by page.
 #[async_trait]
 pub(super) trait Listing: Send + Sync {
     /// What is listed, for messages: `AWS Config aggregator org in eu-west-1`.

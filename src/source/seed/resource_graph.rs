@@ -74,7 +74,10 @@ impl ResourceGraphConfig {
             mistakes.push(("management_groups", "give subscriptions or management_groups, not both".to_owned()));
         }
         if matches!(self.credential, Some(Credential::ConnectionString(_))) {
-            mistakes.push(("credential", "a connection string opens an event hub, and nothing else".to_owned()));
+            mistakes.push((
+                "credential",
+                "a connection string gives access to an event hub, and to nothing else".to_owned(),
+            ));
         }
         mistakes
     }
@@ -176,10 +179,10 @@ impl Listing for ResourceGraph {
             ("content-type".to_owned(), "application/json".to_owned()),
         ];
         let question = self.question(table, Some(skip).filter(|skip| !skip.is_empty())).to_string();
-        let advice = "the identity needs the role Reader on what it is to list";
+        let advice = "grant the identity the role Reader on the subscriptions or management groups to list";
         let body = self.http.post(&self.url, headers, question.into()).await?;
         let body = body.map_err(|refusal| refusal.error(false, advice))?;
-        let unfit = |error| PageError::Unavailable(format!("the answer is not as documented: {error}"));
+        let unfit = |error| PageError::Unavailable(format!("unexpected response: {error}"));
         let Answer { data, skip_token } = serde_json::from_slice(&body).map_err(unfit)?;
         let more = skip_token.map(|skip| format!("{number} {skip}"));
         let next_table = || (number + 1 < TABLES.len()).then(|| format!("{} ", number + 1));

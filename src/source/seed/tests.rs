@@ -9,7 +9,7 @@ use crate::log::Pending;
 use crate::model::Seq;
 use crate::source::{StatusBoard, Submission};
 
-/// Gives one page after the other, and keeps the tokens that it was asked with.
+/// Serves one page after the other, and keeps the tokens of the requests.
 #[derive(Default)]
 struct Scripted {
     pages: Mutex<VecDeque<Result<Page, PageError>>>,
@@ -53,13 +53,13 @@ fn page(item: &'static str, next: Option<&str>) -> Result<Page, PageError> {
     Ok(Page { items: vec![Bytes::from_static(item.as_bytes())], next: next.map(str::to_owned) })
 }
 
-/// A clock that goes with the paused one of the runtime.
+/// A clock that follows the paused one of the runtime.
 fn clock() -> Clock {
     let begun = Instant::now();
     Clock::from_fn(move || Time::from_millis(1_000_000_000 + i64::try_from(begun.elapsed().as_millis()).unwrap()))
 }
 
-/// Runs a source until it fails; gives what it delivered, with when its items are of, and the failure.
+/// Runs a source until it fails; returns its deliveries, each with the time of its items, and the failure.
 async fn run(
     listing: &Arc<Scripted>,
     cursor: Option<Bytes>,
@@ -104,7 +104,7 @@ async fn a_sweep_is_told_page_by_page_and_the_next_is_due_after_a_while() {
     assert!((3_500_000..3_700_000).contains(&(times[2] - times[0])), "an hour later: {times:?}");
     assert_eq!(delivered[0].2, None, "a position is of a complete sweep");
 
-    // With the position of a sweep of ten minutes ago, a restart waits for the rest of the hour.
+    // With the position of a sweep ten minutes ago, a restart waits for the rest of the hour.
     assert!(delivered[2].2.is_some());
     let restarted = clock.now();
     let swept = Time::from_millis(restarted.millis() - 600_000);

@@ -1,4 +1,4 @@
-//! Stands in for what surrounds an event hub: the endpoint from which a managed identity gets its tokens
+//! Stands in for the services around an event hub: the endpoint from which a managed identity gets its tokens
 //! (<https://learn.microsoft.com/azure/app-service/overview-managed-identity#rest-endpoint-reference>), and Azure
 //! Resource Manager.
 
@@ -21,14 +21,14 @@ const HEADER: &str = "as the platform gave it";
 
 #[derive(Default)]
 struct Cloud {
-    /// What each token is for.
+    /// The audience of each requested token.
     asked: Vec<String>,
-    /// Resource Manager's answers by path, in lower case.
+    /// Resource Manager's responses by path, in lower case.
     resources: HashMap<String, (u16, Value)>,
     refuses_tokens: bool,
 }
 
-/// The servers, until they are dropped.
+/// The servers; stopped when dropped.
 pub(crate) struct Azure {
     pub(crate) url: String,
     cloud: Arc<Mutex<Cloud>>,
@@ -36,7 +36,7 @@ pub(crate) struct Azure {
 }
 
 impl Azure {
-    /// Starts on a port of its own.
+    /// Starts on a free port.
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -55,12 +55,12 @@ impl Azure {
         self.cloud.lock().unwrap().refuses_tokens = true;
     }
 
-    /// What Resource Manager answers to a path.
+    /// Sets Resource Manager's response for a path.
     pub(crate) fn answer(&self, path: &str, status: u16, body: Value) {
         self.cloud.lock().unwrap().resources.insert(path.to_lowercase(), (status, body));
     }
 
-    /// What tokens were asked for.
+    /// The audiences of the requested tokens.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.cloud.lock().unwrap().asked.clone()
     }

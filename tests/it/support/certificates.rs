@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::program::finish;
 
-/// An authority of its own, in a folder.
+/// A certificate authority, in its folder.
 pub(crate) struct Authority {
     folder: PathBuf,
     name: String,
@@ -28,7 +28,7 @@ impl Authority {
         authority
     }
 
-    /// Its own certificate.
+    /// The authority's own certificate.
     pub(crate) fn certificate(&self) -> PathBuf {
         self.folder.join(format!("{}.pem", self.name))
     }
@@ -54,7 +54,7 @@ impl Authority {
 }
 
 impl Pair {
-    /// Puts this pair in the place of another, each file at once, as programs that renew certificates do.
+    /// Replaces another pair by this one, each file atomically, as programs that renew certificates do.
     pub(crate) fn replace(&self, other: &Self) {
         for (from, to) in [(&self.certificate, &other.certificate), (&self.key, &other.key)] {
             let beside = to.with_extension("new");

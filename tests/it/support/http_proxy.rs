@@ -1,5 +1,5 @@
-//! An HTTP proxy before a service, that sees every request and breaks some: it delays, cuts off, answers with errors of
-//! its own, or sends only a part of an answer.
+//! An HTTP proxy that sees every request to a service and breaks some: it delays them, cuts the connection, responds
+//! with errors of its own, or truncates responses.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -7,26 +7,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// What becomes of a request.
+/// The fault of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It takes longer.
+    /// It is delayed.
     Delay(Duration),
-    /// The connection ends without an answer; the service has not seen the request.
+    /// The connection is cut without a response, before the service has seen the request.
     Cut,
-    /// The connection ends without an answer, although the service did what was asked.
+    /// The connection is cut without a response, although the service has executed the request.
     CutAfter,
     /// 500.
     Internal,
-    /// 503, as S3 answers too many requests.
+    /// 503, S3's response to too many requests.
     SlowDown,
-    /// 400, as the JSON services do.
+    /// 400, as from the JSON services.
     Throttle,
-    /// The answer's head is whole, and its body is not.
+    /// The response's head is complete, its body is not.
     Truncate,
 }
 
-/// A request or an answer.
+/// A request or a response.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Message {
     /// The first line.
@@ -85,15 +85,15 @@ struct Shared {
     faults: AtomicUsize,
 }
 
-/// A running proxy, until it is dropped.
+/// A running proxy; stopped when dropped.
 pub(crate) struct HttpProxy {
     address: SocketAddr,
     shared: Arc<Shared>,
 }
 
 impl HttpProxy {
-    /// `decide` says what goes wrong with a request; `see` is shown each request before the service sees it (without an
-    /// answer), and again with the answer before the client does.
+    /// `decide` chooses the fault of a request; `see` is called with each request before the service sees it (without a
+    /// response), and again with the response before the client does.
     pub(crate) fn start(
         service: SocketAddr,
         decide: impl Fn(&Message) -> Option<Fault> + Send + Sync + 'static,
@@ -125,7 +125,7 @@ impl HttpProxy {
         format!("http://{}", self.address)
     }
 
-    /// Requests that something went wrong with.
+    /// Number of requests with a fault.
     pub(crate) fn faults(&self) -> usize {
         self.shared.faults.load(Ordering::SeqCst)
     }
@@ -134,7 +134,7 @@ impl HttpProxy {
 impl Drop for HttpProxy {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
-        // Wakes the listener, so that it sees.
+        // Wakes the listener, so that it notices.
         drop(TcpStream::connect(self.address));
     }
 }

@@ -1,6 +1,6 @@
-//! Stands in for CloudTrail's LookupEvents, over HTTP as the SDK speaks it: JSON 1.1, pages newest first, tokens that
-//! are good only with the parameters they were given for, the documented errors, events that appear late, and
-//! whatever mishaps a test scripts.
+//! Stands in for CloudTrail's LookupEvents, over HTTP in the SDK's protocol: JSON 1.1, pages newest first, tokens that
+//! are valid only with the parameters they were issued for, the documented errors, events that appear late, and
+//! scripted faults.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
-/// What becomes of the next request, in place of an answer.
+/// A fault in place of a response.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mishap {
     /// `ThrottlingException`.
@@ -26,7 +26,7 @@ pub(crate) enum Mishap {
     Fail,
     /// Status 200 with half a page.
     Garble,
-    /// The connection stays open, and nothing comes.
+    /// The connection stays open without a response.
     Hang,
     /// `InvalidNextTokenException`.
     ExpireToken,
@@ -34,11 +34,11 @@ pub(crate) enum Mishap {
     Deny,
 }
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) region: String,
-    /// The id of the key that it was signed with.
+    /// The id of the key that signed it.
     pub(crate) access_key: String,
     pub(crate) token: Option<String>,
 }
@@ -58,7 +58,7 @@ struct Service {
     requests: Vec<Request>,
 }
 
-/// The server, until it is dropped.
+/// The server; stopped when dropped.
 #[derive(Debug)]
 pub(crate) struct LookupEventsServer {
     pub(crate) url: String,
@@ -67,7 +67,7 @@ pub(crate) struct LookupEventsServer {
 }
 
 impl LookupEventsServer {
-    /// Starts on a port of its own.
+    /// Starts on a free port.
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -77,7 +77,7 @@ impl LookupEventsServer {
         Self { url, service, task }
     }
 
-    /// Something happened so many seconds ago, and shows after a while.
+    /// Adds an event that happened so many seconds ago, and appears after a while.
     pub(crate) fn add(&self, region: &str, id: &str, secs_ago: i64, shows_after: Duration) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let time = i64::try_from(now).unwrap() - secs_ago;
@@ -86,7 +86,7 @@ impl LookupEventsServer {
         self.service.lock().unwrap().events.push(event);
     }
 
-    /// What becomes of the next requests.
+    /// Sets the faults of the next requests.
     pub(crate) fn script(&self, mishaps: &[Mishap]) {
         self.service.lock().unwrap().mishaps.extend(mishaps);
     }
@@ -138,7 +138,7 @@ async fn answer(State(service): State<Arc<Mutex<Service>>>, headers: HeaderMap, 
 }
 
 fn page(service: &Service, region: &str, parameters: &Value) -> Response {
-    // Times come as numbers, with or without a fraction.
+    // Times are numbers, with or without a fraction.
     let secs = |name: &str, default: f64| parameters[name].as_f64().unwrap_or(default);
     let (start, end) = (secs("StartTime", 0.0), secs("EndTime", f64::MAX));
     if start > end {

@@ -1,5 +1,5 @@
-//! AWS's services on this machine, by moto, in a process of its own: S3 with its notifications, SQS, SNS, EventBridge,
-//! STS. It does not check signatures.
+//! AWS's services on this machine, by a moto process: S3 with its notifications, SQS, SNS, EventBridge, STS. It does
+//! not check signatures.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use super::server::{PATIENCE, clients};
 
 pub(crate) const REGION: &str = "eu-west-1";
-/// The account that moto takes everyone for.
+/// The account of every caller of moto.
 pub(crate) const ACCOUNT: &str = "123456789012";
 
-/// A running moto server. Ended when dropped.
+/// A running moto server; stopped when dropped.
 pub(crate) struct Moto {
     child: Child,
     address: SocketAddr,
@@ -26,7 +26,7 @@ impl Moto {
         let program = clients().join("python/bin/moto_server");
         let mut command = Command::new(&program);
         command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
-        // Nothing of AWS's own addresses is asked for, whatever the environment says.
+        // Nothing is requested from AWS's own addresses, whatever the environment says.
         command.env("AWS_EC2_METADATA_DISABLED", "true").stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", program.display()));
         let moto = Self { child, address };
@@ -65,7 +65,7 @@ impl Moto {
         if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() }
     }
 
-    /// A call of the query protocol; gives the text of the first element of this name.
+    /// Calls the query protocol; returns the text of the first element of this name.
     pub(crate) fn query(&self, service: &str, parameters: &[(&str, &str)], element: &str) -> String {
         let mut answer = ureq::post(self.url("/"))
             .header("authorization", Self::authorization(service))
@@ -76,7 +76,7 @@ impl Moto {
         rest.split_once('<').unwrap().0.to_owned()
     }
 
-    /// Makes a queue and gives its URL.
+    /// Creates a queue and returns its URL.
     pub(crate) fn queue(&self, name: &str, attributes: &Value) -> String {
         let body = json!({ "QueueName": name, "Attributes": attributes });
         self.call("sqs", "AmazonSQS.CreateQueue", &body)["QueueUrl"].as_str().unwrap().to_owned()
@@ -90,7 +90,7 @@ impl Moto {
         self.call("sqs", "AmazonSQS.SendMessage", &json!({ "QueueUrl": queue_url, "MessageBody": body }));
     }
 
-    /// Messages in a queue, in hand or not.
+    /// Number of messages in a queue, visible or not.
     pub(crate) fn messages(&self, queue_url: &str) -> u64 {
         let names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"];
         let body = json!({ "QueueUrl": queue_url, "AttributeNames": names });

@@ -1,4 +1,4 @@
-//! A pipeline that takes whatever a source delivers and keeps it.
+//! A pipeline that accepts and keeps everything that a source delivers.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl Pipeline {
         self.kept.lock().unwrap().records.iter().map(id).collect()
     }
 
-    /// Waits until there are so many records; fails after 20 seconds.
+    /// Waits for this number of records; fails after 20 seconds.
     pub(crate) async fn until(&self, count: usize) {
         for _ in 0..2_000 {
             if self.kept.lock().unwrap().records.len() >= count {

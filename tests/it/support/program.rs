@@ -1,4 +1,4 @@
-//! The real binary, run to its end.
+//! Runs the real binary to its end.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// The binary under test, without what the environment of the tests says to it.
+/// The binary under test, without environment variables that would configure it.
 pub(crate) fn catchment() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_catchment"));
     for (name, _) in std::env::vars_os() {
@@ -18,7 +18,7 @@ pub(crate) fn catchment() -> Command {
     command
 }
 
-/// Builds a library of `tests/it/support` that is preloaded into the program under test.
+/// Builds a library of `tests/it/support` to be preloaded into the program under test.
 pub(crate) fn preloaded(folder: &Path, name: &str) -> PathBuf {
     let library = folder.join(name).with_extension("so");
     let source = Path::new("tests/it/support").join(name).with_extension("c");
@@ -28,16 +28,16 @@ pub(crate) fn preloaded(folder: &Path, name: &str) -> PathBuf {
     library
 }
 
-/// Sends a signal to a process, or to a group of processes when its number is negative. Whether there was one.
+/// Sends a signal to a process, or to a process group if the number is negative; returns whether it exists.
 pub(crate) fn signal(name: &str, process: i64) -> bool {
-    // The shell's own: the program of this name is not on every system.
+    // The shell's builtin: not every system has a program of this name.
     let script = "kill -s \"$0\" -- \"$1\"";
     let mut shell = Command::new("bash");
     shell.args(["-c", script, name, &process.to_string()]).stderr(Stdio::null());
     shell.status().unwrap().success()
 }
 
-/// Lets this process, and those that it starts, have so many files open. The system's usual limit is 1024.
+/// Lets this process and its children open this many files. The system's usual limit is 1024.
 pub(crate) fn allow_open_files(count: usize) {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
@@ -50,7 +50,7 @@ pub(crate) fn allow_open_files(count: usize) {
     }
 }
 
-/// What a program that has ended left behind.
+/// The output of a program that has ended.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) code: Option<i32>,

@@ -1,4 +1,4 @@
-//! A TCP proxy that breaks connections off in the middle of an event.
+//! A TCP proxy that cuts connections in the middle of an event.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,24 +9,24 @@ use std::time::Duration;
 use memchr::memmem;
 use socket2::SockRef;
 
-/// How every event begins, whatever the format.
+/// The beginning of every event, in every format.
 const EVENT: &[u8] = br#"{"specversion":"1.0","id":""#;
 
-/// What the head of a compressed answer has.
+/// The header of a compressed response.
 const COMPRESSED: &[u8] = b"content-encoding: gzip";
-/// About as long as an event is then.
+/// The approximate length of an event in it.
 const COMPRESSED_EVENT: usize = 400;
 
-/// Where a connection is cut off.
+/// Where to cut a connection:
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cut {
-    /// After so many whole events,
+    /// after this many complete events,
     pub(crate) events: usize,
-    /// and at most so many bytes of the next.
+    /// and at most this many bytes of the next.
     pub(crate) bytes: usize,
 }
 
-/// A proxy before a server, until it is dropped.
+/// A proxy before a server; stopped when dropped.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     address: SocketAddr,
@@ -44,7 +44,7 @@ struct Shared {
 }
 
 impl Proxy {
-    /// Cuts off one connection after the other as planned, and leaves those after them alone.
+    /// Cuts the first connections as planned, one after the other, and leaves later ones alone.
     pub(crate) fn start(server: SocketAddr, plan: Vec<Cut>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -72,12 +72,12 @@ impl Proxy {
         self.address
     }
 
-    /// Connections cut off so far.
+    /// Number of connections cut so far.
     pub(crate) fn cuts(&self) -> usize {
         *self.shared.cuts.lock().unwrap()
     }
 
-    /// How often these bytes came from the server.
+    /// How often the server sent these bytes.
     pub(crate) fn passed(&self, bytes: &[u8]) -> usize {
         memmem::find_iter(&self.shared.passed.lock().unwrap(), bytes).count()
     }
@@ -86,7 +86,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
-        // Wakes the listener, so that it sees.
+        // Wakes the listener, so that it notices.
         drop(TcpStream::connect(self.address));
     }
 }
@@ -104,7 +104,7 @@ impl Shared {
         });
     }
 
-    /// Passes the server's bytes on until the connection ends, or is to be cut off.
+    /// Forwards the server's bytes until the connection ends or is to be cut.
     fn answer(&self, mut server: &TcpStream, mut client: &TcpStream) {
         let mut answer = Vec::new();
         let mut buffer = [0; 16 << 10];
@@ -121,7 +121,7 @@ impl Shared {
             }
         }
         let _ = server.shutdown(Shutdown::Both);
-        // Every other cut is a reset, as by a middlebox that forgot the connection.
+        // Every other cut is a reset, as by a middlebox that lost its state.
         let reset = *self.cuts.lock().unwrap() % 2 == 1;
         if reset {
             SockRef::from(client).set_linger(Some(Duration::ZERO)).unwrap();
@@ -129,12 +129,12 @@ impl Shared {
         let _ = client.shutdown(if reset { Shutdown::Read } else { Shutdown::Both });
     }
 
-    /// Where in the answer the connection is to be cut off, when that has come.
+    /// Where to cut the response, once it has arrived so far.
     fn cut(&self, answer: &[u8]) -> Option<usize> {
         let mut cuts = self.cuts.lock().unwrap();
         let Cut { events, bytes } = *self.plan.get(*cuts)?;
         let begun = match memmem::find(answer, COMPRESSED) {
-            // Where an event begins can't be seen; it is cut off somewhere.
+            // Event boundaries are invisible, so it is cut anywhere.
             Some(head) => {
                 Some(head + COMPRESSED.len() + events * COMPRESSED_EVENT).filter(|begun| answer.len() > *begun)
             }
@@ -145,7 +145,7 @@ impl Shared {
     }
 }
 
-/// Clients that obey `retry` come back after 50 ms in place of two seconds.
+/// Clients that obey `retry` reconnect after 50 ms instead of two seconds.
 fn shorten_wait(bytes: &mut [u8]) {
     if let Some(at) = memmem::find(bytes, b"retry: 2000") {
         bytes[at..at + 11].copy_from_slice(b"retry: 0050");

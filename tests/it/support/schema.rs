@@ -1,4 +1,4 @@
-//! The published shapes: our event's and CloudEvents 1.0's.
+//! The published schemas: of our events, and of CloudEvents 1.0.
 
 use std::sync::LazyLock;
 
@@ -14,7 +14,7 @@ fn validator(path: &str) -> Validator {
     jsonschema::options().should_validate_formats(true).build(&schema).unwrap()
 }
 
-/// What is wrong with an event by either schema.
+/// The violations of either schema by an event.
 pub(crate) fn mistakes(event: &Value) -> Vec<String> {
     [("asset event", &ASSET_EVENT), ("CloudEvents", &CLOUD_EVENT)]
         .into_iter()

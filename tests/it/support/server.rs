@@ -1,4 +1,4 @@
-//! The real binary, run as a user would, on a free port.
+//! Runs the real binary as a user would, on a free port.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::program::{self, catchment};
 
-/// Long enough for a busy machine; a test that waits so long has failed.
+/// Long enough for a busy machine; a test that waits this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `catchment serve` with this configuration, written to `folder/catchment.toml`, on a port of its choice.
@@ -23,12 +23,12 @@ pub(crate) fn serve(folder: &Path, config: &str) -> Command {
     command
 }
 
-/// A running gateway. Killed when dropped.
+/// A running gateway; killed when dropped.
 pub(crate) struct Server {
     child: Child,
     address: SocketAddr,
     log: Receiver<String>,
-    /// Where it speaks HTTPS: what curl needs to be let in.
+    /// With HTTPS: the options with which curl connects.
     https: Option<Vec<String>>,
 }
 
@@ -44,13 +44,13 @@ impl Server {
         Self::spawn(command, None)
     }
 
-    /// The same for one that speaks HTTPS, of which curl is asked with these options.
+    /// The same for a server with HTTPS, to which curl connects with these options.
     pub(crate) fn start_https(mut command: Command, curl: &[String]) -> Self {
         command.stdout(Stdio::null());
         Self::spawn(command, Some(curl.to_vec()))
     }
 
-    /// The same; gives what it says on standard output up to a line that contains `last`.
+    /// The same; also returns its standard output up to a line that contains `last`.
     pub(crate) fn start_and_read(mut command: Command, last: &str) -> (Self, String) {
         command.stdout(Stdio::piped());
         let mut server = Self::spawn(command, None);
@@ -101,12 +101,12 @@ impl Server {
     pub(crate) fn url(&self, path: &str) -> String {
         match self.https {
             None => format!("http://{}{path}", self.address),
-            // The name that certificates of the tests are for.
+            // The name in the tests' certificates.
             Some(_) => format!("https://localhost:{}{path}", self.address.port()),
         }
     }
 
-    /// Status and body of a request; `None` when the server can't be reached.
+    /// Status and body of a response; `None` if the server can't be reached.
     pub(crate) fn try_get(&self, path: &str) -> Option<(u16, String)> {
         if let Some(options) = &self.https {
             let mut curl = Command::new("curl");
@@ -131,13 +131,13 @@ impl Server {
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
     }
 
-    /// Records that the sources have delivered, since the start.
+    /// Number of records delivered by the sources since the start.
     pub(crate) fn records(&self) -> u64 {
         let sources = self.get_json("/v1/sources");
         sources["sources"].as_array().unwrap().iter().map(|source| source["records"].as_u64().unwrap()).sum()
     }
 
-    /// A metric, added up over all of its labels that have this text in them: `outcome="changes"`.
+    /// The sum of a metric over all label sets that contain this text: `outcome="changes"`.
     pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
         let (status, text) = self.get("/metrics");
         assert_eq!(status, 200);
@@ -149,31 +149,31 @@ impl Server {
         text.lines().filter_map(sample).map(Result::unwrap).sum()
     }
 
-    /// The events of a bounded read (NDJSON).
+    /// The events of a bounded request (NDJSON).
     pub(crate) fn events(&self, parameters: &str) -> Vec<Value> {
         let (status, body) = self.get(&format!("/v1/events?format=ndjson&{parameters}"));
         assert_eq!(status, 200, "{parameters}: {body}");
         body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// The memory that it takes.
+    /// The resident memory.
     pub(crate) fn resident_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// The files and sockets that it has open.
+    /// Number of open files and sockets.
     pub(crate) fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
-    /// Every event in the log.
+    /// All events in the log.
     pub(crate) fn all_events(&self) -> Vec<Value> {
         self.events("since=1970-01-01T00:00:00Z&until=0s")
     }
 
-    /// Waits for something to come true.
+    /// Waits for a condition.
     pub(crate) fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !holds() {
@@ -182,13 +182,13 @@ impl Server {
         }
     }
 
-    /// An open stream of Server-Sent Events.
+    /// Opens an SSE stream.
     pub(crate) fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Frames {
         Frames::open(self.address, path, headers)
     }
 
-    /// Waits until all of these texts were logged since the log was last read; gives what was logged. A line can come later
-    /// than what it is about: another thread reads it.
+    /// Waits until all of these texts were logged since the log was last read; returns the new lines. A line can arrive
+    /// later than what it reports: another thread reads it.
     pub(crate) fn wait_for_log(&self, texts: &[&str]) -> String {
         let (deadline, mut log) = (Instant::now() + PATIENCE, String::new());
         loop {
@@ -201,7 +201,7 @@ impl Server {
         }
     }
 
-    /// All that a server that has ended logged since the log was last read.
+    /// Everything logged since the log was last read, by a server that has ended.
     pub(crate) fn rest_of_log(&mut self) -> String {
         self.wait();
         self.log.iter().collect::<Vec<_>>().join("\n")
@@ -216,7 +216,7 @@ impl Server {
         assert!(program::signal(name, self.child.id().into()), "the server has ended");
     }
 
-    /// Asks the server to stop and waits for it.
+    /// Tells the server to stop, and waits for its end.
     pub(crate) fn terminate(mut self) -> ExitStatus {
         self.signal("TERM");
         self.wait()
@@ -251,7 +251,7 @@ impl Drop for Server {
     }
 }
 
-/// One frame of a stream.
+/// A frame of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) event: Option<String>,
@@ -265,13 +265,13 @@ impl Frame {
     }
 }
 
-/// The frames of a stream, read by the rules of the HTML standard, section 9.2.6.
+/// The frames of a stream, parsed as in the HTML standard, section 9.2.6.
 pub(crate) struct Frames {
     lines: BufReader<Chunked>,
 }
 
 impl Frames {
-    /// Whether the answer has ended as HTTP says that a complete one does.
+    /// Whether the response has ended as HTTP requires of a complete one.
     pub(crate) fn is_complete(&self) -> bool {
         self.lines.get_ref().ended
     }
@@ -299,13 +299,13 @@ impl Frames {
 impl Iterator for Frames {
     type Item = Frame;
 
-    /// The next frame with data, control frames included; `None` when the stream has ended.
+    /// The next frame with data, including control frames; `None` at the end of the stream.
     fn next(&mut self) -> Option<Frame> {
         next_frame(&mut self.lines)
     }
 }
 
-/// The next frame with data out of the lines of a stream.
+/// Parses the next frame with data from the lines of a stream.
 pub(crate) fn next_frame(lines: &mut impl BufRead) -> Option<Frame> {
     let mut frame = Frame::default();
     let mut has_data = false;
@@ -339,7 +339,7 @@ pub(crate) fn next_frame(lines: &mut impl BufRead) -> Option<Frame> {
     }
 }
 
-/// HTTP/1.1 chunked transfer coding.
+/// Decodes HTTP/1.1's chunked transfer coding.
 struct Chunked {
     inner: BufReader<TcpStream>,
     left: usize,
@@ -370,12 +370,12 @@ impl Read for Chunked {
     }
 }
 
-/// A folder of this test alone, gone afterwards.
+/// A temporary folder for one test.
 pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// Where the public SSE clients are installed: by `tests/run`, which every test run goes through.
+/// Where the public SSE clients are installed by `tests/run`.
 pub(crate) fn clients() -> PathBuf {
     let path = std::env::var_os("CATCHMENT_TEST_CLIENTS").map(PathBuf::from);
     path.unwrap_or_else(|| panic!("CATCHMENT_TEST_CLIENTS is not set: tests/run installs the clients and sets it"))

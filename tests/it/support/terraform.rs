@@ -1,4 +1,4 @@
-//! Terraform modules, read as far as a test can without the providers.
+//! Terraform modules, parsed as far as a test can without the providers.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::program::finish;
 use super::server::clients;
 
-/// Every block of a module, by kind and labels: `resource.aws_sqs_queue.logs`. `locals` is the one without.
+/// Every block of a module, by kind and labels: `resource.aws_sqs_queue.logs`. Only `locals` has no labels.
 pub(crate) fn module(folder: &str) -> BTreeMap<String, Value> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(clients().join("python/bin/python"));
@@ -24,7 +24,7 @@ pub(crate) fn module(folder: &str) -> BTreeMap<String, Value> {
     blocks.iter().map(|block| (name(block), block["arguments"].clone())).collect()
 }
 
-/// What an expression refers to, as the names of blocks: variables, data, and resources of these providers (`aws_`).
+/// What an expression refers to, as names of blocks: variables, data, and resources of these providers (`aws_`).
 pub(crate) fn references(text: &str, providers: &[&str]) -> Vec<String> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
     let reference = |word: &str| match word.split('.').collect::<Vec<_>>().as_slice() {

@@ -1,4 +1,4 @@
-//! CloudTrail records in files, and what they must give.
+//! CloudTrail records in files, and the events expected of them.
 
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
@@ -27,7 +27,7 @@ pub(crate) fn create_group(event_id: &str) -> Value {
     })
 }
 
-/// The same, with so many bytes of user agent.
+/// The same, with a user agent of this many bytes.
 pub(crate) fn create_group_of_size(event_id: &str, bytes: usize) -> Value {
     let mut record = create_group(event_id);
     record["userAgent"] = json!("x".repeat(bytes));
@@ -40,7 +40,7 @@ pub(crate) fn add(path: &Path, record: &Value) {
     file.write_all(format!("{record}\n").as_bytes()).unwrap();
 }
 
-/// Appends lines as a busy writer does: in pieces of any size, that end anywhere, with a pause after each.
+/// Appends lines as a busy writer does: in pieces of any size that end anywhere, with a pause after each.
 pub(crate) fn append(path: &Path, lines: &[String], random: &mut fastrand::Rng, pause: Duration) {
     let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
     let mut text = lines.iter().flat_map(|line| [line.as_bytes(), b"\n"]).collect::<Vec<_>>().concat();
@@ -52,7 +52,7 @@ pub(crate) fn append(path: &Path, lines: &[String], random: &mut fastrand::Rng, 
     }
 }
 
-/// What must become of each record of the files, in order: `catchment normalize --explain`, which knows no faults.
+/// The expected outcome of each record of the files, in order: that of `catchment normalize --explain`, without faults.
 pub(crate) fn explain(paths: &[impl AsRef<OsStr>]) -> Vec<Value> {
     let head = ["normalize", "--explain"].map(OsStr::new);
     let finished = run(head.into_iter().chain(paths.iter().map(AsRef::as_ref)));
@@ -60,17 +60,17 @@ pub(crate) fn explain(paths: &[impl AsRef<OsStr>]) -> Vec<Value> {
     finished.json_lines()
 }
 
-/// The events of explained records.
+/// The events in the output of `--explain`.
 pub(crate) fn events_of(explained: &[Value]) -> Vec<Value> {
     explained.iter().flat_map(|record| record["events"].as_array().unwrap()).cloned().collect()
 }
 
-/// The CloudEvents ids of events.
+/// The ids of events.
 pub(crate) fn ids(events: &[Value]) -> Vec<String> {
     events.iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect()
 }
 
-/// A random sequence that can be had again: its seed is printed, and taken from `CATCHMENT_TEST_SEED` where that is set.
+/// A reproducible random sequence: its seed is printed, and taken from `CATCHMENT_TEST_SEED` if that is set.
 pub(crate) fn random() -> fastrand::Rng {
     let given = std::env::var("CATCHMENT_TEST_SEED").ok().map(|seed| seed.parse().unwrap());
     let seed = given.unwrap_or_else(|| fastrand::u64(..));

@@ -25,7 +25,8 @@ pub(super) async fn examine(
         Ok(listed) => listed,
         Err(error) => {
             let remedy = statement(&["s3:ListBucket"], &format!("arn:aws:s3:::{bucket}"));
-            let found = format!("{error}; a backfill needs it, and so does trying whether log files can be read");
+            let found =
+                format!("{error}; a backfill needs this permission, and so does the check that log files can be read");
             if matches!(error, AwsError::NotFound(_)) {
                 report.missing("bucket", &error.to_string(), "correct the bucket's name");
             } else {
@@ -35,7 +36,7 @@ pub(super) async fn examine(
         }
     };
     let Some(key) = listed.names.iter().find(|key| matches!(classify_key(key), TrailObject::Log { .. })) else {
-        let found = format!("none among the first {} objects below s3://{bucket}/{prefix}", listed.names.len());
+        let found = format!("none among the first {} objects under s3://{bucket}/{prefix}", listed.names.len());
         report.note(
             "log files",
             &found,
@@ -49,7 +50,7 @@ pub(super) async fn examine(
         Err(error) => {
             let mut remedy = statement(&["s3:GetObject"], &format!("arn:aws:s3:::{bucket}/{prefix}*"));
             if error.to_string().contains("kms:") || error.to_string().contains("KMS") {
-                remedy = statement(&["kms:Decrypt"], "the ARN of the key that the trail encrypts with");
+                remedy = statement(&["kms:Decrypt"], "the ARN of the trail's KMS key");
             }
             report.missing("log files", &format!("{}: {error}", object.location()), &remedy);
         }

@@ -79,11 +79,7 @@ async fn examine_queue(id: &SourceId, sqs: &SqsConfig, of_s3: bool, arguments: &
             bucket::examine(id, sqs, &connector, bucket, arguments, report).await;
         }
         None => {
-            report.note(
-                "bucket",
-                "the queue's policy names none",
-                "name it with --bucket, so that it can be looked at",
-            );
+            report.note("bucket", "the queue's policy names none", "name it with --bucket, so that it can be checked");
         }
     }
     trail::examine(sqs, &connector, trails, bucket.as_deref().filter(|_| of_s3), report).await;
@@ -105,7 +101,7 @@ async fn identity(sqs: &SqsConfig, connector: &Connector, report: &mut Report) -
                     if sqs.external_id.is_some() { " with this external id" } else { "" },
                     statement(&["sts:AssumeRole"], role)
                 ),
-                None => "give the environment credentials, or name them in the configuration".to_owned(),
+                None => "set credentials in the environment or in the configuration".to_owned(),
             };
             report.missing("credentials", &error.to_string(), &remedy);
             false

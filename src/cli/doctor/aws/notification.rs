@@ -31,26 +31,26 @@ pub(super) async fn examine(
             } else {
                 "check the bucket's name and region".to_owned()
             };
-            report.note("notification", &format!("can't be looked at: {error}"), &remedy);
+            report.note("notification", &format!("can't be checked: {error}"), &remedy);
             None
         }
     };
     let to_queues = told.iter().flat_map(|told| told.queue_configurations());
     if to_queues.into_iter().any(|to| to.queue_arn() == queue.arn) {
-        report.fine("notification", &format!("{bucket} gives notice to the queue"));
+        report.fine("notification", &format!("{bucket} notifies the queue"));
         return;
     }
     // There may be other ways of notification: one that is complete is enough.
     let mut ways = Vec::new();
     for topic in topics(told.as_ref(), bucket, trails) {
         let mut way = Report::default();
-        way.fine("notification", &format!("{} tells {}", topic.source, topic.arn));
+        way.fine("notification", &format!("{} notifies {}", topic.source, topic.arn));
         topics::examine(connector, queue, &topic, &mut way).await;
         ways.push(way);
     }
     if told.as_ref().is_some_and(|told| told.event_bridge_configuration().is_some()) {
         let mut way = Report::default();
-        way.fine("notification", &format!("{bucket} tells EventBridge"));
+        way.fine("notification", &format!("{bucket} notifies EventBridge"));
         rules::examine(sqs, connector, queue, &Wanted::Objects { bucket }, &mut way).await;
         ways.push(way);
     }
@@ -96,8 +96,8 @@ fn nothing(queue: &Queue, bucket: &str, report: &mut Report) {
     let wanted = json!({ "QueueConfigurations": [{ "QueueArn": queue.arn, "Events": ["s3:ObjectCreated:*"] }] });
     let remedy = format!(
         "aws s3api put-bucket-notification-configuration --bucket {bucket} --notification-configuration \\\n'{}'\n\
-         (or have the trail give notice to an SNS topic that the queue is subscribed to)",
+         (or let the trail notify an SNS topic to which the queue is subscribed)",
         pretty(&wanted)
     );
-    report.missing("notification", &format!("{bucket} gives no notice of new objects"), &remedy);
+    report.missing("notification", &format!("{bucket} sends no notifications of new objects"), &remedy);
 }

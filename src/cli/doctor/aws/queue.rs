@@ -47,9 +47,11 @@ pub(super) async fn examine(sqs: &SqsConfig, connector: &Connector, of_s3: bool,
         Err(error) => {
             let error = classify(&error, "sqs:GetQueueAttributes");
             let remedy = match &error {
-                AwsError::NotFound(_) => "make it (deploy/aws does), or correct queue_url".to_owned(),
+                AwsError::NotFound(_) => "create it (deploy/aws does), or correct queue_url".to_owned(),
                 AwsError::Refused { .. } => statement(&ACTIONS, &arn_of(&sqs.queue_url)),
-                AwsError::Throttled(_) | AwsError::Unavailable(_) => "check the address and the way to it".to_owned(),
+                AwsError::Throttled(_) | AwsError::Unavailable(_) => {
+                    "check queue_url and the network path to it".to_owned()
+                }
             };
             report.missing("queue", &error.to_string(), &remedy);
             return None;
@@ -70,8 +72,8 @@ pub(super) async fn examine(sqs: &SqsConfig, connector: &Connector, of_s3: bool,
     }
     let retention = get(QueueAttributeName::MessageRetentionPeriod).and_then(|secs| secs.parse::<u64>().ok());
     if let Some(secs) = retention.filter(|secs| *secs < RETENTION_SECS) {
-        let remedy = "set MessageRetentionPeriod to 1209600 (14 days): what comes while catchment is down waits there";
-        report.note("retention", &format!("messages are gone after {secs} s"), remedy);
+        let remedy = "set MessageRetentionPeriod to 1209600 (14 days): messages wait there while catchment is down";
+        report.note("retention", &format!("messages expire after {secs} s"), remedy);
     }
     encryption(get(QueueAttributeName::KmsMasterKeyId), report);
     permissions(&client, sqs, &arn, report).await;
@@ -95,7 +97,7 @@ fn encryption(key: Option<&str>, report: &mut Report) {
             let services = json!({ "Service": ["s3.amazonaws.com", "sns.amazonaws.com", "events.amazonaws.com"] });
             let actions = ["kms:GenerateDataKey", "kms:Decrypt"];
             let sends = json!({ "Effect": "Allow", "Principal": services, "Action": actions, "Resource": "*" });
-            let remedy = format!("its key policy must hold, for the service that sends:\n{}", pretty(&sends));
+            let remedy = format!("its key policy must contain, for the service that sends:\n{}", pretty(&sends));
             report.note("queue's key", key, &remedy);
         }
     }
@@ -125,7 +127,7 @@ async fn permissions(client: &Client, sqs: &SqsConfig, arn: &str, report: &mut R
         missing.push(ACTIONS[2]);
     }
     if missing.is_empty() {
-        report.fine("permissions", "messages may be received, kept and deleted");
+        report.fine("permissions", "messages can be received, kept invisible and deleted");
     } else {
         report.missing("permissions", &format!("{} refused", missing.join(", ")), &statement(&missing, arn));
     }
@@ -147,7 +149,7 @@ fn senders(queue: &Queue, of_s3: bool, report: &mut Report) -> Option<String> {
             }
         }
         if statement["Principal"] == "*" || statement["Principal"]["AWS"] == "*" {
-            services.push("anyone that its conditions allow");
+            services.push("anyone whom its conditions allow");
         }
         bucket = bucket.or_else(|| bucket_of(&statement["Condition"].to_string()));
     }

@@ -88,9 +88,9 @@ pub(super) async fn examine(
             let remedy = if is_refused(&error) {
                 statement(&["events:ListRuleNamesByTarget", "events:DescribeRule"], "*")
             } else {
-                "check the way to EventBridge".to_owned()
+                "check the network path to EventBridge".to_owned()
             };
-            report.note("rule", &format!("can't be looked at: {error}"), &remedy);
+            report.note("rule", &format!("can't be checked: {error}"), &remedy);
             return;
         }
     };
@@ -141,10 +141,10 @@ fn judge(rules: &[Rule], queue: &Queue, wanted: &Wanted<'_>, report: &mut Report
     match enabled.first() {
         None => {}
         Some(_) if left_out.is_empty() => {
-            report.fine("rule", &format!("{names}: enabled, and sends the queue all it is to get"))
+            report.fine("rule", &format!("{names}: enabled, and sends the queue everything that catchment needs"))
         }
         Some(first) => {
-            let found = format!("{names}: leaves out, all or in part: {}", left_out.join(", "));
+            let found = format!("{names}: does not send, or only in part: {}", left_out.join(", "));
             report.missing("rule", &found, &put_rule(&first.name));
         }
     }
@@ -194,7 +194,7 @@ mod tests {
                 &Wanted::Calls,
                 RULE,
                 vec![
-                    "leaves out, all or in part: AWS Console Sign In via CloudTrail, AWS Console Action",
+                    "does not send, or only in part: AWS Console Sign In via CloudTrail, AWS Console Action",
                     "put-rule --name calls",
                 ],
             ),
@@ -211,7 +211,7 @@ mod tests {
                 vec![rule(true, Wanted::Calls.pattern())],
                 &bucket,
                 RULE,
-                vec!["leaves out, all or in part: Object Created"],
+                vec!["does not send, or only in part: Object Created"],
             ),
             (
                 vec![rule(true, Wanted::Calls.pattern())],

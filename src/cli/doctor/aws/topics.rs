@@ -30,13 +30,16 @@ pub(super) async fn examine(connector: &Connector, queue: &Queue, topic: &Topic,
     if let Err(error) = look(&client, queue, topic, report).await {
         match &error {
             AwsError::NotFound(_) => {
-                let remedy = "make it, or have notice given to another topic that is there";
+                let remedy = "create it, or send the notifications to another topic that exists";
                 report.missing("topic", &format!("{}: {error}", topic.arn), remedy);
             }
             error => {
-                let remedy =
-                    if is_refused(error) { statement(&ACTIONS, &topic.arn) } else { "check the way to SNS".to_owned() };
-                report.note("topic", &format!("{} can't be looked at: {error}", topic.arn), &remedy);
+                let remedy = if is_refused(error) {
+                    statement(&ACTIONS, &topic.arn)
+                } else {
+                    "check the network path to SNS".to_owned()
+                };
+                report.note("topic", &format!("{} can't be checked: {error}", topic.arn), &remedy);
             }
         }
     }
@@ -48,7 +51,7 @@ async fn look(client: &Client, queue: &Queue, topic: &Topic, report: &mut Report
     let policy = answer.attributes().and_then(|attributes| attributes.get("Policy"));
     let policy = policy.and_then(|policy| serde_json::from_str(policy).ok());
     if admits(policy.as_ref(), "sns:Publish", topic.publisher, &topic.source) {
-        report.fine("topic", &format!("{} takes what {} publishes", topic.arn, topic.publisher));
+        report.fine("topic", &format!("{} accepts messages from {}", topic.arn, topic.publisher));
     } else {
         let publishes = json!({
             "Sid": "TrailGivesNotice", "Effect": "Allow", "Principal": { "Service": topic.publisher }, "Action": "sns:Publish",
@@ -77,16 +80,20 @@ async fn subscription(client: &Client, queue: &Queue, topic: &Topic, report: &mu
     };
     if !subscription.starts_with("arn:") {
         let remedy = "confirm it from the queue's account: aws sns confirm-subscription, with the token of the message in the queue";
-        report.missing("subscription", &format!("the queue's to {} is not confirmed", topic.arn), remedy);
+        report.missing("subscription", &format!("that of the queue to {} is not confirmed", topic.arn), remedy);
         return Ok(());
     }
     let request = client.get_subscription_attributes().subscription_arn(&subscription);
     let answer = Box::pin(request.send()).await.map_err(|error| classify(&error, ACTIONS[2]))?;
     let get = |name: &str| answer.attributes()?.get(name).map(String::as_str);
     let shape = if get("RawMessageDelivery") == Some("true") { "raw" } else { "wrapped" };
-    report.fine("subscription", &format!("the queue gets the topic's messages, {shape}; either is understood"));
+    report.fine("subscription", &format!("the queue gets the topic's messages, {shape}; both forms are supported"));
     if let Some(policy) = get("FilterPolicy").filter(|policy| !matches!(*policy, "" | "{}")) {
-        report.note("subscription", &format!("only what meets its filter policy comes: {policy}"), "leave it out");
+        report.note(
+            "subscription",
+            &format!("only messages that match its filter policy are delivered: {policy}"),
+            "remove the filter policy",
+        );
     }
     Ok(())
 }

@@ -36,9 +36,9 @@ pub(super) async fn examine(
             let remedy = if is_refused(&error) {
                 statement(&["cloudtrail:DescribeTrails", "cloudtrail:GetTrailStatus"], "*")
             } else {
-                "check the way to CloudTrail".to_owned()
+                "check the network path to CloudTrail".to_owned()
             };
-            report.note("trail", &format!("can't be looked at: {error}"), &remedy);
+            report.note("trail", &format!("can't be checked: {error}"), &remedy);
             return;
         }
     };
@@ -46,11 +46,11 @@ pub(super) async fn examine(
         trails.iter().filter(|trail| bucket.is_none_or(|bucket| trail.s3_bucket_name() == Some(bucket))).collect();
     if wanted.is_empty() {
         let found = match bucket {
-            Some(bucket) => format!("none of {} trails seen here writes to {bucket}", trails.len()),
-            None => "no trail in this region: EventBridge tells of no calls".to_owned(),
+            Some(bucket) => format!("none of the {} trails visible here writes to {bucket}", trails.len()),
+            None => "no trail in this region: EventBridge receives no calls".to_owned(),
         };
-        let remedy = "make a trail for all regions, or correct its bucket; one of another account of the organization \
-                      is seen only from there";
+        let remedy = "create a trail for all regions, or correct its bucket; a trail of another account of the \
+                      organization is visible only from that account";
         if bucket.is_some() { report.note("trail", &found, remedy) } else { report.missing("trail", &found, remedy) }
     }
     for trail in wanted {
@@ -65,7 +65,7 @@ async fn status(client: &Client, trail: &Trail, report: &mut Report) {
         Err(error) => {
             let error = classify(&error, "cloudtrail:GetTrailStatus");
             let remedy = statement(&["cloudtrail:GetTrailStatus"], arn);
-            report.note("trail", &format!("{name}: its status can't be looked at: {error}"), &remedy);
+            report.note("trail", &format!("{name}: its status can't be checked: {error}"), &remedy);
             return;
         }
     };

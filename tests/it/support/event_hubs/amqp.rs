@@ -12,7 +12,7 @@ use fe2o3_amqp_types::sasl::{SaslCode, SaslInit, SaslOutcome, SaslResponse};
 
 pub(super) type Msg = Message<Body<Value>>;
 
-/// Takes whoever comes: who they are is told at `$cbs`.
+/// Accepts every client: the authorization follows at `$cbs`.
 #[derive(Clone)]
 pub(super) struct AnySasl;
 
@@ -30,7 +30,7 @@ impl SaslAcceptor for AnySasl {
     }
 }
 
-/// What a client says of a link.
+/// The properties of a link that a client requests.
 #[derive(Clone, Debug)]
 pub(super) struct LinkInfo {
     pub(super) name: String,

@@ -18,7 +18,7 @@ use super::requests::{Replies, reply_link, request_link};
 use super::store::{Hub, Partition};
 use super::{Connection, Fault, Inner, ReaderKey};
 
-/// The format of a message that holds others, one in each data section.
+/// The format of a message that contains others, one in each data section.
 const BATCH_FORMAT: u32 = 0x8001_3700;
 
 /// Readers without epoch that may share a partition in a consumer group.
@@ -68,7 +68,7 @@ fn partition_of(inner: &Inner, path: &str) -> Result<(Arc<Partition>, ReaderKey)
     Ok((partition, (hub, (*group).to_owned(), number)))
 }
 
-/// Takes a place among the readers of a partition, and takes that of others where the epoch says so
+/// Registers a reader of a partition, and disconnects others if the epoch requires it
 /// (<https://learn.microsoft.com/azure/event-hubs/event-hubs-features#epoch>).
 fn register(
     inner: &Inner,
@@ -137,8 +137,8 @@ async fn reader(connection: Arc<Connection>, mut link: Sender, info: LinkInfo) {
     }
 }
 
-/// Answers a detach in kind: to a close the client would answer a plain detach by attaching again, and from a close it
-/// would wait for one.
+/// Responds to a detach in kind: a client that has closed its link responds to a plain detach by attaching again, and
+/// waits for a close.
 pub(super) async fn answer_sender(link: Sender, closed: bool) {
     if closed {
         drop(link.close().await);
@@ -147,7 +147,7 @@ pub(super) async fn answer_sender(link: Sender, closed: bool) {
     }
 }
 
-/// The same.
+/// The same for a receiver.
 pub(super) async fn answer_receiver(link: Receiver, closed: bool) {
     if closed {
         drop(link.close().await);
@@ -161,13 +161,13 @@ pub(super) fn is_closed(end: &DetachError) -> bool {
     matches!(end, DetachError::ClosedByRemote | DetachError::RemoteClosedWithError(_))
 }
 
-/// The same, of a receiver.
+/// The same for a receiver.
 pub(super) fn is_receiver_closed(end: &RecvError) -> bool {
     use fe2o3_amqp::link::LinkStateError::{RemoteClosed, RemoteClosedWithError};
     matches!(end, RecvError::LinkStateError(RemoteClosed | RemoteClosedWithError(_)))
 }
 
-/// Sends what the partition holds and what comes, until the client detaches. Whether it closed the link.
+/// Sends the partition's events, present and future, until the client detaches; returns whether it closed the link.
 async fn push(inner: &Inner, link: &mut Sender, id: u64, partition: &Partition, mut next: i64) -> bool {
     let mut grown = partition.grown.subscribe();
     loop {

@@ -1,9 +1,9 @@
 //! Stands in for Azure Event Hubs: real AMQP 1.0 on loopback
 //! (<https://learn.microsoft.com/azure/service-bus-messaging/service-bus-amqp-protocol-guide>).
 //!
-//! It speaks SASL (and takes whatever is said there), claims-based security at `$cbs`, questions at `$management`,
-//! readers of partitions with start positions and epochs, and senders, single and batched. It is not faithful in this:
-//! signatures are not checked, and there is no TLS and no AMQP over WebSockets.
+//! Implements SASL (accepting everything), claims-based security at `$cbs`, requests at `$management`, readers of
+//! partitions with start positions and epochs, and senders, single and batched. Not implemented: checking of
+//! signatures, TLS, and AMQP over WebSockets.
 
 mod amqp;
 mod links;
@@ -26,19 +26,19 @@ use tokio_util::task::TaskTracker;
 use self::amqp::{AnySasl, fields, now_ms, unauthorized};
 use self::store::Hub;
 
-/// What happens to the links that are open.
+/// An event for all open links.
 #[derive(Clone, Debug)]
 enum Fault {
-    /// Every link of a reader is detached with a condition and words, or without.
+    /// Every reader's link is detached, with or without a condition and description.
     DetachReaders(Option<(&'static str, &'static str)>),
-    /// Every connection is closed, politely.
+    /// Every connection is closed in order.
     CloseConnections(&'static str, &'static str),
 }
 
 /// Hub, consumer group and partition.
 type ReaderKey = (String, String, usize);
 
-/// Open readers of a partition: (link, epoch, tells it that another takes its place).
+/// Open readers of a partition: link, epoch, and the sender by which to disconnect it.
 type Readers = HashMap<ReaderKey, Vec<(u64, Option<i64>, oneshot::Sender<AmqpError>)>>;
 
 struct Inner {
@@ -46,17 +46,17 @@ struct Inner {
     faults: broadcast::Sender<Fault>,
     sockets: Mutex<HashMap<u64, std::net::TcpStream>>,
     readers: Mutex<Readers>,
-    /// Start positions that readers have asked for.
+    /// Start positions that readers have requested.
     filters: Mutex<Vec<String>>,
     token_status: Mutex<Option<(u16, String)>>,
-    /// Tokens put before this moment are no longer good.
+    /// Tokens put before this time are no longer valid.
     tokens_from: watch::Sender<i64>,
-    /// Nothing is answered and nothing sent.
+    /// Whether nothing is answered or sent.
     silent: watch::Sender<bool>,
-    /// How long each event takes.
+    /// The delay before each event.
     pace: watch::Sender<Duration>,
     ids: AtomicU64,
-    /// Readers' links with a lower number give nothing any more.
+    /// Readers' links with a lower number deliver nothing any more.
     hanging_below: AtomicU64,
     tasks: TaskTracker,
 }
@@ -66,13 +66,13 @@ impl Inner {
         self.hubs.lock().unwrap().get(&name.to_lowercase()).cloned()
     }
 
-    /// Waits while the broker is to be silent.
+    /// Waits as long as the broker is silent.
     async fn unless_silent(&self) {
         let _ = self.silent.subscribe().wait_for(|silent| !silent).await;
     }
 }
 
-/// The broker, until it is dropped.
+/// The broker; stopped when dropped.
 pub(crate) struct Broker {
     inner: Arc<Inner>,
     address: SocketAddr,
@@ -80,7 +80,7 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    /// Starts on a port of its own, with hubs of so many partitions.
+    /// Starts on a free port, with hubs of so many partitions.
     pub(crate) async fn start(hubs: &[(&str, usize)]) -> Self {
         let hubs = hubs.iter().map(|(name, partitions)| (name.to_lowercase(), Arc::new(Hub::new(name, *partitions))));
         let inner = Arc::new(Inner {
@@ -102,10 +102,10 @@ impl Broker {
         broker
     }
 
-    /// Opens the port, again the same once it has been opened. Events are kept.
+    /// Opens the port, which stays the same. Events are kept.
     pub(crate) async fn listen(&mut self) {
         let listener = loop {
-            // A port that was just given up may take a moment.
+            // A port that was just released may take a moment.
             match TcpListener::bind(self.address).await {
                 Ok(listener) => break listener,
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -130,7 +130,7 @@ impl Broker {
         self.cut_connections();
     }
 
-    /// What to connect to.
+    /// The endpoint to connect to.
     pub(crate) fn endpoint(&self) -> String {
         format!("amqp://{}", self.address)
     }
@@ -139,55 +139,55 @@ impl Broker {
         self.address.port()
     }
 
-    /// Every connection is cut, without a word.
+    /// Cuts every connection without notice.
     pub(crate) fn cut_connections(&self) {
         for (_, socket) in self.inner.sockets.lock().unwrap().drain() {
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
 
-    /// Every connection is closed with a condition and words.
+    /// Closes every connection with a condition and description.
     pub(crate) fn close_connections(&self, condition: &'static str, words: &'static str) {
         let _ = self.inner.faults.send(Fault::CloseConnections(condition, words));
     }
 
-    /// Every reader's link is detached, with a condition and words or without.
+    /// Detaches every reader's link, with or without a condition and description.
     pub(crate) fn detach_readers(&self, error: Option<(&'static str, &'static str)>) {
         let _ = self.inner.faults.send(Fault::DetachReaders(error));
     }
 
-    /// Every reader's link stays open, and nothing comes over it any more.
+    /// Makes every reader's link hang: it stays open and delivers nothing.
     pub(crate) fn hang_readers(&self) {
         let next = self.inner.ids.fetch_add(1, SeqCst);
         self.inner.hanging_below.store(next, SeqCst);
     }
 
-    /// Every token that was put so far has expired.
+    /// Makes every token that was put so far expire.
     pub(crate) fn expire_tokens(&self) {
         self.inner.tokens_from.send_replace(now_ms() + 1);
     }
 
-    /// What every token is answered with from now on; `None` for taking it.
+    /// Sets the response to every token from now on; `None` accepts it.
     pub(crate) fn answer_tokens(&self, status: Option<(u16, &str)>) {
         *self.inner.token_status.lock().unwrap() = status.map(|(status, words)| (status, words.to_owned()));
     }
 
-    /// From now on nothing is answered and nothing sent, over connections that stay open.
+    /// Sets whether nothing is answered or sent, while connections stay open.
     pub(crate) fn fall_silent(&self, silent: bool) {
         self.inner.silent.send_replace(silent);
     }
 
-    /// How long each event takes from now on.
+    /// Sets the delay before each event.
     pub(crate) fn slow_down(&self, pace: Duration) {
         self.inner.pace.send_replace(pace);
     }
 
-    /// Puts an event into a partition; gives its sequence number.
+    /// Appends an event to a partition, and returns its sequence number.
     pub(crate) fn append(&self, hub: &str, partition: usize, body: &[u8]) -> i64 {
         self.inner.hub(hub).unwrap().partition(partition).unwrap().append_bytes(body)
     }
 
-    /// Drops the oldest events of a partition, as retention does, up to one that is kept.
+    /// Drops the oldest events of a partition, as retention does, up to the one to keep.
     pub(crate) fn drop_before(&self, hub: &str, partition: usize, sequence: i64) {
         self.inner.hub(hub).unwrap().partition(partition).unwrap().drop_before(sequence);
     }
@@ -197,13 +197,13 @@ impl Broker {
         self.inner.hub(hub).unwrap().grow(count);
     }
 
-    /// Deletes a hub and makes it again, empty.
+    /// Deletes a hub and creates it again, empty.
     pub(crate) fn replace_hub(&self, hub: &str, partitions: usize) {
         self.inner.hubs.lock().unwrap().insert(hub.to_lowercase(), Arc::new(Hub::new(hub, partitions)));
         self.detach_readers(Some(("amqp:not-found", "The messaging entity could not be found.")));
     }
 
-    /// A reader with an epoch takes a partition from those that read it.
+    /// Takes a partition from its readers, as a reader with an epoch does.
     pub(crate) fn steal(&self, hub: &str, group: &str, partition: usize) {
         let key = (hub.to_owned(), group.to_owned(), partition);
         for (_, _, displaced) in self.inner.readers.lock().unwrap().remove(&key).unwrap_or_default() {
@@ -211,7 +211,7 @@ impl Broker {
         }
     }
 
-    /// The start positions that readers have asked for, in order.
+    /// The start positions that readers have requested, in order.
     pub(crate) fn filters(&self) -> Vec<String> {
         self.inner.filters.lock().unwrap().clone()
     }
@@ -223,15 +223,15 @@ impl Drop for Broker {
     }
 }
 
-/// One connection of a client.
+/// A client's connection.
 struct Connection {
     inner: Arc<Inner>,
-    /// Entity path → when it was put and when it expires, of the tokens on this connection.
+    /// The tokens on this connection: entity path → when it was put and when it expires.
     tokens: watch::Sender<HashMap<String, (i64, i64)>>,
 }
 
 impl Connection {
-    /// The latest end of the tokens that cover a path; names ignore case.
+    /// The latest expiry among the tokens for a path; names ignore case.
     fn token_end(&self, path: &str) -> Option<i64> {
         let (path, from) = (path.to_lowercase(), *self.inner.tokens_from.borrow());
         let tokens = self.tokens.borrow();
@@ -247,7 +247,7 @@ impl Connection {
         }
     }
 
-    /// Resolves when no good token covers a path any more.
+    /// Resolves when no valid token covers a path any more.
     async fn expired(&self, path: &str) {
         let (mut tokens, mut from) = (self.tokens.subscribe(), self.inner.tokens_from.subscribe());
         loop {

@@ -1,4 +1,4 @@
-//! `$cbs`, where tokens are put, and `$management`, where hubs and partitions are asked about
+//! `$cbs`, to which tokens are put, and `$management`, for properties of hubs and partitions
 //! (<https://learn.microsoft.com/azure/event-hubs/event-hubs-management-libraries> and the SDKs' own).
 
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use super::links::{answer_receiver, answer_sender, is_closed, is_receiver_closed
 /// Open reply links of one session: (node, the client's address, its queue).
 pub(super) type Replies = Arc<Mutex<Vec<(String, String, mpsc::Sender<Msg>)>>>;
 
-/// Status, words, body.
+/// Status, description, body.
 type Answer = (u16, String, Value);
 
 pub(super) async fn reply_link(mut link: Sender, mut replies: mpsc::Receiver<Msg>) {
@@ -48,7 +48,7 @@ pub(super) async fn request_link(connection: Arc<Connection>, mut link: Receiver
         let queue = {
             let mut replies = replies.lock().unwrap();
             replies.retain(|(_, _, queue)| !queue.is_closed());
-            // pyamqp names no reply-to: then it is the newest reply link of the same node.
+            // pyamqp names no reply-to: then the newest reply link of the same node is used.
             let same_node = || replies.iter().rev().filter(|(node, _, _)| *node == info.path);
             let named = same_node().find(|(_, address, _)| Some(address) == asked.reply_to.as_ref());
             named.or_else(|| same_node().next()).map(|(_, _, queue)| queue.clone())
@@ -116,7 +116,7 @@ fn put_token(connection: &Connection, message: &Msg) -> Answer {
     (status, words, Value::Null)
 }
 
-/// A SAS token carries its own end; that of a JWT comes beside it, in seconds or milliseconds.
+/// A SAS token contains its expiry; that of a JWT is passed beside it, in seconds or milliseconds.
 fn token_end(token: &str, expiration: Option<&SimpleValue>) -> Option<i64> {
     let fields = token.split(['&', ' ']);
     let own = fields.filter_map(|field| field.strip_prefix("se=")).find_map(|end| end.parse::<i64>().ok());
@@ -136,7 +136,7 @@ fn management(connection: &Connection, message: &Msg) -> Answer {
         return (400, "only READ is known".to_owned(), Value::Null);
     }
     let Some(hub) = connection.inner.hub(&name) else { return not_found(&name) };
-    // The SDKs put their token on the hub or on a path below it; either will do.
+    // The SDKs put their token on the hub or on a path below it; either is accepted.
     let paths: Vec<String> = connection.tokens.borrow().keys().cloned().collect();
     let covers = |path: &&String| path.split('/').next() == Some(&hub.name.to_lowercase());
     if !paths.iter().filter(covers).any(|path| connection.authorize(path).is_ok()) {

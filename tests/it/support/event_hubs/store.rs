@@ -38,7 +38,7 @@ impl Hub {
         self.partitions.lock().unwrap().extend((0..count).map(|_| Arc::default()));
     }
 
-    /// Where an event goes that names no partition: by its key, else in turn.
+    /// The partition for an event that names none: by its key, otherwise round robin.
     pub(super) fn choose(&self, key: Option<&str>) -> usize {
         let count = self.partition_count();
         match key {
@@ -48,7 +48,7 @@ impl Hub {
     }
 }
 
-/// An event as it is sent.
+/// An event in the form in which it is sent.
 pub(super) struct Stored {
     pub(super) sequence: i64,
     offset: i64,
@@ -61,11 +61,11 @@ struct Log {
     events: Vec<Arc<Stored>>,
     next_sequence: i64,
     next_offset: i64,
-    /// The newest event, also when it is no longer kept.
+    /// The newest event, even if it is no longer kept.
     last: Option<(i64, i64, i64)>,
 }
 
-/// Where a partition begins and ends.
+/// The ends of a partition.
 pub(super) struct Ends {
     pub(super) first: i64,
     pub(super) last: i64,
@@ -100,7 +100,7 @@ impl Partition {
         let time = Value::Timestamp(Timestamp::from_milliseconds(time_ms));
         annotations.0.insert(OwnedKey::from("x-opt-enqueued-time"), time);
         message.delivery_annotations = None;
-        // Offsets are positions in bytes, never equal to sequence numbers: who mixes them up is found out.
+        // Offsets are positions in bytes, never equal to sequence numbers, so that confusing them is noticed.
         log.next_offset += 64 + i64::try_from(body_len(&message.body)).unwrap();
         log.next_sequence += 1;
         log.last = Some((sequence, offset, time_ms));
