@@ -6,6 +6,7 @@ mod job;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +54,8 @@ pub struct Begun {
     pub stop: CancellationToken,
 }
 
-/// Calls `begin` for every job of a folder, and cancels a job when its file is gone. Runs until `stop` is cancelled.
+/// Calls `begin` for every job of a folder, and cancels a job when its file is gone; while the folder can't be read,
+/// all go on. Runs until `stop` is cancelled.
 pub async fn watch<F: Future<Output = ()>>(
     folder: PathBuf,
     stop: CancellationToken,
@@ -63,21 +65,20 @@ pub async fn watch<F: Future<Output = ()>>(
     let mut unreadable: BTreeSet<String> = BTreeSet::new();
     loop {
         let looked_at = folder.clone();
-        let jobs = match spawn_blocking(move || job::list(&looked_at)).await {
-            Ok(Ok(jobs)) => jobs,
-            other => {
-                tracing::warn!(folder = %folder.display(), ?other, "can't look for backfills");
-                BTreeMap::new()
-            }
-        };
-        running.retain(|name, stop| {
-            let kept = jobs.contains_key(name);
-            if !kept {
-                stop.cancel();
-            }
-            kept
+        let jobs = spawn_blocking(move || job::list(&looked_at)).await;
+        let jobs = jobs.unwrap_or_else(|error| Err(io::Error::other(error))).inspect_err(|error| {
+            tracing::warn!(folder = %folder.display(), %error, "can't look for backfills; those that run go on");
         });
-        for (name, (file, job)) in jobs {
+        if let Ok(jobs) = &jobs {
+            running.retain(|name, stop| {
+                let kept = jobs.contains_key(name);
+                if !kept {
+                    stop.cancel();
+                }
+                kept
+            });
+        }
+        for (name, (file, job)) in jobs.unwrap_or_default() {
             match job {
                 Ok(job) if !running.contains_key(&name) => {
                     let stop = stop.child_token();

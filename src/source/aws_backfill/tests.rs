@@ -1,7 +1,9 @@
+use std::path::Path;
 use std::sync::Mutex;
 
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use super::*;
@@ -195,26 +197,58 @@ async fn it_keeps_to_its_rate() {
     assert!((9.0..11.0).contains(&took), "96 records in {took} s");
 }
 
-#[tokio::test(start_paused = true)]
-async fn jobs_are_begun_once_and_ended_with_their_files() {
-    let data = tempfile::tempdir().unwrap();
-    let folder = folder(data.path());
-    let begun = Arc::new(Mutex::new(Vec::new()));
-    let (seen, stop) = (Arc::clone(&begun), CancellationToken::new());
-    let watching = watch(folder.clone(), stop.clone(), move |job| {
+/// What [`watch`] has begun.
+type BegunJobs = Arc<Mutex<Vec<(SourceId, CancellationToken)>>>;
+
+fn watched(folder: &Path, stop: &CancellationToken) -> (BegunJobs, JoinHandle<()>) {
+    let begun = BegunJobs::default();
+    let seen = Arc::clone(&begun);
+    let watching = watch(folder.to_owned(), stop.clone(), move |job| {
         seen.lock().unwrap().push((job.id.clone(), job.stop.clone()));
         async {}
     });
-    let watching = TaskTracker::new().spawn(watching);
-    let (name, file) = job().write(&folder).unwrap();
+    (begun, TaskTracker::new().spawn(watching))
+}
+
+async fn first_begun(begun: &BegunJobs) -> (SourceId, CancellationToken) {
     while begun.lock().unwrap().is_empty() {
         sleep(LOOK_EVERY).await;
     }
+    begun.lock().unwrap()[0].clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs_are_begun_once_and_ended_with_their_files() {
+    let data = tempfile::tempdir().unwrap();
+    let (folder, stop) = (folder(data.path()), CancellationToken::new());
+    let (begun, watching) = watched(&folder, &stop);
+    let (name, file) = job().write(&folder).unwrap();
+    let (id, ending) = first_begun(&begun).await;
     sleep(3 * LOOK_EVERY).await;
-    let (id, ending) = begun.lock().unwrap()[0].clone();
     assert_eq!((begun.lock().unwrap().len(), id), (1, format!("backfill-{name}").as_str().into()));
     std::fs::remove_file(file).unwrap();
     ending.cancelled().await;
+    stop.cancel();
+    watching.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs_go_on_while_their_folder_can_not_be_read() {
+    let data = tempfile::tempdir().unwrap();
+    let (folder, stop) = (folder(data.path()), CancellationToken::new());
+    let (begun, watching) = watched(&folder, &stop);
+    job().write(&folder).unwrap();
+    let (_, ending) = first_begun(&begun).await;
+    let elsewhere = data.path().join("elsewhere");
+    std::fs::rename(&folder, &elsewhere).unwrap();
+    std::fs::write(&folder, "not a folder").unwrap();
+    sleep(3 * LOOK_EVERY).await;
+    assert!(!ending.is_cancelled());
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::rename(&elsewhere, &folder).unwrap();
+    sleep(3 * LOOK_EVERY).await;
+    assert!(!ending.is_cancelled());
+    assert_eq!(begun.lock().unwrap().len(), 1, "it was not begun again");
     stop.cancel();
     watching.await.unwrap();
 }
