@@ -1,4 +1,4 @@
-//! Delays between retries: exponential backoff with full jitter
+//! Delays between retries: exponential backoff with equal jitter
 //! (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
 
 use std::time::Duration;

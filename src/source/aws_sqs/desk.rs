@@ -392,7 +392,7 @@ pub(super) struct Troubles {
     now: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
-/// Most failures kept at once; beyond that, the first by name is dropped.
+/// Most failures kept at once; beyond that, another one is dropped.
 const MOST_TROUBLES: usize = 64;
 
 impl Troubles {
@@ -406,8 +406,10 @@ impl Troubles {
         if now.insert(action.to_owned(), error.clone()).as_ref() != Some(&error) {
             tracing::warn!(source = %self.status.source(), error, "retrying");
         }
-        if now.len() > MOST_TROUBLES {
-            now.pop_first();
+        if now.len() > MOST_TROUBLES
+            && let Some(other) = now.keys().find(|kept| *kept != action).cloned()
+        {
+            now.remove(&other);
         }
         let at = self.clock.now();
         self.status.update(|status| {
@@ -433,5 +435,26 @@ impl Troubles {
 
     pub(super) fn caught_up(&self) {
         self.status.update(|status| status.lag_secs = Some(0.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Time;
+    use crate::source::StatusBoard;
+
+    #[test]
+    fn the_newest_failure_is_kept() {
+        let status = StatusBoard::default().register("queue".into(), "aws_s3_sqs");
+        let troubles = Troubles::new(status, Time::default);
+        let error = AwsError::Unavailable("status 503".to_owned());
+        let kept = |action: &str| troubles.now.lock().unwrap().contains_key(action);
+        for number in 0..=MOST_TROUBLES {
+            let action = format!("read object {:03}", 999 - number);
+            troubles.tell(&action, &error);
+            assert!(kept(&action), "{action}");
+        }
+        assert_eq!(troubles.now.lock().unwrap().len(), MOST_TROUBLES);
     }
 }
