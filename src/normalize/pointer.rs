@@ -35,7 +35,7 @@ impl Path {
     }
 
     /// The tokens as text, `*` for every element.
-    pub(super) fn tokens(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn tokens(&self) -> impl Iterator<Item = &str> + Clone {
         self.tokens.iter().map(|token| match token {
             Token::Key(key) => key.as_ref(),
             Token::Every => "*",

@@ -101,23 +101,22 @@ fn replace(text: &str, edits: Vec<Edit<'_>>) -> String {
 /// Whether [`sanitize`] may find something in a record by a rule's pointer. Few records have any, so checking first
 /// pays.
 pub(super) fn leads_to_secret(path: &Path, record: Json<'_>) -> bool {
-    let tokens: Vec<_> = path.tokens().collect();
-    leads(&tokens, record)
+    leads(path.tokens(), record)
 }
 
-fn leads(tokens: &[&str], value: Json<'_>) -> bool {
-    let Some((token, rest)) = tokens.split_first() else {
+fn leads<'p>(mut tokens: impl Iterator<Item = &'p str> + Clone, value: Json<'_>) -> bool {
+    let Some(token) = tokens.next() else {
         return !matches!(value, Json::Null | Json::Bool(_));
     };
     match value {
         Json::Object(members) => {
-            let mut fitting = members.iter().filter(|(key, _)| *token == "*" || key.eq_ignore_ascii_case(token));
-            fitting.any(|(_, value)| leads(rest, value))
+            let mut fitting = members.iter().filter(|(key, _)| token == "*" || key.eq_ignore_ascii_case(token));
+            fitting.any(|(_, value)| leads(tokens.clone(), value))
         }
         Json::Array(elements) => {
             let index = token.parse::<usize>().ok();
             let mut elements = elements.iter().enumerate();
-            elements.any(|(at, value)| (*token == "*" || index == Some(at)) && leads(rest, *value))
+            elements.any(|(at, value)| (token == "*" || index == Some(at)) && leads(tokens.clone(), *value))
         }
         // It may contain JSON, into which pointers lead.
         Json::Text(_) => true,
