@@ -30,16 +30,19 @@ const DAMAGED: &str = "damaged";
 const LOCK_TRIES: u32 = 20;
 const LOCK_WAIT: Duration = Duration::from_millis(25);
 
-/// Limit of journal bytes, which bounds the replay at startup to about a second. The store's minimum is 64 MiB.
-const JOURNAL_BYTES: u64 = 64 << 20;
+/// Limit of journal bytes, which bounds the replay at startup to about a second. When it is reached, all keyspaces with
+/// entries in the oldest journal are flushed at once, so it should be reached rarely.
+const JOURNAL_BYTES: u64 = 256 << 20;
 /// Cache size, mostly for index and filter blocks: a filter for 10 million ids takes 12 MiB.
 const CACHE_BYTES: u64 = 64 << 20;
 /// Threads that flush and compact. With one, a flood of requests while it compacts can block it for ever
 /// (<https://github.com/fjall-rs/fjall/pull/323>); with two, the first spins for as long as the second compacts. By
 /// default there are as many as cores, up to four.
 const WORKERS: usize = 4;
-const EVENTS_MEMTABLE_BYTES: u64 = 32 << 20;
-const MEMTABLE_BYTES: u64 = 16 << 20;
+/// Small, so that a flush, which takes cores and disk from what is live, is short.
+const MEMTABLE_BYTES: u64 = 8 << 20;
+/// Larger: each flush makes a file of blocks, which stays as it is.
+const EVENTS_MEMTABLE_BYTES: u64 = 16 << 20;
 
 /// Longer keys are hashed; see [`text_key`].
 const LONGEST_KEY: usize = 1024;
