@@ -240,7 +240,7 @@ impl Inventory {
         drop(journal);
         if let Some(after) = &applied.held {
             if let Some(before) = held.filter(|held| !held.aliases.is_empty()) {
-                self.drop_aliases(&before, after);
+                self.drop_aliases(&before, &after.aliases);
             }
             self.insert(Arc::clone(after));
         }
@@ -285,9 +285,7 @@ impl Inventory {
         }
         if let Some(evictor) = &self.evictor {
             for forgotten in evictor.lock().unwrap_or_else(PoisonError::into_inner).touch(name, size) {
-                self.assets.remove(&forgotten);
-                self.names.lock().unwrap_or_else(PoisonError::into_inner).remove(&forgotten);
-                self.journal.lock().unwrap_or_else(PoisonError::into_inner).forget(&forgotten);
+                self.forget(&forgotten);
             }
         }
     }
