@@ -134,7 +134,7 @@ mod tests {
     use super::*;
     use crate::inventory::{Applied, ConfigurationState};
     use crate::json::testing::arena;
-    use crate::model::{AssetKind, Confidence, Draft, Step};
+    use crate::model::{AssetKind, Confidence, Draft, Seed, Step};
 
     const CREATE: DraftAction = DraftAction::Known(Action::Create);
     const UPDATE: DraftAction = DraftAction::Known(Action::Update);
@@ -252,6 +252,20 @@ mod tests {
             assert_eq!((&again.name, again.previous_state), (&name("old"), PreviousState::Deleted));
             assert!(inventory.get(&name("old")).unwrap().aliases.is_empty());
             assert_eq!(apply(&inventory, 7, "new", UPDATE, note("y")).name, name("new"));
+        }
+    }
+
+    #[test]
+    fn what_a_seed_brings_back_has_no_later_ids_either() {
+        let inventory = Inventory::new();
+        apply(&inventory, 1, "old", CREATE, Vec::new());
+        apply(&inventory, 2, "old", UPDATE, rename("new"));
+        apply(&inventory, 3, "new", DELETE, Vec::new());
+        let mut seed = Seed { as_of: Time::from_millis(4_000), draft: draft("old", DraftAction::Upsert, note("x")) };
+        inventory.seed("s:0", &mut seed, &|_, _| Vec::new(), arena());
+        for inventory in [restarted(&inventory), inventory] {
+            assert!(inventory.get(&name("old")).unwrap().is_alive());
+            assert_eq!(apply(&inventory, 5, "new", UPDATE, note("y")).name, name("new"));
         }
     }
 
