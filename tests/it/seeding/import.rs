@@ -128,6 +128,32 @@ fn what_cannot_be_taken_is_told() {
 }
 
 #[test]
+fn each_faulty_asset_of_an_item_is_counted_and_told() {
+    let folder = folder();
+    let group = |name: &str| {
+        let id = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{name}");
+        json!({ "attributes": { "id": id, "name": name }, "sensitive_attributes": [] })
+    };
+    let instances = [group("a/first"), group("good"), group("a/second")];
+    let resource = json!({ "mode": "managed", "type": "azurerm_resource_group", "name": "g", "instances": instances });
+    let state = json!({ "version": 4, "terraform_version": "1.9.8", "resources": [resource] });
+    let file = folder.path().join("state.json");
+    std::fs::write(&file, state.to_string()).unwrap();
+    let imported = import(folder.path(), &[], &[file]);
+    assert_eq!(imported.code, Some(64), "{}", imported.stdout);
+    assert!(imported.stdout.contains("state.json: 1 imported, 0 updated"), "{}", imported.stdout);
+    assert!(imported.stdout.contains("0 of unknown type, 2 rejected"), "{}", imported.stdout);
+    assert!(imported.stderr.contains("2 items or assets in them were rejected"), "{}", imported.stderr);
+    let server = Server::serve(folder.path(), &configuration(folder.path()));
+    let quarantine = server.get_json("/v1/quarantine");
+    let reasons: Vec<_> = quarantine["records"].as_array().unwrap().iter().map(|record| &record["reason"]).collect();
+    assert_eq!(reasons.len(), 2, "{quarantine}");
+    for id in ["a/first", "a/second"] {
+        assert!(reasons.iter().any(|reason| reason.as_str().unwrap().contains(id)), "{id}: {quarantine}");
+    }
+}
+
+#[test]
 fn objects_of_the_directory_and_the_servers_own_assets_come_back() {
     let folder = folder();
     let files = ["users", "groups"].map(|name| PathBuf::from(format!("fixtures/seeds/msgraph-{name}.json")));
