@@ -270,6 +270,21 @@ mod tests {
     }
 
     #[test]
+    fn an_id_in_capitals_gives_way_to_another_spelling_of_it() {
+        let inventory = Inventory::new();
+        let spell = |seconds: i64, id: &str| {
+            let mut draft = draft(id, UPDATE, note("x"));
+            draft.asset.name = name("web");
+            inventory.apply(Time::from_millis(seconds * 1_000), "e:0", &mut draft, &|_, _| Vec::new(), arena());
+            inventory.get(&name("web")).unwrap().id.clone()
+        };
+        assert_eq!(spell(1, "WEB"), "WEB");
+        assert_eq!(spell(2, "Web"), "Web");
+        assert_eq!(spell(3, "WEB"), "Web");
+        assert_eq!(spell(4, "web"), "Web", "the first one that is good enough");
+    }
+
+    #[test]
     fn each_life_has_a_uid_of_its_own() {
         let inventory = Inventory::new();
         let uid = |applied: Applied| applied.uid;
