@@ -29,9 +29,10 @@ Examples:
   catchment restore catchment-2026-02-03.backup --data-dir /var/lib/catchment
   ssh backup.example.com cat catchment.backup | catchment restore - --data-dir new
 
-Run it as the user that the server runs as. Sources continue from their positions at the time of the
-backup. Reconnecting subscribers receive a gap frame and then all retained events, with unchanged
-event ids.";
+Run it as the user that the server runs as, or as root: then the files belong to the owner of the
+data directory, or of the nearest directory above it. Sources continue from their positions at the
+time of the backup. Reconnecting subscribers receive a gap frame and then all retained events, with
+unchanged event ids.";
 
 /// Back up the whole log to a file, with or without a running server
 #[derive(Debug, clap::Args)]

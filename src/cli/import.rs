@@ -161,7 +161,7 @@ fn verdict(report: &Report) -> Result<(), Failure> {
     match (unreadable, rejected) {
         (0, 0) => Ok(()),
         (0, rejected) => Err(Failure::Check(format!(
-            "{rejected} of the items were rejected; /v1/quarantine of the server tells why, item by item"
+            "{rejected} items or assets in them were rejected; /v1/quarantine of the server tells why, one by one"
         ))),
         (unreadable, _) => Err(Failure::Check(format!("{unreadable} of the files can't be read as documents"))),
     }

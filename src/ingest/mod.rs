@@ -280,10 +280,15 @@ impl Ingest {
     }
 
     /// Adds a rejected record to the batch, redacted, and counts it.
-    fn reject(&self, source: &SourceId, batch: &mut Batch, mut rejected: Rejected) {
+    fn reject(&self, source: &SourceId, batch: &mut Batch, rejected: Rejected) {
+        self.metrics.records.with_label_values(&[&*source.0, "quarantined"]).inc();
+        self.quarantine(batch, rejected);
+    }
+
+    /// Adds a rejected record, or a part of one, to the batch, redacted, and counts its code.
+    fn quarantine(&self, batch: &mut Batch, mut rejected: Rejected) {
         rejected.bytes = self.engine.redact_rejected(rejected.bytes);
         rejected.reason = self.engine.redact_reason(rejected.reason);
-        self.metrics.records.with_label_values(&[&*source.0, "quarantined"]).inc();
         self.metrics.quarantined.with_label_values(&[rejected.code]).inc();
         batch.rejected.push(rejected);
     }

@@ -21,9 +21,18 @@ use crate::normalize::{SeedFault, Seeds};
 pub(super) struct Taken {
     events: Vec<NewEvent>,
     assets: Vec<Arc<Held>>,
-    /// Code and reason, if the item goes to quarantine.
-    rejected: Option<(&'static str, String)>,
+    /// What goes to quarantine.
+    rejected: Vec<Refused>,
     unknown: bool,
+}
+
+/// An item or a part of one that goes to quarantine.
+#[derive(Debug)]
+struct Refused {
+    code: &'static str,
+    reason: String,
+    /// The part; `None` is the item itself.
+    part: Option<Bytes>,
 }
 
 impl Ingest {
@@ -38,43 +47,43 @@ impl Ingest {
     ) {
         let taken = self.processor.seed(found, document, self.observed);
         self.changes(taken.events, taken.assets, None, batch);
-        let count = |outcome: &str| self.metrics.records.with_label_values(&[&*source.0, outcome]).inc();
-        match taken.rejected {
-            Some((code, reason)) => {
-                let RawRecord { bytes, origin } = record;
-                self.reject(source, batch, Rejected { origin, code, reason, bytes, observed: self.observed });
-            }
-            None if taken.unknown => {
-                count("skipped");
-                self.metrics.skipped.with_label_values(&["item of an inventory, of a type that no rule knows"]).inc();
-            }
-            None => count("seeded"),
+        let outcome = match (taken.rejected.is_empty(), taken.unknown) {
+            (false, _) => "quarantined",
+            (true, true) => "skipped",
+            (true, false) => "seeded",
+        };
+        self.metrics.records.with_label_values(&[&*source.0, outcome]).inc();
+        if outcome == "skipped" {
+            self.metrics.skipped.with_label_values(&["item of an inventory, of a type that no rule knows"]).inc();
+        }
+        let RawRecord { bytes: item, origin } = record;
+        for Refused { code, reason, part } in taken.rejected {
+            let (origin, bytes) = (origin.clone(), part.unwrap_or_else(|| item.clone()));
+            self.quarantine(batch, Rejected { origin, code, reason, bytes, observed: self.observed });
         }
     }
 }
 
 impl Processor {
-    /// Processes an item of a document, and counts the outcome of each asset in the document's tally.
+    /// Processes an item of a document, and counts the outcome of each asset and fault in the document's tally.
     pub(super) fn seed(&self, found: Seeds, document: &SeedDocument, observed: Time) -> Taken {
         let Seeds { seeds, faults } = found;
         let mut taken = Taken::default();
-        for fault in faults {
+        for (fault, part) in faults {
             match fault {
                 SeedFault::UnknownType(name) => {
                     document.tally.count(|counts| *counts.unknown_types.entry(name).or_default() += 1);
                     taken.unknown = true;
                 }
                 SeedFault::Rejected { code, reason } => {
-                    taken.rejected.get_or_insert((code, reason));
+                    taken.rejected.push(Refused { code, reason, part });
                 }
             }
         }
         for (seed, raw) in seeds {
             self.apply_seed(seed, &raw, document, observed, &mut taken);
         }
-        if taken.rejected.is_some() {
-            document.tally.count(|counts| counts.rejected += 1);
-        }
+        document.tally.count(|counts| counts.rejected += taken.rejected.len() as u64);
         taken
     }
 
@@ -95,7 +104,8 @@ impl Processor {
             match self.seed_event(seed, applied, raw, &event_id, observed) {
                 Ok(event) => taken.events.push(event),
                 Err(error) => {
-                    taken.rejected = Some(("unfit_text", format!("the event can't be written as JSON: {error}")));
+                    let reason = format!("the event can't be written as JSON: {error}");
+                    taken.rejected.push(Refused { code: "unfit_text", reason, part: Some(raw.clone()) });
                 }
             }
         }

@@ -187,7 +187,7 @@ fn keep<'a>(mut applied: Applied<'a>, before: Option<&Held>, told: &Told) -> (Ap
     if told.asset.name != applied.name && !aliases.contains(&told.asset.name) {
         aliases.push(told.asset.name.clone());
     }
-    let mut id = kept.map_or_else(|| told.asset.id.clone(), |held| held.id.clone());
+    let mut id = kept_id(kept, &told.asset.id).to_owned();
     for step in &told.steps {
         let Step::Rename { id: new_id, alias, arn } = step else { continue };
         id.clone_from(new_id);
@@ -219,6 +219,16 @@ fn keep<'a>(mut applied: Applied<'a>, before: Option<&Held>, told: &Told) -> (Ap
         seeded: seeded(kept, told, applied.configuration_state),
     };
     (applied, held)
+}
+
+/// The id that an asset keeps: the one held, unless it is in capitals only and this is another spelling of it. Some
+/// trails put ids in capitals.
+fn kept_id<'a>(before: Option<&'a Held>, told: &'a str) -> &'a str {
+    let is_shouted = |id: &str| !id.bytes().any(|byte| byte.is_ascii_lowercase());
+    match before {
+        Some(held) if !(is_shouted(&held.id) && held.id.eq_ignore_ascii_case(told)) => &held.id,
+        _ => told,
+    }
 }
 
 /// The last seed of the asset, and the first event after that seed, as of after this change.

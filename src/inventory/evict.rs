@@ -1,7 +1,9 @@
 //! Eviction of the assets that changed longest ago.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::PoisonError;
 
+use super::{Inventory, Slot};
 use crate::model::AssetName;
 
 /// Keeps the sum of sizes below a limit: first in, first out, where a touch moves an asset back to the end.
@@ -52,6 +54,21 @@ impl Evictor {
             self.touches.retain(|(name, touch)| self.held.get(name).is_some_and(|(_, last)| last == touch));
         }
         forgotten
+    }
+}
+
+impl Inventory {
+    /// Forgets an asset, with its later names and its changes.
+    pub(super) fn forget(&self, name: &AssetName) {
+        let slot = self.assets.remove(name).map(|(_, slot)| slot);
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).forget(name);
+        // Only the asset itself tells its later names. Few have any, and a packed one has to be unpacked for them.
+        if !self.aliases.is_empty()
+            && let Some(held) = slot.and_then(Slot::held)
+        {
+            self.drop_aliases(&held, &[]);
+        }
     }
 }
 

@@ -87,8 +87,8 @@ impl Inventory {
     }
 
     /// Drops the later names that an asset no longer has: its next life begins without those of the previous one.
-    pub(super) fn drop_aliases(&self, before: &Held, after: &Held) {
-        for alias in before.aliases.iter().filter(|alias| !after.aliases.contains(alias)) {
+    pub(super) fn drop_aliases(&self, before: &Held, kept: &[AssetName]) {
+        for alias in before.aliases.iter().filter(|alias| !kept.contains(alias)) {
             self.aliases.remove_if(alias, |_, first| *first == before.name);
         }
     }
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
     use crate::inventory::{Applied, ConfigurationState};
     use crate::json::testing::arena;
-    use crate::model::{AssetKind, Confidence, Draft, Step};
+    use crate::model::{AssetKind, Confidence, Draft, Seed, Step};
 
     const CREATE: DraftAction = DraftAction::Known(Action::Create);
     const UPDATE: DraftAction = DraftAction::Known(Action::Update);
@@ -256,6 +256,35 @@ mod tests {
     }
 
     #[test]
+    fn what_a_seed_brings_back_has_no_later_ids_either() {
+        let inventory = Inventory::new();
+        apply(&inventory, 1, "old", CREATE, Vec::new());
+        apply(&inventory, 2, "old", UPDATE, rename("new"));
+        apply(&inventory, 3, "new", DELETE, Vec::new());
+        let mut seed = Seed { as_of: Time::from_millis(4_000), draft: draft("old", DraftAction::Upsert, note("x")) };
+        inventory.seed("s:0", &mut seed, &|_, _| Vec::new(), arena());
+        for inventory in [restarted(&inventory), inventory] {
+            assert!(inventory.get(&name("old")).unwrap().is_alive());
+            assert_eq!(apply(&inventory, 5, "new", UPDATE, note("y")).name, name("new"));
+        }
+    }
+
+    #[test]
+    fn an_id_in_capitals_gives_way_to_another_spelling_of_it() {
+        let inventory = Inventory::new();
+        let spell = |seconds: i64, id: &str| {
+            let mut draft = draft(id, UPDATE, note("x"));
+            draft.asset.name = name("web");
+            inventory.apply(Time::from_millis(seconds * 1_000), "e:0", &mut draft, &|_, _| Vec::new(), arena());
+            inventory.get(&name("web")).unwrap().id.clone()
+        };
+        assert_eq!(spell(1, "WEB"), "WEB");
+        assert_eq!(spell(2, "Web"), "Web");
+        assert_eq!(spell(3, "WEB"), "Web");
+        assert_eq!(spell(4, "web"), "Web", "the first one that is good enough");
+    }
+
+    #[test]
     fn each_life_has_a_uid_of_its_own() {
         let inventory = Inventory::new();
         let uid = |applied: Applied| applied.uid;
@@ -272,6 +301,34 @@ mod tests {
         // The provider's id is recorded later: the asset is still the same.
         assert_eq!(uid(apply(&inventory, 7, "a", UPDATE, user_id("AIDA3"))).as_deref(), Some("e6:0"));
         assert_eq!(restarted(&inventory).get(&name("a")).unwrap().uid.as_deref(), Some("e6:0"));
+    }
+
+    #[test]
+    fn what_a_bounded_inventory_forgets_it_forgets_by_every_name() {
+        const ASSETS: i64 = 1_000;
+        // So small that most are forgotten packed, and so large that the journal keeps the last ones as they are.
+        let inventory = Inventory::bounded(100_000);
+        for n in 0..ASSETS {
+            apply(&inventory, 2 * n, &format!("old-{n}"), CREATE, note("x"));
+            apply(&inventory, 2 * n + 1, &format!("old-{n}"), UPDATE, rename(&format!("new-{n}")));
+        }
+        assert!(inventory.len() < 500, "{} are kept", inventory.len());
+        assert_eq!(inventory.aliases.len(), inventory.len());
+        assert_eq!(inventory.canonical(&name("new-0")), name("new-0"), "unknown again");
+        let last = inventory.get(&name(&format!("new-{}", ASSETS - 1))).unwrap();
+        assert_eq!(last.name, name(&format!("old-{}", ASSETS - 1)));
+    }
+
+    #[test]
+    fn a_name_that_was_taken_over_stays_when_its_former_asset_is_forgotten() {
+        let inventory = Inventory::bounded(2_000);
+        apply(&inventory, 1, "a", CREATE, Vec::new());
+        apply(&inventory, 2, "a", UPDATE, rename("shared"));
+        apply(&inventory, 3, "b", CREATE, Vec::new());
+        apply(&inventory, 4, "b", UPDATE, rename("shared"));
+        apply(&inventory, 5, "c", CREATE, vec![Step::Replace(json!({ "note": "x".repeat(500) }).into())]);
+        assert!(inventory.get(&name("a")).is_none() && inventory.get(&name("b")).is_some());
+        assert_eq!(inventory.get(&name("shared")).unwrap().name, name("b"));
     }
 
     #[test]

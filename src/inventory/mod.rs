@@ -239,10 +239,7 @@ impl Inventory {
         let (applied, left) = journal.apply(&name, held.as_ref(), told, past, arena);
         drop(journal);
         if let Some(after) = &applied.held {
-            if let Some(before) = held.filter(|held| !held.aliases.is_empty()) {
-                self.drop_aliases(&before, after);
-            }
-            self.insert(Arc::clone(after));
+            self.replace(held.as_deref(), Arc::clone(after));
         }
         left.iter().for_each(|name| self.pack(name));
         applied
@@ -258,6 +255,14 @@ impl Inventory {
         let arena = Arena::new();
         let copied = self.get(&from).and_then(|held| Some(held.document(&arena)?.at(&from_at)?.to_text()));
         copied.map_or(Step::Touch, |value| Step::Set { at, value })
+    }
+
+    /// Inserts an asset after a change.
+    fn replace(&self, before: Option<&Held>, after: Arc<Held>) {
+        if let Some(before) = before {
+            self.drop_aliases(before, &after.aliases);
+        }
+        self.insert(after);
     }
 
     fn insert(&self, held: Arc<Held>) {
@@ -285,9 +290,7 @@ impl Inventory {
         }
         if let Some(evictor) = &self.evictor {
             for forgotten in evictor.lock().unwrap_or_else(PoisonError::into_inner).touch(name, size) {
-                self.assets.remove(&forgotten);
-                self.names.lock().unwrap_or_else(PoisonError::into_inner).remove(&forgotten);
-                self.journal.lock().unwrap_or_else(PoisonError::into_inner).forget(&forgotten);
+                self.forget(&forgotten);
             }
         }
     }

@@ -50,7 +50,7 @@ impl Inventory {
         drop(journal);
         let next = applied.held.as_ref().filter(|next| held.as_ref().is_none_or(|held| !is_same(held, next)));
         if let Some(next) = next {
-            self.insert(Arc::clone(next));
+            self.replace(held.as_deref(), Arc::clone(next));
         }
         let is_older = next.is_none();
         left.iter().for_each(|name| self.pack(name));

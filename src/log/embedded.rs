@@ -78,6 +78,7 @@
 mod copy;
 mod disk;
 mod journal;
+mod owner;
 mod shared;
 mod store;
 mod writer;

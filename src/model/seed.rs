@@ -41,7 +41,8 @@ pub struct Seed {
 #[derive(Debug, Default)]
 pub struct Tally(Mutex<TallyCounts>);
 
-/// The counts of a [`Tally`]: of assets, except `unknown_types` and `rejected`, which count items.
+/// The counts of a [`Tally`]: of assets, except `unknown_types` and `rejected`, which count items, or the parts of an
+/// item with several assets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TallyCounts {
     /// New in the inventory.

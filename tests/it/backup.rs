@@ -1,8 +1,8 @@
 //! Backup while events come in, restore elsewhere, and going on from there.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -163,4 +163,56 @@ fn what_is_no_whole_backup_is_refused_and_leaves_nothing() {
     assert_eq!(nowhere.code, Some(1));
     assert!(nowhere.stderr.contains("there is no log in"), "{}", nowhere.stderr);
     assert_eq!(std::fs::read(&file).unwrap(), whole, "the file of before stays");
+}
+
+/// The owners of a folder and of all that is in it.
+fn owners(folder: &Path) -> BTreeSet<(u32, u32)> {
+    let own = folder.metadata().unwrap();
+    let mut owners = BTreeSet::from([(own.uid(), own.gid())]);
+    for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        let found = entry.symlink_metadata().unwrap();
+        owners.insert((found.uid(), found.gid()));
+        if found.is_dir() {
+            owners.append(&mut self::owners(&entry));
+        }
+    }
+    owners
+}
+
+#[test]
+fn what_root_restores_belongs_to_the_owner_of_the_directory() {
+    const NOBODY: u32 = 65_534;
+    let folder = folder();
+    let path = folder.path();
+    write(path, 0..5);
+    let server = Server::serve(path, &configuration(path, "data"));
+    server.wait_until("all", || server.metric("catchment_log_tail_sequence", "") >= 5.0);
+    let file = path.join("all.backup");
+    back_up(&server, &file);
+    assert!(server.terminate().success());
+    let cut = path.join("cut.backup");
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&cut, &whole[..whole.len() - 1]).unwrap();
+
+    let home = path.join("home");
+    let there = home.join("there");
+    std::fs::create_dir_all(&there).unwrap();
+    if rustix::process::geteuid().is_root() {
+        for folder in [&home, &there] {
+            chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        assert_eq!(owners(&home), BTreeSet::from([(NOBODY, NOBODY)]));
+    }
+    // Who is not root leaves files of its own, which are those of the owner as well.
+    let owner = owners(&home);
+    assert_eq!(owner.len(), 1);
+    restore(&file, &there);
+    assert_eq!(owners(&home), owner);
+    // The same where the directory and one above it have to be created, also when the first try fails.
+    let missing = home.join("not/there");
+    let refused = run(["restore".as_ref(), cut.as_os_str(), "--data-dir".as_ref(), missing.as_os_str()]);
+    assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+    assert_eq!(owners(&home), owner);
+    restore(&file, &missing);
+    assert_eq!(owners(&home), owner);
 }

@@ -10,8 +10,9 @@ use std::path::Path;
 use fjall::{Keyspace, Readable};
 
 use super::FORMAT_VERSION;
+use super::owner::Owner;
 use super::shared::Shared;
-use super::store::{self, Lock, STORE, State, Store, UNFINISHED, is_damage, seq_key};
+use super::store::{self, LOCK, Lock, STORE, State, Store, UNFINISHED, is_damage, seq_key};
 use crate::log::backup::{BackupError, BackupHead, BackupReader, BackupWriter};
 use crate::log::{LogError, block, draw_epoch};
 use crate::model::{Seq, Time};
@@ -64,7 +65,8 @@ pub(super) fn back_up(shared: &Shared, taken: Time, output: &mut dyn Write) -> R
 }
 
 /// Creates a log from a backup, in a directory without one. It gets a new epoch: from here on it differs from the
-/// original log, so that positions of the one are meaningless in the other.
+/// original log, so that positions of the one are meaningless in the other. What root creates belongs to the owner of
+/// the directory, or of the nearest one above it that exists.
 ///
 /// # Errors
 /// When the directory has a log or can't be written, or the backup is incomplete or corrupt. Nothing is left behind
@@ -78,14 +80,18 @@ pub fn restore(directory: &Path, input: &mut dyn Read) -> Result<BackupSummary, 
     if head.format != FORMAT_VERSION {
         return Err(BackupError::Format { found: head.format, known: FORMAT_VERSION });
     }
+    let owner = Owner::of(directory).map_err(wrong)?;
     let _lock = Lock::take(directory)?;
     let unfinished = directory.join(UNFINISHED);
     let restored = fill(directory, reader, &head);
-    if restored.is_err() {
+    // After a failure, too: the directory and the lock stay.
+    let given = owner.map_or(Ok(()), |owner| owner.give(directory, &[LOCK, UNFINISHED]));
+    if restored.is_err() || given.is_err() {
         // The error says what matters.
         let _ = fs::remove_dir_all(&unfinished);
     }
     let summary = restored?;
+    given.map_err(wrong)?;
     fs::rename(&unfinished, directory.join(STORE)).map_err(wrong)?;
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(wrong)?;
     Ok(summary)

@@ -23,7 +23,8 @@ use crate::model::{AssetName, Epoch, Seq};
 pub(super) const STORE: &str = "log";
 /// Its name until its creation is complete.
 pub(super) const UNFINISHED: &str = "log.new";
-const LOCK: &str = "lock";
+/// The lock file.
+pub(super) const LOCK: &str = "lock";
 /// The folder for damaged pieces of journals.
 const DAMAGED: &str = "damaged";
 

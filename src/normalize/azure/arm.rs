@@ -156,13 +156,15 @@ impl<'a> ArmId<'a> {
     }
 
     /// Among spellings of one id, the first in mixed case, else in lower case: Event Hubs delivers many ids in upper
-    /// case only.
+    /// case only. Of those in mixed case, the one with the fewest names in upper case only: some services put names
+    /// that they changed to upper case into an id that is otherwise as it was typed.
     pub(in crate::normalize) fn best_cased<'t>(texts: impl IntoIterator<Item = &'t str>) -> Option<&'t str> {
         let mut texts = texts.into_iter().map(|text| text.trim_end_matches('/'));
         let first = texts.next()?;
         // Mixed case is nearest to what people typed.
         let same = texts.filter(|text| text.eq_ignore_ascii_case(first));
-        std::iter::once(first).chain(same).min_by_key(|text| shouting(text))
+        let shouted = |text: &str| text.split('/').filter(|segment| is_all_upper(segment)).count();
+        std::iter::once(first).chain(same).min_by_key(|text| (shouting(text), shouted(text)))
     }
 }
 
@@ -303,6 +305,25 @@ mod tests {
         );
         assert_eq!(ArmId::best_cased([shouted.as_str(), told.as_str()]), Some(told.as_str()));
         assert_eq!(ArmId::best_cased([shouted.as_str(), "/other"]), Some(shouted.as_str()));
+    }
+
+    #[test]
+    fn names_in_capitals_only_give_way_to_others() {
+        let told = format!("{SUB}/resourceGroups/Web/providers/Microsoft.Web/sites/shop");
+        let group = told.replace("/Web/", "/WEB/");
+        let names = group.replace("/shop", "/SHOP");
+        let all_but_the_first = told.to_uppercase().replace("/SUBSCRIPTIONS/", "/subscriptions/");
+        let (lower, upper) = (told.to_lowercase(), told.to_uppercase());
+        // From the best to the worst.
+        let spellings = [&told, &group, &names, &all_but_the_first, &lower, &upper].map(String::as_str);
+        for (at, better) in spellings.iter().enumerate() {
+            for worse in &spellings[at..] {
+                assert_eq!(ArmId::best_cased([*worse, *better]), Some(*better), "{worse}");
+            }
+        }
+        // Of equally good ones the first: nobody knows which was typed.
+        let other = told.replace("/shop", "/Shop");
+        assert_eq!(ArmId::best_cased([told.as_str(), other.as_str()]), Some(told.as_str()));
     }
 
     proptest! {

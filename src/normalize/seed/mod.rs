@@ -50,8 +50,8 @@ pub(super) struct SeedRules {
 pub struct Seeds {
     /// The assets, each with the item or the part of it that it was read from: one line, redacted.
     pub seeds: Vec<(Seed, Bytes)>,
-    /// Why the item or parts of it were not accepted.
-    pub faults: Vec<SeedFault>,
+    /// Why the item or parts of it were not accepted, each with the part; `None` is the item itself.
+    pub faults: Vec<(SeedFault, Option<Bytes>)>,
 }
 
 /// Why an item, or a part of it, was not accepted.
@@ -84,7 +84,11 @@ pub(super) fn seeds(catalog: &Catalog, bytes: &[u8], document: &SeedDocument) ->
     });
     match value {
         Ok(value) => found.take(catalog, value, document),
-        Err(error) => found.faults.push(SeedFault::rejected("not_json", format!("not JSON: {error}"))),
+        Err(error) => found.refuse(SeedFault::rejected("not_json", format!("not JSON: {error}"))),
+    }
+    if let ([], [(_, part)]) = (found.seeds.as_slice(), found.faults.as_mut_slice()) {
+        // The only part is the item itself, which is kept as it came.
+        *part = None;
     }
     for (seed, _) in &mut found.seeds {
         // Event times are exact to the second only: an event of the same second must come after the seed.
@@ -117,8 +121,8 @@ impl Seeds {
             Recognized::Cli => Ok(item::of_cli(forms, &document.member, &value, kind_of_arn)),
         };
         match items {
-            Err(reason) => self.faults.push(SeedFault::rejected("incomplete_seed", reason)),
-            Ok(items) if items.is_empty() => self.faults.push(unknown(&value, document)),
+            Err(reason) => self.refuse(SeedFault::rejected("incomplete_seed", reason)),
+            Ok(items) if items.is_empty() => self.refuse(unknown(&value, document)),
             Ok(items) => items.into_iter().for_each(|item| self.item(catalog, item, document)),
         }
     }
@@ -144,7 +148,7 @@ impl Seeds {
     ) {
         let text = json!(told).to_string();
         let (seed, raw) = match redact::sanitize(&text, catalog.azure.secrets(), &[]) {
-            Err(error) => return self.faults.push(SeedFault::rejected("unfit_text", error.to_string())),
+            Err(error) => return self.keep(Err(SeedFault::rejected("unfit_text", error.to_string())), &text.into()),
             Ok(Cow::Borrowed(_)) => (read(told), text),
             Ok(Cow::Owned(text)) => (read(&serde_json::from_str(&text).unwrap_or_default()), text),
         };
@@ -156,13 +160,13 @@ impl Seeds {
         let text = view.to_string();
         let paths: Vec<_> = catalog.seeds.redact.iter().collect();
         let view = match redact::sanitize(&text, &catalog.secrets, &paths) {
-            Err(error) => return self.faults.push(SeedFault::rejected("unfit_text", error.to_string())),
+            Err(error) => return self.keep(Err(SeedFault::rejected("unfit_text", error.to_string())), &text.into()),
             Ok(Cow::Borrowed(_)) => view,
             Ok(Cow::Owned(text)) => serde_json::from_str(&text).unwrap_or(Value::Null),
         };
         let raw = Bytes::from(view.to_string());
         match drafts(catalog, &item, &view, document) {
-            Err(fault) => self.faults.push(fault),
+            Err(fault) => self.keep(Err(fault), &raw),
             Ok(drafts) => {
                 let as_of = item.as_of.unwrap_or(document.as_of);
                 for draft in drafts {
@@ -175,8 +179,13 @@ impl Seeds {
     fn keep(&mut self, seed: Result<Seed, SeedFault>, raw: &Bytes) {
         match seed {
             Ok(seed) => self.seeds.push((seed, raw.clone())),
-            Err(fault) => self.faults.push(fault),
+            Err(fault) => self.faults.push((fault, Some(raw.clone()))),
         }
+    }
+
+    /// Notes a fault of the item as a whole.
+    fn refuse(&mut self, fault: SeedFault) {
+        self.faults.push((fault, None));
     }
 }
 

@@ -28,7 +28,7 @@ fn names(item: &Value, document: &SeedDocument) -> Vec<String> {
             seed.draft.asset.name.as_str().trim_start_matches("asset://")
         )
     });
-    let faults = found.faults.iter().map(|fault| match fault {
+    let faults = found.faults.iter().map(|(fault, _)| match fault {
         SeedFault::UnknownType(name) => format!("unknown {name}"),
         SeedFault::Rejected { code, .. } => format!("rejected {code}"),
     });
@@ -204,6 +204,27 @@ fn each_asset_of_an_item_comes_with_its_own_part() {
             assert!(raw.contains(part) && parts.iter().filter(|part| raw.contains(**part)).count() == 1, "{raw}");
         }
     }
+}
+
+#[test]
+fn each_fault_of_an_item_comes_with_its_own_part() {
+    let instance = |id: &str| json!({ "attributes": { "id": id, "name": "a" }, "sensitive_attributes": [] });
+    let group = "/subscriptions/0f1e2d3c-0000-4000-8000-000000000001/resourceGroups";
+    let (first, good, second) = (format!("{group}/a/first"), format!("{group}/good"), format!("{group}/a/second"));
+    let state = document("resources", json!({ "terraform_version": "1.9.8" }));
+    let item = |ids: &[&str]| {
+        let instances: Vec<_> = ids.iter().map(|id| instance(id)).collect();
+        json!({ "type": "azurerm_resource_group", "instances": instances }).to_string()
+    };
+    let found = engine().seeds(item(&[&first, &good, &second]).as_bytes(), &state);
+    assert_eq!((found.seeds.len(), found.faults.len()), (1, 2), "{found:?}");
+    for ((fault, part), id) in found.faults.iter().zip([&first, &second]) {
+        let part = std::str::from_utf8(part.as_ref().unwrap()).unwrap();
+        assert!(part.contains(id) && !part.contains("good"), "{part}");
+        assert!(matches!(fault, SeedFault::Rejected { code: "no_asset_named", reason } if reason.contains(id)));
+    }
+    let found = engine().seeds(item(&[&first]).as_bytes(), &state);
+    assert!(matches!(&found.faults[..], [(SeedFault::Rejected { .. }, None)]), "the item as it came: {found:?}");
 }
 
 #[test]
