@@ -441,13 +441,12 @@ impl Troubles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Time;
     use crate::source::StatusBoard;
 
     #[test]
     fn the_newest_failure_is_kept() {
         let status = StatusBoard::default().register("queue".into(), "aws_s3_sqs");
-        let troubles = Troubles::new(status, Time::default);
+        let troubles = Troubles::new(status, Clock::system());
         let error = AwsError::Unavailable("status 503".to_owned());
         let kept = |action: &str| troubles.now.lock().unwrap().contains_key(action);
         for number in 0..=MOST_TROUBLES {
