@@ -200,7 +200,7 @@ async fn a_link_that_gives_nothing_though_events_are_there_is_opened_anew() {
     fake.append("0");
     let status = running.until(|status| status.last_error.is_some()).await;
     let error = status.last_error.unwrap();
-    assert!(error.contains("events up to number 1 are there"), "{error}");
+    assert!(error.contains("there are events up to number 1"), "{error}");
     assert_eq!(status.state, SourceState::Retrying);
     assert_eq!(status.partitions[0].behind, Some(1));
     fake.hub().mute = false;
