@@ -1,5 +1,5 @@
-//! The cost of an inventory of up to a million assets of 2 KB: memory, restart, applying a change, and how long a walk
-//! over all assets delays writers.
+//! The cost of an inventory of up to a million assets of 2 KB: memory, restart, applying a change, its whole way from
+//! record to event, and how long a walk over all assets delays writers.
 //!
 //! For each size, a durable log is filled with the assets and opened in another process, as by `catchment serve`. That
 //! process then applies changes to randomly chosen assets, almost none of which changed recently.
@@ -7,22 +7,25 @@
 //! `cargo bench --bench inventory`; `CATCHMENT_BENCH_QUICK=1` stops at 100,000 assets, `CATCHMENT_BENCH_DIR` chooses
 //! the disk.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::cast_precision_loss, missing_docs)]
 
 mod cpu;
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use catchment::ingest::{Processed, Processor};
 use catchment::inventory::{Inventory, RestoreError};
 use catchment::json::Arena;
 use catchment::log::{Batch, EmbeddedLog, EventLog, LogError, Retention};
 use catchment::memory;
 use catchment::metrics::Metrics;
 use catchment::model::{Action, AssetKind, AssetName, AssetRef, Confidence, Draft, DraftAction, KeyedSet, Step, Time};
+use catchment::normalize::Engine;
 use jsonptr::PointerBuf;
 use serde_json::json;
 
@@ -40,10 +43,10 @@ fn main() {
     let quick = std::env::var_os("CATCHMENT_BENCH_QUICK").is_some();
     let root = std::env::var_os("CATCHMENT_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     println!(
-        "| assets | bytes each | on disk, MB | restart, s | restart, CPU s | resident, MiB | apply, µs of CPU | of walking all, s | longest apply meanwhile, ms |"
+        "| assets | bytes each | on disk, MB | restart, s | restart, CPU s | resident, MiB | apply, µs of CPU | record to event, µs of CPU | of walking all, s | longest apply meanwhile, ms |"
     );
     println!(
-        "|-------:|-----------:|------------:|-----------:|---------------:|--------------:|-----------------:|------------------:|----------------------------:|"
+        "|-------:|-----------:|------------:|-----------:|---------------:|--------------:|-----------------:|---------------------------:|------------------:|----------------------------:|"
     );
     let sizes: &[u64] = if quick { &[1_000, 10_000, 100_000] } else { &[1_000, 10_000, 100_000, 1_000_000] };
     for count in sizes {
@@ -133,11 +136,67 @@ fn measure(count: u64, directory: &Path) {
         }
         (walker.join().unwrap(), longest)
     });
+    // Last: its records are newer than the changes before.
+    let whole = whole_way(&inventory, &kinds, count);
     println!(
-        "| {restart:.2} | {restart_cpu:.2} | {resident} | {apply:.1} | {:.2} | {:.1} |",
+        "| {restart:.2} | {restart_cpu:.2} | {resident} | {apply:.1} | {whole:.1} | {:.2} | {:.1} |",
         walk.as_secs_f64(),
         longest.as_secs_f64() * 1e3
     );
+}
+
+/// CPU time of a change from its record to its event, µs: instances drawn at random get a tag.
+fn whole_way(inventory: &Arc<Inventory>, kinds: &Kinds, count: u64) -> f64 {
+    let engine = Arc::new(Engine::load(None).unwrap());
+    let mut processor = Processor::new(engine, Arc::clone(inventory), "io.catchment".to_owned(), 1 << 17);
+    let (mut random, step) = (fastrand::Rng::with_seed(8), kinds.0.len() as u64);
+    let records: Vec<String> = (0..2 * CHANGES)
+        .map(|n| {
+            let instance = random.u64(..count / step) * step;
+            tagging(&kinds.draft(instance, DraftAction::Known(Action::Update), |_, _| Vec::new()).asset, n)
+        })
+        .collect();
+    let (before, measured) = records.split_at(records.len() / 2);
+    let mut process = |record: &String| {
+        let processed = processor.process(record.as_bytes(), Time::default(), |_| Ok::<_, Infallible>(false)).unwrap();
+        let Processed::Changes { events, .. } = processed else { panic!("no change: {record}") };
+        events
+    };
+    for record in before {
+        let events = process(record);
+        let text = std::str::from_utf8(&events[0].json).unwrap();
+        assert!(text.contains(r#""previous_state":"present""#), "not an asset of the inventory: {text}");
+    }
+    let cpu = cpu::of_thread();
+    for record in measured {
+        std::hint::black_box(process(record));
+    }
+    (cpu::of_thread() - cpu).as_secs_f64() / measured.len() as f64 * 1e6
+}
+
+/// A record of CloudTrail.
+fn tagging(instance: &AssetRef, n: u64) -> String {
+    let AssetRef { name, account, region, .. } = instance;
+    let id = name.as_str().rsplit('/').next().unwrap();
+    json!({
+        "eventVersion": "1.11", "eventID": uuid(n), "requestID": uuid(n + 1),
+        "eventTime": Time::from_millis(1_772_323_200_000 + 1_000 * i64::try_from(n).unwrap()).to_string(),
+        "eventSource": "ec2.amazonaws.com", "eventName": "CreateTags", "awsRegion": region,
+        "eventType": "AwsApiCall", "eventCategory": "Management", "managementEvent": true, "readOnly": false,
+        "recipientAccountId": account, "sourceIPAddress": "198.51.100.7",
+        "userAgent": "APN/1.0 HashiCorp/1.0 Terraform/1.12.2 (+https://www.terraform.io) aws-sdk-go-v2/1.36.3 os/linux",
+        "userIdentity": {
+            "type": "AssumedRole", "principalId": "AROAEXAMPLEDEPLOY:ci", "accountId": account,
+            "arn": format!("arn:aws:sts::{account}:assumed-role/deploy/ci"), "accessKeyId": "ASIAEXAMPLEDEPLOY",
+            "sessionContext": {
+                "sessionIssuer": { "type": "Role", "principalId": "AROAEXAMPLEDEPLOY", "accountId": account,
+                    "arn": format!("arn:aws:iam::{account}:role/deploy"), "userName": "deploy" },
+                "attributes": { "creationDate": "2026-03-01T00:00:00Z", "mfaAuthenticated": "false" } } },
+        "requestParameters": { "resourcesSet": { "items": [{ "resourceId": id }] },
+            "tagSet": { "items": [{ "key": "owner", "value": format!("team-{n}") }] } },
+        "responseElements": { "requestId": uuid(n + 1), "_return": true },
+    })
+    .to_string()
 }
 
 #[derive(Debug)]
@@ -160,8 +219,12 @@ fn open(directory: &Path) -> EmbeddedLog {
 }
 
 fn event_id(n: u64) -> String {
+    uuid(n) + ":0"
+}
+
+fn uuid(n: u64) -> String {
     let mut random = fastrand::Rng::with_seed(n);
-    format!("{:08x}-{:04x}-4000-8000-{:012x}:0", random.u32(..), random.u16(..), random.u64(..1 << 48))
+    format!("{:08x}-{:04x}-4000-8000-{:012x}", random.u32(..), random.u16(..), random.u64(..1 << 48))
 }
 
 /// The types of the assets.
