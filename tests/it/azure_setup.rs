@@ -181,7 +181,7 @@ async fn the_doctor_finds_everything_in_order() {
     ];
     assert_eq!(steps, expected, "{}", found.stdout);
     assert!(found.stdout.contains("Administrative 3, AuditLogs 3, Policy 3"), "{}", found.stdout);
-    assert!(found.stdout.contains("they hold 6 events"), "{}", found.stdout);
+    assert!(found.stdout.contains("they have 6 events"), "{}", found.stdout);
     assert_eq!(marked(&found.stdout, "note"), [""; 0], "{}", found.stdout);
     let asked = azure.asked();
     assert!(asked.contains(&"https://eventhubs.azure.net".to_owned()), "{asked:?}");
