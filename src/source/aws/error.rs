@@ -31,6 +31,16 @@ pub(crate) enum AwsError {
     },
 }
 
+impl AwsError {
+    /// The action that was denied, if the service's message names it: `kms:Decrypt`.
+    pub(crate) fn denied_action(&self) -> Option<&str> {
+        match self {
+            Self::Refused { message, .. } => denied_action(message),
+            _ => None,
+        }
+    }
+}
+
 /// Classifies an error. `grant` names the permission that the call needs: `sqs:ReceiveMessage on the queue`.
 pub(crate) fn classify<E>(error: &SdkError<E>, grant: &str) -> AwsError
 where
@@ -110,17 +120,22 @@ pub(crate) fn by_code(status: u16, code: &str, message: &str, grant: &str) -> Aw
 /// The advice for a denied call. Services mostly name the missing action and resource: `… is not authorized to perform:
 /// kms:Decrypt on resource: arn:aws:kms:… because no identity-based policy allows the kms:Decrypt action`.
 fn grant_advice(message: &str, grant: &str) -> String {
-    let word_after = |mark: &str| {
-        let rest = message.split_once(mark)?.1;
-        rest.split_whitespace().next().map(|word| word.trim_matches(['"', '\'', ',', ';']))
-    };
-    let Some(action) = word_after("to perform: ") else {
+    let Some(action) = denied_action(message) else {
         return format!("grant {grant} to these credentials");
     };
-    let resource = word_after("on resource: ").map(|resource| format!(" on {resource}")).unwrap_or_default();
+    let resource = word_after(message, "on resource: ").map(|resource| format!(" on {resource}")).unwrap_or_default();
     let elsewhere =
         if action.starts_with("kms:") { ", in its key policy too where the key is another account's" } else { "" };
     format!("grant {action}{resource} to these credentials{elsewhere}")
+}
+
+fn denied_action(message: &str) -> Option<&str> {
+    word_after(message, "to perform: ")
+}
+
+fn word_after<'m>(message: &'m str, mark: &str) -> Option<&'m str> {
+    let rest = message.split_once(mark)?.1;
+    rest.split_whitespace().next().map(|word| word.trim_matches(['"', '\'', ',', ';']))
 }
 
 /// An error with its causes, on one line.

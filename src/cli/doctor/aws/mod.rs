@@ -118,6 +118,11 @@ fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }
 
+/// Whether a service's error code says that a permission is missing.
+fn is_denied(code: &str) -> bool {
+    code.contains("AccessDenied") || code == "AuthorizationError"
+}
+
 /// Whether the service refused the request, as opposed to a failure.
 fn is_refused(error: &AwsError) -> bool {
     matches!(error, AwsError::Refused { .. })

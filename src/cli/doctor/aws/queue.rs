@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::Report;
 use super::policy::{allows, list};
-use super::{is_refused, pretty, statement};
+use super::{is_denied, is_refused, pretty, statement};
 use crate::config::SqsConfig;
 use crate::source::aws::error::classify;
 use crate::source::aws::{AwsError, Connector};
@@ -115,14 +115,14 @@ async fn permissions(client: &Client, sqs: &SqsConfig, arn: &str, report: &mut R
     }
     let delete = client.delete_message().queue_url(&sqs.queue_url).receipt_handle("none");
     if let Err(error) = Box::pin(delete.send()).await
-        && is_denied(error.code())
+        && error.code().is_some_and(is_denied)
     {
         missing.push(ACTIONS[1]);
     }
     let keep =
         client.change_message_visibility().queue_url(&sqs.queue_url).receipt_handle("none").visibility_timeout(0);
     if let Err(error) = Box::pin(keep.send()).await
-        && is_denied(error.code())
+        && error.code().is_some_and(is_denied)
     {
         missing.push(ACTIONS[2]);
     }
@@ -131,10 +131,6 @@ async fn permissions(client: &Client, sqs: &SqsConfig, arn: &str, report: &mut R
     } else {
         report.missing("permissions", &format!("{} refused", missing.join(", ")), &statement(&missing, arn));
     }
-}
-
-fn is_denied(code: Option<&str>) -> bool {
-    code.is_some_and(|code| code.contains("AccessDenied") || code == "AuthorizationError")
 }
 
 /// Checks who may send, by the queue's policy. Returns the bucket that the policy names.
