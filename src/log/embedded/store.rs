@@ -40,7 +40,8 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// (<https://github.com/fjall-rs/fjall/pull/323>); with two, the first spins for as long as the second compacts. By
 /// default there are as many as cores, up to four.
 const WORKERS: usize = 4;
-/// Small, so that a flush, which takes cores and disk from what is live, is short.
+/// Small, so that a flush, which takes cores and disk from what is live, is short. A store keeps the sizes that it was
+/// created with.
 const MEMTABLE_BYTES: u64 = 8 << 20;
 /// Larger: each flush makes a file of blocks, which stays as it is.
 const EVENTS_MEMTABLE_BYTES: u64 = 16 << 20;
