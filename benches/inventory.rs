@@ -74,8 +74,8 @@ fn fill(directory: &Path, count: u64) -> u64 {
                 kinds.draft(n, created, |kind, random| vec![Step::Replace(kind.document(n, random).into())]);
             let applied = inventory.apply(Time::from_millis(0), &event_id(n), &mut draft, &|_, _| Vec::new(), &arena);
             let held = applied.held.unwrap();
-            bytes += held.configuration.as_ref().unwrap().len() as u64;
-            batch.assets.push((held.name.clone(), held.encode()));
+            bytes += held.configuration().unwrap().len() as u64;
+            batch.assets.push((held.name().clone(), held.stored().clone()));
         }
         last = Some(log.append(batch).unwrap());
     }
@@ -104,7 +104,7 @@ fn measure(count: u64, directory: &Path) {
         let time = Time::from_millis(1_000 * i64::try_from(n + 1).unwrap());
         let applied = inventory.apply(time, &event_id(count + n), &mut draft, &|_, _| Vec::new(), &arena);
         let held = applied.held.unwrap();
-        std::hint::black_box(held.encode());
+        std::hint::black_box(held.stored().clone());
         assert_ne!(&applied.changes[..], b"[]");
         start.elapsed()
     };
@@ -122,7 +122,7 @@ fn measure(count: u64, directory: &Path) {
         let walker = scope.spawn(|| {
             let (start, mut seen) = (Instant::now(), 0_u64);
             inventory.walk(None, &|_| true, &mut |held| {
-                seen += u64::from(held.configuration.is_some());
+                seen += u64::from(held.configuration().is_some());
                 true
             });
             walked.store(true, Ordering::Release);

@@ -63,7 +63,7 @@ pub(super) fn leaves<'v>(
     for (number, version) in versions.enumerate() {
         page.become_known(version.before.as_ref());
         page.change(&version.changes, number);
-        page.become_known(version.held.configuration.as_ref());
+        page.become_known(version.held.configuration());
     }
     page.become_known(now);
     let mut found = Vec::new();

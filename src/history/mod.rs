@@ -18,7 +18,7 @@ pub use self::blame::{Blame, Field, SetBy};
 use self::event::Event;
 pub(crate) use self::event::past_change;
 use self::run::Runs;
-use crate::inventory::{ConfigurationState, Held, Inventory, Logged, PreviousState, oldest, replay};
+use crate::inventory::{ConfigurationState, Fields, Held, Inventory, Logged, PreviousState, oldest, replay};
 use crate::log::{Block, EventLog, LogError};
 use crate::model::{AssetName, Seq, Time};
 use crate::normalize::Engine;
@@ -64,12 +64,12 @@ impl History {
     /// When the log can't be read.
     pub fn as_of(&self, name: &AssetName, time: Time) -> Result<AsOf<Arc<Held>>, LogError> {
         let known = self.inventory.get(name);
-        if let Some(held) = known.as_ref().filter(|held| held.changed <= time) {
+        if let Some(held) = known.as_ref().filter(|held| held.changed() <= time) {
             return Ok(AsOf::Known(Arc::clone(held)));
         }
-        let name = known.as_ref().map_or(name, |held| &held.name);
+        let name = known.as_ref().map_or(name, |held| held.name());
         let runs = Runs::of(self.log.times(name, MOST_TIMES)?);
-        let first_seen = known.as_ref().map(|held| held.first_seen);
+        let first_seen = known.as_ref().map(|held| held.first_seen());
         let Some(begin) = runs.oldest() else { return Ok(first_seen.map_or(AsOf::Never, AsOf::NotYet)) };
         let first_seen = first_seen.unwrap_or(begin).min(begin);
         let end = runs.until(time);
@@ -96,13 +96,13 @@ impl History {
             AsOf::NotYet(since) => return Ok(AsOf::NotYet(since)),
             AsOf::Never => return Ok(AsOf::Never),
         };
-        let runs = Runs::of(self.log.times(&held.name, MOST_TIMES)?);
+        let runs = Runs::of(self.log.times(held.name(), MOST_TIMES)?);
         let end = time.map_or(runs.len(), |time| runs.until(time));
         let from = end.saturating_sub(MOST_EVENTS);
         let (mut versions, mut who, mut until) = (VecDeque::new(), VecDeque::new(), end);
         while until > from {
             let (start, (events, set_by)) = self.last_run(&runs, from..until)?;
-            for version in replay(&events, held.first_seen).into_iter().rev() {
+            for version in replay(&events, held.first_seen()).into_iter().rev() {
                 if let Some(set_by) = set_by.get(version.event) {
                     who.push_front(set_by.clone());
                     versions.push_front(version);
@@ -110,7 +110,7 @@ impl History {
             }
             until = start;
         }
-        let fields = blame::leaves(versions.iter(), held.configuration.as_ref());
+        let fields = blame::leaves(versions.iter(), held.configuration());
         let field = |(path, value, number): (_, _, Option<usize>)| Field {
             path,
             value,
@@ -174,11 +174,11 @@ impl History {
 
 /// What may lack something that was told.
 fn partial(held: &Arc<Held>) -> Arc<Held> {
-    let mut held = Held::clone(held);
-    if held.state == ConfigurationState::Complete {
-        held.state = ConfigurationState::Partial;
+    if held.state() != ConfigurationState::Complete {
+        return Arc::clone(held);
     }
-    Arc::new(held)
+    let fields = Fields { state: ConfigurationState::Partial, ..held.fields() };
+    Arc::new(Held::new(held.name().clone(), &fields, held.configuration().map(AsRef::as_ref)))
 }
 
 #[cfg(test)]

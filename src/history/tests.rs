@@ -141,8 +141,8 @@ fn append(log: &dyn EventLog, events: Vec<NewEvent>) {
 }
 
 fn seen(held: &Held) -> (Value, ConfigurationState, Value) {
-    let configuration = held.configuration.as_ref().map(|json| serde_json::from_slice(json).unwrap());
-    (configuration.unwrap_or_default(), held.state, held.tags.to_value())
+    let configuration = held.configuration().map(|json| serde_json::from_slice(json).unwrap());
+    (configuration.unwrap_or_default(), held.state(), held.tags().to_value())
 }
 
 fn ports(configuration: &Value) -> Vec<u64> {
@@ -213,7 +213,7 @@ fn a_record_whose_place_the_inventory_did_not_know_has_one_here() {
     let (log, before) = (log(), Arc::new(Inventory::new()));
     let held = take(&*log, &before, [record(0, 0, &Call::Create), record(1, 40, &Call::Open(443))]);
     let inventory = Arc::new(Inventory::new());
-    inventory.restore(&held[1].encode()).unwrap();
+    inventory.restore(held[1].stored().clone()).unwrap();
     take(&*log, &inventory, [record(2, 20, &Call::Open(22))]);
     let world = World::over(log, inventory);
     let ports_at = |seconds| ports(&world.as_of(at(seconds)).unwrap().0);

@@ -14,12 +14,12 @@ use serde_json::{Map, Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::assets::AssetBody;
+use super::assets::{AssetBody, in_scope};
 use super::error::ApiError;
 use super::params::NoParams;
 use super::{App, Shared};
 use crate::auth::{Access, Credential, Grant, Refusal, SESSION};
-use crate::hub::{AssetView, Filter, Projection, View};
+use crate::hub::{Filter, Projection, View};
 use crate::inventory::Held;
 use crate::model::{EventHead, Time};
 
@@ -98,14 +98,7 @@ impl Caller {
     /// # Errors
     /// As [`assets`](Self::assets).
     pub(super) fn sees_asset(&self, asset: &Held) -> Result<bool, ApiError> {
-        let view = AssetView {
-            name: asset.name.as_str(),
-            asset_type: &asset.neutral_type,
-            provider: &asset.provider,
-            account: &asset.account,
-            region: &asset.region,
-        };
-        Ok(self.assets()?.is_none_or(|filter| filter.matches_asset(&view)))
+        Ok(in_scope(&asset.outline(), self.assets()?.map(AsRef::as_ref)))
     }
 
     /// Whether the credential hides no member of events and assets.

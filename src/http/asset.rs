@@ -117,7 +117,7 @@ async fn blame(app: &App, caller: &Caller, name: AssetName, uri: &Uri) -> Result
     let blame = known_then(blocking(move || past.blame(&asked, as_of)).await?, &name, time)?;
     let Blame { held, fields, since } = blame;
     let held = seen(caller, &name, held)?;
-    Ok(Json(BlameBody { asset: &held.name, as_of, since, fields }).into_response())
+    Ok(Json(BlameBody { asset: held.name(), as_of, since, fields }).into_response())
 }
 
 async fn history(app: &App, caller: &Caller, name: &AssetName, uri: &Uri) -> Result<Response, ApiError> {
@@ -134,7 +134,7 @@ async fn history(app: &App, caller: &Caller, name: &AssetName, uri: &Uri) -> Res
         ));
     }
     let known = app.state.inventory.get(name);
-    let name = known.as_ref().map_or(name, |asset| &asset.name).clone();
+    let name = known.as_ref().map_or(name, |asset| asset.name()).clone();
     let before_first = before.is_none();
     let (log, asset, before) = (Arc::clone(&app.state.log), name.clone(), before.map(|before| before.seq));
     let mut positions = blocking(move || log.history(&asset, before, limit + 1)).await?;

@@ -47,27 +47,28 @@ struct AssetPage<'a> {
 
 impl<'a> AssetBody<'a> {
     pub(super) fn new(held: &'a Held, with_configuration: bool) -> Result<Self, ApiError> {
-        let configuration = || held.configuration.as_deref().map(serde_json::from_slice).transpose().map_err(internal);
+        let configuration = || held.configuration().map(|json| serde_json::from_slice(json)).transpose();
+        let fields = held.fields();
         Ok(Self {
             asset: AssetObject {
-                name: &held.name,
-                r#type: &held.neutral_type,
-                provider: &held.provider,
-                provider_type: &held.provider_type,
-                id: &held.id,
-                uid: held.uid.as_deref(),
-                arn: held.arn.as_deref(),
-                display_name: held.display_name.as_deref(),
-                account: &held.account,
-                region: &held.region,
-                tags: &held.tags,
+                name: held.name(),
+                r#type: fields.neutral_type,
+                provider: fields.provider,
+                provider_type: fields.provider_type,
+                id: fields.id,
+                uid: fields.uid,
+                arn: fields.arn,
+                display_name: fields.display_name,
+                account: fields.account,
+                region: fields.region,
+                tags: held.tags(),
             },
-            configuration: if with_configuration { Some(configuration()?) } else { None },
-            configuration_state: held.state,
-            first_seen: held.first_seen,
-            changed: held.changed,
-            last_event: &held.last_event,
-            aliases: &held.aliases,
+            configuration: with_configuration.then(configuration).transpose().map_err(internal)?,
+            configuration_state: held.state(),
+            first_seen: held.first_seen(),
+            changed: held.changed(),
+            last_event: fields.last_event,
+            aliases: held.aliases(),
             as_of: None,
         })
     }
@@ -125,7 +126,7 @@ fn has_tag(tags: &JsonText, wanted: &OneOf) -> bool {
     })
 }
 
-fn in_scope(asset: &Outline<'_>, scope: Option<&Filter>) -> bool {
+pub(super) fn in_scope(asset: &Outline<'_>, scope: Option<&Filter>) -> bool {
     scope.is_none_or(|scope| {
         scope.matches_asset(&AssetView {
             name: asset.name.as_str(),
@@ -162,7 +163,7 @@ pub(super) async fn list(
             after.as_ref(),
             &|asset| filter.matches(asset) && in_scope(asset, scope.as_deref()),
             &mut |asset| {
-                if filter.tag.as_ref().is_none_or(|wanted| has_tag(&asset.tags, wanted)) {
+                if filter.tag.as_ref().is_none_or(|wanted| has_tag(asset.tags(), wanted)) {
                     found.push(asset);
                 }
                 // One more than asked for, to know whether there is a next page.
@@ -174,7 +175,7 @@ pub(super) async fn list(
     let mut found = blocking(page).await?;
     let more = found.len() > limit;
     found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|asset| &asset.name);
+    let next = found.last().filter(|_| more).map(|asset| asset.name());
     let shown = |asset| caller.asset(AssetBody::new(asset, with_configuration)?);
     let assets = found.iter().map(|asset| shown(asset)).collect::<Result<_, _>>()?;
     Ok(Json(AssetPage { assets, next }).into_response())

@@ -344,7 +344,7 @@ fn inventory() -> Inventory {
             "aliases": [format!("asset://aws/old/{n}")],
             "configuration": (n != 9).then(|| json!({ "rules": [], "z": 1e2 })),
         });
-        inventory.restore(stored.to_string().as_bytes()).unwrap();
+        inventory.restore(stored.to_string().into()).unwrap();
     }
     inventory
 }

@@ -183,7 +183,7 @@ impl Ingest {
                 Processed::Skipped { .. } | Processed::Duplicate { .. } | Processed::Folded => {}
             }
         }
-        batch.assets = self.changed.drain().map(|(name, held)| (name, held.encode())).collect();
+        batch.assets = self.changed.drain().map(|(name, held)| (name, held.stored().clone())).collect();
         batch.correlation = self.processor.correlator().take_changes();
         batch.correlation.extend(self.processor.operations().take_changes());
         batch.correlation.extend(self.processor.novelties().take_changes());
@@ -212,7 +212,7 @@ impl Ingest {
             }
         }
         batch.events.extend(events);
-        self.changed.extend(assets.into_iter().map(|held| (held.name.clone(), held)));
+        self.changed.extend(assets.into_iter().map(|held| (held.name().clone(), held)));
     }
 
     /// Processes a delivery and appends its batch to the log.

@@ -99,7 +99,7 @@ mod tests {
                     events.extend(told.into_iter().map(|event| event.json));
                 }
                 let name = AssetName::new("aws", "111122223333", "eu-west-1", "ec2/security-group/sg-1");
-                (events, inventory.get(&name).unwrap().encode())
+                (events, inventory.get(&name).unwrap().stored().clone())
             };
             let shuffled: Vec<Value> = order.iter().map(|index| orderly[*index].clone()).collect();
             let (events, held) = told(&shuffled);

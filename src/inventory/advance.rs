@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::apply::Application;
 use super::diff::{self, diff};
 use super::identity::uid;
-use super::stored::{Held, Seeded};
+use super::stored::{Fields, Held, Seeded};
 use super::{Applied, ConfigurationState, PreviousState};
 use crate::json::{Arena, Json, JsonText, Members, written};
 use crate::model::{Action, AssetName, AssetRef, Draft, DraftAction, KeyedSet, Step, Time};
@@ -39,6 +39,7 @@ impl Told {
 /// Applies a change to `held`. Returns the completed change and the asset after it.
 pub(super) fn advance<'a>(name: &AssetName, held: Option<&Held>, told: &Told, arena: &'a Arena) -> (Applied<'a>, Held) {
     let alive = held.filter(|held| held.is_alive());
+    let fields = held.map(Held::fields);
     let action = match told.action {
         DraftAction::Known(action) => action,
         DraftAction::Upsert if alive.is_some() => Action::Update,
@@ -54,16 +55,16 @@ pub(super) fn advance<'a>(name: &AssetName, held: Option<&Held>, told: &Told, ar
     let (document, configuration_state) = after(action, alive, before, told, arena);
     let known = document.or(before);
     let (display_name, tags) = describe(&told.asset, known);
-    let uid = uid((&told.asset, &told.event_id), held, (action, previous_state), (before, known));
+    let uid = uid((&told.asset, &told.event_id), fields.as_ref(), (action, previous_state), (before, known));
     let applied = Applied {
         name: name.clone(),
         action,
         uid,
-        arn: told_arn(&told.asset, held),
-        region: region(&told.asset, known, held),
+        arn: told_arn(&told.asset, fields.as_ref()),
+        region: region(&told.asset, known, fields.as_ref()),
         display_name,
         tags,
-        configuration: document.map(|document| document.to_text().into_bytes()),
+        configuration: None,
         configuration_state,
         previous_configuration: previous,
         previous_state,
@@ -73,7 +74,7 @@ pub(super) fn advance<'a>(name: &AssetName, held: Option<&Held>, told: &Told, ar
         document,
         before,
     };
-    keep(applied, held, told)
+    keep(applied, fields.as_ref(), told)
 }
 
 /// The difference, as a JSON array; empty for a deletion.
@@ -93,8 +94,9 @@ pub(super) fn out_of_place<'a>(name: &AssetName, held: &Held, told: &Told, arena
     if !created {
         applied.uid = None;
     }
-    applied.arn = told_arn(&told.asset, Some(held));
-    applied.region = region(&told.asset, applied.document, Some(held));
+    let fields = held.fields();
+    applied.arn = told_arn(&told.asset, Some(&fields));
+    applied.region = region(&told.asset, applied.document, Some(&fields));
     if told.action == DraftAction::Upsert {
         applied.action = Action::Update;
     }
@@ -121,7 +123,7 @@ fn recall<'a>(alive: Option<&Held>, told: &Told, arena: &'a Arena) -> (Option<By
         }
     }
     let previous = if before == held {
-        alive.and_then(|held| held.configuration.clone())
+        alive.and_then(|held| held.configuration().cloned())
     } else {
         before.map(|before| before.to_text().into_bytes())
     };
@@ -141,7 +143,7 @@ fn after<'a>(
     }
     let base = if action == Action::Create { None } else { before };
     let (document, complete) = run_steps(&told.asset.kind.sets, &told.steps, base, before, arena);
-    let was_complete = alive.is_some_and(|held| held.state == ConfigurationState::Complete);
+    let was_complete = alive.is_some_and(|held| held.state() == ConfigurationState::Complete);
     let created = told.action == DraftAction::Known(Action::Create);
     let complete = complete.unwrap_or(created || was_complete) && !told.partial;
     (Some(document), if complete { ConfigurationState::Complete } else { ConfigurationState::Partial })
@@ -179,60 +181,58 @@ pub(super) fn run_steps<'a>(
     (application.document, complete)
 }
 
-/// The asset after a change. Renames complete `applied`.
-fn keep<'a>(mut applied: Applied<'a>, before: Option<&Held>, told: &Told) -> (Applied<'a>, Held) {
+/// The asset after a change. Completes `applied`: by its configuration, and by renames.
+fn keep<'a>(mut applied: Applied<'a>, before: Option<&Fields<'_>>, told: &Told) -> (Applied<'a>, Held) {
     let recreated = matches!(applied.previous_state, PreviousState::Deleted | PreviousState::Absent);
     let kept = before.filter(|_| !recreated);
-    let mut aliases = kept.map(|held| held.aliases.clone()).unwrap_or_default();
-    if told.asset.name != applied.name && !aliases.contains(&told.asset.name) {
-        aliases.push(told.asset.name.clone());
+    let Told { asset, .. } = told;
+    let (name, mut names) = (applied.name.clone(), vec![applied.name.as_str()]);
+    names.extend(kept.iter().flat_map(|kept| &kept.aliases));
+    let mut id = kept_id(kept.map(|kept| kept.id), &asset.id);
+    if !names.contains(&asset.name.as_str()) {
+        names.push(asset.name.as_str());
     }
-    let mut id = kept_id(kept, &told.asset.id).to_owned();
     for step in &told.steps {
         let Step::Rename { id: new_id, alias, arn } = step else { continue };
-        id.clone_from(new_id);
+        id = new_id;
         applied.arn = arn.clone().or(applied.arn);
-        if *alias != applied.name && !aliases.contains(alias) {
-            aliases.push(alias.clone());
+        if !names.contains(&alias.as_str()) {
+            names.push(alias.as_str());
         }
     }
-    let asset = &told.asset;
-    let held = Held {
-        name: applied.name.clone(),
-        uid: applied.uid.clone(),
-        id,
-        neutral_type: asset.kind.neutral_type.clone(),
-        provider: asset.kind.provider.to_owned(),
-        provider_type: asset.kind.provider_type.clone(),
-        arn: applied.arn.clone(),
-        arn_is_told: asset.arn_is_told || before.is_some_and(|held| held.arn_is_told),
-        account: asset.account.clone(),
-        region: applied.region.clone(),
-        display_name: applied.display_name.clone(),
-        tags: applied.tags.clone(),
-        configuration: applied.configuration.clone(),
+    let fields = Fields {
+        provider: asset.kind.provider,
+        provider_type: &asset.kind.provider_type,
+        neutral_type: &asset.kind.neutral_type,
+        account: &asset.account,
+        region: &applied.region,
         state: applied.configuration_state,
+        arn_is_told: asset.arn_is_told || before.is_some_and(|held| held.arn_is_told),
+        arn: applied.arn.as_deref(),
+        id,
+        uid: applied.uid.as_deref(),
+        aliases: names.split_off(1),
+        seeded: seeded(kept, told, applied.configuration_state),
         first_seen: kept.map_or(told.time, |held| held.first_seen),
         changed: told.time,
-        last_event: told.event_id.clone(),
-        aliases,
-        seeded: seeded(kept, told, applied.configuration_state),
+        last_event: &told.event_id,
+        display_name: applied.display_name.as_deref(),
+        tags: applied.tags.as_str(),
     };
+    let held = Held::of(name, &fields, applied.document);
+    applied.configuration = held.configuration().cloned();
     (applied, held)
 }
 
 /// The id that an asset keeps: the one held, unless it is in capitals only and this is another spelling of it. Some
 /// trails put ids in capitals.
-fn kept_id<'a>(before: Option<&'a Held>, told: &'a str) -> &'a str {
+fn kept_id<'a>(held: Option<&'a str>, told: &'a str) -> &'a str {
     let is_shouted = |id: &str| !id.bytes().any(|byte| byte.is_ascii_lowercase());
-    match before {
-        Some(held) if !(is_shouted(&held.id) && held.id.eq_ignore_ascii_case(told)) => &held.id,
-        _ => told,
-    }
+    held.filter(|held| !(is_shouted(held) && held.eq_ignore_ascii_case(told))).unwrap_or(told)
 }
 
 /// The last seed of the asset, and the first event after that seed, as of after this change.
-fn seeded(before: Option<&Held>, told: &Told, state: ConfigurationState) -> Option<Seeded> {
+fn seeded(before: Option<&Fields<'_>>, told: &Told, state: ConfigurationState) -> Option<Seeded> {
     if told.is_seed {
         return Some(Seeded { as_of: told.time, state, next: None });
     }
@@ -241,18 +241,18 @@ fn seeded(before: Option<&Held>, told: &Told, state: ConfigurationState) -> Opti
 }
 
 /// The ARN. A composed one lacks the IAM path, so one that a record contained is kept.
-fn told_arn(asset: &AssetRef, held: Option<&Held>) -> Option<String> {
-    let kept = held.filter(|held| held.arn_is_told && !asset.arn_is_told).and_then(|held| held.arn.clone());
-    kept.or_else(|| asset.arn.clone()).or_else(|| held?.arn.clone())
+fn told_arn(asset: &AssetRef, held: Option<&Fields<'_>>) -> Option<String> {
+    let kept = held.filter(|held| held.arn_is_told && !asset.arn_is_told).and_then(|held| held.arn);
+    kept.or(asset.arn.as_deref()).or_else(|| held?.arn).map(str::to_owned)
 }
 
 /// The region: from the record, else from the configuration, else the one known before.
-fn region(asset: &AssetRef, document: Option<Json<'_>>, held: Option<&Held>) -> String {
+fn region(asset: &AssetRef, document: Option<Json<'_>>, held: Option<&Fields<'_>>) -> String {
     if asset.region != NO_REGION {
         return asset.region.clone();
     }
     let told = document.and_then(|document| asset.kind.region_in(document));
-    told.or_else(|| Some(held?.region.clone())).unwrap_or_else(|| NO_REGION.to_owned())
+    told.or_else(|| Some(held?.region.to_owned())).unwrap_or_else(|| NO_REGION.to_owned())
 }
 
 /// The display name and the tags, from the configuration.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::PoisonError;
 
-use super::{Inventory, Slot};
+use super::Inventory;
 use crate::model::AssetName;
 
 /// Keeps the sum of sizes below a limit: first in, first out, where a touch moves an asset back to the end.
@@ -65,7 +65,7 @@ impl Inventory {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner).forget(name);
         // Only the asset itself tells its later names. Few have any, and a packed one has to be unpacked for them.
         if !self.aliases.is_empty()
-            && let Some(held) = slot.and_then(Slot::held)
+            && let Some(held) = slot.and_then(|slot| slot.held(name))
         {
             self.drop_aliases(&held, &[]);
         }

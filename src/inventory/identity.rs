@@ -3,7 +3,7 @@
 //! A record names an asset by the id that it has at that time. The provider may give an asset a new id and its old id
 //! to another asset; an asset may be deleted and another one be created with the same id.
 
-use super::{Held, Inventory, PreviousState};
+use super::{Fields, Held, Inventory, PreviousState};
 use crate::json::Json;
 use crate::model::{Action, AssetName, AssetRef, DraftAction, Time, UniqueId};
 
@@ -36,10 +36,10 @@ impl Inventory {
         }
         let Some(held) = self.first_named(&first) else { return first };
         let goes_by_it = if successor_number(&first, spoken) > 0 {
-            held.first_seen <= time
+            held.first_seen() <= time
         } else {
             // A deleted asset no longer owns its later ids.
-            held.is_alive() || held.changed > time || !(creates || self.assets.contains_key(spoken))
+            held.is_alive() || held.changed() > time || !(creates || self.assets.contains_key(spoken))
         };
         if goes_by_it { first } else { spoken.clone() }
     }
@@ -47,7 +47,7 @@ impl Inventory {
     /// Whether the name belongs to another asset, which has a different id by now.
     fn is_taken(&self, name: &AssetName, created: &AssetRef, time: Time) -> bool {
         self.first_named(name).is_some_and(|held| {
-            held.is_alive() && held.id != created.id && !held.aliases.is_empty() && held.first_seen < time
+            held.is_alive() && held.fields().id != created.id && !held.aliases().is_empty() && held.first_seen() < time
         })
     }
 
@@ -74,13 +74,14 @@ impl Inventory {
 
     /// Registers the later names of an asset. A name that another asset has is taken over, unless that one has a higher
     /// successor number, or this asset is deleted and the other one is known.
-    pub(super) fn note_aliases(&self, name: &AssetName, aliases: &[AssetName], is_alive: bool) {
-        for alias in aliases {
+    pub(super) fn note_aliases(&self, held: &Held) {
+        let name = held.name();
+        for alias in held.aliases() {
             let other = self.aliases.get(alias).map(|first| first.clone()).filter(|first| first != name);
             let number = |of: &AssetName| successor_number(of, alias);
-            if other
-                .is_none_or(|other| number(&other) <= number(name) && (is_alive || !self.assets.contains_key(&other)))
-            {
+            if other.is_none_or(|other| {
+                number(&other) <= number(name) && (held.is_alive() || !self.assets.contains_key(&other))
+            }) {
                 self.aliases.insert(alias.clone(), name.clone());
             }
         }
@@ -88,8 +89,8 @@ impl Inventory {
 
     /// Drops the later names that an asset no longer has: its next life begins without those of the previous one.
     pub(super) fn drop_aliases(&self, before: &Held, kept: &[AssetName]) {
-        for alias in before.aliases.iter().filter(|alias| !kept.contains(alias)) {
-            self.aliases.remove_if(alias, |_, first| *first == before.name);
+        for alias in before.aliases().iter().filter(|alias| !kept.contains(alias)) {
+            self.aliases.remove_if(alias, |_, first| first == before.name());
         }
     }
 }
@@ -105,7 +106,7 @@ fn successor_number(name: &AssetName, of: &AssetName) -> u32 {
 /// is known, as for an asset that existed before it was first seen.
 pub(super) fn uid(
     told: (&AssetRef, &str),
-    held: Option<&Held>,
+    held: Option<&Fields<'_>>,
     (action, previous): (Action, PreviousState),
     (before, after): (Option<Json<'_>>, Option<Json<'_>>),
 ) -> Option<String> {
@@ -120,7 +121,7 @@ pub(super) fn uid(
     let (was, is) = (by_provider(before), by_provider(after));
     // By the provider's unique id it is another asset: the deletion in between was not recorded.
     let is_another = was.is_some() && is.is_some() && was != is;
-    let kept = held.filter(|_| !is_new && !is_another).and_then(|held| held.uid.clone());
+    let kept = held.filter(|_| !is_new && !is_another).and_then(|held| held.uid).map(str::to_owned);
     kept.or(is).or_else(|| is_new.then(|| event_id.to_owned()))
 }
 
@@ -132,7 +133,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::inventory::{Applied, ConfigurationState};
+    use crate::inventory::Applied;
     use crate::json::testing::arena;
     use crate::model::{AssetKind, Confidence, Draft, Seed, Step};
 
@@ -187,7 +188,7 @@ mod tests {
     fn restarted(inventory: &Inventory) -> Inventory {
         let again = Inventory::new();
         inventory.walk(None, &|_| true, &mut |held| {
-            again.restore(&held.encode()).unwrap();
+            again.restore(held.stored().clone()).unwrap();
             true
         });
         again
@@ -204,13 +205,13 @@ mod tests {
         for inventory in [restarted(&inventory), inventory] {
             assert_eq!(apply(&inventory, 4, "old", UPDATE, note("of the second")).name, successor);
             assert_eq!(apply(&inventory, 5, "new", UPDATE, note("of the first")).name, name("old"));
-            let held = |name: &AssetName| inventory.get(name).unwrap().configuration.clone().unwrap();
+            let held = |name: &AssetName| inventory.get(name).unwrap().configuration().cloned().unwrap();
             assert_eq!(
                 (&held(&successor)[..], &held(&name("old"))[..]),
                 (&br#"{"note":"of the second"}"#[..], &br#"{"note":"of the first"}"#[..])
             );
             // By its later name too; the earlier name is the first asset's.
-            assert_eq!(inventory.get(&name("new")).unwrap().name, name("old"));
+            assert_eq!(inventory.get(&name("new")).unwrap().name(), &name("old"));
             // A record from before the second's creation is about the first.
             let late = apply(&inventory, 2, "old", UPDATE, note("late"));
             assert_eq!((late.name, late.late), (name("old"), true));
@@ -234,7 +235,7 @@ mod tests {
         apply(&inventory, 2, "old", UPDATE, rename("new"));
         let created = apply(&inventory, 1, "old", CREATE, note("first"));
         assert_eq!((created.name, created.late), (name("old"), true));
-        assert_eq!(inventory.get(&name("new")).unwrap().uid.as_deref(), Some("e1:0"));
+        assert_eq!(inventory.get(&name("new")).unwrap().fields().uid, Some("e1:0"));
     }
 
     #[test]
@@ -250,7 +251,7 @@ mod tests {
             // The first one's id is used again: the same name, without the later names.
             let again = apply(&inventory, 6, "old", CREATE, Vec::new());
             assert_eq!((&again.name, again.previous_state), (&name("old"), PreviousState::Deleted));
-            assert!(inventory.get(&name("old")).unwrap().aliases.is_empty());
+            assert!(inventory.get(&name("old")).unwrap().aliases().is_empty());
             assert_eq!(apply(&inventory, 7, "new", UPDATE, note("y")).name, name("new"));
         }
     }
@@ -276,7 +277,7 @@ mod tests {
             let mut draft = draft(id, UPDATE, note("x"));
             draft.asset.name = name("web");
             inventory.apply(Time::from_millis(seconds * 1_000), "e:0", &mut draft, &|_, _| Vec::new(), arena());
-            inventory.get(&name("web")).unwrap().id.clone()
+            inventory.get(&name("web")).unwrap().fields().id.to_owned()
         };
         assert_eq!(spell(1, "WEB"), "WEB");
         assert_eq!(spell(2, "Web"), "Web");
@@ -300,7 +301,7 @@ mod tests {
         assert_eq!(uid(apply(&inventory, 6, "a", CREATE, Vec::new())).as_deref(), Some("e6:0"));
         // The provider's id is recorded later: the asset is still the same.
         assert_eq!(uid(apply(&inventory, 7, "a", UPDATE, user_id("AIDA3"))).as_deref(), Some("e6:0"));
-        assert_eq!(restarted(&inventory).get(&name("a")).unwrap().uid.as_deref(), Some("e6:0"));
+        assert_eq!(restarted(&inventory).get(&name("a")).unwrap().fields().uid, Some("e6:0"));
     }
 
     #[test]
@@ -316,7 +317,7 @@ mod tests {
         assert_eq!(inventory.aliases.len(), inventory.len());
         assert_eq!(inventory.canonical(&name("new-0")), name("new-0"), "unknown again");
         let last = inventory.get(&name(&format!("new-{}", ASSETS - 1))).unwrap();
-        assert_eq!(last.name, name(&format!("old-{}", ASSETS - 1)));
+        assert_eq!(last.name(), &name(&format!("old-{}", ASSETS - 1)));
     }
 
     #[test]
@@ -328,7 +329,7 @@ mod tests {
         apply(&inventory, 4, "b", UPDATE, rename("shared"));
         apply(&inventory, 5, "c", CREATE, vec![Step::Replace(json!({ "note": "x".repeat(500) }).into())]);
         assert!(inventory.get(&name("a")).is_none() && inventory.get(&name("b")).is_some());
-        assert_eq!(inventory.get(&name("shared")).unwrap().name, name("b"));
+        assert_eq!(inventory.get(&name("shared")).unwrap().name(), &name("b"));
     }
 
     #[test]
@@ -352,7 +353,7 @@ mod tests {
             let applied = inventory.apply(Time::from_millis(3_000), "e3:0", &mut part, &|_, _| Vec::new(), arena());
             assert_eq!(applied.name, of(first), "{id}");
             let held = inventory.get(&of(id)).unwrap();
-            assert_eq!((&held.name, held.state != ConfigurationState::Deleted), (&of(first), true));
+            assert_eq!((held.name(), held.is_alive()), (&of(first), true));
         }
     }
 }

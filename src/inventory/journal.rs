@@ -6,10 +6,10 @@
 use std::collections::{VecDeque, hash_map};
 use std::sync::Arc;
 
+use super::Applied;
 use super::advance::{Told, advance, out_of_place};
 use super::past::Past;
 use super::stored::Held;
-use super::{Applied, ConfigurationState};
 use crate::json::{Arena, JsonText};
 use crate::model::{Action, AssetName, DraftAction, FastMap, Step};
 
@@ -201,14 +201,7 @@ fn goes_before(action: DraftAction, other: DraftAction, lived: bool, recreated: 
 
 /// Whether a change is older than the last change of `held`, by the same rules.
 pub(super) fn is_before(told: &Told, held: &Held) -> bool {
-    held.changed > told.time || (held.changed == told.time && !held.is_alive() && told.action == UPDATE)
-}
-
-impl Held {
-    /// Whether the asset exists, as far as is known.
-    pub(super) fn is_alive(&self) -> bool {
-        self.state != ConfigurationState::Deleted
-    }
+    held.changed() > told.time || (held.changed() == told.time && !held.is_alive() && told.action == UPDATE)
 }
 
 /// Approximate size of the shortest change in bytes.

@@ -32,17 +32,18 @@ use self::packed::{Packed, Packer};
 pub use self::past::{Past, PastChange};
 pub use self::replay::{Logged, Version, oldest, replay};
 pub use self::seed::SeedOutcome;
-pub use self::stored::{Held, Outline, RestoreError, Seeded};
+pub use self::stored::{Fields, Held, Outline, RestoreError, Seeded};
 use crate::json::{Arena, Json, JsonText};
 use crate::model::{Action, AssetName, Draft, FastState, Step, Time};
 
 /// How much of a configuration is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConfigurationState {
     /// All of it, as far as the provider's records contain it.
     Complete,
     /// A part of it: the asset existed before it was first seen, or a record did not contain all of a change.
+    #[default]
     Partial,
     /// The asset was deleted.
     Deleted,
@@ -129,10 +130,10 @@ impl Slot {
         }
     }
 
-    fn held(self) -> Option<Arc<Held>> {
+    fn held(self, name: &AssetName) -> Option<Arc<Held>> {
         match self {
             Self::Plain(held) => Some(held),
-            Self::Packed(packed) => match packed.unpack() {
+            Self::Packed(packed) => match packed.unpack(name) {
                 Ok(held) => Some(Arc::new(held)),
                 Err(error) => {
                     // It was packed by this process: either the memory or the program is faulty.
@@ -179,9 +180,11 @@ impl Inventory {
     }
 
     fn first_named(&self, name: &AssetName) -> Option<Arc<Held>> {
+        let entry = self.assets.get(name)?;
+        let (name, slot) = (entry.key().clone(), entry.value().clone());
         // Unpacked after the map's lock is released.
-        let slot = self.assets.get(name)?.clone();
-        slot.held()
+        drop(entry);
+        slot.held(&name)
     }
 
     /// Passes the wanted assets after a name to `take`, in the order of names, until it returns false. `wanted` is
@@ -204,7 +207,7 @@ impl Inventory {
             for name in &page {
                 let slot = self.assets.get(name).map(|slot| slot.clone());
                 let slot = slot.filter(|slot| wanted(&slot.outline(name)));
-                if let Some(held) = slot.and_then(Slot::held)
+                if let Some(held) = slot.and_then(|slot| slot.held(name))
                     && !take(held)
                 {
                     return;
@@ -235,6 +238,8 @@ impl Inventory {
         let (action, asset, partial) = (draft.action, draft.asset.clone(), draft.partial);
         let told = Told { time, event_id: event_id.to_owned(), action, asset, steps, partial, is_seed: false };
         let held = self.first_named(&name);
+        // The name that is the map's own: comparing it with itself takes no look at the text.
+        let name = held.as_ref().map_or(name, |held| held.name().clone());
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         let (applied, left) = journal.apply(&name, held.as_ref(), told, past, arena);
         drop(journal);
@@ -260,14 +265,14 @@ impl Inventory {
     /// Inserts an asset after a change.
     fn replace(&self, before: Option<&Held>, after: Arc<Held>) {
         if let Some(before) = before {
-            self.drop_aliases(before, &after.aliases);
+            self.drop_aliases(before, after.aliases());
         }
         self.insert(after);
     }
 
     fn insert(&self, held: Arc<Held>) {
-        self.note_aliases(&held.name, &held.aliases, held.is_alive());
-        let (name, size) = (held.name.clone(), held.size());
+        self.note_aliases(&held);
+        let (name, size) = (held.name().clone(), held.size());
         self.put(name, Slot::Plain(held), size);
     }
 
@@ -275,7 +280,7 @@ impl Inventory {
     fn pack(&self, name: &AssetName) {
         let Some(mut slot) = self.assets.get_mut(name) else { return };
         let Slot::Plain(held) = &*slot else { return };
-        let Some(packed) = self.packer.pack(&held.outline(), &held.provider_type, &held.encode()) else { return };
+        let Some(packed) = self.packer.pack(held) else { return };
         let size = packed.size(name);
         *slot = Slot::Packed(Arc::new(packed));
         drop(slot);

@@ -5,14 +5,13 @@
 //! assets for a dictionary are not packed.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use zstd::zstd_safe::{CCtx, CDict, DCtx, DDict, compress_bound};
 
 use super::stored::{Held, Outline};
 use super::{ConfigurationState, RestoreError};
-use crate::model::{AssetName, Time};
+use crate::model::{AssetName, FastMap, Time};
 
 /// A dictionary is made of assets amounting to this many bytes,
 const DICTIONARY_BYTES: usize = 8 << 10;
@@ -23,7 +22,7 @@ const LEVEL: i32 = -3;
 
 thread_local! {
     // Contexts are reused, as they keep their working memory from one asset to the next.
-    static COMPRESSOR: RefCell<Option<CCtx<'static>>> = RefCell::new(CCtx::try_create());
+    static COMPRESSOR: RefCell<(Option<CCtx<'static>>, Vec<u8>)> = RefCell::new((CCtx::try_create(), Vec::new()));
     static DECOMPRESSOR: RefCell<Option<DCtx<'static>>> = RefCell::new(DCtx::try_create());
 }
 
@@ -53,11 +52,11 @@ impl Packed {
         }
     }
 
-    /// Decompresses the asset.
+    /// Decompresses the asset, which has this name.
     ///
     /// # Errors
     /// When the bytes are not what was packed, which would be a memory fault.
-    pub(super) fn unpack(&self) -> Result<Held, RestoreError> {
+    pub(super) fn unpack(&self, name: &AssetName) -> Result<Held, RestoreError> {
         let dictionary = self.kind.dictionary.get().ok_or(RestoreError::Unpack)?;
         let mut stored = Vec::with_capacity(usize::try_from(self.length).unwrap_or_default());
         DECOMPRESSOR.with_borrow_mut(|context| {
@@ -65,7 +64,7 @@ impl Packed {
             let unpacked = context.decompress_using_ddict(&mut stored, &self.compressed, &dictionary.decompress);
             unpacked.map_err(|_| RestoreError::Unpack)
         })?;
-        Held::decode(&stored)
+        Held::restore(stored.into(), Some(name))
     }
 
     /// Approximate size in memory of an asset with this name, in bytes.
@@ -86,27 +85,28 @@ pub(super) struct Packer {
 }
 
 impl Packer {
-    /// Packs an asset; `stored` is its [encoded](Held::encode) form. `None` if too few assets of its type have been
-    /// offered so far, or if compression fails.
-    pub(super) fn pack(&self, asset: &Outline<'_>, provider_type: &str, stored: &[u8]) -> Option<Packed> {
+    /// Packs an asset. `None` if too few assets of its type have been offered so far, or if compression fails.
+    pub(super) fn pack(&self, asset: &Held) -> Option<Packed> {
+        let (stored, fields) = (asset.stored(), asset.fields());
         let kind = self.kinds.get(
-            provider_type,
-            |kind| *kind.provider == *asset.provider && *kind.neutral_type == *asset.neutral_type,
-            || Kind::new(asset.provider, asset.neutral_type),
+            fields.provider_type,
+            |kind| *kind.provider == *fields.provider && *kind.neutral_type == *fields.neutral_type,
+            || Kind::new(fields.provider, fields.neutral_type),
         );
         let dictionary = kind.dictionary(stored)?;
-        let compressed = COMPRESSOR.with_borrow_mut(|context| {
-            let mut buffer = Vec::with_capacity(compress_bound(stored.len()));
-            context.as_mut()?.compress_using_cdict(&mut buffer, stored, &dictionary.compress).ok()?;
+        let compressed = COMPRESSOR.with_borrow_mut(|(context, buffer)| {
+            buffer.clear();
+            buffer.reserve(compress_bound(stored.len()));
+            context.as_mut()?.compress_using_cdict(buffer, stored, &dictionary.compress).ok()?;
             Some(Box::from(buffer.as_slice()))
         })?;
         let place = self.places.get(
-            asset.account,
-            |place| *place.region == *asset.region,
-            || Place { account: asset.account.into(), region: asset.region.into() },
+            fields.account,
+            |place| *place.region == *fields.region,
+            || Place { account: fields.account.into(), region: fields.region.into() },
         );
         let length = u32::try_from(stored.len()).ok()?;
-        Some(Packed { kind, place, state: asset.state, changed: asset.changed, length, compressed })
+        Some(Packed { kind, place, state: fields.state, changed: fields.changed, length, compressed })
     }
 }
 
@@ -173,7 +173,7 @@ struct Place {
 
 /// Values kept once each: found by a text, and among the few with the same text by a predicate.
 #[derive(Debug)]
-struct Interned<T>(RwLock<HashMap<Box<str>, Vec<Arc<T>>>>);
+struct Interned<T>(RwLock<FastMap<Box<str>, Vec<Arc<T>>>>);
 
 impl<T> Default for Interned<T> {
     fn default() -> Self {

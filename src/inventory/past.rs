@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::advance::{Told, advance, describe};
 use super::journal::{Entry, Recent};
-use super::stored::{Held, Seeded};
+use super::stored::{Fields, Held, Seeded};
 use super::{ConfigurationState, PreviousState};
 use crate::json::{Arena, Json};
 use crate::model::{AssetName, Draft, Time};
@@ -41,11 +41,12 @@ impl Recent {
     /// not lead to the configuration of `base`: the rules may have changed since.
     pub(super) fn reach_back(&mut self, name: &AssetName, time: Time, mut past: Vec<PastChange>) {
         let Some(base) = self.base.clone() else { return };
+        let fields = base.fields();
         past.sort_by_key(|change| change.time);
-        let Some(newest) = past.iter().position(|change| change.event_id == base.last_event) else { return };
+        let Some(newest) = past.iter().position(|change| change.event_id == fields.last_event) else { return };
         past.truncate(newest + 1);
         // The last seed includes everything before it; what happened after starts from it.
-        let seeded = base.seeded.as_ref();
+        let seeded = fields.seeded.as_ref();
         if seeded.is_some_and(|seeded| seeded.as_of > time) {
             return;
         }
@@ -60,16 +61,26 @@ impl Recent {
         };
         let Some(first) = drafts.first().zip(after.first()) else { return };
         let start = match past.last() {
-            Some(anchor) => Some(state(
-                &base,
-                first.0,
-                anchor.time,
-                &anchor.event_id,
-                anchor.configuration.as_ref(),
-                anchor.configuration_state,
-            )),
+            Some(anchor) => {
+                let then = Fields {
+                    state: anchor.configuration_state,
+                    changed: anchor.time,
+                    last_event: &anchor.event_id,
+                    ..base.fields()
+                };
+                Some(described(&base, then, first.0, anchor.configuration.as_ref()))
+            }
             None => match (seeded.filter(|_| is_next(first.1)), first.1.previous_state) {
-                (Some(seeded), _) => Some(as_seeded(&base, seeded, first.0, first.1)),
+                (Some(seeded), _) => {
+                    let then = Fields {
+                        state: seeded.state,
+                        changed: seeded.as_of,
+                        last_event: "",
+                        seeded: Some(Seeded { next: None, ..seeded.clone() }),
+                        ..base.fields()
+                    };
+                    Some(described(&base, then, first.0, first.1.previous_configuration.as_ref()))
+                }
                 (None, PreviousState::Absent | PreviousState::Unknown) => None,
                 // Its state then is known, but not since when: the record may be older than that.
                 (None, PreviousState::Present | PreviousState::Deleted) => return,
@@ -83,7 +94,7 @@ impl Recent {
             entries.extend(held.clone().map(|after| Entry { bytes: told.bytes() + after.size(), told, after }));
         }
         let leads_there =
-            held.is_some_and(|held| (&held.configuration, held.state) == (&base.configuration, base.state));
+            held.is_some_and(|held| (held.configuration(), held.state()) == (base.configuration(), base.state()));
         if leads_there {
             entries.append(&mut self.changes);
             self.changes = entries;
@@ -92,31 +103,11 @@ impl Recent {
     }
 }
 
-/// The asset as a seed described it, before the first event after the seed.
-fn as_seeded(base: &Held, seeded: &Seeded, draft: &Draft, first: &PastChange) -> Arc<Held> {
-    let held = state(base, draft, seeded.as_of, "", first.previous_configuration.as_ref(), seeded.state);
-    let seeded = Some(Seeded { next: None, ..seeded.clone() });
-    Arc::new(Held { seeded, ..Arc::unwrap_or_clone(held) })
-}
-
-/// The asset after an event. What events do not contain (aliases, first seen) is taken from `base`.
-fn state(
-    base: &Held,
-    draft: &Draft,
-    changed: Time,
-    event_id: &str,
-    configuration: Option<&Bytes>,
-    state: ConfigurationState,
-) -> Arc<Held> {
+/// The asset with these fields and this configuration, which gives it its display name and its tags. What events do not
+/// contain (aliases, first seen) is that of `base`.
+fn described(base: &Held, fields: Fields<'_>, draft: &Draft, configuration: Option<&Bytes>) -> Arc<Held> {
     let arena = Arena::new();
     let (display_name, tags) = describe(&draft.asset, configuration.map(|json| Json::stored(json, &arena)));
-    Arc::new(Held {
-        configuration: configuration.cloned(),
-        state,
-        changed,
-        last_event: event_id.to_owned(),
-        display_name,
-        tags,
-        ..base.clone()
-    })
+    let fields = Fields { display_name: display_name.as_deref(), tags: tags.as_str(), ..fields };
+    Arc::new(Held::new(base.name().clone(), &fields, configuration.map(AsRef::as_ref)))
 }

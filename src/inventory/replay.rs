@@ -9,7 +9,7 @@ use jsonptr::PointerBuf;
 use super::advance::{Told, advance};
 use super::diff::{Change, ChangeOp, diff};
 use super::journal::Recent;
-use super::stored::Held;
+use super::stored::{Fields, Held};
 use super::{ConfigurationState, PreviousState};
 use crate::json::{Arena, Json, JsonText};
 use crate::model::{Action, AssetRef, Draft, DraftAction, KeyedSet, Step, Time};
@@ -74,7 +74,7 @@ pub fn replay(events: &[Logged], first_seen: Time) -> Vec<Version> {
     for entry in run.changes {
         let Some(index) = events.iter().position(|event| event.event_id == entry.told.event_id) else { continue };
         let Some(event) = events.get(index) else { continue };
-        let configuration = before.as_ref().and_then(|held| held.configuration.clone());
+        let configuration = before.as_ref().and_then(|held| held.configuration().cloned());
         let (changes, held) = event.completed(configuration.as_ref(), &entry.after, &entry.told.asset.kind.sets);
         versions.push(Version { event: index, before: configuration, changes, held });
         before = Some(entry.after);
@@ -100,35 +100,34 @@ impl Logged {
         let (configuration, state) = match self.previous_state {
             PreviousState::Absent | PreviousState::Unknown => return None,
             PreviousState::Deleted => (None, ConfigurationState::Deleted),
-            PreviousState::Present => (self.previous_configuration.clone(), known),
+            PreviousState::Present => (self.previous_configuration.as_ref(), known),
         };
         let kind = &self.asset.kind;
-        Some(Arc::new(Held {
-            name: self.asset.name.clone(),
-            id: self.asset.id.clone(),
-            uid: self.uid_before(),
-            neutral_type: kind.neutral_type.clone(),
-            provider: kind.provider.to_owned(),
-            provider_type: kind.provider_type.clone(),
-            arn: self.asset.arn.clone(),
-            arn_is_told: self.asset.arn_is_told,
-            account: self.asset.account.clone(),
-            region: self.asset.region.clone(),
-            display_name: self.display_name.clone(),
-            tags: self.tags.clone(),
-            configuration,
+        let fields = Fields {
+            provider: kind.provider,
+            provider_type: &kind.provider_type,
+            neutral_type: &kind.neutral_type,
+            account: &self.asset.account,
+            region: &self.asset.region,
             state,
-            first_seen,
-            changed: first_seen,
-            last_event: String::new(),
+            arn_is_told: self.asset.arn_is_told,
+            arn: self.asset.arn.as_deref(),
+            id: &self.asset.id,
+            uid: self.uid_before(),
             aliases: Vec::new(),
             seeded: None,
-        }))
+            first_seen,
+            changed: first_seen,
+            last_event: "",
+            display_name: self.display_name.as_deref(),
+            tags: self.tags.as_str(),
+        };
+        Some(Arc::new(Held::new(self.asset.name.clone(), &fields, configuration.map(AsRef::as_ref))))
     }
 
     /// The unique id before the event: none if it created the asset, since one deleted before was another.
-    fn uid_before(&self) -> Option<String> {
-        self.uid.clone().filter(|_| self.action != Action::Create)
+    fn uid_before(&self) -> Option<&str> {
+        self.uid.as_deref().filter(|_| self.action != Action::Create)
     }
 
     /// The change that the event stands for. It is taken from the record, if that still leads to the event's
@@ -169,13 +168,20 @@ impl Logged {
     /// still are what they were when it was logged.
     fn completed(&self, before: Option<&Bytes>, after: &Arc<Held>, sets: &[KeyedSet]) -> (Vec<Change>, Arc<Held>) {
         let is_as_told = is_same(before, self.previous_configuration.as_ref())
-            && is_same(after.configuration.as_ref(), self.configuration.as_ref());
+            && is_same(after.configuration(), self.configuration.as_ref());
         if is_as_told {
-            let (display_name, tags) = (self.display_name.clone(), self.tags.clone());
-            let (arn, uid) = (self.asset.arn.clone(), self.uid.clone().or_else(|| after.uid.clone()));
-            return (self.changes.clone(), Arc::new(Held { display_name, tags, arn, uid, ..Held::clone(after) }));
+            let fields = after.fields();
+            let fields = Fields {
+                arn: self.asset.arn.as_deref(),
+                uid: self.uid.as_deref().or(fields.uid),
+                display_name: self.display_name.as_deref(),
+                tags: self.tags.as_str(),
+                ..fields
+            };
+            let held = Held::new(after.name().clone(), &fields, after.configuration().map(AsRef::as_ref));
+            return (self.changes.clone(), Arc::new(held));
         }
-        let changes = after.configuration.as_ref().map_or_else(Vec::new, |after| {
+        let changes = after.configuration().map_or_else(Vec::new, |after| {
             let arena = Arena::new();
             let before = before.map_or(Json::EMPTY, |before| Json::stored(before, &arena));
             diff(before, Json::stored(after, &arena), sets).into_iter().map(Change::into_owned).collect()

@@ -6,7 +6,7 @@ use std::thread;
 
 use bytes::Bytes;
 
-use super::stored::{Brief, Held, RestoreError};
+use super::stored::{Held, RestoreError};
 use super::{Inventory, Slot};
 
 /// Number of assets handed to another thread at once,
@@ -19,20 +19,14 @@ impl Inventory {
     ///
     /// # Errors
     /// When the bytes are not in the format of this version or an older one.
-    pub fn restore(&self, stored: &[u8]) -> Result<(), RestoreError> {
-        let Some(brief) = Brief::read(stored)? else {
-            let held = Arc::new(Held::decode(stored)?);
-            self.insert(Arc::clone(&held));
-            self.pack(&held.name);
+    pub fn restore(&self, stored: Bytes) -> Result<(), RestoreError> {
+        let held = Held::restore(stored, None)?;
+        let Some(packed) = self.packer.pack(&held) else {
+            self.insert(Arc::new(held));
             return Ok(());
         };
-        let name = brief.name();
-        let Some(packed) = self.packer.pack(&brief.outline(&name), &brief.provider_type, stored) else {
-            self.insert(Arc::new(Held::decode(stored)?));
-            return Ok(());
-        };
-        self.note_aliases(&name, &brief.aliases, brief.is_alive());
-        let size = packed.size(&name);
+        self.note_aliases(&held);
+        let (name, size) = (held.name().clone(), packed.size(held.name()));
         self.put(name, Slot::Packed(Arc::new(packed)), size);
         Ok(())
     }
@@ -77,7 +71,7 @@ impl Inventory {
             let Ok(chunk) = next else { return outcome };
             for stored in chunk {
                 if outcome.is_ok() {
-                    outcome = self.restore(&stored);
+                    outcome = self.restore(stored);
                 }
             }
         }

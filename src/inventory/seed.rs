@@ -91,8 +91,8 @@ fn told(event_id: &str, seed: &mut Seed, arena: &Arena) -> Told {
 
 /// Whether the asset is the same, apart from times.
 fn is_same(held: &Held, next: &Held) -> bool {
-    (&held.configuration, held.state, &held.arn, &held.aliases)
-        == (&next.configuration, next.state, &next.arn, &next.aliases)
+    (held.configuration(), held.state(), held.fields().arn, held.aliases())
+        == (next.configuration(), next.state(), next.fields().arn, next.aliases())
 }
 
 #[cfg(test)]

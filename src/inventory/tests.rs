@@ -167,9 +167,9 @@ fn a_late_record_is_applied_in_its_place() {
     assert_eq!(json_of(late.previous_configuration.as_ref()), web);
     assert_eq!(json_of(late.configuration.as_ref()), json!({ "groupName": "web", "rules": [rule(22)] }));
     let held = inventory.get(&name("sg-1")).unwrap();
-    assert_eq!(json_of(held.configuration.as_ref()), json!({ "groupName": "web", "rules": [rule(22), rule(443)] }));
-    assert_eq!((held.changed, held.last_event.as_str()), (at(9), "e9:0"));
-    assert_eq!(late.held.unwrap().encode(), held.encode(), "the log stores the state after all");
+    assert_eq!(json_of(held.configuration()), json!({ "groupName": "web", "rules": [rule(22), rule(443)] }));
+    assert_eq!((held.changed(), held.fields().last_event), (at(9), "e9:0"));
+    assert_eq!(late.held.unwrap().stored().clone(), held.stored().clone(), "the log stores the state after all");
 }
 
 #[test]
@@ -185,8 +185,8 @@ fn a_creation_that_comes_after_its_updates_completes_them() {
         let created = apply(&inventory, at(seconds), "e4:0", &create);
         assert_eq!((created.late, created.previous_state), (true, PreviousState::Absent));
         let held = inventory.get(&name("sg-1")).unwrap();
-        assert_eq!(json_of(held.configuration.as_ref()), json!({ "groupName": "web", "rules": [rule(22)] }));
-        assert_eq!((held.state, held.first_seen), (ConfigurationState::Complete, at(seconds)));
+        assert_eq!(json_of(held.configuration()), json!({ "groupName": "web", "rules": [rule(22)] }));
+        assert_eq!((held.state(), held.first_seen()), (ConfigurationState::Complete, at(seconds)));
     }
 }
 
@@ -197,12 +197,12 @@ fn a_record_whose_place_is_no_longer_known_leaves_the_asset_as_it_is() {
     let created = apply(&before, at(10), "e1:0", &draft("sg-1", CREATE, vec![Step::Replace(web.clone().into())]));
     // After a restart the assets are known, but no longer their single changes.
     let inventory = Inventory::new();
-    inventory.restore(&created.held.unwrap().encode()).unwrap();
+    inventory.restore(created.held.unwrap().stored().clone()).unwrap();
     let late = apply(&inventory, at(5), "e0:0", &draft("sg-1", UPDATE, vec![add(22)]));
     assert!(late.late && late.held.is_none());
     assert_eq!((late.previous_state, late.configuration_state), (PreviousState::Unknown, ConfigurationState::Partial));
     let held = inventory.get(&name("sg-1")).unwrap();
-    assert_eq!((json_of(held.configuration.as_ref()), held.changed), (web, at(10)));
+    assert_eq!((json_of(held.configuration()), held.changed()), (web, at(10)));
 }
 
 /// What the log would contain for a history: every event, and the draft that its record yields again.
@@ -228,7 +228,7 @@ fn restored(history: &[(Time, String, Draft)]) -> Inventory {
     let (before, inventory) = (Inventory::new(), Inventory::new());
     for (time, event_id, draft) in history {
         let held = apply(&before, *time, event_id, draft).held.unwrap();
-        inventory.restore(&held.encode()).unwrap();
+        inventory.restore(held.stored().clone()).unwrap();
     }
     inventory
 }
@@ -246,8 +246,8 @@ fn after_a_restart_the_log_tells_where_a_late_record_belongs() {
     let applied = inventory.apply(at(5), "e5:0", &mut late, &|_, _| past.clone(), arena());
     assert_eq!(json_of(applied.previous_configuration.as_ref()), web);
     let held = inventory.get(&name("sg-1")).unwrap();
-    assert_eq!(json_of(held.configuration.as_ref()), json!({ "groupName": "web", "rules": [rule(22), rule(443)] }));
-    assert_eq!(held.state, ConfigurationState::Complete);
+    assert_eq!(json_of(held.configuration()), json!({ "groupName": "web", "rules": [rule(22), rule(443)] }));
+    assert_eq!(held.state(), ConfigurationState::Complete);
 
     // A past that does not lead to the present state is not used: a rule may have changed since.
     let inventory = restored(&history);
@@ -258,7 +258,7 @@ fn after_a_restart_the_log_tells_where_a_late_record_belongs() {
             inventory.apply(at(5), "e5:0", &mut draft("sg-1", UPDATE, vec![add(22)]), &|_, _| past.clone(), arena());
         assert!(applied.held.is_none() && applied.previous_state == PreviousState::Unknown);
         let held = inventory.get(&name("sg-1")).unwrap();
-        assert_eq!(json_of(held.configuration.as_ref()), json!({ "groupName": "web", "rules": [rule(443)] }));
+        assert_eq!(json_of(held.configuration()), json!({ "groupName": "web", "rules": [rule(443)] }));
     }
 }
 
@@ -276,7 +276,7 @@ fn a_record_from_before_all_that_the_log_tells_changes_nothing() {
         let late =
             inventory.apply(at(time), "e5:0", &mut draft("sg-1", UPDATE, set(5)), &|_, _| known.to_vec(), arena());
         let held = inventory.get(&name("sg-1")).unwrap();
-        assert_eq!(json_of(held.configuration.as_ref())["note"], 10, "{time}");
+        assert_eq!(json_of(held.configuration())["note"], 10, "{time}");
         assert_eq!((late.late, late.held.is_some()), (true, known.len() == 2), "{time}");
     }
 }
@@ -288,7 +288,7 @@ fn an_update_of_the_second_of_the_deletion_does_not_bring_an_asset_back() {
     apply(&inventory, at(2), "e2:0", &draft("sg-1", DELETE, Vec::new()));
     let update = apply(&inventory, at(2), "e3:0", &draft("sg-1", UPDATE, vec![add(22)]));
     assert!(update.late);
-    assert_eq!(inventory.get(&name("sg-1")).unwrap().state, ConfigurationState::Deleted);
+    assert_eq!(inventory.get(&name("sg-1")).unwrap().state(), ConfigurationState::Deleted);
     let again = apply(&inventory, at(2), "e4:0", &draft("sg-1", CREATE, Vec::new()));
     assert!(!again.late && again.previous_state == PreviousState::Deleted);
 }
@@ -303,7 +303,7 @@ fn within_one_second_an_asset_is_replaced_or_comes_and_goes() {
         for action in actions {
             apply(&inventory, at(2), "e2:0", &draft("sg-1", *action, Vec::new()));
         }
-        inventory.get(&name("sg-1")).unwrap().state
+        inventory.get(&name("sg-1")).unwrap().state()
     };
     for actions in
         [[CREATE, UPDATE, DELETE], [DELETE, UPDATE, CREATE], [UPDATE, CREATE, DELETE], [DELETE, CREATE, UPDATE]]
@@ -326,10 +326,7 @@ fn a_copy_is_of_what_the_other_asset_held_when_the_record_came() {
     let late = Step::Set { at: pointer("/note"), value: json!("late").into() };
     apply(&inventory, at(3), "e3:1", &draft("copy", UPDATE, vec![late]));
     let held = inventory.get(&name("copy")).unwrap();
-    assert_eq!(
-        json_of(held.configuration.as_ref()),
-        json!({ "groupName": "first", "note": "late", "rules": [rule(22)] })
-    );
+    assert_eq!(json_of(held.configuration()), json!({ "groupName": "first", "note": "late", "rules": [rule(22)] }));
 }
 
 #[test]
@@ -345,14 +342,14 @@ fn a_renamed_asset_keeps_its_first_name_also_over_a_restart() {
     let renamed = apply(&inventory, at(2), "e2:0", &draft("old", UPDATE, vec![rename]));
     let restored = Inventory::new();
     for held in [create.held, renamed.held].into_iter().flatten() {
-        restored.restore(&held.encode()).unwrap();
+        restored.restore(held.stored().clone()).unwrap();
     }
     for inventory in [inventory, restored] {
         let later = apply(&inventory, at(3), "e3:0", &draft("new", UPDATE, vec![add(22)]));
         assert_eq!(later.name, name("old"));
         assert_eq!(later.previous_state, PreviousState::Present);
         let held = inventory.get(&name("new")).unwrap();
-        assert_eq!((held.id.as_str(), &held.aliases), ("new", &vec![name("new")]));
+        assert_eq!((held.fields().id, held.aliases()), ("new", &[name("new")][..]));
     }
 }
 
@@ -362,34 +359,62 @@ fn what_is_stored_is_what_was_held() {
     let steps = vec![Step::Replace(json!({ "groupName": "web", "tags": { "Name": "é" }, "rules": [rule(22)] }).into())];
     let applied = apply(&inventory, at(1), "e1:0", &draft("sg-1", CREATE, steps));
     let restored = Inventory::new();
-    restored.restore(&applied.held.unwrap().encode()).unwrap();
+    restored.restore(applied.held.unwrap().stored().clone()).unwrap();
     let (held, again) = (inventory.get(&name("sg-1")).unwrap(), restored.get(&name("sg-1")).unwrap());
     assert_eq!(format!("{held:?}"), format!("{again:?}"));
-    for bad in [&b"{"[..], b"", b"\x01", b"\x01\0\0\0\x09{}", b"\x02\0\0\0\x02{}"] {
-        assert!(restored.restore(bad).is_err(), "{bad:?}");
+    let stored = held.stored();
+    let head = stored.len() - held.configuration().unwrap().len();
+    assert!((0..head).all(|end| restored.restore(stored.slice(..end)).is_err()), "truncated");
+    for bad in [&b"{"[..], b"\x01", b"\x01\0\0\0\x09{}", b"\x03\0\0\0\x02{}"] {
+        assert!(restored.restore(Bytes::from_static(bad)).is_err(), "{bad:?}");
     }
 }
 
 #[test]
-fn what_an_older_version_stored_is_read() {
-    let stored = json!({
+fn what_older_versions_stored_is_read() {
+    let head = json!({
         "name": name("sg-1"), "id": "sg-1", "type": "network.security_group", "provider": "aws",
         "provider_type": "AWS::EC2::SecurityGroup", "arn": null, "arn_is_told": false, "account": "111122223333",
         "region": "eu-west-1", "display_name": "web", "tags": { "a": "b" }, "state": "complete",
         "first_seen": "2026-01-01T00:00:00.000Z", "changed": "2026-01-02T00:00:00.000Z", "last_event": "e1:0",
-        "aliases": [name("sg-2")], "configuration": { "groupName": "web", "tags": { "a": "b" } },
+        "aliases": [name("sg-2")], "seeded": { "as_of": "2026-01-01T12:00:00.000Z", "state": "partial" },
     });
-    let inventory = Inventory::new();
-    inventory.restore(stored.to_string().as_bytes()).unwrap();
-    let held = inventory.get(&name("sg-2")).unwrap();
-    assert_eq!(json_of(held.configuration.as_ref()), stored["configuration"]);
-    assert_eq!(
-        (held.display_name.as_deref(), held.tags.to_value(), held.first_seen),
-        (Some("web"), stored["tags"].clone(), at(1_767_225_600))
-    );
-    let again = Inventory::new();
-    again.restore(&held.encode()).unwrap();
-    assert_eq!(format!("{held:?}"), format!("{:?}", again.get(&name("sg-1")).unwrap()));
+    let configuration = json!({ "groupName": "web", "tags": { "a": "b" } });
+    let mut first = head.clone();
+    first["configuration"] = configuration.clone();
+    let text = head.to_string();
+    let length = u32::try_from(text.len()).unwrap().to_be_bytes();
+    let second = [&[1][..], &length, text.as_bytes(), configuration.to_string().as_bytes()].concat();
+    for stored in [first.to_string().into_bytes(), second] {
+        let inventory = Inventory::new();
+        inventory.restore(stored.into()).unwrap();
+        let held = inventory.get(&name("sg-2")).unwrap();
+        assert_eq!(json_of(held.configuration()), configuration);
+        assert_eq!(
+            (held.name(), held.state(), held.first_seen(), held.changed(), held.aliases(), held.tags().to_value()),
+            (
+                &name("sg-1"),
+                ConfigurationState::Complete,
+                at(1_767_225_600),
+                at(1_767_312_000),
+                &[name("sg-2")][..],
+                head["tags"].clone()
+            )
+        );
+        let fields = held.fields();
+        assert_eq!(
+            (fields.id, fields.provider_type, fields.neutral_type, fields.account, fields.region, fields.arn),
+            ("sg-1", "AWS::EC2::SecurityGroup", "network.security_group", "111122223333", "eu-west-1", None)
+        );
+        let seeded = Seeded { as_of: at(1_767_268_800), state: ConfigurationState::Partial, next: None };
+        assert_eq!(
+            (fields.display_name, fields.last_event, fields.seeded.as_ref()),
+            (Some("web"), "e1:0", Some(&seeded))
+        );
+        let again = Inventory::new();
+        again.restore(held.stored().clone()).unwrap();
+        assert_eq!(again.get(&name("sg-1")).unwrap().fields(), fields);
+    }
 }
 
 /// A packed asset is the same as before: for all queries, and for the changes that follow.
@@ -431,7 +456,7 @@ fn everything_stored_is_taken_back_on_all_cores() {
     let stored: Vec<_> = (0..2_000)
         .map(|n| {
             let steps = vec![Step::Replace(json!({ "groupName": format!("web-{n}") }).into())];
-            apply(&inventory, at(1), "e:0", &draft(&format!("sg-{n}"), CREATE, steps)).held.unwrap().encode()
+            apply(&inventory, at(1), "e:0", &draft(&format!("sg-{n}"), CREATE, steps)).held.unwrap().stored().clone()
         })
         .collect();
     let read = |bad: &'static [u8]| {
@@ -458,7 +483,7 @@ fn walking_goes_through_all_names_in_order() {
     }
     let mut seen = Vec::new();
     inventory.walk(Some(&name("sg-099")), &|_| true, &mut |held| {
-        seen.push(held.id.clone());
+        seen.push(held.fields().id.to_owned());
         seen.len() < 550
     });
     assert_eq!((seen.first().unwrap().as_str(), seen.last().unwrap().as_str(), seen.len()), ("sg-100", "sg-649", 550));

@@ -21,6 +21,19 @@ impl JsonText {
         Self(Bytes::from_static(b"{}"))
     }
 
+    /// What is known to be the text of a value in this form.
+    #[must_use]
+    pub(crate) fn trusted(text: Bytes) -> Self {
+        Self(text)
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // JSON is UTF-8: this can't fail.
+        std::str::from_utf8(&self.0).unwrap_or("null")
+    }
+
     /// The text.
     #[must_use]
     pub fn as_bytes(&self) -> &Bytes {

@@ -63,13 +63,13 @@ fn seed(inventory: &Inventory, time: i64, action: DraftAction, document: Value, 
 /// The state of the asset: the configuration, and how much of it is known.
 fn held(inventory: &Inventory) -> Option<(Value, ConfigurationState)> {
     let held = inventory.get(&name())?;
-    Some((held.configuration.as_deref().map_or(Value::Null, json_of), held.state))
+    Some((held.configuration().map_or(Value::Null, |json| json_of(json)), held.state()))
 }
 
 /// As after a restart: single changes are no longer known.
 fn restarted(inventory: &Inventory) -> Inventory {
     let again = Inventory::new();
-    again.restore(&inventory.get(&name()).unwrap().encode()).unwrap();
+    again.restore(inventory.get(&name()).unwrap().stored().clone()).unwrap();
     again
 }
 
@@ -84,7 +84,7 @@ fn a_seed_is_what_was_there_before_the_first_event() {
         json!([{ "op": "replace", "path": "/a", "value": 2, "old": 1 }])
     );
     assert_eq!(seed(&inventory, 3, DraftAction::Upsert, json!({ "a": 2, "b": 1 }), false), SeedOutcome::Unchanged);
-    assert_eq!(inventory.get(&name()).unwrap().changed, at(2), "what adds nothing leaves no trace");
+    assert_eq!(inventory.get(&name()).unwrap().changed(), at(2), "what adds nothing leaves no trace");
     assert_eq!(seed(&inventory, 3, DraftAction::Upsert, json!({ "a": 3 }), false), SeedOutcome::Updated);
     assert_eq!(held(&inventory), Some((json!({ "a": 3 }), ConfigurationState::Complete)));
 }

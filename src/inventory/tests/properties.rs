@@ -164,7 +164,7 @@ proptest! {
         }
         for asset in 0..3 {
             let name = name(&format!("sg-{asset}"));
-            let held = |inventory: &Inventory| inventory.get(&name).map(|held| held.encode());
+            let held = |inventory: &Inventory| inventory.get(&name).map(|held| held.stored().clone());
             prop_assert_eq!(held(&inventory), held(&in_order));
         }
     }
@@ -185,9 +185,51 @@ proptest! {
         inventory.apply(time, &event_id, &mut late, &|_, _| past.clone(), arena());
         let held = |inventory: &Inventory| {
             let held = inventory.get(&name("sg-1")).unwrap();
-            (held.configuration.clone(), held.state, held.changed, held.last_event.clone(), held.tags.clone())
+            (held.configuration().cloned(), held.state(), held.changed(), held.fields().last_event.to_owned(), held.tags().clone())
         };
         prop_assert_eq!(held(&inventory), held(&in_order));
+    }
+
+    /// Whatever the texts are, an asset is read back from its stored form.
+    #[test]
+    fn every_field_is_stored(
+        texts in prop::collection::vec("\\PC{0,20}", 12),
+        some in any::<[bool; 5]>(),
+        millis in any::<i64>(),
+        configuration in prop::option::of(document()),
+    ) {
+        let text = |n: usize| texts[n].as_str();
+        let known = |n: usize| some[n].then(|| text(n));
+        let tags = json!({ text(0): text(1) }).to_string();
+        let fields = Fields {
+            provider: text(0), provider_type: text(1), neutral_type: text(2), account: text(3), region: text(4),
+            state: if some[0] { ConfigurationState::Complete } else { ConfigurationState::Deleted },
+            arn_is_told: some[1], arn: known(0), id: text(5), uid: known(1),
+            aliases: if some[2] { vec![text(6), text(7)] } else { Vec::new() },
+            seeded: some[3].then(|| Seeded { as_of: Time::from_millis(millis), state: ConfigurationState::Partial, next: known(4).map(str::to_owned) }),
+            first_seen: Time::from_millis(millis), changed: Time::from_millis(!millis),
+            last_event: text(8), display_name: known(2), tags: &tags,
+        };
+        let configuration = configuration.map(|document| document.to_string().into_bytes());
+        let held = Held::new(AssetName::from_text(text(9)), &fields, configuration.as_deref());
+        for held in [&held, &Held::restore(held.stored().clone(), None).unwrap()] {
+            prop_assert_eq!(held.name().as_str(), text(9));
+            prop_assert_eq!(held.fields(), fields.clone());
+            prop_assert_eq!(held.tags().as_str(), &tags);
+            prop_assert_eq!(held.configuration().map(AsRef::as_ref), configuration.as_deref());
+            prop_assert_eq!((held.state(), held.first_seen(), held.changed()), (fields.state, fields.first_seen, fields.changed));
+            prop_assert!(held.aliases().iter().map(AssetName::as_str).eq(fields.aliases.iter().copied()));
+        }
+    }
+
+    /// Bytes that another program wrote are an error or an asset, and nothing worse.
+    #[test]
+    fn no_stored_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..200), first in 0..4_u8) {
+        let stored = [&[first][..], &bytes].concat();
+        if let Ok(held) = Held::restore(stored.into(), None) {
+            prop_assert!(held.size() >= held.stored().len());
+            let _ = (held.fields(), held.outline(), held.document(arena()));
+        }
     }
 
     /// A difference is empty exactly when nothing differs.
