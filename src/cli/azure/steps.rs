@@ -100,7 +100,7 @@ impl Target {
             self.make_group(location),
             self.make_namespace(location),
             self.make_hub(),
-            self.make_consumer_group(),
+            self.make_consumer_group(CONSUMER_GROUP),
             self.make_rule(),
             self.grant(principal),
             self.stream_management_group(),
@@ -184,12 +184,12 @@ impl Target {
         }
     }
 
-    fn make_consumer_group(&self) -> Step {
+    pub(crate) fn make_consumer_group(&self, name: &str) -> Step {
         Step {
             title: "A consumer group of Catchment's own",
             why: vec![],
             command: format!(
-                "az eventhubs eventhub consumer-group create {} --namespace-name {} --eventhub-name {} \\\n  --name {CONSUMER_GROUP}",
+                "az eventhubs eventhub consumer-group create {} --namespace-name {} --eventhub-name {} \\\n  --name {name}",
                 self.place(),
                 self.namespace,
                 self.hub

@@ -14,10 +14,12 @@ use crate::config::{Config, SourceConfig};
 use crate::model::Time;
 use crate::source::Clock;
 use crate::source::azure_event_hubs::EventHubsConfig;
-use crate::source::azure_event_hubs::probe::{self, Probe};
+use crate::source::azure_event_hubs::probe::{self, HubError, Lack, Probe};
 
 /// AMQP over TLS.
 const PORT: u16 = 5671;
+/// What helps when there is no token.
+const CREDENTIAL: &str = "give the machine an identity, or the source another credential: docs/azure.md";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Azure Monitor may take a quarter of an hour to deliver. If there was no change for an hour, it is worth making one.
 const STALE_MILLIS: i64 = 60 * 60 * 1_000;
@@ -105,8 +107,7 @@ async fn is_identified(config: &EventHubsConfig, report: &mut Report) -> bool {
         None => report.fine("token", "not needed: the source has a connection string"),
         Some(Ok(_)) => report.fine("token", "Microsoft Entra ID issues one"),
         Some(Err(error)) => {
-            let remedy = "give the machine an identity, or the source another credential: docs/azure.md";
-            report.missing("token", &error, remedy);
+            report.missing("token", &error, CREDENTIAL);
             return false;
         }
     }
@@ -118,24 +119,36 @@ async fn look_into(config: &EventHubsConfig, target: &Target, report: &mut Repor
         Ok(probe) => probe,
         Err(error) => {
             let remedy = "the server there is not Event Hubs, or something on the way intercepts TLS";
-            return report.missing("connection", &error, remedy);
+            return report.missing("connection", &error.to_string(), remedy);
         }
     };
     report.fine("connection", "TLS and AMQP are up");
     match probe.hub().await {
         Ok(partitions) => {
             report.fine("hub", &format!("{} has {} partitions", config.hub, partitions.len()));
-            look_at_records(&probe, &partitions, target, report).await;
+            look_at_records(&probe, &partitions, (config, target), report).await;
         }
-        Err(error) => {
-            let step = if error.contains("Data Receiver") { target.grant(None) } else { target.make_hub() };
-            report.missing("hub", &error, &step.command);
-        }
+        Err(error) => report.missing("hub", &error.to_string(), &remedy(&error, || target.make_hub().command, target)),
     }
     probe.close().await;
 }
 
-async fn look_at_records(probe: &Probe, partitions: &[String], target: &Target, report: &mut Report) {
+/// What helps against an error; `make` is what makes what does not exist.
+fn remedy(error: &HubError, make: impl FnOnce() -> String, target: &Target) -> String {
+    match error {
+        HubError::Refused { lack: Lack::Credential, .. } => CREDENTIAL.to_owned(),
+        HubError::Refused { lack: Lack::Role, .. } => target.grant(None).command,
+        HubError::Refused { lack: Lack::Hub, .. } => make(),
+        _ => "this may pass: run the doctor again".to_owned(),
+    }
+}
+
+async fn look_at_records(
+    probe: &Probe,
+    partitions: &[String],
+    (config, target): (&EventHubsConfig, &Target),
+    report: &mut Report,
+) {
     let (mut categories, mut events, mut newest) = (BTreeMap::new(), 0, None::<Time>);
     for id in partitions {
         match probe.partition(id, &mut categories).await {
@@ -144,7 +157,8 @@ async fn look_at_records(probe: &Probe, partitions: &[String], target: &Target, 
                 newest = newest.max(partition.newest);
             }
             Err(error) => {
-                report.missing("partitions", &format!("{id}: {error}"), &target.grant(None).command);
+                let make_group = || target.make_consumer_group(&config.consumer_group).command;
+                report.missing("partitions", &format!("{id}: {error}"), &remedy(&error, make_group, target));
                 return;
             }
         }
@@ -239,5 +253,30 @@ mod tests {
             config.endpoint = Some(endpoint.to_owned());
             assert_eq!(address(&config), (expected.0.to_owned(), expected.1), "{endpoint}");
         }
+    }
+
+    #[test]
+    fn a_remedy_is_for_what_is_missing() {
+        let config = EventHubsConfig::new("acme", "hub");
+        let target = Target {
+            management_group: None,
+            subscription: None,
+            resource_group: None,
+            namespace: "acme".to_owned(),
+            hub: config.hub.clone(),
+            cloud: config.cloud,
+        };
+        let refused = |lack| HubError::Refused { words: "Data Receiver".to_owned(), lack };
+        let make = || target.make_consumer_group("mine").command;
+        for (error, expected) in [
+            (refused(Lack::Credential), "give the machine an identity"),
+            (refused(Lack::Role), "az role assignment create"),
+            (refused(Lack::Hub), "az eventhubs eventhub consumer-group create"),
+            (HubError::Unavailable("busy".to_owned()), "this may pass"),
+        ] {
+            let remedy = remedy(&error, make, &target);
+            assert!(remedy.starts_with(expected), "{error}: {remedy}");
+        }
+        assert!(make().ends_with("--name mine"));
     }
 }

@@ -12,14 +12,14 @@ const MAX_WORDS: usize = 600;
 
 /// Why a connection, a request or a link failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum HubError {
+pub enum HubError {
     /// Access was denied, or the resource does not exist. A retry won't help until somebody changes something.
-    #[error("refused: {words}; {advice}")]
+    #[error("refused: {words}; {}", lack.advice())]
     Refused {
         /// The service's message.
         words: String,
-        /// What to do.
-        advice: &'static str,
+        /// What is missing.
+        lack: Lack,
     },
     /// Another consumer has taken over the link.
     #[error(
@@ -47,13 +47,34 @@ pub(super) enum HubError {
     },
 }
 
+/// What is missing when a hub refuses access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// A token.
+    Credential,
+    /// The right to read.
+    Role,
+    /// The namespace, the hub or the consumer group.
+    Hub,
+}
+
+impl Lack {
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Credential => "check the source's credential, and the environment variables that it needs",
+            Self::Role => {
+                "grant the identity the role Azure Event Hubs Data Receiver on the hub or its namespace; a new grant \
+                 takes some minutes"
+            }
+            Self::Hub => "check namespace, hub and consumer_group: one of them does not exist",
+        }
+    }
+}
+
 impl HubError {
     /// Classifies a failure to get a token.
     pub(super) fn credential(error: &azure_core::Error) -> Self {
-        Self::Refused {
-            words: words(error),
-            advice: "check the source's credential, and the environment variables that it needs",
-        }
+        Self::Refused { words: words(error), lack: Lack::Credential }
     }
 
     /// Classifies an error of the SDK.
@@ -87,8 +108,10 @@ fn told(error: &(dyn Error + 'static)) -> Option<HubError> {
 fn by_condition(described: &AmqpDescribedError) -> HubError {
     let words = description(described);
     match described.condition {
-        AmqpErrorCondition::UnauthorizedAccess => unauthorized(words),
-        AmqpErrorCondition::NotFound | AmqpErrorCondition::ResourceDeleted => not_found(words),
+        AmqpErrorCondition::UnauthorizedAccess => HubError::Refused { words, lack: Lack::Role },
+        AmqpErrorCondition::NotFound | AmqpErrorCondition::ResourceDeleted => {
+            HubError::Refused { words, lack: Lack::Hub }
+        }
         AmqpErrorCondition::LinkStolen => HubError::Stolen(words),
         _ => HubError::Unavailable(words),
     }
@@ -98,22 +121,10 @@ fn by_condition(described: &AmqpDescribedError) -> HubError {
 fn by_status(status: u16, words: &str) -> HubError {
     let words = format!("{words} (status {status})");
     match status {
-        401 | 403 => unauthorized(words),
-        404 => not_found(words),
+        401 | 403 => HubError::Refused { words, lack: Lack::Role },
+        404 => HubError::Refused { words, lack: Lack::Hub },
         _ => HubError::Unavailable(words),
     }
-}
-
-fn unauthorized(words: String) -> HubError {
-    HubError::Refused {
-        words,
-        advice: "grant the identity the role Azure Event Hubs Data Receiver on the hub or its namespace; a new grant \
-                 takes some minutes",
-    }
-}
-
-fn not_found(words: String) -> HubError {
-    HubError::Refused { words, advice: "check namespace, hub and consumer_group: one of them does not exist" }
 }
 
 fn description(described: &AmqpDescribedError) -> String {

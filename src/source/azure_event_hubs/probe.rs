@@ -13,7 +13,7 @@ use super::batch::{Batch, Cutter};
 use super::client::{Connect, Connection, Ends, Sdk};
 use super::config::{Credential, EventHubsConfig};
 use super::credential::Tokens;
-use super::error::HubError;
+pub use super::error::{HubError, Lack};
 use super::place::Place;
 use crate::model::Time;
 
@@ -68,18 +68,18 @@ impl Probe {
     /// Connects, with TLS and the AMQP handshake but without authorization.
     ///
     /// # Errors
-    /// The message why that failed.
-    pub async fn connect(config: EventHubsConfig) -> Result<Self, String> {
-        let connection = async { Sdk::new(config.clone())?.connect().await }.await;
-        connection.map(|connection| Self { config, connection }).map_err(|error: HubError| error.to_string())
+    /// Why that failed.
+    pub async fn connect(config: EventHubsConfig) -> Result<Self, HubError> {
+        let connection = Sdk::new(config.clone())?.connect().await?;
+        Ok(Self { config, connection })
     }
 
     /// The ids of the hub's partitions.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
-    pub async fn hub(&self) -> Result<Vec<String>, String> {
-        self.connection.properties().await.map(|hub| hub.partitions).map_err(|error| error.to_string())
+    pub async fn hub(&self) -> Result<Vec<String>, HubError> {
+        Ok(self.connection.properties().await?.partitions)
     }
 
     /// The state of a partition. Adds to `categories` the numbers of its newest records by category: `Administrative`,
@@ -87,11 +87,11 @@ impl Probe {
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
-    pub async fn partition(&self, id: &str, categories: &mut BTreeMap<String, u64>) -> Result<Partition, String> {
-        let ends = self.connection.ends(id).await.map_err(|error| error.to_string())?;
+    pub async fn partition(&self, id: &str, categories: &mut BTreeMap<String, u64>) -> Result<Partition, HubError> {
+        let ends = self.connection.ends(id).await?;
         let events = u64::try_from(ends.last - ends.first + 1).unwrap_or_default();
         if events > 0 {
-            self.sample(id, &ends, categories).await.map_err(|error| error.to_string())?;
+            self.sample(id, &ends, categories).await?;
         }
         Ok(Partition { id: id.to_owned(), events, newest: ends.last_enqueued })
     }
