@@ -65,7 +65,7 @@ impl Inventory {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner).forget(name);
         // Only the asset itself tells its later names. Few have any, and a packed one has to be unpacked for them.
         if !self.aliases.is_empty()
-            && let Some(held) = slot.and_then(|slot| slot.held(name))
+            && let Some(held) = slot.and_then(|slot| slot.held(Some(name)))
         {
             self.drop_aliases(&held, &[]);
         }

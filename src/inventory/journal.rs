@@ -6,12 +6,12 @@
 use std::collections::{VecDeque, hash_map};
 use std::sync::Arc;
 
-use super::Applied;
 use super::advance::{Told, advance, out_of_place};
 use super::past::Past;
 use super::stored::Held;
+use super::{Applied, Slot};
 use crate::json::{Arena, JsonText};
-use crate::model::{Action, AssetName, DraftAction, FastMap, Step};
+use crate::model::{Action, AssetName, DraftAction, FastMap, Step, Time};
 
 /// The changes of about a quarter of an hour, within which CloudTrail delivers, at ten changes per second.
 const MAX_BYTES: usize = 64 << 20;
@@ -31,8 +31,8 @@ pub(super) struct Journal {
 /// The latest changes of one asset, in the order of event time.
 #[derive(Debug)]
 pub(super) struct Recent {
-    /// The asset before the first of the changes.
-    pub(super) base: Option<Arc<Held>>,
+    /// The asset before the first of the changes. Only late records need it, so it stays packed if it was.
+    pub(super) base: Option<Slot>,
     pub(super) changes: VecDeque<Entry>,
 }
 
@@ -56,17 +56,19 @@ impl Journal {
         Self { recent: FastMap::default(), order: VecDeque::new(), bytes: 0, max_bytes }
     }
 
-    /// Applies a change in its place among those of its asset, and the later ones again on top. Also returns the names
-    /// of the assets of which no change is kept any more.
+    /// Applies a change in its place among those of its asset, and the later ones again on top. `slot` is what the map
+    /// has of the asset, `held` the same unpacked. Also returns the names of the assets of which no change is kept any
+    /// more.
     pub(super) fn apply<'a>(
         &mut self,
         name: &AssetName,
-        held: Option<&Arc<Held>>,
+        (slot, held): (Option<&Slot>, Option<&Arc<Held>>),
         told: Told,
         past: Past<'_>,
         arena: &'a Arena,
     ) -> (Applied<'a>, Vec<AssetName>) {
-        let fresh = || Recent { base: held.cloned(), changes: VecDeque::new() };
+        // Most assets have one change here.
+        let fresh = || Recent { base: held.cloned().map(Slot::Plain), changes: VecDeque::with_capacity(1) };
         let recent = self.recent.entry(name.clone()).or_insert_with(fresh);
         let (count, bytes) = (recent.changes.len(), recent.bytes());
         let goes_first = told.is_seed && count == 0;
@@ -77,6 +79,9 @@ impl Journal {
             Some(held) => out_of_place(name, held, &told, arena),
             None => recent.insert(name, told, arena),
         };
+        if count == 0 && recent.changes.len() == 1 {
+            recent.base = slot.cloned();
+        }
         while recent.changes.len() > MAX_OF_ONE {
             recent.drop_oldest();
         }
@@ -127,7 +132,10 @@ impl Recent {
     fn place(&self, told: &Told) -> usize {
         let mut place = self.changes.partition_point(|entry| entry.told.time <= told.time);
         let first = self.changes.partition_point(|entry| entry.told.time < told.time);
-        let lived = self.before(first).is_some_and(|held| held.is_alive());
+        let lived = match first.checked_sub(1).and_then(|previous| self.changes.get(previous)) {
+            Some(previous) => previous.after.is_alive(),
+            None => self.base.as_ref().is_some_and(Slot::is_alive),
+        };
         let recreated = self.changes.range(first..place).any(|entry| entry.told.action == CREATE);
         while place > first
             && let Some(entry) = self.changes.get(place - 1)
@@ -140,7 +148,8 @@ impl Recent {
 
     /// Whether a change belongs before all kept changes and is older than the asset before them.
     fn is_before_first(&self, told: &Told) -> bool {
-        self.place(told) == 0 && self.base.as_ref().is_some_and(|base| is_before(told, base))
+        let is_before = |base: &Slot| is_before(told, base.changed(), base.is_alive());
+        self.place(told) == 0 && self.base.as_ref().is_some_and(is_before)
     }
 
     fn bytes(&self) -> usize {
@@ -148,17 +157,17 @@ impl Recent {
     }
 
     /// The asset before the change at an index.
-    fn before(&self, place: usize) -> Option<&Arc<Held>> {
+    pub(super) fn before(&self, place: usize) -> Option<Arc<Held>> {
         match place.checked_sub(1) {
-            Some(previous) => self.changes.get(previous).map(|entry| &entry.after),
-            None => self.base.as_ref(),
+            Some(previous) => self.changes.get(previous).map(|entry| Arc::clone(&entry.after)),
+            None => self.base.clone()?.held(None),
         }
     }
 
     /// Inserts a change in its place and applies the later ones again on top.
     pub(super) fn insert<'a>(&mut self, name: &AssetName, told: Told, arena: &'a Arena) -> Applied<'a> {
         let place = self.place(&told);
-        let (mut applied, held) = advance(name, self.before(place).map(Arc::as_ref), &told, arena);
+        let (mut applied, held) = advance(name, self.before(place).as_deref(), &told, arena);
         applied.late = place < self.changes.len();
         if applied.late {
             applied.before = None;
@@ -178,7 +187,7 @@ impl Recent {
     /// Makes the oldest change part of the base. Returns the number of bytes freed.
     fn drop_oldest(&mut self) -> usize {
         let Some(oldest) = self.changes.pop_front() else { return 0 };
-        self.base = Some(oldest.after);
+        self.base = Some(Slot::Plain(oldest.after));
         oldest.bytes
     }
 }
@@ -199,9 +208,9 @@ fn goes_before(action: DraftAction, other: DraftAction, lived: bool, recreated: 
     }
 }
 
-/// Whether a change is older than the last change of `held`, by the same rules.
-pub(super) fn is_before(told: &Told, held: &Held) -> bool {
-    held.changed() > told.time || (held.changed() == told.time && !held.is_alive() && told.action == UPDATE)
+/// Whether a change is older than the last change of an asset, at `changed`, by the same rules.
+pub(super) fn is_before(told: &Told, changed: Time, is_alive: bool) -> bool {
+    changed > told.time || (changed == told.time && !is_alive && told.action == UPDATE)
 }
 
 /// Approximate size of the shortest change in bytes.

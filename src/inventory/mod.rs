@@ -130,7 +130,22 @@ impl Slot {
         }
     }
 
-    fn held(self, name: &AssetName) -> Option<Arc<Held>> {
+    fn changed(&self) -> Time {
+        match self {
+            Self::Plain(held) => held.changed(),
+            Self::Packed(packed) => packed.changed(),
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        match self {
+            Self::Plain(held) => held.is_alive(),
+            Self::Packed(packed) => packed.is_alive(),
+        }
+    }
+
+    /// The asset. Its name is `name` if that is given, which spares a copy.
+    fn held(self, name: Option<&AssetName>) -> Option<Arc<Held>> {
         match self {
             Self::Plain(held) => Some(held),
             Self::Packed(packed) => match packed.unpack(name) {
@@ -180,11 +195,17 @@ impl Inventory {
     }
 
     fn first_named(&self, name: &AssetName) -> Option<Arc<Held>> {
+        self.looked_up(name).map(|(_, held)| held)
+    }
+
+    /// What the map has of an asset, as it is and unpacked.
+    fn looked_up(&self, name: &AssetName) -> Option<(Slot, Arc<Held>)> {
         let entry = self.assets.get(name)?;
         let (name, slot) = (entry.key().clone(), entry.value().clone());
         // Unpacked after the map's lock is released.
         drop(entry);
-        slot.held(&name)
+        let held = slot.clone().held(Some(&name))?;
+        Some((slot, held))
     }
 
     /// Passes the wanted assets after a name to `take`, in the order of names, until it returns false. `wanted` is
@@ -207,7 +228,7 @@ impl Inventory {
             for name in &page {
                 let slot = self.assets.get(name).map(|slot| slot.clone());
                 let slot = slot.filter(|slot| wanted(&slot.outline(name)));
-                if let Some(held) = slot.and_then(|slot| slot.held(name))
+                if let Some(held) = slot.and_then(|slot| slot.held(Some(name)))
                     && !take(held)
                 {
                     return;
@@ -237,11 +258,11 @@ impl Inventory {
         let steps = std::mem::take(&mut draft.steps).into_iter().map(|step| self.resolve(&name, step)).collect();
         let (action, asset, partial) = (draft.action, draft.asset.clone(), draft.partial);
         let told = Told { time, event_id: event_id.to_owned(), action, asset, steps, partial, is_seed: false };
-        let held = self.first_named(&name);
+        let (slot, held) = self.looked_up(&name).unzip();
         // The name that is the map's own: comparing it with itself takes no look at the text.
         let name = held.as_ref().map_or(name, |held| held.name().clone());
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let (applied, left) = journal.apply(&name, held.as_ref(), told, past, arena);
+        let (applied, left) = journal.apply(&name, (slot.as_ref(), held.as_ref()), told, past, arena);
         drop(journal);
         if let Some(after) = &applied.held {
             self.replace(held.as_deref(), Arc::clone(after));

@@ -57,11 +57,19 @@ impl Packed {
         }
     }
 
-    /// Decompresses the asset, which has this name.
+    pub(super) fn changed(&self) -> Time {
+        self.changed
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.state != ConfigurationState::Deleted
+    }
+
+    /// Decompresses the asset. Its name is read too, unless it is given.
     ///
     /// # Errors
     /// When the bytes are not what was packed, which would be a memory fault.
-    pub(super) fn unpack(&self, name: &AssetName) -> Result<Held, RestoreError> {
+    pub(super) fn unpack(&self, name: Option<&AssetName>) -> Result<Held, RestoreError> {
         let dictionary = self.kind.dictionary.get().ok_or(RestoreError::Unpack)?;
         let mut stored = Vec::with_capacity(usize::try_from(self.length).unwrap_or_default());
         DECOMPRESSOR.with_borrow_mut(|context| {
@@ -69,7 +77,7 @@ impl Packed {
             let unpacked = context.decompress_using_ddict(&mut stored, &self.compressed, &dictionary.decompress);
             unpacked.map_err(|_| RestoreError::Unpack)
         })?;
-        Held::restore(stored.into(), Some(name))
+        Held::restore(stored.into(), name)
     }
 
     /// Approximate size in memory of an asset with this name, in bytes.

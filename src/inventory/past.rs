@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::advance::{Told, advance, describe};
 use super::journal::{Entry, Recent};
 use super::stored::{Fields, Held, Seeded};
-use super::{ConfigurationState, PreviousState};
+use super::{ConfigurationState, PreviousState, Slot};
 use crate::json::{Arena, Json};
 use crate::model::{AssetName, Draft, Time};
 
@@ -40,7 +40,7 @@ impl Recent {
     /// Prepends older changes from the log, so that a change of the given time can be placed. Does nothing if they do
     /// not lead to the configuration of `base`: the rules may have changed since.
     pub(super) fn reach_back(&mut self, name: &AssetName, time: Time, mut past: Vec<PastChange>) {
-        let Some(base) = self.base.clone() else { return };
+        let Some(base) = self.before(0) else { return };
         let fields = base.fields();
         past.sort_by_key(|change| change.time);
         let Some(newest) = past.iter().position(|change| change.event_id == fields.last_event) else { return };
@@ -98,7 +98,7 @@ impl Recent {
         if leads_there {
             entries.append(&mut self.changes);
             self.changes = entries;
-            self.base = start;
+            self.base = start.map(Slot::Plain);
         }
     }
 }

@@ -10,7 +10,7 @@ use super::advance::{Told, advance};
 use super::diff::{Change, ChangeOp, diff};
 use super::journal::Recent;
 use super::stored::{Fields, Held};
-use super::{ConfigurationState, PreviousState};
+use super::{ConfigurationState, PreviousState, Slot};
 use crate::json::{Arena, Json, JsonText};
 use crate::model::{Action, AssetRef, Draft, DraftAction, KeyedSet, Step, Time};
 
@@ -65,12 +65,12 @@ pub struct Version {
 pub fn replay(events: &[Logged], first_seen: Time) -> Vec<Version> {
     let Some(oldest) = oldest(events) else { return Vec::new() };
     let name = &oldest.asset.name;
-    let mut run = Recent { base: oldest.before(first_seen), changes: VecDeque::new() };
+    let mut before = oldest.before(first_seen);
+    let mut run = Recent { base: before.clone().map(Slot::Plain), changes: VecDeque::new() };
     for event in events {
         run.insert(name, event.told(events.len() == 1), &Arena::new());
     }
     let mut versions = Vec::with_capacity(events.len());
-    let mut before = run.base;
     for entry in run.changes {
         let Some(index) = events.iter().position(|event| event.event_id == entry.told.event_id) else { continue };
         let Some(event) = events.get(index) else { continue };

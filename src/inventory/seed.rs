@@ -37,16 +37,19 @@ impl Inventory {
     ) -> (SeedOutcome, Option<Applied<'a>>) {
         let name = self.canonical(&seed.draft.asset.name);
         let told = told(event_id, seed, arena);
-        let held = self.first_named(&name);
+        let (slot, held) = self.looked_up(&name).unzip();
         match &held {
             None if told.action != DraftAction::Upsert => return (SeedOutcome::Unchanged, None),
-            Some(held) if !is_before(&told, held) && is_same(held, &advance(&name, Some(held), &told, arena).1) => {
+            Some(held)
+                if !is_before(&told, held.changed(), held.is_alive())
+                    && is_same(held, &advance(&name, Some(held), &told, arena).1) =>
+            {
                 return (SeedOutcome::Unchanged, None);
             }
             _ => {}
         }
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let (applied, left) = journal.apply(&name, held.as_ref(), told, past, arena);
+        let (applied, left) = journal.apply(&name, (slot.as_ref(), held.as_ref()), told, past, arena);
         drop(journal);
         let next = applied.held.as_ref().filter(|next| held.as_ref().is_none_or(|held| !is_same(held, next)));
         if let Some(next) = next {

@@ -430,6 +430,7 @@ fn what_did_not_change_lately_is_packed_and_still_the_same() {
             apply(inventory, at(1), &format!("e{n}:0"), &create);
         }
     }
+    assert!(matches!(*packing.assets.get(&name("sg-100")).unwrap(), Slot::Packed(_)));
     let packed = packing.assets.iter().filter(|asset| matches!(asset.value(), Slot::Packed(_))).count();
     assert!(packed > 200, "{packed} are packed");
     let all = |inventory: &Inventory| {
@@ -443,11 +444,15 @@ fn what_did_not_change_lately_is_packed_and_still_the_same() {
     };
     assert_eq!(all(&packing).len(), 300);
     assert_eq!(all(&packing), all(&plain));
-    let update = draft("sg-000", UPDATE, vec![Step::Set { at: pointer("/groupName"), value: json!("api").into() }]);
-    let [after, expected] = [&packing, &plain].map(|inventory| apply(inventory, at(2), "u:0", &update));
-    assert_eq!(after.previous_configuration, expected.previous_configuration);
-    assert_eq!((after.configuration, after.changes), (expected.configuration, expected.changes));
-    assert_eq!(all(&packing), all(&plain));
+    let update = draft("sg-100", UPDATE, vec![Step::Set { at: pointer("/groupName"), value: json!("api").into() }]);
+    let late = draft("sg-100", UPDATE, vec![Step::Set { at: pointer("/note"), value: json!("y").into() }]);
+    for (seconds, event_id, draft) in [(3, "u:0", update), (2, "l:0", late)] {
+        let [after, expected] = [&packing, &plain].map(|inventory| apply(inventory, at(seconds), event_id, &draft));
+        assert_eq!((after.previous_state, after.late), (PreviousState::Present, seconds == 2));
+        assert_eq!(after.previous_configuration, expected.previous_configuration);
+        assert_eq!((after.configuration, after.changes), (expected.configuration, expected.changes));
+        assert_eq!(all(&packing), all(&plain));
+    }
 }
 
 #[test]
