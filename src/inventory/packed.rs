@@ -20,10 +20,13 @@ const DICTIONARY_ASSETS: usize = 16;
 /// The beginning of a dictionary (RFC 8878, section 5): magic number, and no id.
 const HEAD: [u8; 8] = [0x37, 0xA4, 0x30, 0xEC, 0, 0, 0, 0];
 /// The entropy tables of every dictionary, so that none are made for each asset, which took a third of the time. They
-/// are those of a dictionary that `zstd --train` made of the demo's assets, in their stored form; they need not fit well.
+/// are those of a dictionary of 16 KB that zstd's trainer (`ZDICT_trainFromBuffer`) made of the demo's assets in their
+/// stored form, up to where its content begins. They need not fit well.
 const ENTROPY_TABLES: &[u8] = include_bytes!("packed/entropy_tables.bin");
 /// The zstd level. Most of an asset is in the dictionary: higher levels take longer and gain little.
 const LEVEL: i32 = -3;
+/// Maximum capacity of the buffer that each thread keeps, in bytes: few assets are larger.
+const BUFFER_BYTES: usize = 1 << 20;
 
 thread_local! {
     // Contexts are reused, as they keep their working memory from one asset to the next.
@@ -111,7 +114,9 @@ impl Packer {
             buffer.clear();
             buffer.reserve(compress_bound(stored.len()));
             context.as_mut()?.compress_using_cdict(buffer, stored, &dictionary.compress).ok()?;
-            Some(Box::from(buffer.as_slice()))
+            let compressed = Box::from(buffer.as_slice());
+            buffer.shrink_to(BUFFER_BYTES);
+            Some(compressed)
         })?;
         let place = self.places.get(
             fields.account,
@@ -209,5 +214,20 @@ impl<T> Interned<T> {
             known.push(Arc::clone(&made));
             made
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What zstd takes for mere content is never refused: then the tables would go unnoticed.
+    #[test]
+    fn the_entropy_tables_are_taken_for_such() {
+        let content = [b' '; 64];
+        let whole = [&HEAD[..], ENTROPY_TABLES, &content].concat();
+        let torn = [&HEAD[..], &ENTROPY_TABLES[..40], &content].concat();
+        assert!(CDict::try_create(&whole, LEVEL).is_some() && DDict::try_create(&whole).is_some());
+        assert!(CDict::try_create(&torn, LEVEL).is_none() && DDict::try_create(&torn).is_none());
     }
 }
